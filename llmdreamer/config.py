@@ -1,0 +1,184 @@
+"""The typed schema of every configuration value, and the checks that need more than one of them.
+
+Hydra composes `conf/` against these dataclasses, so a value of the wrong type or an unknown key is
+refused while composing; `check` refuses the combinations that no single field can see. The meaning,
+unit and range of each value are told where a user sets it: in the YAML files of `conf/`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from omegaconf import MISSING, OmegaConf
+
+from llmdreamer.errors import ConfigError
+
+
+@dataclass
+class KeysConfig:
+    encoder: list[str] = field(default_factory=list)
+    decoder: list[str] = field(default_factory=list)
+
+
+@dataclass
+class RecurrentModelConfig:
+    recurrent_state_size: int | None = None
+    dense_units: int = MISSING
+
+
+@dataclass
+class HiddenConfig:
+    hidden_size: int = MISSING
+
+
+@dataclass
+class HFModelConfig:
+    seq_len: int = MISSING
+    peft: bool = MISSING
+    from_pretrained: bool = MISSING
+
+
+@dataclass
+class WorldModelConfig:
+    stochastic_size: int = MISSING
+    discrete_size: int = MISSING
+    unimix: float = MISSING
+    kl_dynamic: float = MISSING
+    kl_representation: float = MISSING
+    kl_free_nats: float = MISSING
+    recurrent_model: RecurrentModelConfig = field(default_factory=RecurrentModelConfig)
+    transition_model: HiddenConfig = field(default_factory=HiddenConfig)
+    representation_model: HiddenConfig = field(default_factory=HiddenConfig)
+    hf_model: HFModelConfig = field(default_factory=HFModelConfig)
+
+
+@dataclass
+class ActorConfig:
+    ent_coef: float = MISSING
+    unimix: float = MISSING
+
+
+@dataclass
+class CriticConfig:
+    bins: int = MISSING
+    slow_rate: float = MISSING
+    slow_regulariser: float = MISSING
+    replay_loss: float = MISSING
+
+
+@dataclass
+class ReturnNormConfig:
+    decay: float = MISSING
+    low: float = MISSING
+    high: float = MISSING
+    minimum_scale: float = MISSING
+
+
+@dataclass
+class OptimizerConfig:
+    lr: float = MISSING
+    backbone_lr: float | None = None
+    lora_lr: float | None = None
+    warmup: int = MISSING
+    anneal: float = MISSING
+    beta1: float = MISSING
+    beta2: float = MISSING
+    eps: float = MISSING
+    agc: float = MISSING
+
+
+@dataclass
+class AlgoConfig:
+    name: str = MISSING
+    total_steps: int = MISSING
+    learning_starts: int | None = None
+    replay_ratio: float = MISSING
+    per_rank_batch_size: int = MISSING
+    per_rank_sequence_length: int = MISSING
+    imag_starts: int | None = None
+    horizon: int = MISSING
+    gamma: float = MISSING
+    lmbda: float = MISSING
+    dense_units: int = MISSING
+    mlp_layers: int = MISSING
+    mlp_keys: KeysConfig = field(default_factory=KeysConfig)
+    cnn_keys: KeysConfig = field(default_factory=KeysConfig)
+    world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
+    actor: ActorConfig = field(default_factory=ActorConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    return_norm: ReturnNormConfig = field(default_factory=ReturnNormConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass
+class BackboneConfig:
+    name: str = MISSING
+    path: str | None = None
+
+
+@dataclass
+class LoraConfig:
+    r: int = MISSING
+    alpha: int = MISSING
+    dropout: float = MISSING
+    target_modules: list[str] | None = None
+
+
+@dataclass
+class EnvConfig:
+    id: str = MISSING
+    num_envs: int = MISSING
+    action_repeat: int = MISSING
+    max_episode_steps: int | None = None
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ReplayConfig:
+    capacity: int = MISSING
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = MISSING
+    keep: int = MISSING
+
+
+@dataclass
+class EvalConfig:
+    every: int = MISSING
+    episodes: int = MISSING
+    final_episodes: int = MISSING
+    video: bool = MISSING
+
+
+@dataclass
+class TrackingConfig:
+    uri: str | None = None
+    experiment: str = MISSING
+    log_every: int = MISSING
+
+
+@dataclass
+class Config:
+    size: str = MISSING
+    peft: bool = MISSING
+    pretrained: bool = MISSING
+    replay_ratio: float = MISSING
+    seed: int = MISSING
+    device: str = MISSING
+    threads: int | None = None
+    output_root: str = MISSING
+    run_name: str | None = None
+    resume: str | None = None
+    objective: str = MISSING
+    algo: AlgoConfig = field(default_factory=AlgoConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    env: EnvConfig = field(default_factory=EnvConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -1,19 +1,16 @@
-"""The typed schema of every configuration value, and the checks that need more than one of them.
+"""The typed schema of every configuration value.
 
 Hydra composes `conf/` against these dataclasses, so a value of the wrong type or an unknown key is
-refused while composing; `check` refuses the combinations that no single field can see. The meaning,
-unit and range of each value are told where a user sets it: in the YAML files of `conf/`.
+refused while composing. The meaning, unit and range of each value are told where a user sets it: in
+the YAML files of `conf/`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, get_type_hints
 
-from omegaconf import MISSING, OmegaConf
-
-from llmdreamer.errors import ConfigError
+from omegaconf import MISSING
 
 
 @dataclass
@@ -182,3 +179,14 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def leaves(cls: type = Config, prefix: str = "") -> dict[str, Any]:
+    """Return the type of every single value, by its dotted key."""
+    found: dict[str, Any] = {}
+    for name, kind in get_type_hints(cls).items():
+        if is_dataclass(kind) and isinstance(kind, type):
+            found |= leaves(kind, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = kind
+    return found

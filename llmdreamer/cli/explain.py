@@ -1,0 +1,107 @@
+"""Hydra's and OmegaConf's errors, each told in one line in the user's own terms."""
+
+from __future__ import annotations
+
+import re
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from llmdreamer.config import GROUPS, leaves
+from llmdreamer.errors import ConfigError, did_you_mean
+
+_WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+
+
+@dataclass(frozen=True)
+class Told:
+    line: str
+    exit_code: int
+
+
+def explain(error: Exception, task: Callable[..., Any]) -> Told | None:
+    """Return one line for a user's mistake, or None for an error that deserves its traceback.
+
+    An error that carries an `exit_code` is one line wherever it arises; any other is a mistake in
+    the configuration only if it arose before `task`'s own code was entered.
+    """
+    for link in _chain(error):
+        code = getattr(link, "exit_code", None)
+        if isinstance(code, int):
+            return Told(_flat(str(link)), code)
+    if _entered(error, task):
+        return None
+    kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
+    return Told(_flat(_line(error)), ConfigError.exit_code) if isinstance(error, kinds) else None
+
+
+def _line(error: Exception) -> str:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file is not None:
+        group, _, option = error.missing_cfg_file.rpartition("/")
+        choices = [name for name in error.options or () if name != option]
+        if group and choices:
+            near = did_you_mean(option, choices)
+            return f"{group}={option}: no such option; choose from {', '.join(choices)}{near}"
+        return f"no such configuration: {error.missing_cfg_file}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: not of the form key=value"
+    message, cause = str(error), error.__cause__
+    if unknown := re.match(r"Could not override '([^']+)'", message):
+        return _unknown(unknown[1])
+    if isinstance(cause, ConfigKeyError) and cause.full_key:
+        return _unknown(cause.full_key)
+    if (merging := re.match(r"Error merging override (\S+)", message)) and cause is not None:
+        return _mistyped(merging[1], cause)
+    if not message and cause is not None:
+        message = str(cause)
+    return message.splitlines()[0] if message else type(error).__name__
+
+
+def _unknown(key: str) -> str:
+    parent, _, last = key.rpartition(".")
+    if parent == "env.kwargs" or parent.startswith("env.kwargs."):
+        return f"{parent} has no '{last}' yet: add it with +{key}=..."
+    return f"unknown key '{key}'{did_you_mean(key, [*leaves(), *GROUPS])}"
+
+
+def _mistyped(override: str, cause: BaseException) -> str:
+    key, _, value = override.lstrip("+~").partition("=")
+    kind = leaves().get(key)
+    if kind is None:
+        return f"{key}={value}: {str(cause).splitlines()[0]}"
+    return f"{key}={value!r}: must be {_words(kind)}"
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join("null" if one is type(None) else _words(one) for one in get_args(kind))
+    if get_origin(kind) is list:
+        return "a list, like [a,b]"
+    return _WORDS.get(kind, "a mapping, like {a: 1}")
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield the error and what led to it: OmegaConf wraps what our resolvers raise."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        seen = seen.__cause__ or seen.__context__
+
+
+def _entered(error: Exception, task: Callable[..., Any]) -> bool:
+    body = getattr(task, "__wrapped__", task).__code__
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code is body:
+            return True
+        frame = frame.tb_next
+    return False
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

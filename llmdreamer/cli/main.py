@@ -1,0 +1,134 @@
+"""The shell around `@hydra.main`: exit codes, one line for a user's mistake, a traceback for ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from llmdreamer.cli.explain import explain
+from llmdreamer.errors import ConfigError
+
+INTERRUPTED = 130
+# The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
+TRUSTED = ("llmdreamer.cli.main.JobReport",)
+
+log = logging.getLogger("llmdreamer")
+
+
+def entry(task: Callable[[], Any]) -> int:
+    """Run the `@hydra.main` function `task` on sys.argv and return the process's exit code.
+
+    0: done; 2: a mistake of the user's, told in one line; 130: interrupted. Anything else is a bug:
+    it is raised, and Python shows its traceback and exits 1.
+    """
+    try:
+        refuse_misused_flags(sys.argv[1:])
+        with _raw_errors():
+            task()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:
+        told = explain(error, task)
+        if told is None or _traceback_wanted():
+            raise
+        print(told.line, file=sys.stderr)
+        return told.exit_code
+    return 0
+
+
+def refuse_misused_flags(argv: Sequence[str]) -> None:
+    """Refuse what Hydra would take for something else: lists and sweeps without -m, resume with it.
+
+    Raises:
+        ConfigError: with what to type instead.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage too
+    args = parser.parse_intermixed_args(list(argv))
+    if args.help or args.hydra_help or args.info or args.shell_completion:
+        return
+    overrides = OverridesParser.create().parse_overrides(args.overrides)
+    many = args.multirun or any(
+        o.key_or_group == "hydra.mode" and str(o.value()).endswith("MULTIRUN") for o in overrides
+    )
+    for override in overrides:
+        key, line = override.key_or_group, override.input_line
+        if key == "sweeps" and override.is_sweep_override():
+            raise ConfigError(f"{line}: give one sweep specification at a time")
+        if key == "resume" and many and not override.is_delete() and override.value() is not None:
+            raise ConfigError(f"{line} goes on with one run: leave out -m")
+        if many:
+            continue
+        if override.is_sweep_override():
+            raise ConfigError(f"{line} is a list of values: add -m (python run.py -m {line})")
+        if key == "sweeps" and override.value() is not None and not args.cfg:
+            raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
+
+
+def _refuse(message: str) -> NoReturn:
+    raise ConfigError(f"{message}; see python run.py --help")
+
+
+def _traceback_wanted() -> bool:
+    return os.environ.get("LLMDREAMER_FULL_ERROR") == "1"
+
+
+@contextmanager
+def _raw_errors() -> Iterator[None]:
+    """Have Hydra raise its errors to us instead of printing them and exiting.
+
+    HYDRA_FULL_ERROR is its only switch for that. What the user had set is kept under a name of our
+    own, which processes started meanwhile inherit.
+    """
+    before = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ.setdefault("LLMDREAMER_FULL_ERROR", before or "0")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before
+
+
+class JobReport(Callback):
+    """Tell of a sweep's failed jobs when they fail: Hydra itself waits until the last is done."""
+
+    def __init__(self) -> None:
+        self.jobs = self.failed = 0
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        self.jobs += 1
+        if job_return.status is JobStatus.FAILED:
+            self.failed += 1
+            log.error("job %s failed: %s", config.hydra.job.num, _cause(job_return))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if self.failed:
+            log.error("%d of %d jobs failed", self.failed, self.jobs)
+
+
+def _cause(job_return: JobReturn) -> str:
+    try:
+        _ = job_return.return_value  # raises what the job raised
+    except ConfigError as error:
+        return str(error)
+    except Exception as error:
+        log_file = f"{HydraConfig.get().runtime.output_dir}/run.log"
+        return f"{type(error).__name__}: {error} (traceback: {log_file})"
+    return "unknown"

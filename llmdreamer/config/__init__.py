@@ -1,0 +1,57 @@
+"""Every configuration value: its type (schema), its range (checks), its way in and out (load)."""
+
+from llmdreamer.config.checks import RANGES, arm, check
+from llmdreamer.config.load import GROUPS, from_yaml, load, register, to_yaml
+from llmdreamer.config.schema import (
+    ActorConfig,
+    AlgoConfig,
+    BackboneConfig,
+    CheckpointConfig,
+    Config,
+    CriticConfig,
+    EnvConfig,
+    EvalConfig,
+    HFModelConfig,
+    HiddenConfig,
+    KeysConfig,
+    LoraConfig,
+    OptimizerConfig,
+    RecurrentModelConfig,
+    ReplayConfig,
+    ReturnNormConfig,
+    TrackingConfig,
+    WorldModelConfig,
+    leaves,
+)
+from llmdreamer.errors import ConfigError
+
+__all__ = [
+    "GROUPS",
+    "RANGES",
+    "ActorConfig",
+    "AlgoConfig",
+    "BackboneConfig",
+    "CheckpointConfig",
+    "Config",
+    "ConfigError",
+    "CriticConfig",
+    "EnvConfig",
+    "EvalConfig",
+    "HFModelConfig",
+    "HiddenConfig",
+    "KeysConfig",
+    "LoraConfig",
+    "OptimizerConfig",
+    "RecurrentModelConfig",
+    "ReplayConfig",
+    "ReturnNormConfig",
+    "TrackingConfig",
+    "WorldModelConfig",
+    "arm",
+    "check",
+    "from_yaml",
+    "leaves",
+    "load",
+    "register",
+    "to_yaml",
+]

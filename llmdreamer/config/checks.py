@@ -1,0 +1,196 @@
+"""What no type can say: the range of every number, and the combinations that make no sense."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from operator import attrgetter
+
+from llmdreamer.config.schema import Config
+from llmdreamer.errors import ConfigError
+
+SIZES = ("XS", "S", "M", "L")
+NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A range: the test, and the words that follow `key=value:` where it fails."""
+
+    holds: Callable[[float], bool]
+    text: str
+
+
+def at_least(low: float) -> Rule:
+    return Rule(lambda x: x >= low, f"must be >= {low}")
+
+
+def within(low: float, high: float) -> Rule:
+    return Rule(lambda x: low <= x <= high, f"must be in [{low}, {high}]")
+
+
+def below(low: float, high: float) -> Rule:
+    return Rule(lambda x: low <= x < high, f"must be in [{low}, {high})")
+
+
+positive = Rule(lambda x: x > 0, "must be > 0")
+share = within(0, 1)
+
+# Every number of the schema is here (tests/config/test_checks.py counts them); null passes.
+RANGES: dict[str, Rule] = {
+    "replay_ratio": at_least(0),
+    "seed": below(0, 2**32),
+    "threads": at_least(1),
+    "algo.total_steps": at_least(1),
+    "algo.learning_starts": at_least(0),
+    "algo.replay_ratio": at_least(0),
+    "algo.per_rank_batch_size": at_least(1),
+    "algo.per_rank_sequence_length": at_least(1),
+    "algo.imag_starts": at_least(1),
+    "algo.horizon": at_least(1),
+    "algo.gamma": share,
+    "algo.lmbda": share,
+    "algo.dense_units": at_least(1),
+    "algo.mlp_layers": at_least(1),
+    "algo.world_model.stochastic_size": at_least(1),
+    "algo.world_model.discrete_size": at_least(2),
+    "algo.world_model.unimix": below(0, 1),
+    "algo.world_model.kl_dynamic": at_least(0),
+    "algo.world_model.kl_representation": at_least(0),
+    "algo.world_model.kl_free_nats": at_least(0),
+    "algo.world_model.recurrent_model.recurrent_state_size": at_least(1),
+    "algo.world_model.recurrent_model.dense_units": at_least(1),
+    "algo.world_model.transition_model.hidden_size": at_least(1),
+    "algo.world_model.representation_model.hidden_size": at_least(1),
+    "algo.world_model.hf_model.seq_len": at_least(1),
+    "algo.actor.ent_coef": at_least(0),
+    "algo.actor.unimix": below(0, 1),
+    "algo.critic.bins": Rule(lambda x: x >= 3 and x % 2 == 1, "must be odd and >= 3"),
+    "algo.critic.slow_rate": Rule(lambda x: 0 < x <= 1, "must be in (0, 1]"),
+    "algo.critic.slow_regulariser": at_least(0),
+    "algo.critic.replay_loss": at_least(0),
+    "algo.return_norm.decay": below(0, 1),
+    "algo.return_norm.low": share,
+    "algo.return_norm.high": share,
+    "algo.return_norm.minimum_scale": positive,
+    "algo.optimizer.lr": positive,
+    "algo.optimizer.backbone_lr": positive,
+    "algo.optimizer.lora_lr": positive,
+    "algo.optimizer.warmup": at_least(0),
+    "algo.optimizer.anneal": share,
+    "algo.optimizer.beta1": below(0, 1),
+    "algo.optimizer.beta2": below(0, 1),
+    "algo.optimizer.eps": positive,
+    "algo.optimizer.agc": positive,
+    "lora.r": at_least(1),
+    "lora.alpha": at_least(1),
+    "lora.dropout": below(0, 1),
+    "env.num_envs": at_least(1),
+    "env.action_repeat": at_least(1),
+    "env.max_episode_steps": at_least(1),
+    "replay.capacity": at_least(1),
+    "checkpoint.every": at_least(1),
+    "checkpoint.keep": at_least(1),
+    "eval.every": at_least(0),
+    "eval.episodes": at_least(1),
+    "eval.final_episodes": at_least(1),
+    "tracking.log_every": at_least(1),
+}
+
+
+def check(cfg: Config) -> None:
+    """Refuse what cannot run.
+
+    Raises:
+        ConfigError: one line, naming the key, its value and the range or the remedy.
+    """
+    for key, rule in RANGES.items():
+        value = attrgetter(key)(cfg)
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}={value}: must be a finite number, and {rule.text[8:]}")
+        if not rule.holds(value):
+            raise ConfigError(f"{key}={value}: {rule.text}")
+    _check_words(cfg)
+    _check_budget(cfg)
+    _check_arm(cfg)
+
+
+def _check_words(cfg: Config) -> None:
+    """Texts with a form of their own."""
+    if cfg.size not in SIZES:
+        raise ConfigError(f"size={cfg.size}: choose from {', '.join(SIZES)} (model=...)")
+    if not DEVICE.fullmatch(cfg.device):
+        raise ConfigError(f"device={cfg.device}: must be auto, cpu, cuda or cuda:N")
+    # The name becomes a folder: nothing that leaves output_root may pass.
+    if cfg.run_name is not None and (
+        not NAME.fullmatch(cfg.run_name) or cfg.run_name in {".", ".."}
+    ):
+        raise ConfigError(
+            f"run_name={cfg.run_name!r}: must be 1 to 100 of the characters A-Z a-z 0-9 . _ -"
+        )
+    for key in ("env.id", "output_root", "objective", "tracking.experiment"):
+        if not attrgetter(key)(cfg).strip():
+            raise ConfigError(f"{key}='': must not be empty")
+
+
+def _check_budget(cfg: Config) -> None:
+    """Data must reach the first update, and sequences must fit where they are kept."""
+    algo, sequence = cfg.algo, cfg.algo.per_rank_sequence_length
+    # A sequence of T steps is T + 1 rows of one environment: the first is its context.
+    if cfg.replay.capacity // cfg.env.num_envs < sequence + 1:
+        raise ConfigError(
+            f"replay.capacity={cfg.replay.capacity}: one sequence of {sequence + 1} rows does not fit"
+            f" ({cfg.env.num_envs} environments share it)"
+        )
+    if algo.learning_starts is not None and algo.learning_starts >= algo.total_steps:
+        raise ConfigError(
+            f"nothing would train: algo.learning_starts={algo.learning_starts} of"
+            f" algo.total_steps={algo.total_steps}"
+        )
+    if algo.total_steps // cfg.env.num_envs < sequence + 1:
+        raise ConfigError(
+            f"nothing would train: algo.total_steps={algo.total_steps} in {cfg.env.num_envs}"
+            f" environments never fills one sequence of {sequence + 1} rows"
+        )
+    if algo.imag_starts is not None and algo.imag_starts > sequence:
+        raise ConfigError(
+            f"algo.imag_starts={algo.imag_starts}: a sequence has"
+            f" {sequence} positions (algo.per_rank_sequence_length)"
+        )
+    if algo.return_norm.low >= algo.return_norm.high:
+        raise ConfigError(
+            f"algo.return_norm.low={algo.return_norm.low}:"
+            f" must be below algo.return_norm.high={algo.return_norm.high}"
+        )
+    if not algo.mlp_keys.encoder and not algo.cnn_keys.encoder:
+        raise ConfigError(
+            "algo.mlp_keys.encoder and algo.cnn_keys.encoder are both empty:"
+            " name the observations to learn from, e.g. algo.mlp_keys.encoder=[state]"
+        )
+
+
+def _check_arm(cfg: Config) -> None:
+    """The GRU is not a language model: it has neither weights to load nor layers to adapt."""
+    if cfg.backbone.name != "gru":
+        return
+    if cfg.algo.world_model.hf_model.peft:
+        raise ConfigError("backbone=gru takes no LoRA: set peft=false")
+    if cfg.algo.world_model.hf_model.from_pretrained:
+        raise ConfigError("backbone=gru has no pretrained weights: set pretrained=false")
+    if cfg.backbone.path is not None:
+        raise ConfigError(f"backbone.path={cfg.backbone.path}: backbone=gru has no checkpoint")
+
+
+def arm(cfg: Config) -> str:
+    """Name the arm of the experiment, as docs and tables do."""
+    if cfg.backbone.name == "gru":
+        return "gru"
+    hf = cfg.algo.world_model.hf_model
+    if hf.from_pretrained:
+        return "pretrained-lora" if hf.peft else "pretrained-full"
+    return "random-frozen-lora" if hf.peft else "scratch"

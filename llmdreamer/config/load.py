@@ -1,0 +1,148 @@
+"""From what Hydra composed, or what a run saved, to a checked `Config`; and back to YAML."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+from llmdreamer.config.checks import check
+from llmdreamer.config.schema import Config, leaves
+from llmdreamer.errors import ConfigError
+
+GROUPS = ("algo", "model", "backbone", "lora", "env", "exp", "sweeps")
+REDACTED = "***"
+_SECRET_KEY = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credentials?)$", re.I)
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+
+
+def register() -> None:
+    """Give Hydra the schema, under the name `conf/config.yaml` starts from."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
+    """Return the composed configuration typed, complete and checked.
+
+    With `resume`, the run's own saved configuration, changed only by the `overrides` typed beside it.
+
+    Args:
+        cfg: as Hydra composed it; a `hydra` node is ignored.
+        overrides: what the user typed (`hydra.overrides.task`).
+
+    Raises:
+        ConfigError: if a value is missing, out of range or at odds with another.
+    """
+    names = [field.name for field in dataclasses.fields(Config)]
+    composed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.masked_copy(cfg, names))
+    if composed.resume is not None:
+        composed = _continued(composed, overrides)
+    config = _typed(composed, "configuration")
+    _fill(config)
+    check(config)
+    return config
+
+
+def to_yaml(cfg: Config) -> str:
+    """Return the resolved configuration as YAML, without passwords and tokens."""
+    return yaml.safe_dump(_redacted(dataclasses.asdict(cfg)), sort_keys=False)
+
+
+def from_yaml(path: str | Path) -> Config:
+    """Read what `to_yaml` wrote. The file is data: nothing in it is looked up or run.
+
+    Raises:
+        ConfigError: if the file is missing, is not YAML, or holds other keys than the schema's.
+    """
+    try:
+        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a saved configuration (not YAML)") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: not a saved configuration (not a mapping)")
+    if "${" in str(raw):
+        raise ConfigError(f"{path}: a saved configuration holds values, not ${{...}}")
+    try:
+        saved = OmegaConf.merge(OmegaConf.structured(Config), raw)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from error
+    config = _typed(saved, str(path))
+    check(config)
+    return config
+
+
+def _typed(cfg: Any, where: str) -> Config:
+    try:
+        config = OmegaConf.to_object(cfg)
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"{error.full_key} is needed: give {error.full_key}=...") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {_first_line(error)}") from error
+    assert isinstance(config, Config)
+    return config
+
+
+def _fill(cfg: Config) -> None:
+    """Replace each null that stands for a number, and let nested and top-level spellings agree."""
+    algo = cfg.algo
+    # The seed's nested keys may be set directly; they are what the algorithm reads.
+    cfg.peft = algo.world_model.hf_model.peft
+    cfg.pretrained = algo.world_model.hf_model.from_pretrained
+    cfg.replay_ratio = algo.replay_ratio
+    if algo.learning_starts is None:
+        algo.learning_starts = min(500, max(0, algo.total_steps) // 4)
+    if algo.imag_starts is None:
+        algo.imag_starts = algo.per_rank_sequence_length
+
+
+def _continued(composed: Any, overrides: Sequence[str]) -> Any:
+    """Lay the typed overrides over the saved configuration of the run in `composed.resume`."""
+    folder = Path(composed.resume)
+    if not folder.is_dir():
+        raise ConfigError(f"missing checkpoint: resume={folder} is not a run's folder")
+    for needed in ("config.yaml", "checkpoints"):
+        if not (folder / needed).exists():
+            raise ConfigError(f"missing checkpoint: {folder} has no {needed}; start the run anew")
+    typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    for key in typed:
+        if key.partition("@")[0] in GROUPS:
+            raise ConfigError(f"resume={folder} keeps that run's own {key}: leave out {key}=...")
+    saved = OmegaConf.structured(from_yaml(folder / "config.yaml"))
+    raw = OmegaConf.to_container(composed, resolve=False)
+    for leaf in leaves():
+        # A value follows what was typed if it is that key, or refers to it: `${replay_ratio}`.
+        expression = reduce(getitem, leaf.split("."), raw)
+        sources = [leaf, *_REFERENCE.findall(str(expression))]
+        follows = any(f"{source}.".startswith(f"{key}.") for source in sources for key in typed)
+        if follows or REDACTED in str(OmegaConf.select(saved, leaf)):
+            OmegaConf.update(saved, leaf, OmegaConf.select(composed, leaf))
+    return saved
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, ConfigKeyError):
+        return f"unknown key '{error.full_key}'"
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _redacted(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {name: _redacted(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_redacted(item, key) for item in value]
+    if isinstance(value, str):
+        return REDACTED if _SECRET_KEY.search(key) else _USERINFO.sub(REDACTED, value)
+    return value

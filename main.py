@@ -1,0 +1,8 @@
+"""The seed document's spelling of run.py: `python main.py exp=llm_dreamer_v3`."""
+
+import sys
+
+from run import main
+
+if __name__ == "__main__":
+    sys.exit(main())

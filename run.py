@@ -1,0 +1,36 @@
+"""Train one run or, with -m, a sweep of them: `python run.py --help` tells the rest."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from llmdreamer import cli, config
+
+ROOT = Path(__file__).resolve().parent
+os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # where conf/config.yaml looks for sweeps/
+config.register()
+cli.register()
+
+
+@hydra.main(
+    config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=cli.TRUSTED
+)
+def run(cfg: DictConfig) -> float:
+    hydra_cfg = HydraConfig.get()
+    settings = config.load(cfg, hydra_cfg.overrides.task)
+    # Imported late: --help, --cfg and every refusal above do without torch.
+    from llmdreamer.training.loop import train
+
+    return train(settings, Path(hydra_cfg.runtime.output_dir)).objective
+
+
+def main() -> int:
+    return cli.entry(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""The wrappers that change what one policy step of an environment is."""
+
+from __future__ import annotations
+
+from typing import Any, SupportsFloat
+
+import gymnasium as gym
+
+
+class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
+    """Repeat each action, sum the rewards, stop where the episode ends.
+
+    It stands outside `TimeLimit`, so a limit counts environment steps, not policy steps.
+
+    Args:
+        repeat: environment steps of one policy step, >= 1.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], repeat: int) -> None:
+        assert repeat >= 1, repeat
+        super().__init__(env)
+        self._repeat = repeat
+
+    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        total = 0.0
+        for _ in range(self._repeat):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            total += float(reward)
+            if terminated or truncated:
+                break
+        return observation, total, terminated, truncated, info

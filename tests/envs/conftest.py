@@ -1,0 +1,6 @@
+"""Lets `toys` be imported by name, also by gymnasium as `toys:ToyCount-v0`."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

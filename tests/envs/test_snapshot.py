@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from toys import make
+
+from llmdreamer.envs import VectorEnv
+from llmdreamer.envs import snapshot as snapshots
+from llmdreamer.errors import ConfigError
+from llmdreamer.types import TimeStep
+
+IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0"]
+ALL_IDS = [*IDS, "MountainCarContinuous-v0", "Pendulum-v1"]
+
+
+def through_a_checkpoint(state: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def advance(envs: VectorEnv, row: TimeStep, actions: np.random.Generator) -> TimeStep:
+    over = row.terminated | row.truncated
+    if over.any():
+        return envs.reset(over)
+    return envs.step(envs.random_action(actions))
+
+
+def run(envs: VectorEnv, row: TimeStep, seed: int, steps: int) -> bytes:
+    actions, seen = np.random.default_rng(seed), b""
+    for _ in range(steps):
+        row = advance(envs, row, actions)
+        arrays = [*row.observations.values(), row.reward, row.is_first, row.terminated]
+        seen += b"".join(array.tobytes() for array in [*arrays, row.truncated])
+    return seen
+
+
+def state_of(env: gym.Env) -> bytes:
+    return np.asarray(env.unwrapped.state, np.float64).tobytes()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_a_restored_vector_gives_the_very_rows_of_the_first(env_id: str):
+    envs = make(env_id, n=2, repeat=2, limit=90)
+    row = envs.reset()
+    run(envs, row, seed=1, steps=57)
+    row = envs.step(envs.random_action(np.random.default_rng(2)))
+    state = through_a_checkpoint(envs.snapshot())
+    expected = run(envs, row, seed=3, steps=600)
+
+    fresh = make(env_id, n=2, repeat=2, limit=90)
+    fresh.restore(state)
+    assert run(fresh, row, seed=3, steps=600) == expected
+
+
+def test_a_restored_vector_keeps_the_rows_that_a_masked_reset_leaves():
+    envs = make("CartPole-v1", n=2)
+    envs.reset()
+    row = envs.step(envs.random_action(np.random.default_rng(0)))
+    fresh = make("CartPole-v1", n=2)
+    fresh.restore(through_a_checkpoint(envs.snapshot()))
+    again = fresh.reset(np.array([True, False]))
+    np.testing.assert_array_equal(again.observations["state"][1], row.observations["state"][1])
+    assert again.reward.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("env_id", ALL_IDS)
+def test_every_attribute_that_moves_is_in_the_snapshot(env_id: str):
+    """Guards the lists in snapshot.py against a gymnasium that adds a moving part."""
+    env = gym.make(env_id, disable_env_checker=True)
+    env.reset(seed=0)
+    before = [copy.deepcopy(_moving(layer)) for layer in snapshots._layers(env)]
+    env.action_space.seed(0)
+    for _ in range(40):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            env.reset()
+    for layer, old in zip(snapshots._layers(env), before, strict=True):
+        listed = (snapshots.ENVIRONMENTS | snapshots.WRAPPERS)[type(layer)]
+        new = _moving(layer)
+        changed = {name for name in new if not np.array_equal(new[name], old.get(name))}
+        assert changed <= {*listed, "_np_random"}
+
+
+def _moving(layer: gym.Env) -> dict[str, Any]:
+    skip = ("env", "spec", "_cached_spec", "action_space", "observation_space")
+    return {name: value for name, value in vars(layer).items() if name not in skip}
+
+
+@pytest.mark.parametrize("env_id", ALL_IDS)
+def test_a_restored_environment_moves_as_the_first(env_id: str):
+    env, fresh = (gym.make(env_id, disable_env_checker=True) for _ in range(2))
+    env.reset(seed=0)
+    env.action_space.seed(0)
+    for _ in range(5):
+        env.step(env.action_space.sample())
+    state = snapshots.capture(env)
+    assert state is not None
+    snapshots.restore(fresh, through_a_checkpoint(state))
+    for _ in range(100):
+        action = env.action_space.sample()
+        mine, theirs = env.step(action), fresh.step(action)
+        np.testing.assert_array_equal(mine[0], theirs[0])
+        assert mine[1:4] == theirs[1:4] and state_of(env) == state_of(fresh)
+        if mine[2] or mine[3]:
+            env.reset()
+            fresh.reset()
+
+
+def test_an_unverified_environment_or_wrapper_has_no_snapshot():
+    envs = make("ToyCount-v0")
+    envs.reset()
+    assert envs.snapshot() is None
+    wrapped = gym.wrappers.RecordEpisodeStatistics(gym.make("CartPole-v1"))
+    wrapped.reset()
+    assert snapshots.capture(wrapped) is None
+
+
+def test_a_snapshot_of_other_environments_is_refused():
+    envs = make("CartPole-v1", n=2)
+    envs.reset()
+    state = envs.snapshot()
+    assert state is not None
+    with pytest.raises(ConfigError, match="has 2 environments, env.num_envs=1"):
+        make("CartPole-v1").restore(state)
+    with pytest.raises(ConfigError, match="CartPoleEnv.*does not fit.*AcrobotEnv"):
+        make("Acrobot-v1", n=2).restore(state)
+
+
+def test_plain_values_come_back_with_their_type():
+    values = [np.float64(0.1), np.zeros((2, 0), np.float32), (1, np.float32(0.3)), None, 2**127]
+    for value in values:
+        back = snapshots.from_plain(through_a_checkpoint(snapshots.to_plain(value)))
+        assert type(back) is type(value)
+        np.testing.assert_array_equal(back, value)
+    with pytest.raises(TypeError, match="no plain form of set"):
+        snapshots.to_plain({1})

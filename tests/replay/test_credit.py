@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from llmdreamer.errors import ConfigError
+from llmdreamer.replay import ReplayCredit
+
+
+@pytest.mark.parametrize(
+    ("ratio", "steps", "updates"),
+    [
+        (0.1, 30, 3),
+        (1 / 3, 3, 1),
+        (1 / 3, 300_000, 100_000),
+        (0.7, 10, 7),
+        (512, 2, 1024),
+        (0, 9, 0),
+    ]
+    + [(2.5, 3, 7), (0.29, 100, 29), (1e-6, 10**6, 1)],
+)
+def test_updates_are_the_ratio_times_the_steps_rounded_down(ratio, steps, updates):
+    assert ReplayCredit(ratio).due(steps, prefill=0) == updates
+
+
+@pytest.mark.parametrize("ratio", [0.1, 1 / 3, 0.3, 1 / 7, 2.4])
+def test_the_total_does_not_depend_on_how_often_one_asks(ratio):
+    rng, credit, step, total = random.Random(0), ReplayCredit(ratio), 0, 0
+    while step < 10_000:
+        step = min(10_000, step + rng.randrange(1, 40))
+        total += credit.due(step, prefill=40)
+    assert total == ReplayCredit(ratio).due(10_000, prefill=40)
+    assert total == {0.1: 996, 1 / 3: 3320, 0.3: 2988, 1 / 7: 1422, 2.4: 23904}[ratio]
+
+
+def test_prefill_owes_nothing():
+    credit = ReplayCredit(1.0)
+    assert [credit.due(step, prefill=3) for step in range(1, 7)] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_restored_credit_neither_repeats_nor_forgets():
+    first, second = ReplayCredit(0.5), ReplayCredit(0.5)
+    assert first.due(7, prefill=0) == 3
+    second.load_state_dict(first.state_dict())
+    assert second.due(7, prefill=0) == 0
+    assert second.due(8, prefill=0) == 1
+
+
+@pytest.mark.parametrize("ratio", [-1, float("nan"), float("inf"), 1e-9])
+def test_an_impossible_ratio_is_refused(ratio):
+    with pytest.raises(ConfigError, match="replay_ratio="):
+        ReplayCredit(ratio)

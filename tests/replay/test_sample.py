@@ -1,0 +1,152 @@
+"""What a sampled chunk holds, and how chunks are chosen."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from rows import fill, replay, row
+
+from llmdreamer.replay import SequenceReplay
+from llmdreamer.types import EnvSpec, SequenceBatch, TimeStep
+
+
+def starts(batch: SequenceBatch) -> list[tuple[int, int]]:
+    """Return (environment, number) of the first trained row of each chunk."""
+    seen = batch.observations["state"][:, 1]
+    return [(int(env), int(number)) for env, number in seen]
+
+
+def test_a_chunk_is_consecutive_rows_behind_one_of_context(tmp_path):
+    buffer = replay(tmp_path, online=False)
+    fill(buffer, 0, 30)
+    batch = buffer.sample(8)
+    assert batch.reward.shape == (8, 5) and batch.reward.dtype == torch.float32
+    assert batch.action.shape == (8, 5, 2) and batch.observations["state"].shape == (8, 5, 2)
+    for b, (_, first) in enumerate(starts(batch)):
+        numbers = torch.arange(first - 1, first + 4)
+        if first == 0:
+            continue
+        assert batch.reward[b].tolist() == numbers.tolist()
+        assert batch.is_first[b].tolist() == (numbers % 5 == 0).tolist()
+        last, even = numbers % 5 == 4, numbers // 5 % 2 == 0
+        assert batch.terminated[b].tolist() == (last & even).tolist()
+        assert batch.action[b].argmax(1)[~last].tolist() == (numbers % 2)[~last].tolist()
+        assert not batch.action[b][last].any()
+
+
+def test_is_first_is_never_forced(tmp_path):
+    buffer = replay(tmp_path, online=False)
+    fill(buffer, 0, 60, episode=1000)  # one long episode: only row 0 is first
+    batch = buffer.sample(64)
+    first = torch.tensor([number for _, number in starts(batch)])
+    assert torch.equal(batch.is_first[:, 1], first == 0)
+    assert torch.equal(batch.is_first[:, 0], first == 1)  # the context row is row 0
+    assert not batch.is_first[:, 2:].any()
+
+
+def test_the_first_chunk_of_a_stream_has_a_context_of_zeros(tmp_path):
+    buffer = replay(tmp_path, length=4)
+    fill(buffer, 0, 4)
+    batch = buffer.sample(1)
+    assert batch.reward.tolist() == [[0.0, 0.0, 1.0, 2.0, 3.0]]
+    assert batch.is_first.tolist() == [[False, True, False, False, False]]
+    assert batch.observations["state"][0, 0].tolist() == [0.0, 0.0]
+
+
+def test_one_chunk_makes_it_ready(tmp_path):
+    buffer = replay(tmp_path, length=4)
+    fill(buffer, 0, 3)
+    assert not buffer.ready
+    with pytest.raises(AssertionError, match="before one sequence"):
+        buffer.sample(1)
+    fill(buffer, 3, 4)
+    assert buffer.ready
+
+
+def test_chunks_cross_segment_files(tmp_path):
+    buffer = replay(tmp_path, capacity=24, length=7, online=False)  # files of 24 // 8 = 3 rows
+    fill(buffer, 0, 20)
+    assert len(list(tmp_path.rglob("*.rows"))) == 7
+    for b, (_, first) in enumerate(starts(batch := buffer.sample(50))):
+        assert batch.reward[b, 1:].tolist() == list(range(first, first + 7))
+
+
+def test_every_chunk_of_every_stream_is_equally_likely(tmp_path):
+    buffer = replay(tmp_path, n=2, length=4, online=False)
+    fill(buffer, 0, 6, n=2)  # 3 chunks each
+    for number in range(6, 13):  # the second stream is 7 rows longer: 10 chunks
+        buffer.append(*row([0, number]), mask=np.array([False, True]))
+    counts = Counter(start for _ in range(13) for start in starts(buffer.sample(200)))
+    expected = [(0, s) for s in range(3)] + [(1, s) for s in range(10)]
+    assert sorted(counts) == expected
+    chi_square = sum((counts[key] - 200) ** 2 / 200 for key in expected)
+    assert chi_square < 32.9  # the 0.1 % point of 12 degrees of freedom
+
+
+def test_a_masked_append_writes_only_those_streams(tmp_path):
+    buffer = replay(tmp_path, n=3)
+    fill(buffer, 0, 1, n=3)
+    buffer.append(*row([9, 1, 9]), mask=np.array([False, True, False]))
+    assert buffer.state_dict()["written"] == [1, 2, 1]
+    assert len(buffer) == 4
+
+
+def test_each_completed_chunk_is_served_once_before_uniform_ones(tmp_path):
+    buffer = replay(tmp_path, n=2, length=4)
+    fill(buffer, 0, 11, n=2)
+    assert starts(buffer.sample(3)) == [(0, 0), (1, 0), (0, 4)]
+    assert starts(buffer.sample(3))[0] == (1, 4)
+    fill(buffer, 11, 12, n=2)
+    assert starts(buffer.sample(2)) == [(0, 8), (1, 8)]
+    before = buffer.state_dict()["online"]
+    buffer.sample(50)
+    assert buffer.state_dict()["online"] == before == [12, 12]
+
+
+def test_without_the_online_queue_all_chunks_are_drawn(tmp_path):
+    buffer = replay(tmp_path, length=4, online=False)
+    fill(buffer, 0, 200)
+    assert starts(buffer.sample(3)) != [(0, 0), (0, 4), (0, 8)]
+
+
+def test_beyond_capacity_only_the_newest_rows_are_sampled(tmp_path):
+    buffer = replay(tmp_path, capacity=40, length=4, slack=0)
+    fill(buffer, 0, 103)
+    assert len(buffer) == 40
+    firsts = {first for _ in range(20) for _, first in starts(buffer.sample(40))}
+    # Rows 63..102 are kept; 63 is context only.
+    assert firsts == set(range(64, 100))
+
+
+def test_images_and_vectors_keep_their_types(tmp_path):
+    spec = EnvSpec({"picture": (2, 2, 3), "speed": (1,)}, action_size=3, discrete=True)
+    buffer = SequenceReplay(tmp_path / "replay", spec, 1, 100, 2, seed=0)
+    picture = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
+    flag = np.array([False])
+    for number in range(3):
+        observations = {"picture": picture + number, "speed": np.full((1, 1), 0.5, np.float32)}
+        first = np.array([number == 0])
+        step = TimeStep(observations, np.zeros(1, np.float32), first, flag, flag)
+        buffer.append(step, np.zeros((1, 3), np.float32))
+    batch = buffer.sample(1)
+    assert batch.observations["picture"].dtype == torch.uint8
+    assert batch.observations["picture"][0, 2].tolist() == (picture[0] + 1).tolist()
+    assert batch.observations["speed"][0, :, 0].tolist() == [0.0, 0.5, 0.5]
+
+
+def test_rows_that_break_the_contract_are_asserted_against(tmp_path):
+    buffer = replay(tmp_path)
+    with pytest.raises(AssertionError, match="must begin with an episode"):
+        buffer.append(*row([1]))
+    fill(buffer, 0, 4)
+    step, _ = row([4])  # an episode's last
+    with pytest.raises(AssertionError, match="an action on the last row of 0"):
+        buffer.append(step, np.ones((1, 2), np.float32))
+    with pytest.raises(AssertionError, match="float64"):
+        doubled = {"state": step.observations["state"].astype(np.float64)}
+        flags = (step.is_first, step.terminated, step.truncated)
+        buffer.append(TimeStep(doubled, step.reward, *flags), np.zeros((1, 2), np.float32))
+    assert buffer.state_dict()["written"] == [4]

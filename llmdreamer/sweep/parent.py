@@ -1,0 +1,110 @@
+"""The Hydra callback that records a sweep as one MLflow run with its jobs' runs below it.
+
+Jobs find the parent's id in the environment variable `LLMDREAMER_PARENT_RUN`, which their processes
+inherit. A store that fails costs the sweep a warning of one line, never a job.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from llmdreamer.errors import ConfigError
+from llmdreamer.tracking import TrackingError, redact, resolve_uri
+from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
+from llmdreamer.tracking.record import Status, write_atomically
+
+log = logging.getLogger(__name__)
+NOTE_ROWS = 50  # the note is for reading; the table of all is results.csv
+
+
+class SweepParent(Callback):
+    """Begins the parent run before any job, ends it with a table of results after the last."""
+
+    def __init__(self) -> None:
+        self._parent: Parent | None = None
+        # Of jobs in this very process; those of other processes are known by their runs.
+        self._failed: list[str] = []
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir).resolve()
+        # A parent inherited from a shell or from a sweep that starts sweeps is not ours.
+        os.environ.pop(PARENT_VARIABLE, None)
+        try:
+            uri = resolve_uri(config.tracking.uri, Path.cwd())
+            tags = {"command": _command(), "sweep": str(config.hydra.sweep.dir)}
+            note = f"Sweep by\n\n    {_command()}\n"
+            self._parent = start_parent(folder, uri, config.tracking.experiment, tags, note)
+        except (TrackingError, ConfigError, OSError) as error:
+            log.warning("this sweep has no parent run: %s", error)
+            return
+        os.environ[PARENT_VARIABLE] = self._parent.run_id
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if job_return.status is JobStatus.FAILED:
+            self._failed.append(redact(" ".join(job_return.overrides or [])))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        os.environ.pop(PARENT_VARIABLE, None)
+        if self._parent is None:
+            return
+        try:
+            children = self._parent.children(config.objective)
+            known = {child.overrides for child in children}
+            # A job that failed before its run began has no run to show.
+            lost = [Child("-", job, None, "FAILED") for job in self._failed if job not in known]
+            jobs = [*children, *lost]
+            table = Path(config.hydra.sweep.dir).resolve() / "results.csv"
+            write_atomically(table, _csv(jobs, config.objective))
+            self._parent.end(_status(jobs), _note(jobs, config.objective), table)
+        except (TrackingError, OSError) as error:
+            log.warning("the sweep's parent run is not closed: %s", error)
+
+
+def _status(jobs: Sequence[Child]) -> Status:
+    # Hydra calls us in a `finally`: an exception that ends the sweep is in flight just now.
+    stopped_by = sys.exc_info()[0]
+    if stopped_by is not None and not issubclass(stopped_by, Exception):
+        return "KILLED"
+    failed = stopped_by is not None or any(job.status in ("FAILED", "KILLED") for job in jobs)
+    return "FAILED" if failed else "FINISHED"
+
+
+def _command() -> str:
+    return redact(shlex.join(sys.argv))
+
+
+def _csv(jobs: Sequence[Child], objective: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "overrides", objective, "status"])
+    for job in jobs:
+        value = "" if job.objective is None else repr(job.objective)
+        writer.writerow([job.name, job.overrides, value, job.status])
+    return text.getvalue()
+
+
+def _note(jobs: Sequence[Child], objective: str) -> str:
+    lines = [
+        f"Sweep by\n\n    {_command()}\n",
+        f"| name | overrides | {objective} | status |",
+        "|---|---|---|---|",
+    ]
+    for job in jobs[:NOTE_ROWS]:
+        value = "" if job.objective is None else f"{job.objective:.6g}"
+        overrides = job.overrides.replace("|", "\\|")
+        lines.append(f"| {job.name} | {overrides} | {value} | {job.status} |")
+    if len(jobs) > NOTE_ROWS:
+        lines.append(f"\n{len(jobs) - NOTE_ROWS} more in results.csv.")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,163 @@
+"""What a run folder remembers of its tracking: small JSON files, each with a single writer.
+
+| file | writer | holds |
+|---|---|---|
+| `metrics.jsonl` | the run | every row (spool.py) |
+| `mlflow.json` | the shipper | which MLflow run this is |
+| `tracking/run.json` | the run | what MLflow should say of it |
+| `tracking/artifacts.jsonl` | the run | files to upload, in order |
+| `tracking/shipped.json` | the shipper | how far it got |
+| `tracking/cut.jsonl` | the run, as it resumes | rows cut from the spool that MLflow may hold |
+| `tracking/lock` | - | held by whoever uploads |
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+Scalar = str | int | float | bool | None
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What the caller knows of a run when it starts.
+
+    `params` is the resolved configuration as `flatten` gives it; `tags` say what runs are compared
+    by (arm, size, backbone, env, seed, commit, overrides ...); `config_path` is a resolved YAML
+    file, stored with the run.
+    """
+
+    name: str
+    params: Mapping[str, Scalar]
+    tags: Mapping[str, str]
+    parent_run_id: str | None = None
+    config_path: Path | None = None
+
+
+@dataclass
+class Wanted:
+    """What MLflow should say of the run. `status` is None while it runs, or when it was killed."""
+
+    uri: str  # without a password
+    experiment: str
+    name: str
+    params: dict[str, Scalar]
+    tags: dict[str, str]
+    started: float  # epoch seconds
+    status: str | None = None
+    ended: float | None = None  # epoch seconds
+
+
+@dataclass
+class Known:
+    """The run in MLflow. `key` is chosen before the run is created, and is a tag of it: a process
+    killed between creating it and writing `run_id` finds it again."""
+
+    uri: str
+    experiment: str
+    key: str
+    run_id: str | None = None
+
+
+@dataclass
+class Shipped:
+    """How far the run of `key` is uploaded: rows before `offset` are, rows from `sending` on are
+    certainly not, those between may be."""
+
+    key: str
+    offset: int = 0  # bytes of metrics.jsonl
+    sending: int = 0  # bytes of metrics.jsonl
+    artifacts: int = 0  # lines of artifacts.jsonl
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """Where a run folder keeps the above."""
+
+    folder: Path
+    metrics: Path = field(init=False)
+    known: Path = field(init=False)
+    wanted: Path = field(init=False)
+    artifacts: Path = field(init=False)
+    shipped: Path = field(init=False)
+    cut: Path = field(init=False)
+    lock: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        names = {
+            "metrics": "metrics.jsonl",
+            "known": "mlflow.json",
+            "wanted": WANTED,
+            "artifacts": "tracking/artifacts.jsonl",
+            "shipped": "tracking/shipped.json",
+            "cut": "tracking/cut.jsonl",
+            "lock": "tracking/lock",
+        }
+        for name, path in names.items():
+            object.__setattr__(self, name, self.folder / path)
+
+
+WANTED = "tracking/run.json"
+_Record = TypeVar("_Record", Wanted, Known, Shipped)
+
+
+def load(kind: type[_Record], path: Path) -> _Record | None:
+    """Read a record; None if it was never written."""
+    if not path.exists():
+        return None
+    return kind(**json.loads(path.read_text()))
+
+
+def save(record: Wanted | Known | Shipped, path: Path) -> None:
+    """Write a record so that a reader, or the process after a kill, finds the old or the new."""
+    write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with open(draft, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
+    """Turn nested mappings into dotted keys, lists into JSON, and blot out secrets.
+
+    `{"a": {"b": [1, 2]}}` is `{"a.b": "[1, 2]"}`. An empty mapping is `"{}"`.
+    """
+    flat: dict[str, Scalar] = {}
+    for name, value in mapping.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{key}."))
+        elif _SECRET.search(key) and value is not None:
+            flat[key] = "***"
+        elif value is None or isinstance(value, bool | int | float):
+            flat[key] = value
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            flat[key] = redact(text)
+    return flat
+
+
+def redact(text: str) -> str:
+    """Blot out passwords in URLs (`scheme://user:***@host`) and in `api_key=...` overrides."""
+    text = _URL_PASSWORD.sub(r"\1***@", text)
+    return _SECRET_OVERRIDE.sub(r"\1=***", text)
+
+
+_SECRET = re.compile(r"(^|[._])(password|passwd|secret|token|api_?key)$", re.IGNORECASE)
+_URL_PASSWORD = re.compile(r"([a-zA-Z][\w+.-]*://[^/\s:@]*:)[^/\s]+@")
+_SECRET_OVERRIDE = re.compile(
+    r"(\b(?:[\w.]*[._])?(?:password|passwd|secret|token|api_?key))=[^\s,]+", re.IGNORECASE
+)

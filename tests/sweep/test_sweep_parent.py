@@ -1,0 +1,181 @@
+"""The laws of a sweep's parent run, against real SQLite stores and a real Hydra multirun."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+from llmdreamer.sweep.parent import SweepParent
+from llmdreamer.tracking import prepare
+from llmdreamer.tracking.parent import PARENT_VARIABLE
+from llmdreamer.tracking.store import connect
+
+EXPERIMENT = "test"
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    prepare(uri, EXPERIMENT)
+    return uri
+
+
+@pytest.fixture
+def config(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
+    monkeypatch.setenv(PARENT_VARIABLE, "of another sweep")
+    monkeypatch.setattr(sys, "argv", ["run.py", "-m", "seed=1,2", "hub.hf_token=abc"])
+    return OmegaConf.create(
+        {
+            "hydra": {"sweep": {"dir": str(tmp_path / "2026-01-02" / "10-11-12")}},
+            "tracking": {"uri": uri, "experiment": EXPERIMENT},
+            "objective": "eval/return",
+        }
+    )
+
+
+def begin_job(uri: str, overrides: str, value: float | None, status: str) -> None:
+    """What a job does: its run names the parent that the environment names."""
+    client = connect(uri)
+    tags = {"mlflow.parentRunId": os.environ[PARENT_VARIABLE], "overrides": overrides}
+    run = client.create_run(prepare(uri, EXPERIMENT), run_name=f"run {overrides}", tags=tags)
+    if value is not None:
+        client.log_metric(run.info.run_id, "eval/return", value - 1, step=1)
+        client.log_metric(run.info.run_id, "eval/return", value, step=2)
+    client.set_terminated(run.info.run_id, status)
+
+
+def test_a_sweep_is_a_run_with_the_results_of_its_jobs(uri: str, config: DictConfig):
+    sweep = SweepParent()
+    sweep.on_multirun_start(config)
+    run_id = os.environ[PARENT_VARIABLE]
+    begin_job(uri, "seed=1", 10.0, "FINISHED")
+    begin_job(uri, "seed=2", 12.5, "FINISHED")
+    sweep.on_multirun_end(config)
+
+    run = connect(uri).get_run(run_id)
+    assert run.info.run_name == "2026-01-02/10-11-12"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["command"] == "run.py -m seed=1,2 hub.hf_token=***"
+    assert "| run seed=2 | seed=2 | 12.5 | FINISHED |" in run.data.tags["mlflow.note.content"]
+    table = Path(config.hydra.sweep.dir) / "results.csv"
+    assert table.read_text().splitlines() == [
+        "name,overrides,eval/return,status",
+        "run seed=1,seed=1,10.0,FINISHED",
+        "run seed=2,seed=2,12.5,FINISHED",
+    ]
+    assert [file.path for file in connect(uri).list_artifacts(run_id)] == ["results.csv"]
+    assert PARENT_VARIABLE not in os.environ
+
+
+def test_a_job_that_failed_before_its_run_began_fails_the_sweep(uri: str, config: DictConfig):
+    sweep = SweepParent()
+    sweep.on_multirun_start(config)
+    run_id = os.environ[PARENT_VARIABLE]
+    begin_job(uri, "seed=1", 10.0, "FINISHED")
+    failed = JobReturn(overrides=["seed=2"], status=JobStatus.FAILED)
+    sweep.on_job_end(config, failed)
+    sweep.on_multirun_end(config)
+    run = connect(uri).get_run(run_id)
+    assert run.info.status == "FAILED"
+    assert "| - | seed=2 |  | FAILED |" in run.data.tags["mlflow.note.content"]
+
+
+def test_a_job_of_another_process_that_failed_fails_the_sweep(uri: str, config: DictConfig):
+    sweep = SweepParent()
+    sweep.on_multirun_start(config)
+    run_id = os.environ[PARENT_VARIABLE]
+    begin_job(uri, "seed=1", None, "FAILED")
+    sweep.on_multirun_end(config)
+    assert connect(uri).get_run(run_id).info.status == "FAILED"
+
+
+def test_an_interrupted_sweep_is_killed(uri: str, config: DictConfig):
+    sweep = SweepParent()
+    sweep.on_multirun_start(config)
+    run_id = os.environ[PARENT_VARIABLE]
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        sweep.on_multirun_end(config)
+    assert connect(uri).get_run(run_id).info.status == "KILLED"
+
+
+def test_the_same_sweep_started_again_goes_on_with_its_run(uri: str, config: DictConfig):
+    ids = []
+    for _ in range(2):
+        sweep = SweepParent()
+        sweep.on_multirun_start(config)
+        ids.append(os.environ[PARENT_VARIABLE])
+        assert connect(uri).get_run(ids[-1]).info.status == "RUNNING"
+        sweep.on_multirun_end(config)
+    assert ids[0] == ids[1]
+
+
+@pytest.mark.parametrize("bad", ["http://127.0.0.1:1", "./mlruns"])
+def test_a_store_that_fails_costs_the_sweep_one_line(
+    config: DictConfig, caplog: pytest.LogCaptureFixture, bad: str
+):
+    config.tracking.uri = bad
+    sweep = SweepParent()
+    with caplog.at_level(logging.WARNING, "llmdreamer"):
+        sweep.on_multirun_start(config)
+        sweep.on_multirun_end(config)
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("llmd")]
+    assert line.startswith("this sweep has no parent run")
+    assert "\n" not in line
+    assert PARENT_VARIABLE not in os.environ
+
+
+APP = """
+import os
+import hydra
+from llmdreamer.tracking import prepare
+from llmdreamer.tracking.store import connect
+
+
+@hydra.main(version_base=None, config_path=".", config_name="config", execution_whitelist=["llmdreamer.sweep.parent.SweepParent"])
+def main(config):
+    if config.seed == 2:
+        raise ValueError("seed 2 fails")
+    client = connect(config.tracking.uri)
+    tags = {"mlflow.parentRunId": os.environ["LLMDREAMER_PARENT_RUN"], "overrides": "seed=1"}
+    run = client.create_run(prepare(config.tracking.uri, "test"), run_name="first", tags=tags)
+    client.set_terminated(run.info.run_id)
+
+
+main()
+"""
+
+CONFIG = """
+hydra:
+  callbacks:
+    llmdreamer:
+      _target_: llmdreamer.sweep.parent.SweepParent
+seed: 0
+objective: eval/return
+tracking: {uri: null, experiment: test}
+"""
+
+
+def test_hydra_calls_it(uri: str, tmp_path: Path):
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "config.yaml").write_text(CONFIG.replace("null", uri))
+    command = [sys.executable, "app.py", "-m", "seed=1,2", "hydra.sweep.dir=sweep"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "Callback" not in done.stderr, done.stderr
+    client = connect(uri)
+    (run,) = client.search_runs(
+        [prepare(uri, EXPERIMENT)], "tags.command LIKE 'app.py%'", max_results=2
+    )
+    assert run.info.run_name == "sweep"
+    assert run.info.status == "FAILED"
+    assert (tmp_path / "sweep" / "results.csv").read_text().splitlines()[1:] == [
+        "first,seed=1,,FINISHED",
+        "-,seed=2,,FAILED",
+    ]

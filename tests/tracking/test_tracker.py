@@ -1,0 +1,149 @@
+"""The laws of a live run: a real process that uploads, real kills, servers that are not there."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llmdreamer.errors import ConfigError
+from llmdreamer.tracking import RunInfo, Tracker
+from llmdreamer.tracking.__main__ import main
+from llmdreamer.tracking.record import Known, RunFiles, load
+from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.store import connect
+
+INFO = RunInfo(name="run", params={"seed": 0}, tags={"arm": "scratch"}, parent_run_id="parent")
+
+
+def run_of(folder: Path, uri: str):
+    known = load(Known, RunFiles(folder).known)
+    assert known is not None
+    return connect(uri).get_run(known.run_id)
+
+
+def status_of(folder: Path, uri: str) -> str | None:
+    known = load(Known, RunFiles(folder).known)
+    if known is None or known.run_id is None:
+        return None
+    return connect(uri).get_run(known.run_id).info.status
+
+
+def steps_of(folder: Path, uri: str, key: str) -> list[int]:
+    run_id = run_of(folder, uri).info.run_id
+    return sorted(metric.step for metric in connect(uri).get_metric_history(run_id, key))
+
+
+def eventually(what: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.2)
+
+
+def test_a_run_is_recorded_and_a_resumed_one_goes_on_with_it(folder: Path, uri: str):
+    config = folder / "config.yaml"
+    config.parent.mkdir(parents=True)
+    config.write_text("seed: 0")
+    info = RunInfo("run", {"seed": 0}, {"arm": "scratch"}, "parent", config)
+    tracker = Tracker.start(folder, info, uri, "test")
+    tracker.log({"loss": 1.0}, 10)
+    cursor = tracker.offset()
+    tracker.log({"loss": 0.5}, 20)
+    tracker.finish("KILLED", timeout=60)
+    first = run_of(folder, uri)
+    assert first.info.status == "KILLED"
+    assert first.data.tags["mlflow.parentRunId"] == "parent"
+
+    tracker = Tracker.start(folder, info, uri, "test", cursor=cursor)
+    eventually(lambda: status_of(folder, uri) == "RUNNING")
+    tracker.log({"loss": 0.5}, 20)
+    tracker.log({"loss": 0.25}, 30)
+    tracker.finish("FINISHED", timeout=60)
+    tracker.finish("FAILED")  # the first word counts
+    second = run_of(folder, uri)
+    assert tracker.run_id == first.info.run_id
+    assert second.info.status == "FINISHED"
+    assert steps_of(folder, uri, "loss") == [10, 20, 30]
+    assert connect(uri).list_artifacts(first.info.run_id)[0].path == "config.yaml"
+
+
+def test_a_killed_run_is_uploaded_to_its_last_row_and_marked(folder: Path, uri: str):
+    program = f"""
+import sys, time
+from pathlib import Path
+from llmdreamer.tracking import RunInfo, Tracker
+tracker = Tracker.start(Path({str(folder)!r}), RunInfo("run", {{}}, {{}}), {uri!r}, "test")
+for step in range(500):
+    tracker.log({{"a": step, "b": -step}}, step)
+print("ready", flush=True)
+time.sleep(600)
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        os.kill(process.pid, signal.SIGKILL)
+    eventually(lambda: status_of(folder, uri) == "KILLED")
+    assert steps_of(folder, uri, "a") == steps_of(folder, uri, "b") == list(range(500))
+
+
+def test_without_a_server_the_run_is_not_held_up_and_sync_replays_it(
+    folder: Path, uri: str, dead_uri: str, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.WARNING, "llmdreamer.tracking")
+    tracker = Tracker.start(folder, INFO, dead_uri, "test")
+    row = {"loss": 0.5, "return": 100.0}
+    # Processor time: on a busy machine the clock also counts what other processes take.
+    started = time.thread_time()
+    for step in range(2000):
+        tracker.log(row, step)
+    held_up = time.thread_time() - started
+    assert held_up < 0.05
+
+    eventually(lambda: "unreachable" in caplog.text)
+    warning = next(record for record in caplog.messages if "unreachable" in record)
+    assert f"spooling to {folder}/metrics.jsonl" in warning
+    assert f"python -m llmdreamer.tracking sync {folder}" in warning
+    started = time.monotonic()
+    tracker.finish("FINISHED")
+    assert time.monotonic() - started < 10.5
+    assert tracker.run_id is None
+
+    assert main(["sync", str(folder.parent), "--uri", uri]) == 0
+    assert main(["sync", str(folder.parent), "--uri", uri]) == 0
+    assert steps_of(folder, uri, "loss") == list(range(2000))
+    assert run_of(folder, uri).info.status == "FINISHED"
+
+
+def test_a_server_that_hangs_costs_the_end_of_a_run_ten_seconds_at_most(
+    folder: Path, hung_uri: str
+):
+    tracker = Tracker.start(folder, INFO, hung_uri, "test")
+    tracker.log({"loss": 0.5}, 1)
+    time.sleep(4)  # until the upload waits for an answer
+    started = time.monotonic()
+    tracker.finish("FINISHED")
+    assert time.monotonic() - started < 10.5
+    assert [row.env_step for row in read(folder / "metrics.jsonl")] == [1]
+
+
+def test_a_cursor_that_the_spool_does_not_reach_is_refused_before_training(folder: Path, uri: str):
+    with pytest.raises(ConfigError, match="not the one of the checkpoint"):
+        Tracker.start(folder, INFO, uri, "test", cursor=1000)
+
+
+def test_sync_of_a_folder_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["sync", str(tmp_path)]) == 2
+    assert "no run below" in capsys.readouterr().err
+
+
+def test_importing_the_tracker_imports_neither_mlflow_nor_torch():
+    program = "import sys, llmdreamer.tracking; print({'mlflow', 'torch'} & set(sys.modules))"
+    out = subprocess.check_output([sys.executable, "-c", program], text=True)
+    assert out.strip() == "set()"

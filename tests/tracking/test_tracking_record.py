@@ -1,0 +1,46 @@
+from pathlib import Path
+
+from llmdreamer.tracking.record import Shipped, flatten, load, redact, save
+
+
+def test_flattening_dots_keys_and_writes_lists_as_json():
+    config = {"seed": 0, "env": {"id": "CartPole-v1", "kwargs": {}}, "keys": ["a", "b"], "x": None}
+    assert flatten(config) == {
+        "seed": 0,
+        "env.id": "CartPole-v1",
+        "env.kwargs": "{}",
+        "keys": '["a", "b"]',
+        "x": None,
+    }
+
+
+def test_flattening_blots_out_secrets_and_nothing_that_only_sounds_like_one():
+    config = {
+        "hub": {"hf_token": "abc", "api_key": "def"},
+        "storage": "postgresql://me:hunter2@host/db",
+        "tokens": 5,
+        "max_tokens": 7,
+    }
+    assert flatten(config) == {
+        "hub.hf_token": "***",
+        "hub.api_key": "***",
+        "storage": "postgresql://me:***@host/db",
+        "tokens": 5,
+        "max_tokens": 7,
+    }
+
+
+def test_a_command_line_is_told_without_its_secrets():
+    command = "run.py -m seed=1,2 hub.hf_token=abc tracking.uri=https://u:p@ss@host:5000"
+    assert (
+        redact(command)
+        == "run.py -m seed=1,2 hub.hf_token=*** tracking.uri=https://u:***@host:5000"
+    )
+
+
+def test_a_record_is_read_as_it_was_saved_and_leaves_no_draft(tmp_path: Path):
+    path = tmp_path / "deep" / "shipped.json"
+    assert load(Shipped, path) is None
+    save(Shipped("key", 10, 20, 1), path)
+    assert load(Shipped, path) == Shipped("key", 10, 20, 1)
+    assert list(path.parent.iterdir()) == [path]

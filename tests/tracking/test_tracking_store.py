@@ -1,0 +1,122 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmdreamer.errors import ConfigError
+from llmdreamer.tracking.store import (
+    TrackingError,
+    connect,
+    metric_key,
+    prepare,
+    resolve_uri,
+    shorten,
+    ui_command,
+)
+
+
+def test_no_uri_is_a_database_in_the_folder(tmp_path: Path):
+    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+
+
+def test_a_relative_database_is_made_absolute(tmp_path: Path):
+    assert resolve_uri("sqlite:///runs/a.db", tmp_path) == f"sqlite:///{tmp_path}/runs/a.db"
+    assert resolve_uri("sqlite:////x/a.db", tmp_path) == "sqlite:////x/a.db"
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://localhost:5000", "https://host", "postgresql+psycopg2://u:p@h/db", "mysql://h/d"],
+)
+def test_servers_are_taken_as_they_are(tmp_path: Path, uri: str):
+    assert resolve_uri(uri, tmp_path) == uri
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:mlruns", "file:///x/mlruns", "/x"])
+def test_a_folder_is_refused_with_the_database_to_use_instead(tmp_path: Path, uri: str):
+    with pytest.raises(ConfigError, match=r"use sqlite:////\S+/mlflow\.db$"):
+        resolve_uri(uri, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "advice"),
+    [
+        ("postgres://h/db", "did you mean 'postgresql'"),
+        ("ftp://h", "choose from"),
+        ("sqlite://", "names no file"),
+        ("sqlite:///:memory:", "names no file"),
+        ("http:localhost", "names no host"),
+    ],
+)
+def test_what_cannot_be_a_store_is_refused(tmp_path: Path, uri: str, advice: str):
+    with pytest.raises(ConfigError, match=advice):
+        resolve_uri(uri, tmp_path)
+
+
+def test_processes_that_open_a_fresh_database_together_all_start(tmp_path: Path):
+    """Without the lock, 7 of 8 died in MLflow's migration; 4 keep the test short."""
+    program = (
+        "import sys; from llmdreamer.tracking import prepare; print(prepare(sys.argv[1], 'first'))"
+    )
+    command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/new/mlflow.db"]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    answers = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4, answers
+    assert len({out for out, _ in answers}) == 1  # one experiment, whoever made it
+    assert all(err == "" for _, err in answers)  # and no word of migrations
+
+
+def test_artifacts_of_a_sqlite_store_have_an_absolute_place(uri: str, tmp_path: Path):
+    prepare(uri, "default")
+    prepare(uri, "chosen", tmp_path / "elsewhere")
+    client = connect(uri)
+    places = [client.get_experiment_by_name(name) for name in ("default", "chosen")]
+    assert [place.artifact_location for place in places] == [
+        f"file://{tmp_path}/mlartifacts",
+        f"file://{tmp_path}/elsewhere",
+    ]
+
+
+def test_a_database_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path):
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(TrackingError, match="unable to open database file") as caught:
+        prepare(f"sqlite:///{tmp_path}/mlflow.db", "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_server_that_is_not_there_fails_at_once_without_its_password():
+    with pytest.raises(TrackingError, match="unreachable") as caught:
+        prepare("postgresql://me:hunter2@127.0.0.1:1/db", "x")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("loss/world model", "loss/world model"),
+        ("kl[0]=x", "kl_0__x"),
+        ("/a//../b/", "a/b"),
+        ("", "_"),
+        ("a" * 300, "a" * 250),
+    ],
+)
+def test_metric_names_become_keys_that_mlflow_takes(name: str, key: str):
+    assert metric_key(name) == key
+
+
+def test_a_long_value_is_cut_with_a_note():
+    assert shorten("a" * 6000) == "a" * 6000
+    short = shorten("a" * 7000)
+    assert len(short) == 6000
+    assert short.endswith("[cut: 7000 characters in all]")
+
+
+def test_the_ui_command_names_the_database():
+    assert ui_command("sqlite:////x/mlflow.db") == (
+        "mlflow ui --backend-store-uri 'sqlite:////x/mlflow.db'"
+    )
+    assert ui_command("http://host:5000") == "http://host:5000"

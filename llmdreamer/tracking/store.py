@@ -33,6 +33,7 @@ _ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 
@@ -133,7 +134,7 @@ def speaking(uri: str) -> Iterator[None]:
         lines = str(error).splitlines() or [""]
         raise TrackingError(
             f"tracking at {redact(uri)} is unreachable "
-            f"({type(error).__name__}: {redact(lines[0])[:300]})"
+            f"({type(error).__name__}: {redact(lines[0])[:160]})"
         ) from error
 
 

@@ -184,9 +184,9 @@ def _spawn_shipper(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     # -P: a folder named mlflow where the command is typed is not the library. The warnings of
     # libraries would each become a line of the run's log.
-    command = ["-P", "-W", "ignore", "-m", "llmdreamer.tracking", "ship", str(folder), str(os.getpid())]
+    python = [sys.executable, "-P", "-W", "ignore"]
     process = subprocess.Popen(
-        [sys.executable, *command],
+        [*python, "-m", "llmdreamer.tracking", "ship", str(folder), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -15,7 +15,7 @@ from llmdreamer.tracking.shipper import Shipper, say
 from llmdreamer.tracking.store import TrackingError, resolve_uri
 
 INTERVAL = 5.0  # seconds between uploads
-LONGEST_WAIT = 60.0  # seconds between attempts at a store that does not answer
+LONGEST_WAIT = 30.0  # seconds between attempts at a store that does not answer
 
 
 def sync_command(folder: Path) -> str:

@@ -16,9 +16,8 @@ config.register()
 cli.register()
 
 
-@hydra.main(
-    config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=cli.TRUSTED
-)
+@hydra.main(config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=cli.TRUSTED)
+@cli.job
 def run(cfg: DictConfig) -> float:
     hydra_cfg = HydraConfig.get()
     settings = config.load(cfg, hydra_cfg.overrides.task)

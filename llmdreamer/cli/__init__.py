@@ -1,6 +1,6 @@
 """The command line: what is refused before Hydra starts, where a run goes, how errors are told."""
 
-from llmdreamer.cli.main import TRUSTED, JobReport, entry
+from llmdreamer.cli.main import TRUSTED, JobReport, entry, group_options, job
 from llmdreamer.cli.rundir import register
 
-__all__ = ["TRUSTED", "JobReport", "entry", "register"]
+__all__ = ["TRUSTED", "JobReport", "entry", "group_options", "job", "register"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import types
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 
+LONGEST = 400  # characters of a line
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
 
@@ -52,17 +54,18 @@ def _line(error: Exception) -> str:
         return f"{error.override}: not of the form key=value"
     message, cause = str(error), error.__cause__
     if unknown := re.match(r"Could not override '([^']+)'", message):
-        return _unknown(unknown[1])
+        return unknown_key(unknown[1])
     if isinstance(cause, ConfigKeyError) and cause.full_key:
-        return _unknown(cause.full_key)
+        return unknown_key(cause.full_key)
     if (merging := re.match(r"Error merging override (\S+)", message)) and cause is not None:
         return _mistyped(merging[1], cause)
     if not message and cause is not None:
         message = str(cause)
-    return message.splitlines()[0] if message else type(error).__name__
+    return message or type(error).__name__
 
 
-def _unknown(key: str) -> str:
+def unknown_key(key: str) -> str:
+    """Say that a key does not exist, and which near one does."""
     parent, _, last = key.rpartition(".")
     if parent == "env.kwargs" or parent.startswith("env.kwargs."):
         return f"{parent} has no '{last}' yet: add it with +{key}=..."
@@ -71,10 +74,13 @@ def _unknown(key: str) -> str:
 
 def _mistyped(override: str, cause: BaseException) -> str:
     key, _, value = override.lstrip("+~").partition("=")
-    kind = leaves().get(key)
-    if kind is None:
-        return f"{key}={value}: {str(cause).splitlines()[0]}"
-    return f"{key}={value!r}: must be {_words(kind)}"
+    if kind := leaves().get(key):
+        shown = repr(value) if isinstance(yaml.safe_load(value), str) else value
+        return f"{key}={shown}: must be {_words(kind)}"
+    inner = next((leaf for leaf in leaves() if leaf.startswith(f"{key}.")), None)
+    if inner is not None:
+        return f"{key}={value}: {key} holds several values, set them one by one: {inner}=..."
+    return f"{key}={value}: {cause}"
 
 
 def _words(kind: Any) -> str:
@@ -94,7 +100,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _entered(error: Exception, task: Callable[..., Any]) -> bool:
-    body = getattr(task, "__wrapped__", task).__code__
+    body = inspect.unwrap(task).__code__
     frame = error.__traceback__
     while frame is not None:
         if frame.tb_frame.f_code is body:
@@ -104,4 +110,5 @@ def _entered(error: Exception, task: Callable[..., Any]) -> bool:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split())
+    line = " ".join(text.split())
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

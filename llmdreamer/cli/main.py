@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from llmdreamer.cli.explain import explain
-from llmdreamer.errors import ConfigError
+from llmdreamer.cli.explain import Told, explain, unknown_key
+from llmdreamer.config import GROUPS, leaves
+from llmdreamer.errors import ConfigError, did_you_mean
 
 INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
-TRUSTED = ("llmdreamer.cli.main.JobReport",)
+TRUSTED = ("llmdreamer.cli.main.JobReport", "llmdreamer.sweep.parent.SweepParent")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 log = logging.getLogger("llmdreamer")
 
 
 def entry(task: Callable[[], Any]) -> int:
     """Run the `@hydra.main` function `task` on sys.argv and return the process's exit code.
 
-    0: done; 2: a mistake of the user's, told in one line; 130: interrupted. Anything else is a bug:
-    it is raised, and Python shows its traceback and exits 1.
+    0: done; 2: a mistake of the user's, told in one line; 130: interrupted. An error with an
+    `exit_code` of its own is told in one line too. Anything else is a bug: it is raised, and Python
+    shows its traceback and exits 1.
     """
     try:
         refuse_misused_flags(sys.argv[1:])
@@ -39,13 +46,47 @@ def entry(task: Callable[[], Any]) -> int:
             task()
     except KeyboardInterrupt:
         return INTERRUPTED
+    except _Mistake as mistake:
+        if _traceback_wanted():
+            raise mistake.error from None
+        return _tell(mistake.told)
     except Exception as error:
         told = explain(error, task)
         if told is None or _traceback_wanted():
             raise
-        print(told.line, file=sys.stderr)
-        return told.exit_code
+        return _tell(told)
     return 0
+
+
+def job(function: Callable[P, R]) -> Callable[P, R]:
+    """Carry a single run's one-line errors past Hydra, which would print lines of its own.
+
+    Hydra hands on what is not an `Exception` as it is. In a sweep the others must go on, so there
+    the error stays one.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            told = explain(error, function)
+            if told is None or HydraConfig.get().mode is RunMode.MULTIRUN:
+                raise
+            raise _Mistake(error, told) from error
+
+    return wrapped
+
+
+class _Mistake(BaseException):
+    def __init__(self, error: Exception, told: Told) -> None:
+        super().__init__(told.line)
+        self.error, self.told = error, told
+
+
+def _tell(told: Told) -> int:
+    print(told.line, file=sys.stderr)
+    return told.exit_code
 
 
 def refuse_misused_flags(argv: Sequence[str]) -> None:
@@ -65,16 +106,40 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
     )
     for override in overrides:
         key, line = override.key_or_group, override.input_line
+        _refuse_unknown(override)
         if key == "sweeps" and override.is_sweep_override():
             raise ConfigError(f"{line}: give one sweep specification at a time")
         if key == "resume" and many and not override.is_delete() and override.value() is not None:
             raise ConfigError(f"{line} goes on with one run: leave out -m")
-        if many:
-            continue
-        if override.is_sweep_override():
+        if override.is_sweep_override() and not many:
             raise ConfigError(f"{line} is a list of values: add -m (python run.py -m {line})")
-        if key == "sweeps" and override.value() is not None and not args.cfg:
+        if key == "sweeps" and override.value() is not None and not many and not args.cfg:
             raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
+
+
+def _refuse_unknown(override: Override) -> None:
+    """Refuse what Hydra would let pass, or explain in its own words only."""
+    key = override.key_or_group
+    top = key.partition(".")[0]
+    if top.partition("/")[0] != "hydra" and top not in {
+        *GROUPS,
+        *(x.split(".")[0] for x in leaves()),
+    }:
+        raise ConfigError(unknown_key(key))
+    # Hydra refuses a number as an option, whatever the group.
+    if key in GROUPS and isinstance(override.value(), int | float):
+        options = group_options(key)
+        near = did_you_mean(str(override.value()), options)
+        raise ConfigError(
+            f"{override.input_line}: no such option; choose from {', '.join(options)}{near}"
+        )
+
+
+def group_options(group: str) -> list[str]:
+    """Return the options of a configuration group."""
+    root = Path(os.environ["LLMDREAMER_ROOT"])
+    folder = root / "sweeps" if group == "sweeps" else root / "conf" / group
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _refuse(message: str) -> NoReturn:
@@ -124,11 +189,7 @@ class JobReport(Callback):
 
 
 def _cause(job_return: JobReturn) -> str:
-    try:
-        _ = job_return.return_value  # raises what the job raised
-    except ConfigError as error:
+    error = job_return._return_value  # the public property prints
+    if hasattr(error, "exit_code"):
         return str(error)
-    except Exception as error:
-        log_file = f"{HydraConfig.get().runtime.output_dir}/run.log"
-        return f"{type(error).__name__}: {error} (traceback: {log_file})"
-    return "unknown"
+    return f"{type(error).__name__}: {error} (traceback: {HydraConfig.get().runtime.output_dir}/run.log)"

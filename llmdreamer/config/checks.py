@@ -145,7 +145,7 @@ def _check_budget(cfg: Config) -> None:
     if cfg.replay.capacity // cfg.env.num_envs < sequence + 1:
         raise ConfigError(
             f"replay.capacity={cfg.replay.capacity}: one sequence of {sequence + 1} rows does not fit"
-            f" ({cfg.env.num_envs} environments share it)"
+            f" (env.num_envs={cfg.env.num_envs} share it)"
         )
     if algo.learning_starts is not None and algo.learning_starts >= algo.total_steps:
         raise ConfigError(
@@ -154,13 +154,13 @@ def _check_budget(cfg: Config) -> None:
         )
     if algo.total_steps // cfg.env.num_envs < sequence + 1:
         raise ConfigError(
-            f"nothing would train: algo.total_steps={algo.total_steps} in {cfg.env.num_envs}"
-            f" environments never fills one sequence of {sequence + 1} rows"
+            f"nothing would train: algo.total_steps={algo.total_steps} with"
+            f" env.num_envs={cfg.env.num_envs} never fills a sequence of {sequence + 1} rows"
         )
     if algo.imag_starts is not None and algo.imag_starts > sequence:
         raise ConfigError(
-            f"algo.imag_starts={algo.imag_starts}: a sequence has"
-            f" {sequence} positions (algo.per_rank_sequence_length)"
+            f"algo.imag_starts={algo.imag_starts}: a sequence has {sequence} positions"
+            " (algo.per_rank_sequence_length); null takes them all"
         )
     if algo.return_norm.low >= algo.return_norm.high:
         raise ConfigError(

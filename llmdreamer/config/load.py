@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Sequence
-from functools import reduce
-from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from llmdreamer.config.checks import check
 from llmdreamer.config.schema import Config, leaves
-from llmdreamer.errors import ConfigError
+from llmdreamer.errors import ConfigError, did_you_mean
 
 GROUPS = ("algo", "model", "backbone", "lora", "env", "exp", "sweeps")
 REDACTED = "***"
@@ -29,7 +32,7 @@ def register() -> None:
     """Give Hydra the schema, under the name `conf/config.yaml` starts from."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="schema", node=Config)
+    ConfigStore.instance().store(name="schema", node=Config, replace=True)
 
 
 def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
@@ -45,10 +48,15 @@ def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         ConfigError: if a value is missing, out of range or at odds with another.
     """
     names = [field.name for field in dataclasses.fields(Config)]
-    composed = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.masked_copy(cfg, names))
+    raw = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=False)
+    try:
+        # Into a fresh schema: it refuses keys that `+key=value` forced into the composed one.
+        composed = OmegaConf.merge(OmegaConf.structured(Config), raw)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
     if composed.resume is not None:
         composed = _continued(composed, overrides)
-    config = _typed(composed, "configuration")
+    config = _typed(composed)
     _fill(config)
     check(config)
     return config
@@ -79,18 +87,18 @@ def from_yaml(path: str | Path) -> Config:
         saved = OmegaConf.merge(OmegaConf.structured(Config), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
-    config = _typed(saved, str(path))
+    config = _typed(saved)
     check(config)
     return config
 
 
-def _typed(cfg: Any, where: str) -> Config:
+def _typed(cfg: Any) -> Config:
     try:
         config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} is needed: give {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {_first_line(error)}") from error
+        raise ConfigError(_first_line(error)) from error
     assert isinstance(config, Config)
     return config
 
@@ -121,21 +129,31 @@ def _continued(composed: Any, overrides: Sequence[str]) -> Any:
         if key.partition("@")[0] in GROUPS:
             raise ConfigError(f"resume={folder} keeps that run's own {key}: leave out {key}=...")
     saved = OmegaConf.structured(from_yaml(folder / "config.yaml"))
-    raw = OmegaConf.to_container(composed, resolve=False)
+    written = OmegaConf.to_container(composed, resolve=False)
     for leaf in leaves():
         # A value follows what was typed if it is that key, or refers to it: `${replay_ratio}`.
-        expression = reduce(getitem, leaf.split("."), raw)
-        sources = [leaf, *_REFERENCE.findall(str(expression))]
-        follows = any(f"{source}.".startswith(f"{key}.") for source in sources for key in typed)
+        sources = [leaf, *_REFERENCE.findall(str(_at(written, leaf)))]
+        follows = any(_related(source, key) for source in sources for key in typed)
         if follows or REDACTED in str(OmegaConf.select(saved, leaf)):
             OmegaConf.update(saved, leaf, OmegaConf.select(composed, leaf))
     return saved
 
 
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ConfigKeyError):
-        return f"unknown key '{error.full_key}'"
-    return (str(error).splitlines() or [type(error).__name__])[0]
+def _related(one: str, other: str) -> bool:
+    """Whether two dotted keys are the same, or one lies below the other."""
+    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+
+
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def _first_line(error: OmegaConfBaseException) -> str:
+    if isinstance(error, ConfigKeyError | ConfigAttributeError):
+        return f"unknown key '{error.full_key}'{did_you_mean(str(error.full_key), leaves())}"
+    return f"{error.full_key or 'configuration'}: {(error.msg or str(error)).splitlines()[0]}"
 
 
 def _redacted(value: Any, key: str = "") -> Any:

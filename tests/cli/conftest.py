@@ -1,0 +1,65 @@
+"""The command line in this process: `command("model=Q")` with training replaced by a stand-in."""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import run
+from llmdreamer.config import Config, to_yaml
+from llmdreamer.sweep.parent import SweepParent
+
+
+@dataclass
+class Result:
+    objective: float
+
+
+@dataclass
+class Training:
+    """Stands in for llmdreamer.training.loop, which needs torch: notes what it is asked to train."""
+
+    runs: list[tuple[Config, Path]] = field(default_factory=list)
+    errors: dict[int, BaseException] = field(default_factory=dict)  # by seed
+
+    def train(self, cfg: Config, run_dir: Path) -> Result:
+        self.runs.append((cfg, run_dir))
+        (run_dir / "config.yaml").write_text(to_yaml(cfg))
+        (run_dir / "checkpoints").mkdir(exist_ok=True)
+        logging.getLogger("llmdreamer.training").info("trained seed %d", cfg.seed)
+        if cfg.seed in self.errors:
+            raise self.errors[cfg.seed]
+        return Result(1.0)
+
+
+@pytest.fixture
+def training(monkeypatch):
+    stand_in, module = Training(), ModuleType("llmdreamer.training.loop")
+    module.train = stand_in.train
+    monkeypatch.setitem(sys.modules, "llmdreamer.training.loop", module)
+    return stand_in
+
+
+@pytest.fixture
+def command(training, monkeypatch, tmp_path, capsys):
+    """Run the command in an empty folder; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "0")
+    # MLflow takes seconds to make a store; tests/sweep looks at what is recorded in it.
+    monkeypatch.setattr(SweepParent, "on_multirun_start", lambda *_, **__: None)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+
+    def typed(*argv: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["run.py", *argv])
+        code = run.main()
+        return code, *capsys.readouterr()
+
+    yield typed
+    for handler in set(root.handlers) - set(handlers):
+        handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)

@@ -1,0 +1,76 @@
+"""Every mistake in a command is one line that names it, exits 2 and leaves nothing behind."""
+
+import pytest
+
+from llmdreamer.errors import did_you_mean
+
+MISTAKES = [
+    ("algo.lrr=1", "unknown key 'algo.lrr'; did you mean 'algo.optimizer.lr'?"),
+    ("modle=S", "unknown key 'modle'; did you mean 'model'?"),
+    ("+foo=1", "unknown key 'foo'"),
+    ("+algo.foo=1", "unknown key 'algo.foo'"),
+    ("tests=1", "unknown key 'tests'"),
+    ("env.kwargs.g=1", "env.kwargs has no 'g' yet: add it with +env.kwargs.g=..."),
+    ("backbone=gtp2", "backbone=gtp2: no such option; choose from gpt2, gru; did you mean 'gpt2'?"),
+    ("model=Q", "model=Q: no such option; choose from L, M, S, XS"),
+    ("model=3", "model=3: no such option; choose from L, M, S, XS"),
+    ("algo.per_rank_batch_size=big", "algo.per_rank_batch_size='big': must be an integer"),
+    ("algo.per_rank_batch_size=-1", "algo.per_rank_batch_size=-1: must be >= 1"),
+    ("algo.horizon=1.5", "algo.horizon=1.5: must be an integer"),
+    ("algo.horizon=true", "algo.horizon=true: must be an integer"),
+    ("algo.gamma=high", "algo.gamma='high': must be a number"),
+    ("algo.optimizer.lr=nan", "algo.optimizer.lr=nan: must be a finite number, and > 0"),
+    ("peft=maybe", "peft='maybe': must be true or false"),
+    ("seed=null", "seed=null: must be an integer"),
+    ("threads=two", "threads='two': must be an integer or null"),
+    ("algo.mlp_keys.encoder=state", "algo.mlp_keys.encoder='state': must be a list, like [a,b]"),
+    ("algo.optimizer=3", "algo.optimizer=3: algo.optimizer holds several values, set them one by"
+     " one: algo.optimizer.lr=..."),
+    ("algo.horizon=${foo}", "algo.horizon: Interpolation key 'foo' not found"),
+    ("env=gym", "env.id is needed: give env.id=..."),
+    ("algo.lr=[1", "algo.lr=[1: not of the form key=value"),
+    ("foo", "foo: not of the form key=value"),
+    ("run_name=../../x", "run_name='../../x': must be 1 to 100 of the characters"),
+    ("output_root=/etc/passwd", "/etc/passwd is not a folder"),
+    ("resume=nope", "missing checkpoint: resume=nope is not a run's folder"),
+    ("model=S,M", "model=S,M is a list of values: add -m (python run.py -m model=S,M)"),
+    ("seed=range(3)", "seed=range(3) is a list of values: add -m"),
+    ("sweeps=smoke", "sweeps=smoke is a sweep: add -m (python run.py -m sweeps=smoke)"),
+    ("sweeps=a,b", "sweeps=a,b: give one sweep specification at a time"),
+    ("-m sweeps=a,b", "sweeps=a,b: give one sweep specification at a time"),
+    ("-m sweeps=smokee", "sweeps=smokee: no such option; choose from smoke"),
+    ("-m resume=x seed=0,1", "resume=x goes on with one run: leave out -m"),
+    ("--frobnicate", "unrecognized arguments: --frobnicate; see python run.py --help"),
+    ("-m --cfg job", "Only one of --run, --multirun, --cfg"),
+    ("hydra/launcher=x", "hydra/launcher=x: no such option; choose from basic"),
+    ("+hydra.callbacks.x._target_=os.system", "Target 'os.system' cannot be authorized"),
+    ("--config-dir nope", "nope' not found"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("typed", "line"), MISTAKES)
+def test_a_mistake_is_one_line(command, tmp_path, training, typed, line):
+    code, out, err = command(*typed.split())
+    assert line in err
+    assert (code, err.count("\n"), out) == (2, 1, "")
+    assert training.runs == []
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_misspelt_option_in_one_cell_fails_before_any_job(command, training):
+    code, _, err = command("-m", "model=XS,Q", "seed=0,1")
+    assert (code, training.runs) == (2, [])
+    assert err == "model=Q: no such option; choose from L, M, S, XS\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "choices", "near"),
+    [
+        ("gtp2", ["gpt2", "gru"], "; did you mean 'gpt2'?"),
+        ("lr", ["lora.r", "algo.optimizer.lr"], "; did you mean 'algo.optimizer.lr'?"),
+        ("Q", ["S", "M"], ""),
+        ("x", [], ""),
+    ],
+)
+def test_only_a_near_choice_is_offered(word, choices, near):
+    assert did_you_mean(word, choices) == near

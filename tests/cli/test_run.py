@@ -1,0 +1,135 @@
+"""Where a run goes, what a sweep does when one of its jobs fails, and what the exit code says."""
+
+import re
+
+import pytest
+
+from llmdreamer.config import from_yaml
+from llmdreamer.errors import ConfigError
+
+
+class Diverged(RuntimeError):
+    exit_code = 3
+
+
+def test_a_run_gets_a_folder_of_its_own_where_the_command_was_typed(command, training, tmp_path):
+    code, out, err = command("backbone=gru", "env=acrobot", "seed=7")
+    (folder,) = (tmp_path / "outputs").iterdir()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_gru_Acrobot-v1_7", folder.name)
+    ((cfg, run_dir),) = training.runs
+    assert (cfg.seed, run_dir, code, err) == (7, folder, 0, "")
+    assert out == "trained seed 7\n"
+    assert re.search(r"INFO llmdreamer.training: trained seed 7", (folder / "run.log").read_text())
+    assert {p.name for p in folder.iterdir()} == {"run.log", "config.yaml", "checkpoints"}
+
+
+def test_an_environments_name_stays_within_one_folder(command, training, tmp_path):
+    command("env=gym", "env.id=my.module:../../Grid/Big-v0")
+    ((_, run_dir),) = training.runs
+    assert run_dir.parent == tmp_path / "outputs"
+
+
+def test_run_name_and_output_root_say_where(command, training, tmp_path):
+    command("run_name=first", "output_root=here")
+    assert training.runs[0][1] == tmp_path / "here" / "first"
+
+
+def test_a_link_out_of_the_output_root_is_not_followed(command, training, tmp_path):
+    (tmp_path / "outputs").mkdir()
+    (tmp_path / "outputs" / "first").symlink_to(tmp_path.parent)
+    code, _, err = command("run_name=first")
+    assert (code, training.runs) == (2, [])
+    assert "leads outside output_root=outputs" in err
+
+
+def test_a_folder_that_holds_a_run_is_not_reused(command, training):
+    assert command("run_name=first")[0] == 0
+    code, _, err = command("run_name=first")
+    assert (code, len(training.runs)) == (2, 1)
+    assert err == (
+        "outputs/first holds a run: go on with resume=outputs/first, or change run_name\n"
+    )
+
+
+def test_resume_goes_on_in_the_same_folder_and_makes_no_other(command, training, tmp_path):
+    command("run_name=first", "seed=3", "algo.horizon=4")
+    code, _, err = command("resume=outputs/first", "algo.total_steps=6000")
+    assert (code, err) == (0, "")
+    (_, first), (cfg, second) = training.runs
+    assert second == first
+    assert (cfg.seed, cfg.algo.horizon, cfg.algo.total_steps) == (3, 4, 6000)
+    assert cfg.resume == "outputs/first"
+    assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["first"]
+    assert (first / "run.log").read_text().count("trained seed 3") == 2
+
+
+def test_a_sweep_runs_every_combination_once(command, training):
+    code, out, _ = command("-m", "replay_ratio=0.25,0.5", "seed=0,1")
+    assert code == 0
+    assert [(cfg.replay_ratio, cfg.seed) for cfg, _ in training.runs] == [
+        (0.25, 0), (0.25, 1), (0.5, 0), (0.5, 1),
+    ]  # fmt: skip
+    assert [run_dir.name for _, run_dir in training.runs] == ["0", "1", "2", "3"]
+    assert "\t#3 : replay_ratio=0.5 seed=1\n" in out
+
+
+def test_the_smoke_specification_is_a_two_by_two_grid(command, training):
+    assert command("-m", "sweeps=smoke")[0] == 0
+    assert {(cfg.replay_ratio, cfg.seed) for cfg, _ in training.runs} == {
+        (0.25, 0), (0.25, 1), (0.5, 0), (0.5, 1),
+    }  # fmt: skip
+    assert {cfg.algo.total_steps for cfg, _ in training.runs} == {64}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConfigError("no such environment"), 2), (Diverged("NaN"), 3)]
+)
+def test_one_failing_job_does_not_stop_the_others(command, training, error, code):
+    training.errors[1] = error
+    got, out, _ = command("-m", "seed=0,1,2")
+    assert got == code
+    assert [cfg.seed for cfg, _ in training.runs] == [0, 1, 2]
+    assert f"job 1 failed: {error}\n" in out
+    assert out.endswith("1 of 3 jobs failed\n")
+
+
+def test_a_range_error_in_one_cell_is_told_and_the_others_run(command, training):
+    code, out, _ = command("-m", "algo.horizon=0,5")
+    assert (code, len(training.runs)) == (2, 1)
+    assert "job 0 failed: algo.horizon=0: must be >= 1" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConfigError("no such environment"), 2), (Diverged("NaN"), 3)]
+)
+def test_a_told_error_from_training_is_one_line(command, training, error, code):
+    training.errors[0] = error
+    assert command()[0::2] == (code, f"{error}\n")
+
+
+def test_a_bug_is_raised_with_its_traceback(command, training):
+    training.errors[0] = ValueError("shapes differ")
+    with pytest.raises(ValueError, match="shapes differ"):
+        command()
+
+
+def test_the_traceback_of_a_mistake_is_shown_on_demand(command, monkeypatch):
+    monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "1")
+    with pytest.raises(Exception, match="Could not find 'model/Q'"):
+        command("model=Q")
+
+
+def test_an_interrupt_is_quiet(command, training):
+    training.errors[0] = KeyboardInterrupt()
+    assert command()[0::2] == (130, "")
+
+
+def test_an_exit_code_of_trainings_own_is_kept(command, training):
+    training.errors[0] = SystemExit(143)
+    with pytest.raises(SystemExit, match="143"):
+        command()
+
+
+def test_the_saved_configuration_reads_back(command, training, tmp_path):
+    command("run_name=first")
+    assert from_yaml(tmp_path / "outputs/first/config.yaml") == training.runs[0][0]

@@ -1,0 +1,112 @@
+"""Each number keeps to its range, and combinations without sense are refused."""
+
+import dataclasses
+from operator import attrgetter
+from typing import get_args
+
+import pytest
+
+from llmdreamer.config import RANGES, ConfigError, arm, check, leaves
+
+
+def with_value(cfg, key, value):
+    """Return cfg with the value at a dotted key replaced."""
+    head, _, rest = key.partition(".")
+    inner = with_value(getattr(cfg, head), rest, value) if rest else value
+    return dataclasses.replace(cfg, **{head: inner})
+
+
+@pytest.fixture(scope="module")
+def cfg(compose):
+    return compose()
+
+
+def test_every_number_has_a_range():
+    numbers = {key for key, kind in leaves().items() if {int, float} & {kind, *get_args(kind)}}
+    assert numbers == set(RANGES)
+
+
+@pytest.mark.parametrize("key", RANGES)
+def test_minus_one_is_out_of_every_range(cfg, key):
+    with pytest.raises(ConfigError, match=rf"{key}=-1: must be "):
+        check(with_value(cfg, key, -1))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("key", ["algo.optimizer.lr", "replay_ratio", "algo.gamma"])
+def test_a_number_is_finite(cfg, key, value):
+    with pytest.raises(ConfigError, match=rf"{key}={value}: must be a finite number"):
+        check(with_value(cfg, key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("algo.per_rank_batch_size", 0, "algo.per_rank_batch_size=0: must be >= 1"),
+        ("algo.gamma", 1.5, "algo.gamma=1.5: must be in [0, 1]"),
+        ("algo.critic.bins", 254, "algo.critic.bins=254: must be odd and >= 3"),
+        ("lora.dropout", 1.0, "lora.dropout=1.0: must be in [0, 1)"),
+        ("algo.optimizer.lr", 0.0, "algo.optimizer.lr=0.0: must be > 0"),
+        ("seed", 2**32, f"seed={2**32}: must be in [0, {2**32})"),
+        ("device", "gpu", "device=gpu: must be auto, cpu, cuda or cuda:N"),
+        ("device", "cuda:", "device=cuda:: must be auto, cpu, cuda or cuda:N"),
+        ("size", "Q", "size=Q: choose from XS, S, M, L (model=...)"),
+        ("env.id", " ", "env.id='': must not be empty"),
+        ("replay.capacity", 32, "replay.capacity=32: one sequence of 33 rows does not fit"),
+        ("env.num_envs", 500_000, "replay.capacity=1000000: one sequence of 33 rows does not"),
+        ("algo.learning_starts", 5000, "nothing would train: algo.learning_starts=5000 of"),
+        ("env.num_envs", 200, "nothing would train: algo.total_steps=5000 with env.num_envs=200"),
+        ("algo.imag_starts", 33, "algo.imag_starts=33: a sequence has 32 positions"),
+        ("algo.return_norm.low", 0.95, "algo.return_norm.low=0.95: must be below"),
+        ("algo.mlp_keys.encoder", [], "are both empty: name the observations"),
+    ],
+)
+def test_a_bad_value_is_told_with_its_range(cfg, key, value, message):
+    with pytest.raises(ConfigError) as error:
+        check(with_value(cfg, key, value))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../../x", "a b", "a\n", "é", "x" * 101])
+def test_a_run_name_is_one_plain_folder_name(cfg, name):
+    with pytest.raises(ConfigError, match="run_name="):
+        check(with_value(cfg, "run_name", name))
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
+def test_devices_are_spelled_as_torch_spells_them(cfg, device):
+    check(with_value(cfg, "device", device))
+
+
+def test_null_means_the_default_and_passes(cfg):
+    for key in ("threads", "run_name", "algo.optimizer.lora_lr", "env.max_episode_steps"):
+        assert attrgetter(key)(cfg) is None
+    check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("peft=true", "backbone=gru takes no LoRA: set peft=false"),
+        ("pretrained=true", "backbone=gru has no pretrained weights"),
+        ("backbone.path=/models/x", "backbone=gru has no checkpoint"),
+    ],
+)
+def test_the_gru_is_no_language_model(compose, override, message):
+    with pytest.raises(ConfigError, match=message):
+        compose("backbone=gru", override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["backbone=gru"], "gru"),
+        (["peft=false", "pretrained=false"], "scratch"),
+        (["peft=false", "pretrained=true"], "pretrained-full"),
+        (["peft=true", "pretrained=true"], "pretrained-lora"),
+        (["exp=llm_dreamer_v3"], "random-frozen-lora"),
+    ],
+)
+def test_arms_have_the_names_the_docs_use(compose, overrides, name):
+    assert arm(compose(*overrides)) == name

@@ -1,0 +1,89 @@
+"""Every file of conf/ composes, and the presets hold the values they promise."""
+
+import os
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from llmdreamer.config import Config, ConfigError, load, to_yaml
+from llmdreamer.config.checks import SIZES
+
+CONF = Path(os.environ["LLMDREAMER_ROOT"]) / "conf"
+OPTIONS = [
+    f"{path.parent.name}={path.stem}"
+    for path in sorted(CONF.glob("*/*.yaml"))
+    if path.parent.name != "hydra"
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_of_every_group_composes(compose, option):
+    needed = ["env.id=CartPole-v1"] if option == "env=gym" else []
+    assert isinstance(compose(option, *needed), Config)
+
+
+def test_the_groups_are_all_there():
+    assert {option.partition("=")[0] for option in OPTIONS} == {
+        "algo", "backbone", "env", "exp", "lora", "model",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_size_is_named_in_the_configuration(compose, size):
+    assert compose(f"model={size}").size == size
+
+
+def test_the_seed_experiment_has_the_seed_documents_values(compose):
+    cfg = compose("exp=llm_dreamer_v3")
+    world = cfg.algo.world_model
+    assert cfg.algo.total_steps == 5_000_000
+    assert (cfg.algo.per_rank_batch_size, cfg.algo.per_rank_sequence_length) == (4, 4)
+    assert cfg.algo.mlp_keys.encoder == cfg.algo.mlp_keys.decoder == ["state"]
+    assert cfg.algo.replay_ratio == cfg.replay_ratio == 1
+    assert world.recurrent_model.recurrent_state_size == 768
+    assert world.recurrent_model.dense_units == 768
+    assert world.transition_model.hidden_size == 768
+    assert world.representation_model.hidden_size == 768
+    assert world.hf_model.seq_len == 4
+    assert (world.hf_model.peft, world.hf_model.from_pretrained) == (True, False)
+    assert (cfg.peft, cfg.pretrained) == (True, False)
+
+
+def test_a_typed_value_beats_the_experiment(compose):
+    cfg = compose("exp=llm_dreamer_v3", "peft=false", "model=XS", "env=acrobot")
+    assert (cfg.peft, cfg.size, cfg.env.id) == (False, "XS", "Acrobot-v1")
+
+
+@pytest.mark.parametrize(
+    ("public", "nested"),
+    [
+        ("peft=true", "algo.world_model.hf_model.peft=true"),
+        ("pretrained=true", "algo.world_model.hf_model.from_pretrained=true"),
+        ("replay_ratio=2", "algo.replay_ratio=2"),
+    ],
+)
+def test_nested_and_public_spellings_mean_the_same(compose, public, nested):
+    assert compose(public) == compose(nested)
+
+
+def test_prefill_is_500_steps_or_a_quarter_of_the_run(compose):
+    cfg = OmegaConf.structured(compose())
+    for total, prefill in [(5000, 500), (2000, 500), (1000, 250), (50, 12)]:
+        cfg.algo.total_steps, cfg.algo.learning_starts = total, None
+        assert load(cfg).algo.learning_starts == prefill
+
+
+def test_imagination_starts_everywhere_unless_told(compose):
+    assert compose("algo.imag_starts=null").algo.imag_starts == 32
+
+
+def test_an_unknown_key_forced_in_is_refused(compose):
+    with pytest.raises(
+        ConfigError, match=r"unknown key 'algo.horizn'; did you mean 'algo.horizon'"
+    ):
+        compose("+algo.horizn=3")
+
+
+def test_seed_zero_is_a_seed(compose):
+    assert "seed: 0" in to_yaml(compose("seed=0"))

@@ -1,0 +1,105 @@
+"""A saved configuration comes back as it was, tells no secret, and is data only."""
+
+from dataclasses import replace
+
+import pytest
+
+from llmdreamer.config import ConfigError, from_yaml, load, to_yaml
+
+
+@pytest.fixture
+def saved_run(tmp_path, compose):
+    """A run's folder as training leaves it."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    cfg = compose("algo.total_steps=777", "algo.horizon=3", "backbone=gru", "seed=5")
+    (folder / "config.yaml").write_text(to_yaml(cfg))
+    return folder
+
+
+@pytest.mark.parametrize("overrides", [[], ["exp=llm_dreamer_v3"], ["+env.kwargs={a: [1, b]}"]])
+def test_yaml_there_and_back_changes_nothing(tmp_path, compose, overrides):
+    cfg = compose(*overrides)
+    (tmp_path / "config.yaml").write_text(to_yaml(cfg))
+    assert from_yaml(tmp_path / "config.yaml") == cfg
+
+
+def test_saved_configurations_hold_no_passwords(compose):
+    cfg = compose("tracking.uri='postgresql://me:hunter2@host/db'", "+env.kwargs.api_key=hunter2")
+    text = to_yaml(cfg)
+    assert "hunter2" not in text
+    assert "postgresql://***@host/db" in text
+    assert cfg.tracking.uri == "postgresql://me:hunter2@host/db"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "not YAML"),
+        ("- 1", "not a mapping"),
+        ("seed: ${oc.env:HOME}", "holds values"),
+        ("!!python/object/apply:os.system ['touch owned']", "not YAML"),
+        ("sed: 1", "unknown key 'sed'; did you mean 'seed'"),
+        ("seed: many", "seed: Value 'many'"),
+        ("seed: 1", "is needed"),
+    ],
+)
+def test_a_saved_configuration_is_data_and_complete(tmp_path, text, message):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message) as error:
+        from_yaml(tmp_path / "config.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="No such file"):
+        from_yaml(tmp_path / "config.yaml")
+
+
+def test_resume_takes_the_runs_own_configuration(saved_run, compose):
+    cfg = compose(f"resume={saved_run}")
+    assert cfg == replace(from_yaml(saved_run / "config.yaml"), resume=str(saved_run))
+
+
+def test_what_is_typed_beside_resume_is_laid_over(saved_run, compose):
+    cfg = compose(f"resume={saved_run}", "algo.total_steps=999", "replay_ratio=2")
+    assert (cfg.algo.total_steps, cfg.algo.horizon, cfg.seed) == (999, 3, 5)
+    assert cfg.algo.replay_ratio == 2  # follows the public key, as in a new run
+
+
+def test_an_environments_argument_can_be_added_on_resume(saved_run, compose):
+    cfg = compose(f"resume={saved_run}", "+env.kwargs.sutton_barto_reward=true")
+    assert cfg.env.kwargs == {"sutton_barto_reward": True}
+
+
+@pytest.mark.parametrize("group", ["model=S", "backbone=gpt2", "exp=llm_dreamer_v3"])
+def test_resume_keeps_the_runs_groups(saved_run, compose, group):
+    with pytest.raises(ConfigError, match=f"leave out {group.partition('=')[0]}="):
+        compose(f"resume={saved_run}", group)
+
+
+def test_a_redacted_value_is_asked_for_again(saved_run, compose):
+    text = (saved_run / "config.yaml").read_text()
+    (saved_run / "config.yaml").write_text(
+        text.replace("  uri: null", "  uri: postgresql://***@host/db")
+    )
+    assert compose(f"resume={saved_run}").tracking.uri is None
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "checkpoints"])
+def test_resume_needs_a_runs_folder(saved_run, compose, missing):
+    (saved_run / missing).rename(saved_run / "elsewhere")
+    with pytest.raises(ConfigError, match=f"missing checkpoint: .* has no {missing}"):
+        compose(f"resume={saved_run}")
+
+
+def test_resume_needs_a_folder(tmp_path, compose):
+    with pytest.raises(ConfigError, match=r"missing checkpoint: .* is not a run's folder"):
+        compose(f"resume={tmp_path}/none")
+
+
+def test_load_needs_no_hydra_node(compose):
+    from omegaconf import OmegaConf
+
+    cfg = compose()
+    assert load(OmegaConf.structured(cfg)) == cfg

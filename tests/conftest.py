@@ -1,0 +1,31 @@
+"""What every test relies on: no network, one thread a process, a composed configuration on demand."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["LLMDREAMER_ROOT"] = str(ROOT)
+# Read by torch when it is first imported, so tests that do without it stay without it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("HYDRA_FULL_ERROR", None)
+
+import hydra
+import pytest
+
+from llmdreamer import config
+from llmdreamer.config import Config
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., Config]:
+    """The checked configuration of a command line: `compose("model=S", "algo.horizon=5")`."""
+
+    def composed(*overrides: str) -> Config:
+        config.register()
+        with hydra.initialize_config_dir(str(ROOT / "conf")):
+            return config.load(hydra.compose("config", overrides=list(overrides)), overrides)
+
+    return composed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import TracebackType, UnionType
 from typing import Any, Union, get_args, get_origin
 
 import yaml
@@ -36,7 +36,7 @@ def explain(error: Exception, task: Callable[..., Any]) -> Told | None:
         code = getattr(link, "exit_code", None)
         if isinstance(code, int):
             return Told(_flat(str(link)), code)
-    if _entered(error, task):
+    if own_frames(error, task) is not None:
         return None
     kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
     return Told(_flat(_line(error)), ConfigError.exit_code) if isinstance(error, kinds) else None
@@ -84,7 +84,7 @@ def _mistyped(override: str, cause: BaseException) -> str:
 
 
 def _words(kind: Any) -> str:
-    if get_origin(kind) in (Union, types.UnionType):
+    if get_origin(kind) in (Union, UnionType):
         return " or ".join("null" if one is type(None) else _words(one) for one in get_args(kind))
     if get_origin(kind) is list:
         return "a list, like [a,b]"
@@ -99,14 +99,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def _entered(error: Exception, task: Callable[..., Any]) -> bool:
+def own_frames(error: BaseException, task: Callable[..., Any]) -> TracebackType | None:
+    """Return the error's traceback from `task`'s own code on; None if it never came there."""
     body = inspect.unwrap(task).__code__
     frame = error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code is body:
-            return True
+    while frame is not None and frame.tb_frame.f_code is not body:
         frame = frame.tb_next
-    return False
+    return frame
 
 
 def _flat(text: str) -> str:

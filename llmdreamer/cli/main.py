@@ -20,7 +20,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from llmdreamer.cli.explain import Told, explain, unknown_key
+from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 
@@ -52,7 +52,11 @@ def entry(task: Callable[[], Any]) -> int:
         return _tell(mistake.told)
     except Exception as error:
         told = explain(error, task)
-        if told is None or _traceback_wanted():
+        if _traceback_wanted():
+            raise
+        if told is None:
+            # Hydra's twelve frames above ours help nobody.
+            error.__traceback__ = own_frames(error, task) or error.__traceback__
             raise
         return _tell(told)
     return 0

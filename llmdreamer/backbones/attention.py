@@ -1,0 +1,176 @@
+"""Any Hugging Face causal attention model as a backbone: one masked pass to train, cached steps to imagine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from llmdreamer.backbones.base import Backbone
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What `observe` leaves behind for `select`: every layer's keys and values of whole sequences."""
+
+    layers: list[tuple[Tensor, Tensor]]  # each (B, heads, T, d)
+    start: Tensor  # (B, T), the first row that each row's episode has in the sequence
+    position: Tensor  # (B, T), of each token, not yet wrapped
+
+
+@dataclass(frozen=True)
+class Window:
+    """The last tokens of N streams, in a ring of `context` columns that `step` writes in place.
+
+    Attention does not care for the order of its keys, since their positions are part of them: the
+    newest token overwrites the oldest, and nothing is ever moved.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]  # each (N, heads, context, d); empty before the first token
+    visible: Tensor  # (N, context), bool: whether the column holds a token of this episode
+    position: Tensor  # (N,), of the next token
+    slot: int  # the column of the next token
+
+
+class RingLayer(DynamicLayer):
+    """One layer's cache over a ring: a single new token replaces one column."""
+
+    def __init__(self, columns: int, slot: int, cached: tuple[Tensor, Tensor] | None) -> None:
+        super().__init__()
+        self.columns = columns
+        self.slot = slot
+        if cached is not None:
+            self.keys, self.values = cached
+            self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            streams, heads, _, size = key_states.shape
+            self.keys = key_states.new_zeros(streams, heads, self.columns, size)
+            self.values = torch.zeros_like(self.keys)
+            self.is_initialized = True
+        self.keys[:, :, self.slot] = key_states.squeeze(2)
+        self.values[:, :, self.slot] = value_states.squeeze(2)
+        return self.keys, self.values
+
+
+class AttentionBackbone(Backbone):
+    """Attention over the last `context` tokens of the episode, in training and in acting alike.
+
+    Positions count from the episode's start. A model with learned positions has only so many: there
+    they wrap around, which keeps every token of a window apart as long as the window is not longer
+    than the table; and in training each sequence starts at a random position, so that none is left
+    untrained however long the episodes are that the policy later lives through.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, context: int, input_rms: float, learned_positions: int | None
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.width = int(model.config.hidden_size)
+        self.context = context
+        self.input_rms = input_rms
+        self.learned_positions = learned_positions
+
+    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Encoded]:
+        batch, time = is_first.shape
+        row = torch.arange(time, device=tokens.device)
+        start = torch.where(is_first, row, 0).cummax(1).values
+        position = row - start
+        if self.training and self.learned_positions is not None:
+            phase = torch.randint(self.learned_positions, (batch, 1), device=tokens.device)
+            position = position + phase
+        # A query sees the keys of its own episode that are at most context - 1 steps old.
+        age = row.unsqueeze(1) - row
+        visible = (age >= 0) & (age < self.context) & (row >= start.unsqueeze(-1))
+        cache = DynamicCache()
+        deter = self._forward(tokens, visible.unsqueeze(1), position, cache)
+        return deter, Encoded(_layers(cache), start, position)
+
+    def select(self, states: Encoded, indices: Tensor) -> Window:
+        # Column c holds the token that is context - 1 - c steps older than the start; the ring's
+        # first column, too old for the next token to see, is the one it will overwrite.
+        age = torch.arange(self.context - 1, -1, -1, device=indices.device)
+        column = indices.unsqueeze(-1) - age
+        row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
+        visible = column >= states.start[row, indices].unsqueeze(-1)
+        column = column.clamp(min=0).unsqueeze(2)
+
+        def gather(cached: Tensor) -> Tensor:
+            head = torch.arange(cached.shape[1], device=cached.device).unsqueeze(-1)
+            return cached.detach()[row[..., None, None], head, column].flatten(0, 1)
+
+        layers = [(gather(keys), gather(values)) for keys, values in states.layers]
+        position = states.position[row, indices] + 1
+        return Window(layers, visible.flatten(0, 1), position.flatten(), 0)
+
+    def initial(self, streams: int) -> Window:
+        device = next(self.model.parameters()).device
+        return Window(
+            [],
+            torch.zeros(streams, self.context, dtype=torch.bool, device=device),
+            torch.zeros(streams, dtype=torch.int64, device=device),
+            0,
+        )
+
+    @torch.no_grad()
+    def step(self, token: Tensor, state: Window) -> tuple[Tensor, Window]:
+        visible = state.visible.clone()
+        visible[:, state.slot] = True
+        cached = state.layers or [None] * self.model.config.num_hidden_layers
+        cache = Cache(layers=[RingLayer(self.context, state.slot, pair) for pair in cached])
+        deter = self._forward(
+            token.unsqueeze(1), visible[:, None, None], state.position.unsqueeze(1), cache
+        )
+        slot = (state.slot + 1) % self.context
+        return deter.squeeze(1), Window(_layers(cache), visible, state.position + 1, slot)
+
+    def reset(self, state: Window, mask: Tensor) -> Window:
+        return Window(
+            state.layers,
+            state.visible & ~mask.unsqueeze(-1),
+            state.position.masked_fill(mask, 0),
+            state.slot,
+        )
+
+    def state_dict_of(self, state: Window) -> dict[str, Tensor]:
+        slot = torch.tensor(state.slot)
+        tensors = {"visible": state.visible, "position": state.position, "slot": slot}
+        for index, (keys, values) in enumerate(state.layers):
+            tensors |= {f"keys.{index}": keys, f"values.{index}": values}
+        return tensors
+
+    def state_from_dict(self, tensors: dict[str, Tensor]) -> Window:
+        count = sum(name.startswith("keys.") for name in tensors)
+        layers = [(tensors[f"keys.{i}"], tensors[f"values.{i}"]) for i in range(count)]
+        slot = int(tensors["slot"].item())
+        return Window(layers, tensors["visible"], tensors["position"], slot)
+
+    def _forward(
+        self, tokens: Tensor, visible: Tensor, position: Tensor, cache: Cache
+    ) -> Tensor:
+        """Run the model under an explicit mask: (N, Q, D) tokens, (N, 1, Q, keys) visible."""
+        if self.learned_positions is not None:
+            position = position % self.learned_positions
+        # A 4D mask is taken as it is, together with explicit positions; every default of the
+        # library (2D mask, positions counted from the cache) would let episodes see each other.
+        output = self.model(
+            inputs_embeds=tokens,
+            attention_mask=visible,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        deter: Tensor = output.last_hidden_state
+        return deter
+
+
+def _layers(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+    return [(layer.keys, layer.values) for layer in cache.layers]

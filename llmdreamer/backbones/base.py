@@ -1,0 +1,75 @@
+"""What the world model asks of a sequence model: four operations on tokens, and nothing of its kind."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+State = Any
+"""What a backbone remembers of N streams: its own record, opaque to everyone else."""
+
+
+class Backbone(nn.Module, ABC):
+    """A causal sequence model over tokens (D numbers each), which restarts where `is_first` says.
+
+    Laws, tested for every implementation in tests/backbones/test_laws.py:
+
+    - a packed sequence with resets gives what each of its episodes gives alone;
+    - `observe` gives what `step` gives token by token;
+    - `step` from `select(states, (b, t))` gives what encoding b's tokens 0..t anew would.
+    """
+
+    width: int
+    """D: numbers in a token, and in the `deter` made of it."""
+
+    input_rms: float
+    """Root mean square of the tokens that the model is used to."""
+
+    @abstractmethod
+    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, State]:
+        """Encode whole sequences in one pass.
+
+        Args:
+            tokens: (B, T, D).
+            is_first: (B, T), bool. Memory is empty before such a row, and before row 0.
+
+        Returns:
+            deter (B, T, D), and the states after each of the B x T tokens, for `select`.
+        """
+
+    @abstractmethod
+    def select(self, states: State, indices: Tensor) -> State:
+        """The memory after token `indices[b, i]` of row b, for each of n tokens a row.
+
+        Args:
+            states: of `observe`.
+            indices: (B, n) of int64 in [0, T).
+
+        Returns:
+            The state of N = B * n streams, row-major, without gradient.
+        """
+
+    @abstractmethod
+    def initial(self, streams: int) -> State:
+        """The empty memory of that many streams."""
+
+    @abstractmethod
+    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
+        """One token (N, D) more in each stream: deter (N, D) and the state after it, no gradient.
+
+        The state given is used up: it may be overwritten, and only the one returned is valid.
+        """
+
+    @abstractmethod
+    def reset(self, state: State, mask: Tensor) -> State:
+        """The state with the memory of the streams in `mask` (N,) emptied."""
+
+    @abstractmethod
+    def state_dict_of(self, state: State) -> dict[str, Tensor]:
+        """The state as plain tensors, for a checkpoint."""
+
+    @abstractmethod
+    def state_from_dict(self, tensors: dict[str, Tensor]) -> State:
+        """The inverse of `state_dict_of`."""

@@ -1,0 +1,43 @@
+"""Builds the backbone that a configuration asks for: scratch or pretrained, whole or with LoRA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmdreamer.backbones.base import Backbone
+from llmdreamer.backbones.catalogue import shape_of
+from llmdreamer.backbones.gru import GRUBackbone
+from llmdreamer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+
+
+def make_backbone(config: Config) -> Backbone:
+    """The backbone of `config.backbone`, at `config.size`.
+
+    Raises:
+        ConfigError: if there is no such size, checkpoint or LoRA target, or a width disagrees.
+    """
+    shape = shape_of(config.backbone.name, config.size)
+    backbone: Backbone
+    if config.backbone.name == "gru":
+        backbone = GRUBackbone(shape.width)
+    else:
+        # transformers takes seconds to import, and the control arm does not need it.
+        from llmdreamer.backbones.gpt2 import make_gpt2
+
+        backbone = make_gpt2(
+            shape,
+            context=config.algo.world_model.hf_model.seq_len,
+            pretrained=config.algo.world_model.hf_model.from_pretrained,
+            path=config.backbone.path,
+            lora=config.lora if config.algo.world_model.hf_model.peft else None,
+        )
+    asked = config.algo.world_model.recurrent_model.recurrent_state_size
+    if asked is not None and asked != backbone.width:
+        raise ConfigError(
+            f"algo.world_model.recurrent_model.recurrent_state_size={asked}: backbone="
+            f"{config.backbone.name} at size {config.size} is {backbone.width} wide"
+        )
+    return backbone

@@ -1,0 +1,65 @@
+"""DreamerV3's kind of memory, a layer-normed GRU: the control arm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llmdreamer.backbones.base import Backbone
+from llmdreamer.nets import init_linear
+
+
+class GRUBackbone(Backbone):
+    """A GRU cell whose gates share one RMSNorm, as in DreamerV2 and V3 (arXiv:2010.02193, appendix).
+
+    Its state is the tensor (N, D) itself.
+    """
+
+    input_rms = 1.0
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.from_token = init_linear(nn.Linear(width, 3 * width, bias=False))
+        self.from_memory = init_linear(nn.Linear(width, 3 * width, bias=False))
+        self.norm = nn.RMSNorm(3 * width, 1e-4)
+
+    def _cell(self, projected: Tensor, memory: Tensor) -> Tensor:
+        gates = self.norm(projected + self.from_memory(memory))
+        reset, candidate, update = gates.chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        # The bias of -1 lets a fresh cell remember rather than overwrite.
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * memory
+
+    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        projected = self.from_token(tokens)
+        keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
+        memory = tokens.new_zeros(tokens.shape[0], self.width)
+        memories = []
+        for t in range(tokens.shape[1]):
+            memory = self._cell(projected[:, t], memory * keep[:, t])
+            memories.append(memory)
+        deter = torch.stack(memories, 1)
+        return deter, deter
+
+    def select(self, states: Tensor, indices: Tensor) -> Tensor:
+        index = indices.unsqueeze(-1).expand(-1, -1, self.width)
+        return states.detach().gather(1, index).flatten(0, 1)
+
+    def initial(self, streams: int) -> Tensor:
+        return self.from_token.weight.new_zeros(streams, self.width)
+
+    @torch.no_grad()
+    def step(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        memory = self._cell(self.from_token(token), state)
+        return memory, memory
+
+    def reset(self, state: Tensor, mask: Tensor) -> Tensor:
+        return state.masked_fill(mask.unsqueeze(-1), 0.0)
+
+    def state_dict_of(self, state: Tensor) -> dict[str, Tensor]:
+        return {"memory": state}
+
+    def state_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
+        return tensors["memory"]

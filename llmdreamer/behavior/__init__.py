@@ -1,0 +1,1 @@
+"""Actor and critic, trained on imagined trajectories."""

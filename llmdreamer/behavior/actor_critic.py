@@ -1,0 +1,120 @@
+"""Learns the policy and its value from imagined, and the value also from replayed, trajectories."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from llmdreamer.behavior.imagine import Imagined
+from llmdreamer.behavior.normalize import ReturnNorm
+from llmdreamer.behavior.policy import Actor
+from llmdreamer.functional import lambda_return
+from llmdreamer.nets import TwoHotHead
+from llmdreamer.types import Metrics
+
+if TYPE_CHECKING:
+    from llmdreamer.config import AlgoConfig
+
+
+@dataclass(frozen=True)
+class BehaviorLoss:
+    loss: Tensor  # scalar
+    returns: Tensor  # (N, H), of the imagined states 0..H-1
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Rows of real experience, as the critic sees them."""
+
+    features: Tensor  # (B, T, F), with gradient into the world model
+    reward: Tensor  # (B, T), on arriving at each row
+    is_first: Tensor  # (B, T), bool
+    terminated: Tensor  # (B, T), bool
+
+
+class Behavior(nn.Module):
+    """Actor, critic and slow critic, with their losses."""
+
+    def __init__(self, features: int, action_size: int, algo: AlgoConfig) -> None:
+        super().__init__()
+        self.algo = algo
+        self.actor = Actor(features, action_size, algo)
+        self.critic = TwoHotHead(features, algo.dense_units, algo.mlp_layers, algo.critic.bins)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.return_norm = ReturnNorm(algo.return_norm)
+
+    def sample(self, features: Tensor) -> Tensor:
+        """Actions for imagination: (N, F) -> (N, A)."""
+        return self.actor(features).sample()
+
+    def loss(self, imagined: Imagined) -> BehaviorLoss:
+        """Actor and critic losses on imagined trajectories.
+
+        Source: arXiv:2301.04104v2, "Critic learning" and "Actor learning"; danijar/dreamerv3 (2025),
+        `imag_loss`: REINFORCE for every kind of action, returns from the fast critic.
+        """
+        logits = self.critic(imagined.features)
+        value = self.critic.mean(logits).detach()
+        returns = lambda_return(
+            imagined.reward, value, imagined.discount[:, 1:], self.algo.lmbda
+        )
+        self.return_norm.update(returns)
+        # How likely each state is to be reached at all.
+        weight = imagined.discount.cumprod(1)[:, :-1]
+        policy = self.actor(imagined.features[:, :-1])
+        advantage = (returns - value[:, :-1]) / self.return_norm.scale
+        entropy = policy.entropy()
+        objective = policy.log_prob(imagined.action) * advantage + self.algo.actor.ent_coef * entropy
+        actor_loss = -(weight * objective).mean()
+        critic_loss = (weight * self._critic_loss(logits, imagined.features, returns)).mean()
+        metrics = {
+            "behavior/actor_loss": actor_loss.detach(),
+            "behavior/critic_loss": critic_loss.detach(),
+            "behavior/policy_entropy": entropy.detach().mean(),
+            "behavior/imagined_return": returns.mean(),
+            "behavior/imagined_reward": imagined.reward.mean(),
+            "behavior/return_scale": self.return_norm.scale.detach(),
+        }
+        return BehaviorLoss(actor_loss + critic_loss, returns, metrics)
+
+    def replay_loss(self, rows: Replayed, indices: Tensor, imagined_return: Tensor) -> BehaviorLoss:
+        """The critic's loss on real trajectories, whose gradient also shapes the world model.
+
+        Source: danijar/dreamerv3 (2025), `repl_loss`. Returns are of the real rewards; they are
+        bootstrapped from the imagined return where a row was imagined from, else from the critic.
+
+        Args:
+            indices: (B, n), rows that imagination started from.
+            imagined_return: (B, n), of those rows.
+        """
+        logits = self.critic(rows.features)
+        boot = self.critic.mean(logits).detach().scatter(1, indices, imagined_return)
+        # A row that the next one does not follow, because an episode starts there, is its last:
+        # no return is known for it, and none is carried over it.
+        follows = ~rows.is_first[:, 1:]
+        live = self.algo.gamma * (~rows.terminated[:, 1:]).to(boot.dtype)
+        carry = torch.ones_like(live)
+        carry[:, :-1] = follows[:, 1:].to(boot.dtype)
+        returns = lambda_return(rows.reward[:, 1:], boot, live, self.algo.lmbda * carry)
+        loss = self._critic_loss(logits, rows.features.detach(), returns)
+        loss = self.algo.critic.replay_loss * (follows * loss).mean()
+        return BehaviorLoss(loss, returns, {"behavior/replay_critic_loss": loss.detach()})
+
+    def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
+        """Two-hot loss of states 0..H-1 against their returns, and against the slow critic: (N, H)."""
+        with torch.no_grad():
+            slow = self.slow_critic.mean(self.slow_critic(features[:, :-1]))
+        logits = logits[:, :-1]
+        regulariser = self.algo.critic.slow_regulariser * self.critic.loss(logits, slow)
+        return self.critic.loss(logits, returns) + regulariser
+
+    @torch.no_grad()
+    def update_slow_critic(self) -> None:
+        """Move the slow critic a little towards the critic: an exponential moving average."""
+        slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        torch._foreach_lerp_(slow, fast, self.algo.critic.slow_rate)

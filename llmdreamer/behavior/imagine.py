@@ -1,0 +1,60 @@
+"""Rolls the policy out in the world model's imagination."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from llmdreamer.types import Latent
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """N trajectories of H imagined steps; nothing in it carries a gradient."""
+
+    features: Tensor  # (N, H + 1, F)
+    action: Tensor  # (N, H, A), chosen in states 0..H-1
+    reward: Tensor  # (N, H), expected on entering states 1..H
+    discount: Tensor  # (N, H + 1), gamma * P(continue) of each state, the first too
+
+
+class Dreams(Protocol):
+    """What imagination needs of a world model."""
+
+    def feature(self, latent: Latent) -> Tensor: ...
+
+    def dream(self, latent: Latent, action: Tensor, state: Any) -> tuple[Latent, Any]: ...
+
+    def predict(self, features: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@torch.no_grad()
+def imagine(
+    world: Dreams,
+    policy: Callable[[Tensor], Tensor],
+    latent: Latent,
+    state: Any,
+    horizon: int,
+) -> Imagined:
+    """Follow `policy` for `horizon` steps from each of N latents.
+
+    There is no gradient through the dream: both kinds of action are learned by REINFORCE, as in the
+    2025 recipe, so the dynamics need not be differentiated.
+
+    Args:
+        policy: features (N, F) to sampled actions (N, A).
+        latent: (N, D), (N, S, K).
+        state: the memory behind each latent.
+    """
+    features, actions = [world.feature(latent)], []
+    for _ in range(horizon):
+        actions.append(policy(features[-1]))
+        latent, state = world.dream(latent, actions[-1], state)
+        features.append(world.feature(latent))
+    trajectory = torch.stack(features, 1)
+    reward, discount = world.predict(trajectory)
+    return Imagined(trajectory, torch.stack(actions, 1), reward[:, 1:], discount)

@@ -1,0 +1,39 @@
+"""Keeps the scale of returns, so that one entropy weight suits every environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from llmdreamer.config import ReturnNormConfig
+
+
+class ReturnNorm(nn.Module):
+    """Moving 5th and 95th percentile of returns; their distance, at least 1, divides advantages.
+
+    Source: arXiv:2301.04104v2, "Actor learning". Small returns are not blown up, outliers don't count.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, config: ReturnNormConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("low", torch.zeros(()))
+        self.register_buffer("high", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, returns: Tensor) -> None:
+        """Move towards the percentiles of `returns`, of any shape."""
+        ends = torch.tensor([self.config.low, self.config.high], device=returns.device)
+        low, high = torch.quantile(returns.detach().flatten().float(), ends)
+        self.low.lerp_(low, 1 - self.config.decay)
+        self.high.lerp_(high, 1 - self.config.decay)
+
+    @property
+    def scale(self) -> Tensor:
+        return (self.high - self.low).clamp(min=self.config.minimum_scale)

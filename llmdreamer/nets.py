@@ -1,0 +1,159 @@
+"""The plain networks around the backbone: MLPs, vector encoder and decoder, heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmdreamer.functional import symexp_bins, symlog, two_hot_loss, two_hot_mean, unimix
+
+
+def init_linear(layer: nn.Linear, scale: float = 1.0) -> nn.Linear:
+    """Truncated normal of variance scale² / fan_in, zero bias: DreamerV3's initialiser."""
+    # 0.8796 is the standard deviation of a unit normal truncated at two standard deviations.
+    std = scale / math.sqrt(layer.in_features) / 0.87962566103423978
+    if scale == 0.0:
+        nn.init.zeros_(layer.weight)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class MLP(nn.Sequential):
+    """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if it is given.
+
+    Args:
+        out_scale: of the last layer's initialiser; 0 makes the output start at zero.
+    """
+
+    def __init__(
+        self, features: int, units: int, layers: int, out: int | None = None, out_scale: float = 1.0
+    ) -> None:
+        blocks: list[nn.Module] = []
+        for _ in range(layers):
+            blocks += [init_linear(nn.Linear(features, units)), nn.RMSNorm(units, 1e-4), nn.SiLU()]
+            features = units
+        if out is not None:
+            blocks.append(init_linear(nn.Linear(features, out), out_scale))
+        super().__init__(*blocks)
+
+
+class VectorEncoder(nn.Module):
+    """Symlog of the vector observations, concatenated in the order of `keys`, through an MLP."""
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], keys: Sequence[str], units: int, layers: int
+    ) -> None:
+        super().__init__()
+        self.keys = list(keys)
+        self.mlp = MLP(sum(math.prod(shapes[key]) for key in keys), units, layers)
+
+    def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
+        """(*lead dims, ...) of each key -> (*lead dims, E); `lead` is how many leading dims there are."""
+        vectors = [observations[key].flatten(lead) for key in self.keys]
+        embedding: Tensor = self.mlp(symlog(torch.cat(vectors, -1)))
+        return embedding
+
+
+class VectorDecoder(nn.Module):
+    """Predicts the symlog of each vector observation from the feature."""
+
+    def __init__(
+        self,
+        features: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        keys: Sequence[str],
+        units: int,
+        layers: int,
+    ) -> None:
+        super().__init__()
+        self.keys = list(keys)
+        self.sizes = [math.prod(shapes[key]) for key in keys]
+        self.mlp = MLP(features, units, layers, sum(self.sizes))
+
+    def forward(self, feature: Tensor) -> dict[str, Tensor]:
+        """(..., F) -> the predicted symlog of each key, flattened: (..., size)."""
+        parts = self.mlp(feature).split(self.sizes, -1)
+        return dict(zip(self.keys, parts, strict=True))
+
+    def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
+        """Squared error in symlog space, summed over numbers and keys: (B, T, F) -> (B, T)."""
+        predicted = self(feature)
+        losses = [
+            (predicted[key] - symlog(observations[key].flatten(2))).square().sum(-1)
+            for key in self.keys
+        ]
+        return torch.stack(losses).sum(0)
+
+
+class TwoHotHead(nn.Module):
+    """A scalar predicted as a categorical over symexp-spaced bins, zero at initialisation."""
+
+    bins: Tensor
+
+    def __init__(self, features: int, units: int, layers: int, bins: int) -> None:
+        super().__init__()
+        self.mlp = MLP(features, units, layers, bins, out_scale=0.0)
+        self.register_buffer("bins", symexp_bins(bins), persistent=False)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """(..., F) -> logits (..., bins)."""
+        logits: Tensor = self.mlp(feature)
+        return logits
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return two_hot_mean(logits, self.bins)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return two_hot_loss(logits, target, self.bins)
+
+
+class ContinueHead(nn.Module):
+    """Predicts gamma * P(not terminated): the discount that imagination uses.
+
+    Source: danijar/dreamerv3 (2025), `contdisc`: the target is (1 - 1/horizon) * not terminated.
+    """
+
+    def __init__(self, features: int, units: int, layers: int, gamma: float) -> None:
+        super().__init__()
+        self.mlp = MLP(features, units, layers, 1)
+        self.gamma = gamma
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """(..., F) -> logits (...)."""
+        logits: Tensor = self.mlp(feature).squeeze(-1)
+        return logits
+
+    def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:
+        target = self.gamma * (~terminated).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+
+class CategoricalHead(nn.Module):
+    """S independent categoricals of K classes: the latent distributions, or a discrete policy (S = 1).
+
+    Returns unimixed log-probabilities (..., S, K).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        units: int,
+        layers: int,
+        shape: tuple[int, int],
+        unimix_share: float,
+        out_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.unimix_share = unimix_share
+        self.mlp = MLP(features, units, layers, shape[0] * shape[1], out_scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return unimix(self.mlp(features).unflatten(-1, self.shape), self.unimix_share)

@@ -1,0 +1,1 @@
+"""Composes the stages into one agent that learns."""

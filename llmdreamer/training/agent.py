@@ -1,0 +1,80 @@
+"""The whole agent: a world model and the behavior learned in it, and how they act together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from llmdreamer.backbones import State, make_backbone
+from llmdreamer.behavior.actor_critic import Behavior
+from llmdreamer.functional import mode_one_hot, sample_one_hot
+from llmdreamer.types import EnvSpec, Latent
+from llmdreamer.world_model.model import WorldModel
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the agent carries from one step of its n environments to the next."""
+
+    stoch: Tensor  # (n, S, K), of the last row
+    action: Tensor  # (n, A), chosen there
+    state: State  # of the backbone
+
+
+class Agent(nn.Module):
+    """World model and behavior, with their weights in one module."""
+
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.world_model = WorldModel(make_backbone(config), spec, config.algo)
+        self.behavior = Behavior(self.world_model.features, spec.action_size, config.algo)
+
+    def initial(self, streams: int) -> Memory:
+        """An empty memory; the first row's `is_first` makes its contents irrelevant."""
+        config = self.world_model.config
+        like = next(self.parameters())
+        return Memory(
+            like.new_zeros(streams, config.stochastic_size, config.discrete_size),
+            like.new_zeros(streams, self.spec.action_size),
+            self.world_model.backbone.initial(streams),
+        )
+
+    @torch.no_grad()
+    def act(
+        self,
+        observations: dict[str, Tensor],
+        is_first: Tensor,
+        memory: Memory,
+        *,
+        explore: bool,
+    ) -> tuple[Tensor, Memory]:
+        """Choose an action in each of n environments.
+
+        The observation is taken in before anything is decided: the latent is the posterior's, not
+        the prior's.
+
+        Args:
+            observations: each (n, ...), of the row just arrived at.
+            is_first: (n,), bool.
+            explore: sample latent and action as in training; else take the mode of both.
+
+        Returns:
+            The action, (n, A), and the memory for the next row.
+        """
+        world = self.world_model
+        state = world.backbone.reset(memory.state, is_first)
+        token = world.tokens(memory.stoch, memory.action, is_first)
+        hidden, state = world.backbone.step(token, state)
+        posterior = world.posterior(world.encoder(observations, 1))
+        stoch = sample_one_hot(posterior) if explore else mode_one_hot(posterior)
+        features = world.feature(Latent(world.deter_norm(hidden), stoch))
+        policy = self.behavior.actor(features)
+        action = policy.sample() if explore else policy.mode()
+        return action, Memory(stoch, action, state)

@@ -1,0 +1,146 @@
+"""The optimiser of the whole agent: LaProp with adaptive gradient clipping, rates by parameter group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llmdreamer.types import Metrics
+
+if TYPE_CHECKING:
+    from llmdreamer.config import OptimizerConfig
+
+SMALLEST_NORM = 1e-3
+"""Tensors of a smaller norm are clipped as if they had this one, or zeros could never grow."""
+
+
+class LaProp(torch.optim.Optimizer):
+    """Adam with the momentum taken after the normalisation, each gradient first clipped to its tensor.
+
+    Sources: LaProp, arXiv:2002.04839; AGC, arXiv:2102.06171, per tensor as in danijar/dreamerv3
+    (2025). Written here because no packaged LaProp clips per tensor and runs as fused list operations.
+
+    Args:
+        agc: largest gradient norm, as a share of its tensor's norm.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        agc: float = 0.3,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "updates": 0})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        assert closure is None, "LaProp takes no closure"
+        for group in self.param_groups:
+            params = [param for param in group["params"] if param.grad is not None]
+            if params:
+                group["updates"] += 1
+                self._update(group, params)
+
+    def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        beta1, beta2 = group["betas"]
+        for param in params:
+            if not self.state[param]:
+                self.state[param] = {
+                    "square": torch.zeros_like(param),
+                    "momentum": torch.zeros_like(param),
+                }
+        square = [self.state[param]["square"] for param in params]
+        momentum = [self.state[param]["momentum"] for param in params]
+        gradient = clip_adaptively(params, [_gradient(param) for param in params], group["agc"])
+        torch._foreach_mul_(square, beta2)
+        torch._foreach_addcmul_(square, gradient, gradient, 1 - beta2)
+        scale = torch._foreach_div(square, 1 - beta2 ** group["updates"])
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_lerp_(momentum, torch._foreach_div(gradient, scale), 1 - beta1)
+        rate = group["lr"] / (1 - beta1 ** group["updates"])
+        torch._foreach_add_(params, momentum, alpha=-rate)
+
+
+def clip_adaptively(params: list[Tensor], gradients: list[Tensor], share: float) -> list[Tensor]:
+    """Each gradient scaled down, if need be, to `share` of its parameter's norm."""
+    limit = torch.stack(torch._foreach_norm(params)).clamp(min=SMALLEST_NORM) * share
+    norm = torch.stack(torch._foreach_norm(gradients))
+    factor = 1 / (norm / limit).clamp(min=1)
+    return list(torch._foreach_mul(gradients, list(factor.unbind())))
+
+
+def _gradient(param: Tensor) -> Tensor:
+    assert param.grad is not None
+    return param.grad
+
+
+class AgentOptimizer:
+    """LaProp over three groups (backbone, adapters, the rest), with warm-up and final decay."""
+
+    def __init__(self, agent: nn.Module, config: OptimizerConfig, total_updates: int) -> None:
+        self.config = config
+        self.total_updates = max(1, total_updates)
+        self.updates = 0
+        groups = _groups(agent)
+        rates = {"backbone": config.backbone_lr, "lora": config.lora_lr, "rest": None}
+        self.rates = {
+            name: config.lr if rates[name] is None else rates[name] for name in groups
+        }
+        self.laprop = LaProp(
+            [{"params": params, "name": name} for name, params in groups.items()],
+            config.lr,
+            (config.beta1, config.beta2),
+            config.eps,
+            config.agc,
+        )
+
+    def step(self, loss: Tensor) -> Metrics:
+        """Descend one step on `loss`."""
+        factor = self._schedule()
+        for group in self.laprop.param_groups:
+            group["lr"] = factor * self.rates[group["name"]]
+        self.laprop.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norms = {
+            f"optimizer/{group['name']}_gradient_norm": _norm(group["params"])
+            for group in self.laprop.param_groups
+        }
+        self.laprop.step()
+        self.updates += 1
+        return norms
+
+    def _schedule(self) -> float:
+        """Share of the full rate at this update: linear rise, plateau, linear fall."""
+        rise = min(1.0, (self.updates + 1) / max(1, self.config.warmup))
+        falling = self.config.anneal * self.total_updates
+        left = self.total_updates - self.updates
+        fall = min(1.0, max(0.0, left / falling)) if falling > 0 else 1.0
+        return rise * fall
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "laprop": self.laprop.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        self.laprop.load_state_dict(state["laprop"])
+
+
+def _groups(agent: nn.Module) -> dict[str, list[Tensor]]:
+    """The parameters that train, by the rate they train at; empty groups are left out."""
+    groups: dict[str, list[Tensor]] = {"backbone": [], "lora": [], "rest": []}
+    for name, param in agent.named_parameters():
+        if param.requires_grad:
+            kind = "lora" if ".lora_" in name else "backbone" if ".backbone." in name else "rest"
+            groups[kind].append(param)
+    return {kind: params for kind, params in groups.items() if params}
+
+
+def _norm(params: list[Tensor]) -> Tensor:
+    return torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])

@@ -1,0 +1,72 @@
+"""One gradient update of the whole agent: start reading the algorithm here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from llmdreamer.behavior.actor_critic import Replayed
+from llmdreamer.behavior.imagine import imagine
+from llmdreamer.training.agent import Agent
+from llmdreamer.training.optimizer import AgentOptimizer
+from llmdreamer.types import Latent, Metrics, SequenceBatch
+
+if TYPE_CHECKING:
+    from llmdreamer.config import AlgoConfig
+
+
+class Learner:
+    """Trains an agent on batches of replayed sequences."""
+
+    def __init__(self, agent: Agent, optimizer: AgentOptimizer, algo: AlgoConfig) -> None:
+        self.agent = agent
+        self.optimizer = optimizer
+        self.algo = algo
+
+    def update(self, batch: SequenceBatch) -> Metrics:
+        """World model, imagination, actor and critic: one backward pass and one optimiser step."""
+        world_model, behavior = self.agent.world_model, self.agent.behavior
+
+        # Learn the world: encode what was seen, predict what came.
+        world = world_model.observe(batch)
+
+        # Imagine on from some of what was seen, following the policy.
+        starts = self._starts(world.latent.deter)
+        imagined = imagine(
+            world_model,
+            behavior.sample,
+            _select(world.latent, starts),
+            world_model.backbone.select(world.states, starts),
+            self.algo.horizon,
+        )
+
+        # Learn to act from the dream, and to judge from the dream and from what really happened.
+        dreamt = behavior.loss(imagined)
+        rows = Replayed(
+            world_model.feature(world.latent),
+            batch.reward[:, 1:],
+            batch.is_first[:, 1:],
+            batch.terminated[:, 1:],
+        )
+        replayed = behavior.replay_loss(rows, starts, dreamt.returns[:, 0].view_as(starts))
+
+        step = self.optimizer.step(world.loss + dreamt.loss + replayed.loss)
+        behavior.update_slow_critic()
+        return world.metrics | dreamt.metrics | replayed.metrics | step
+
+    def _starts(self, deter: Tensor) -> Tensor:
+        """The rows of each sequence that imagination starts from: (B, n), distinct, in order."""
+        batch, time = deter.shape[:2]
+        count = time if self.algo.imag_starts is None else self.algo.imag_starts
+        if count == time:
+            return torch.arange(time, device=deter.device).expand(batch, time)
+        return torch.rand(batch, time, device=deter.device).topk(count).indices.sort().values
+
+
+def _select(latent: Latent, starts: Tensor) -> Latent:
+    """The latents at (b, starts[b, i]), as N = B * n rows without gradient."""
+    row = torch.arange(starts.shape[0], device=starts.device).unsqueeze(1)
+    deter, stoch = (part.detach()[row, starts].flatten(0, 1) for part in latent)
+    return Latent(deter, stoch)

@@ -1,0 +1,44 @@
+"""Turns a latent and an action into a vector that the backbone takes for a word."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from llmdreamer.backbones import Backbone
+from llmdreamer.nets import init_linear
+
+
+class TokenProjection(nn.Module):
+    """Proj(z, a), scaled to the size of the word embeddings that the backbone was trained on."""
+
+    def __init__(
+        self, stoch: tuple[int, int], action_size: int, units: int, backbone: Backbone
+    ) -> None:
+        super().__init__()
+        self.project = nn.Sequential(
+            init_linear(nn.Linear(stoch[0] * stoch[1] + action_size, units)),
+            nn.RMSNorm(units, 1e-4),
+            nn.SiLU(),
+            init_linear(nn.Linear(units, backbone.width)),
+        )
+        self.start = nn.Parameter(torch.randn(backbone.width))
+        self.norm = nn.RMSNorm(backbone.width, 1e-4)
+        nn.init.constant_(self.norm.weight, backbone.input_rms)
+
+    def forward(self, stoch: Tensor, action: Tensor, is_first: Tensor | None) -> Tensor:
+        """Tokens (..., D) from the previous z (..., S, K) and action (..., A).
+
+        Args:
+            is_first: (...), bool: where an episode begins, so that there is no previous step. None
+                where that is known to be nowhere.
+        """
+        previous = torch.cat([stoch.flatten(-2), action], -1)
+        if is_first is None:
+            return self._scaled(self.project(previous))
+        first = is_first.unsqueeze(-1).to(previous.dtype)
+        return self._scaled(self.project(previous * (1 - first)) + first * self.start)
+
+    def _scaled(self, token: Tensor) -> Tensor:
+        scaled: Tensor = self.norm(token)
+        return scaled

@@ -24,7 +24,8 @@ def run(cfg: DictConfig) -> float:
     # Imported late: --help, --cfg and every refusal above do without torch.
     from llmdreamer.training.loop import train
 
-    return train(settings, Path(hydra_cfg.runtime.output_dir)).objective
+    folder = Path(hydra_cfg.runtime.output_dir)
+    return train(settings, folder, hydra_cfg.overrides.task).objective
 
 
 def main() -> int:

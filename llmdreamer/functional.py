@@ -137,7 +137,9 @@ def balanced_kl(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Ten
     return dynamics.clamp(min=free_nats), representation.clamp(min=free_nats)
 
 
-def lambda_return(reward: Tensor, value: Tensor, discount: Tensor, lambda_: float | Tensor) -> Tensor:
+def lambda_return(
+    reward: Tensor, value: Tensor, discount: Tensor, lambda_: float | Tensor
+) -> Tensor:
     """TD(lambda) returns, bootstrapped from the last value.
 
     Source: DreamerV3, arXiv:2301.04104v2, "Critic learning".

@@ -1,7 +1,8 @@
-"""Any Hugging Face causal attention model as a backbone: one masked pass to train, cached steps to imagine."""
+"""Any Hugging Face causal attention model as a backbone: a masked pass to train, cached steps to act."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,14 +51,15 @@ class RingLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
+        keys, values = self.keys, self.values
+        if keys is None or values is None:
             streams, heads, _, size = key_states.shape
-            self.keys = key_states.new_zeros(streams, heads, self.columns, size)
-            self.values = torch.zeros_like(self.keys)
-            self.is_initialized = True
-        self.keys[:, :, self.slot] = key_states.squeeze(2)
-        self.values[:, :, self.slot] = value_states.squeeze(2)
-        return self.keys, self.values
+            keys = key_states.new_zeros(streams, heads, self.columns, size)
+            values = torch.zeros_like(keys)
+            self.keys, self.values, self.is_initialized = keys, values, True
+        keys[:, :, self.slot] = key_states.squeeze(2)
+        values[:, :, self.slot] = value_states.squeeze(2)
+        return keys, values
 
 
 class AttentionBackbone(Backbone):
@@ -124,7 +126,9 @@ class AttentionBackbone(Backbone):
     def step(self, token: Tensor, state: Window) -> tuple[Tensor, Window]:
         visible = state.visible.clone()
         visible[:, state.slot] = True
-        cached = state.layers or [None] * self.model.config.num_hidden_layers
+        cached: Sequence[tuple[Tensor, Tensor] | None] = state.layers
+        if not cached:
+            cached = [None] * self.model.config.num_hidden_layers
         cache = Cache(layers=[RingLayer(self.context, state.slot, pair) for pair in cached])
         deter = self._forward(
             token.unsqueeze(1), visible[:, None, None], state.position.unsqueeze(1), cache
@@ -153,9 +157,7 @@ class AttentionBackbone(Backbone):
         slot = int(tensors["slot"].item())
         return Window(layers, tensors["visible"], tensors["position"], slot)
 
-    def _forward(
-        self, tokens: Tensor, visible: Tensor, position: Tensor, cache: Cache
-    ) -> Tensor:
+    def _forward(self, tokens: Tensor, visible: Tensor, position: Tensor, cache: Cache) -> Tensor:
         """Run the model under an explicit mask: (N, Q, D) tokens, (N, 1, Q, keys) visible."""
         if self.learned_positions is not None:
             position = position % self.learned_positions
@@ -173,4 +175,9 @@ class AttentionBackbone(Backbone):
 
 
 def _layers(cache: Cache) -> list[tuple[Tensor, Tensor]]:
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    layers = []
+    for layer in cache.layers:
+        assert isinstance(layer, DynamicLayer)
+        assert layer.keys is not None and layer.values is not None
+        layers.append((layer.keys, layer.values))
+    return layers

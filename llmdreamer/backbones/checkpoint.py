@@ -30,9 +30,7 @@ def load_pretrained(
         )
     local = _is_directory(source)
     try:
-        config = AutoConfig.from_pretrained(
-            source, local_files_only=local, trust_remote_code=False
-        )
+        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
         if config.model_type != model_type:
             raise ConfigError(
                 f"{source} is a {config.model_type} checkpoint, not {model_type}: choose its backbone"

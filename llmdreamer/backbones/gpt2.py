@@ -42,7 +42,7 @@ def make_gpt2(
                 attn_pdrop=0.0,
                 bos_token_id=None,
                 eos_token_id=None,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa",  # type: ignore[call-arg]
             )
         )
         input_rms = 1.0
@@ -51,7 +51,7 @@ def make_gpt2(
         raise ConfigError(
             f"algo.world_model.hf_model.seq_len={context}: this GPT-2 has {positions} positions"
         )
-    model.wte = None
+    model.wte = None  # type: ignore[assignment]
     if lora is not None:
         add_lora(model, lora, LORA_TARGETS)
     return AttentionBackbone(model, context, input_rms, learned_positions=positions)

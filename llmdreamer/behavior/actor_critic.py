@@ -60,16 +60,16 @@ class Behavior(nn.Module):
         """
         logits = self.critic(imagined.features)
         value = self.critic.mean(logits).detach()
-        returns = lambda_return(
-            imagined.reward, value, imagined.discount[:, 1:], self.algo.lmbda
-        )
+        returns = lambda_return(imagined.reward, value, imagined.discount[:, 1:], self.algo.lmbda)
         self.return_norm.update(returns)
         # How likely each state is to be reached at all.
         weight = imagined.discount.cumprod(1)[:, :-1]
         policy = self.actor(imagined.features[:, :-1])
         advantage = (returns - value[:, :-1]) / self.return_norm.scale
         entropy = policy.entropy()
-        objective = policy.log_prob(imagined.action) * advantage + self.algo.actor.ent_coef * entropy
+        objective = (
+            policy.log_prob(imagined.action) * advantage + self.algo.actor.ent_coef * entropy
+        )
         actor_loss = -(weight * objective).mean()
         critic_loss = (weight * self._critic_loss(logits, imagined.features, returns)).mean()
         metrics = {
@@ -116,5 +116,6 @@ class Behavior(nn.Module):
     @torch.no_grad()
     def update_slow_critic(self) -> None:
         """Move the slow critic a little towards the critic: an exponential moving average."""
-        slow, fast = list(self.slow_critic.parameters()), list(self.critic.parameters())
+        slow: list[Tensor] = list(self.slow_critic.parameters())
+        fast: list[Tensor] = list(self.critic.parameters())
         torch._foreach_lerp_(slow, fast, self.algo.critic.slow_rate)

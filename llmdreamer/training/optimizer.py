@@ -90,9 +90,7 @@ class AgentOptimizer:
         self.updates = 0
         groups = _groups(agent)
         rates = {"backbone": config.backbone_lr, "lora": config.lora_lr, "rest": None}
-        self.rates = {
-            name: config.lr if rates[name] is None else rates[name] for name in groups
-        }
+        self.rates = {name: config.lr if (rate := rates[name]) is None else rate for name in groups}
         self.laprop = LaProp(
             [{"params": params, "name": name} for name, params in groups.items()],
             config.lr,

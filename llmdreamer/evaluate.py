@@ -1,0 +1,52 @@
+"""`python -m llmdreamer.evaluate RUN_DIR`: how good is the policy that a run has left?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llmdreamer.config import from_yaml
+from llmdreamer.errors import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Evaluate the newest checkpoint of a run; 0, or 2 after a line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m llmdreamer.evaluate", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
+    parser.add_argument("--episodes", type=int, default=20, help="at least 1 (default 20)")
+    parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
+    parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
+    args = parser.parse_args(argv)
+    try:
+        if args.episodes < 1:
+            raise ConfigError(f"--episodes {args.episodes}: must be >= 1")
+        print(_evaluate(args))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> str:
+    if not (args.run_dir / "checkpoints").is_dir():
+        raise ConfigError(f"missing checkpoint: {args.run_dir} has no checkpoints/")
+    config = from_yaml(args.run_dir / "config.yaml")
+    # Imported late: the refusals above do without torch.
+    from llmdreamer.training.checkpoint import Checkpoints
+    from llmdreamer.training.evaluate import evaluate, record_video
+    from llmdreamer.training.loop import prepare_torch
+    from llmdreamer.training.trainer import restore_agent
+
+    prepare_torch(config)
+    agent = restore_agent(config, Checkpoints(args.run_dir / "checkpoints", config.checkpoint.keep))
+    seed = config.seed if args.seed is None else args.seed
+    result = evaluate(agent, config.env, args.episodes, seed)
+    line = f"return {result.mean:.1f} ± {result.deviation:.1f} (mean ± sd of {args.episodes} episodes)"
+    if args.video is not None:
+        line += f"\nvideo  {record_video(agent, config.env, seed, args.video)}"
+    return line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Shows a run while it trains: one live line on a terminal, now and then a plain line elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_EVERY = 20.0  # seconds between two lines where there is no terminal
+FIELDS = "updates {updates} | return {episode_return} | loss {loss} | {speed} updates/s"
+
+
+class Display:
+    """The progress of one run, in environment steps. Use as a context manager."""
+
+    def __init__(self, total: int, done: int) -> None:
+        self._console = Console()
+        self._live = self._console.is_terminal
+        self._fields = {"updates": "0", "episode_return": "-", "loss": "-", "speed": "-"}
+        self._total = total
+        self._started, self._done_before, self._last_line = time.monotonic(), done, 0.0
+        self._progress = Progress(
+            TextColumn("env steps"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn(FIELDS.replace("{", "{task.fields[").replace("}", "]}")),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task = self._progress.add_task("", total=total, completed=done, **self._fields)
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def update(self, env_step: int, **fields: str) -> None:
+        """Move to `env_step`; `fields` are among updates, episode_return, loss, speed."""
+        self._fields |= fields
+        if self._live:
+            self._progress.update(self._task, completed=env_step, **self._fields)
+        elif time.monotonic() - self._last_line > PLAIN_EVERY:
+            self._last_line = time.monotonic()
+            line = f"env steps {env_step}/{self._total} | " + FIELDS.format(**self._fields)
+            self.say(f"{line} | ETA {self._eta(env_step)}")
+
+    def say(self, line: str) -> None:
+        """Print a line of its own, above the live one."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _eta(self, env_step: int) -> str:
+        done = env_step - self._done_before
+        if done <= 0:
+            return "-"
+        seconds = (time.monotonic() - self._started) / done * (self._total - env_step)
+        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

@@ -1,0 +1,103 @@
+"""Measures a policy: whole episodes, each in an environment of its own, actions at their mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmdreamer.envs import VectorEnv, make_vector
+from llmdreamer.errors import ConfigError
+from llmdreamer.training.agent import Agent
+from llmdreamer.training.collect import to_tensors
+
+if TYPE_CHECKING:
+    from llmdreamer.config import EnvConfig
+
+EVALUATION_SEED = 1_000_003
+"""Added to the run's seed, so that no evaluation episode begins as a training one did."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Undiscounted returns and lengths (policy steps) of complete episodes."""
+
+    returns: NDArray[np.float64]  # (episodes,)
+    lengths: NDArray[np.int64]  # (episodes,)
+
+    @property
+    def mean(self) -> float:
+        return float(self.returns.mean())
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over the episodes; 0 for a single one."""
+        return float(self.returns.std(ddof=1)) if len(self.returns) > 1 else 0.0
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "eval/return": self.mean,
+            "eval/return_sd": self.deviation,
+            "eval/length": float(self.lengths.mean()),
+        }
+
+
+def evaluate(agent: Agent, env: EnvConfig, episodes: int, seed: int) -> Evaluation:
+    """Live `episodes` episodes side by side with the mode of latent and action.
+
+    Args:
+        seed: the same seed shows the same initial states.
+    """
+    envs = make_vector(env, episodes, seed + EVALUATION_SEED)
+    try:
+        return _live(agent, envs)
+    finally:
+        envs.close()
+
+
+def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path) -> Path:
+    """Live one episode with the mode of latent and action, and write it as a GIF.
+
+    Raises:
+        ConfigError: if the environment does not render pictures.
+    """
+    from PIL import Image
+
+    envs = make_vector(env, 1, seed + EVALUATION_SEED, render=True)
+    frames: list[NDArray[Any]] = []
+    try:
+        _live(agent, envs, frames)
+    finally:
+        envs.close()
+    if not frames:
+        raise ConfigError(f"env.id={env.id} renders no pictures: leave the video out")
+    pictures = [Image.fromarray(frame) for frame in frames]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40, loop=0)
+    return path
+
+
+def _live(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None = None) -> Evaluation:
+    device = next(agent.parameters()).device
+    training = agent.training
+    agent.eval()
+    rows, memory = envs.reset(), agent.initial(envs.num_envs)
+    returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
+    alive = np.ones(envs.num_envs, np.bool_)
+    while alive.any():
+        if frames is not None and (frame := envs.render()) is not None:
+            frames.append(frame)
+        observations, is_first = to_tensors(rows, device)
+        action, memory = agent.act(observations, is_first, memory, explore=False)
+        rows = envs.step(action.cpu().numpy())
+        returns += alive * rows.reward
+        lengths += alive
+        over = rows.terminated | rows.truncated
+        alive &= ~over
+        # Those that are over go on with an episode that is not counted.
+        if over.any() and alive.any():
+            rows = envs.reset(over)
+    agent.train(training)
+    return Evaluation(returns, lengths)

@@ -1,0 +1,225 @@
+"""A whole run: live, learn, evaluate, record, and leave a checkpoint to go on from."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmdreamer.config import arm, to_yaml
+from llmdreamer.errors import ConfigError
+from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
+from llmdreamer.tracking.parent import PARENT_VARIABLE
+from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.display import Display
+from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
+from llmdreamer.training.interrupts import Interrupts, Stopped
+from llmdreamer.training.report import commit, plot_returns, summary
+from llmdreamer.training.trainer import Trainer
+from llmdreamer.types import Metrics
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves: the value that a sweep optimises, and the last evaluation."""
+
+    objective: float
+    evaluation: Evaluation
+
+
+def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> TrainResult:
+    """Run `config` in `run_dir` to its end, going on from the newest checkpoint if it resumes.
+
+    Args:
+        overrides: what was typed on the command line, for the record.
+
+    Raises:
+        ConfigError: if something asked for is not there: before training.
+        Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
+    """
+    prepare_torch(config)
+    trainer = Trainer(config, run_dir)
+    checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
+    cursor = None
+    if config.resume is None:
+        trainer.replay.clear()
+    else:
+        saved = checkpoints.newest(trainer.device)
+        trainer.load_state_dict(saved["trainer"])
+        cursor = int(saved["metrics_offset"])
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    uri = resolve_uri(config.tracking.uri, Path.cwd())
+    info = _run_info(config, run_dir, overrides)
+    tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
+    try:
+        with Interrupts() as interrupts:
+            run = Run(config, run_dir, trainer, checkpoints, tracker)
+            result = run.to_the_end(interrupts)
+    except Stopped:
+        tracker.finish("KILLED")
+        raise
+    except BaseException as error:
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    finally:
+        trainer.close()
+    tracker.finish("FINISHED")
+    return result
+
+
+class Run:
+    """The loop, and what it tells the world on the way."""
+
+    def __init__(
+        self,
+        config: Config,
+        run_dir: Path,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        tracker: Tracker,
+    ) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self.trainer = trainer
+        self.checkpoints = checkpoints
+        self.tracker = tracker
+        self.last: dict[str, float] = {}  # newest value of every metric
+        self._pending: list[Metrics] = []
+        self._clock, self._clock_updates = time.monotonic(), trainer.updates
+        self._seconds_learning = 0.0
+
+    def to_the_end(self, interrupts: Interrupts) -> TrainResult:
+        """Train for the rest of the budget, evaluate, and say where everything lies."""
+        config, trainer = self.config, self.trainer
+        total = config.algo.total_steps
+        if trainer.policy_step == 0:
+            self._log(trainer.counts())
+        with Display(total * config.env.action_repeat, trainer.env_step) as display:
+            while trainer.policy_step < total:
+                self._step(display)
+                if interrupts.received is not None:
+                    self._save()
+                    display.say(f"stopped; go on with: python run.py resume={self.run_dir}")
+                    raise Stopped(interrupts.received)
+            self._flush(display)
+        self._save()
+        return self._finish()
+
+    def _step(self, display: Display) -> None:
+        config, trainer = self.config, self.trainer
+        for episode in trainer.live():
+            row = {"episode/return": episode.episode_return, "episode/length": episode.length}
+            self._log({name: float(value) for name, value in row.items()})
+            display.update(trainer.env_step, episode_return=f"{episode.episode_return:.0f}")
+        self._pending += trainer.learn()
+        if len(self._pending) >= config.tracking.log_every:
+            self._flush(display)
+        display.update(trainer.env_step)
+        ending = trainer.policy_step >= config.algo.total_steps
+        if _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending:
+            result = evaluate(trainer.agent, config.env, config.eval.episodes, config.seed)
+            self._log(result.metrics())
+            display.say(
+                f"evaluation at env step {trainer.env_step}: {result.mean:.1f} ± "
+                f"{result.deviation:.1f} over {config.eval.episodes} episodes"
+            )
+        if _crossed(trainer, config.checkpoint.every) and not ending:
+            self._save()
+
+    def _flush(self, display: Display) -> None:
+        """Log the mean of the metrics of the updates since the last time."""
+        if not self._pending:
+            return
+        trainer, now = self.trainer, time.monotonic()
+        # One copy off the device for all of them.
+        rows = torch.stack([torch.stack(list(row.values())).float() for row in self._pending])
+        means = dict(zip(self._pending[0], rows.mean(0).tolist(), strict=True))
+        self._pending.clear()
+        speed = (trainer.updates - self._clock_updates) / max(1e-9, now - self._clock)
+        self._clock, self._clock_updates = now, trainer.updates
+        learned_on = max(1, trainer.policy_step - trainer.prefill)
+        algo = self.config.algo
+        rows_per_update = algo.per_rank_batch_size * algo.per_rank_sequence_length
+        ratio = trainer.updates / learned_on
+        means |= {
+            "time/updates_per_second": speed,
+            "replay/updates": float(trainer.updates),
+            "replay/ratio": ratio,
+            "replay/train_ratio": ratio * rows_per_update,
+        }
+        self._log(means)
+        display.update(
+            trainer.env_step,
+            updates=str(trainer.updates),
+            loss=f"{means['world_model/loss']:.2f}",
+            speed=f"{speed:.1f}",
+        )
+
+    def _log(self, metrics: dict[str, float]) -> None:
+        self.last |= metrics
+        self.tracker.log(metrics, self.trainer.env_step)
+
+    def _save(self) -> None:
+        trainer = self.trainer
+        state = {"trainer": trainer.state_dict(), "metrics_offset": self.tracker.offset()}
+        self.checkpoints.save(state, trainer.policy_step)
+
+    def _finish(self) -> TrainResult:
+        config, trainer = self.config, self.trainer
+        result = evaluate(trainer.agent, config.env, config.eval.final_episodes, config.seed)
+        self._log(result.metrics())
+        self.tracker.offset()  # so that the plot sees every row
+        picture = plot_returns(self.run_dir)
+        self.tracker.artifact(picture)
+        self.tracker.artifact(self.checkpoints.folder, "checkpoints")
+        if config.eval.video:
+            video = record_video(trainer.agent, config.env, config.seed, self.run_dir / "policy.gif")
+            self.tracker.artifact(video)
+        if config.objective not in self.last:
+            raise ConfigError(
+                f"objective={config.objective} was never logged; choose from "
+                f"{', '.join(sorted(self.last))}"
+            )
+        print(summary(config, self.run_dir, result, self.tracker.ui_command))
+        return TrainResult(self.last[config.objective], result)
+
+
+def prepare_torch(config: Config) -> None:
+    """Set what torch keeps per process: its threads, and how it treats numbers near zero."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    # Squared gradients fall below 1e-38, where a CPU computes many times slower than on zeros.
+    torch.set_flush_denormal(True)
+
+
+def _crossed(trainer: Trainer, every: int) -> bool:
+    """Whether the last policy step passed a multiple of `every`; never if that is 0."""
+    before = trainer.policy_step - trainer.config.env.num_envs
+    return every > 0 and trainer.policy_step // every > before // every
+
+
+def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInfo:
+    tags = {
+        "arm": arm(config),
+        "size": config.size,
+        "backbone": config.backbone.name,
+        "env": config.env.id,
+        "seed": str(config.seed),
+        "peft": str(config.peft).lower(),
+        "pretrained": str(config.pretrained).lower(),
+        "replay_ratio": str(config.replay_ratio),
+        "commit": commit(),
+        "overrides": redact(" ".join(overrides)),
+    }
+    parent = os.environ.get(PARENT_VARIABLE)
+    name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
+    path = run_dir / "config.yaml"
+    return RunInfo(name, flatten(asdict(config)), tags, parent, path)

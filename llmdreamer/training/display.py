@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -25,7 +26,7 @@ class Display:
     def __init__(self, total: int, done: int) -> None:
         self._console = Console()
         self._live = self._console.is_terminal
-        self._fields = {"updates": "0", "episode_return": "-", "loss": "-", "speed": "-"}
+        self._fields: dict[str, Any] = {"updates": "0", "episode_return": "-", "loss": "-", "speed": "-"}
         self._total = total
         self._started, self._done_before, self._last_line = time.monotonic(), done, 0.0
         self._progress = Progress(

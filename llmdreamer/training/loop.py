@@ -106,11 +106,10 @@ class Run:
             while trainer.policy_step < total:
                 self._step(display)
                 if interrupts.received is not None:
-                    self._save()
+                    self._save(display)
                     display.say(f"stopped; go on with: python run.py resume={self.run_dir}")
                     raise Stopped(interrupts.received)
-            self._flush(display)
-        self._save()
+            self._save(display)
         return self._finish()
 
     def _step(self, display: Display) -> None:
@@ -132,7 +131,7 @@ class Run:
                 f"{result.deviation:.1f} over {config.eval.episodes} episodes"
             )
         if _crossed(trainer, config.checkpoint.every) and not ending:
-            self._save()
+            self._save(display)
 
     def _flush(self, display: Display) -> None:
         """Log the mean of the metrics of the updates since the last time."""
@@ -167,8 +166,9 @@ class Run:
         self.last |= metrics
         self.tracker.log(metrics, self.trainer.env_step)
 
-    def _save(self) -> None:
+    def _save(self, display: Display) -> None:
         trainer = self.trainer
+        self._flush(display)  # what is not logged yet would be lost to the resumed run
         state = {"trainer": trainer.state_dict(), "metrics_offset": self.tracker.offset()}
         self.checkpoints.save(state, trainer.policy_step)
 
@@ -181,7 +181,9 @@ class Run:
         self.tracker.artifact(picture)
         self.tracker.artifact(self.checkpoints.folder, "checkpoints")
         if config.eval.video:
-            video = record_video(trainer.agent, config.env, config.seed, self.run_dir / "policy.gif")
+            video = record_video(
+                trainer.agent, config.env, config.seed, self.run_dir / "policy.gif"
+            )
             self.tracker.artifact(video)
         if config.objective not in self.last:
             raise ConfigError(

@@ -26,7 +26,9 @@ def plot_returns(run_dir: Path) -> Path:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     axes = figure.add_subplot()
     if episodes:
-        axes.plot(*zip(*episodes, strict=True), ".", color="#999999", ms=3, label="training episode")
+        axes.plot(
+            *zip(*episodes, strict=True), ".", color="#999999", ms=3, label="training episode"
+        )
     if evaluations:
         axes.plot(*zip(*evaluations, strict=True), "o-", color="#0072B2", ms=4, label="evaluation")
     axes.set(xlabel="environment steps", ylabel="episode return")
@@ -56,7 +58,7 @@ def commit() -> str:
     """The commit of the code that runs; `unknown` outside a git checkout."""
     try:
         return subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "rev-parse", "HEAD"],  # noqa: S607  (the git of whoever runs this)
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,

@@ -144,7 +144,9 @@ def load_agent(agent: Agent, state: dict[str, Any]) -> None:
     own = agent.state_dict()
     if own.keys() != state.keys():
         name = sorted(own.keys() ^ state.keys())[0]
-        raise ConfigError(f"the checkpoint is of another kind of agent: only one of them has {name}")
+        raise ConfigError(
+            f"the checkpoint is of another kind of agent: only one of them has {name}"
+        )
     for name, value in own.items():
         if value.shape != state[name].shape:
             raise ConfigError(
@@ -181,7 +183,9 @@ def torch_device(name: str) -> torch.device:
     if device.type == "cuda":
         there = torch.cuda.device_count()
         if (device.index or 0) >= there:
-            raise ConfigError(f"device={name}: this machine has {there} CUDA devices; device=cpu works")
+            raise ConfigError(
+                f"device={name}: this machine has {there} CUDA devices; device=cpu works"
+            )
     return device
 
 

@@ -1,0 +1,249 @@
+"""A whole run at a tiny budget: what it owes, what it leaves, and that going on changes nothing."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from llmdreamer.config import from_yaml
+from llmdreamer.tracking import tracker
+from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.store import connect
+from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.evaluate import evaluate
+from llmdreamer.training.loop import train
+from llmdreamer.training.trainer import restore_agent
+
+ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+TINY = (
+    "threads=1",
+    "algo.total_steps=64",
+    "algo.learning_starts=16",
+    "algo.per_rank_batch_size=4",
+    "algo.per_rank_sequence_length=8",
+    "algo.imag_starts=2",
+    "algo.horizon=3",
+    "algo.dense_units=16",
+    "algo.world_model.stochastic_size=4",
+    "algo.world_model.discrete_size=4",
+    "algo.world_model.recurrent_model.dense_units=16",
+    "algo.world_model.transition_model.hidden_size=16",
+    "algo.world_model.representation_model.hidden_size=16",
+    "algo.world_model.hf_model.seq_len=8",
+    "algo.optimizer.warmup=4",
+    "eval.every=0",
+    "eval.final_episodes=2",
+    "tracking.log_every=5",
+)
+
+
+class Unknown(gym.Env):
+    """An environment that nobody has written a snapshot for: ten steps of the step's number."""
+
+    def __init__(self, render_mode=None):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.count += 1
+        return np.full(1, self.count, np.float32), 1.0, self.count == 10, False, {}
+
+
+if "LoopUnknown-v0" not in gym.registry:
+    gym.register("LoopUnknown-v0", Unknown)
+
+
+@pytest.fixture
+def untracked(monkeypatch):
+    """Rows stay in the run's folder: a process that only waits stands in for the one that uploads."""
+
+    def wait(folder, uri):
+        return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+
+    monkeypatch.setattr(tracker, "_spawn_shipper", wait)
+
+
+def folder_of(path):
+    path.mkdir(parents=True)
+    return path
+
+
+def saved(run_dir, keep=2):
+    return Checkpoints(run_dir / "checkpoints", keep).newest(torch.device("cpu"))["trainer"]
+
+
+def differing(left, right, path=""):
+    """Paths at which two checkpoints are not the same bit for bit."""
+    if isinstance(left, dict):
+        if left.keys() != right.keys():
+            return [f"{path}: {sorted(map(str, left.keys() ^ right.keys()))}"]
+        return [at for key in left for at in differing(left[key], right[key], f"{path}/{key}")]
+    if isinstance(left, list | tuple):
+        if len(left) != len(right):
+            return [path]
+        pairs = enumerate(zip(left, right, strict=True))
+        return [at for i, (a, b) in pairs for at in differing(a, b, f"{path}/{i}")]
+    if isinstance(left, torch.Tensor):
+        return [] if torch.equal(left, right) else [path]
+    return [] if left == right else [path]
+
+
+@pytest.mark.parametrize("ratio", [0.3, 1.0])
+def test_updates_are_the_replay_ratios_share_of_the_steps(compose, tmp_path, untracked, ratio):
+    train(compose(*TINY, "backbone=gru", f"replay_ratio={ratio}"), tmp_path)
+    assert saved(tmp_path)["optimizer"]["updates"] == math.floor(ratio * (64 - 16))
+
+
+def test_updates_that_wait_for_the_first_sequence_are_made_up_for(compose, tmp_path, untracked):
+    # With four environments, twelve steps are three rows each: no sequence of eight to learn from.
+    train(
+        compose(*TINY, "backbone=gru", "env.num_envs=4", "algo.learning_starts=12"),
+        tmp_path,
+    )
+    assert saved(tmp_path)["optimizer"]["updates"] == (64 - 12) // 2
+
+
+@pytest.mark.parametrize("backbone", ["gpt2", "gru"])
+def test_a_resumed_run_is_the_uninterrupted_one(compose, tmp_path, untracked, backbone):
+    config = compose(*TINY, f"backbone={backbone}", "env.num_envs=2")
+    whole, halves = folder_of(tmp_path / "whole"), folder_of(tmp_path / "halves")
+    straight = train(config, whole)
+    train(replace(config, algo=replace(config.algo, total_steps=48)), halves)
+    torch.manual_seed(123)  # what the process did before must not matter
+    resumed = train(replace(config, resume=str(halves)), halves)
+    assert differing(saved(whole), saved(halves)) == []
+    assert resumed.evaluation.returns.tolist() == straight.evaluation.returns.tolist()
+
+
+def test_an_environment_without_snapshot_resumes_with_a_new_episode(
+    compose, tmp_path, untracked, caplog
+):
+    config = compose(*TINY, "backbone=gru", "env=gym", "env.id=LoopUnknown-v0")
+    train(replace(config, algo=replace(config.algo, total_steps=45)), tmp_path)
+    train(replace(config, resume=str(tmp_path)), tmp_path)
+    assert "LoopUnknown-v0 has no verified snapshot" in caplog.text
+    collector = saved(tmp_path)["collector"]
+    # Steps 46 to 64 begin an episode, not at its fifth step: one of ten steps, then nine.
+    assert (collector["policy_step"], collector["lengths"]) == (64, [9])
+
+
+def test_an_evaluation_leaves_training_as_it_was(compose, tmp_path, untracked):
+    config = compose(*TINY, "backbone=gru")
+    often, never = folder_of(tmp_path / "often"), folder_of(tmp_path / "never")
+    train(replace(config, eval=replace(config.eval, every=8)), often)
+    train(config, never)
+    assert differing(saved(often), saved(never)) == []
+
+
+def test_evaluation_takes_modes_so_two_are_the_same(compose, tmp_path, untracked):
+    config = compose(*TINY, "backbone=gpt2")
+    train(config, tmp_path)
+    agent = restore_agent(config, Checkpoints(tmp_path / "checkpoints", 2))
+    first, second = (evaluate(agent, config.env, 3, seed=5) for _ in range(2))
+    assert first.returns.tolist() == second.returns.tolist()
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(compose, tmp_path, untracked):
+    config = compose(*TINY, "backbone=gru", "checkpoint.every=32")
+    first = train(config, tmp_path)
+    newest = max((tmp_path / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1])
+    again = train(replace(config, resume=str(tmp_path)), tmp_path)
+    assert saved(tmp_path)["collector"]["policy_step"] == 64
+    assert again.evaluation.returns.tolist() == first.evaluation.returns.tolist()
+
+
+@pytest.fixture(scope="module")
+def recorded(compose, tmp_path_factory):
+    """A finished run and what MLflow says of it."""
+    folder = tmp_path_factory.mktemp("recorded")
+    run_dir = folder_of(folder / "run")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    before = Path.cwd()
+    os.chdir(folder)  # the store's artifacts lie where the command was typed
+    try:
+        train(compose(*TINY, "seed=3", f"tracking.uri={uri}"), run_dir, ["seed=3"])
+    finally:
+        os.chdir(before)
+    (run,) = runs_in(uri)
+    return run_dir, uri, run
+
+
+def runs_in(uri):
+    client = connect(uri)
+    return client.search_runs([e.experiment_id for e in client.search_experiments()])
+
+
+def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):
+    _, _, run = recorded
+    assert run.info.status == "FINISHED"
+    assert run.data.params["algo.horizon"] == "3"
+    tags = {key: run.data.tags[key] for key in ("arm", "seed", "backbone", "overrides")}
+    assert tags == {"arm": "scratch", "seed": "3", "backbone": "gpt2", "overrides": "seed=3"}
+
+
+def test_mlflow_has_every_row_by_environment_step(recorded):
+    run_dir, uri, run = recorded
+    rows = [row for row in read(run_dir / "metrics.jsonl") if "world_model/loss" in row.metrics]
+    history = connect(uri).get_metric_history(run.info.run_id, "world_model/loss")
+    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
+        (row.env_step, row.metrics["world_model/loss"]) for row in rows
+    ]
+    assert rows[-1].env_step == 64
+
+
+def test_mlflow_has_the_runs_files(recorded):
+    run_dir, uri, run = recorded
+    client = connect(uri)
+    top = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "returns.png", "checkpoints"} <= top
+    kept = {Path(i.path).name for i in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert kept == {path.name for path in (run_dir / "checkpoints").iterdir()}
+
+
+def test_the_saved_configuration_is_the_runs_own(recorded):
+    run_dir, _, _ = recorded
+    assert from_yaml(run_dir / "config.yaml").seed == 3
+
+
+def test_sigterm_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    typed = (*TINY, "backbone=gru", "run_name=stopped", f"tracking.uri={uri}")
+    argv = [sys.executable, str(ROOT / "run.py"), *typed]
+    endless = ["algo.total_steps=1000000", "checkpoint.every=32"]
+    process = subprocess.Popen(
+        [*argv, *endless],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    folder = tmp_path / "outputs" / "stopped"
+    try:
+        deadline = time.monotonic() + 60
+        while not list(folder.glob("checkpoints/*.pt")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, "go on with: python run.py resume=" in out) == (143, True)
+    assert saved(folder)["collector"]["policy_step"] >= 32
+    assert [run.info.status for run in runs_in(uri)] == ["KILLED"]

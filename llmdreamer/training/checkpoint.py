@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from llmdreamer.errors import ConfigError
 
 log = logging.getLogger(__name__)
+HASH_DIGITS = 16
 _NAME = re.compile(r"step-(\d{12})-([0-9a-f]{16})\.pt")
 
 
@@ -35,19 +35,17 @@ class Checkpoints:
 
     def save(self, state: dict[str, Any], policy_step: int) -> Path | None:
         """Write a checkpoint and drop the oldest beyond `keep`; None, with a line, if it cannot be."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        content = buffer.getvalue()
-        path = self.folder / f"step-{policy_step:012d}-{_hash(content)}.pt"
-        draft = path.with_suffix(".tmp")
+        draft = self.folder / f"step-{policy_step:012d}.tmp"
         try:
             with open(draft, "wb") as file:
-                file.write(content)
+                hashing = _Hashing(file)
+                torch.save(state, cast(IO[bytes], hashing))
                 file.flush()
                 os.fsync(file.fileno())
+            path = draft.with_name(f"{draft.stem}-{hashing.name}.pt")
             draft.rename(path)
             _fsync_folder(self.folder)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
             draft.unlink(missing_ok=True)
             log.warning("no checkpoint at policy step %d: %s", policy_step, error)
             return None
@@ -62,14 +60,18 @@ class Checkpoints:
             ConfigError: if there is none.
         """
         for path in self._paths():
-            content = path.read_bytes()
-            if _hash(content) == path.stem.rsplit("-", 1)[1]:
-                state: dict[str, Any] = torch.load(
-                    io.BytesIO(content), map_location=device, weights_only=True
-                )
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+            if found == path.stem.rsplit("-", 1)[1]:
+                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
                 return state
             log.warning("%s is damaged: trying the one before it", path)
         raise ConfigError(f"missing checkpoint: {self.folder} holds no undamaged one")
+
+    @property
+    def newest_path(self) -> Path | None:
+        """The newest checkpoint's file, good or not; None if there is none."""
+        return next(iter(self._paths()), None)
 
     def _paths(self) -> list[Path]:
         """Newest first. Two of one step, which only a resumed run can leave, are the same run's."""
@@ -77,8 +79,23 @@ class Checkpoints:
         return sorted(paths, key=lambda path: (path.name[:17], path.stat().st_mtime), reverse=True)
 
 
-def _hash(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
+class _Hashing:
+    """A file that hashes what is written to it, so that gigabytes need not be held or read again."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+
+    @property
+    def name(self) -> str:
+        return self._hash.hexdigest()[:HASH_DIGITS]
+
+    def write(self, content: bytes) -> int:
+        self._hash.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def _fsync_folder(folder: Path) -> None:

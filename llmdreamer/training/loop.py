@@ -179,7 +179,8 @@ class Run:
         self.tracker.offset()  # so that the plot sees every row
         picture = plot_returns(self.run_dir)
         self.tracker.artifact(picture)
-        self.tracker.artifact(self.checkpoints.folder, "checkpoints")
+        if (checkpoint := self.checkpoints.newest_path) is not None:
+            self.tracker.artifact(checkpoint, "checkpoints")
         if config.eval.video:
             video = record_video(
                 trainer.agent, config.env, config.seed, self.run_dir / "policy.gif"

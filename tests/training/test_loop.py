@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def saved(run_dir, keep=2):
     return Checkpoints(run_dir / "checkpoints", keep).newest(torch.device("cpu"))["trainer"]
 
 
+def metrics(run_dir):
+    """Every row's values but the clock's."""
+    return [
+        (row.env_step, {k: v for k, v in row.metrics.items() if not k.startswith("time/")})
+        for row in read(run_dir / "metrics.jsonl")
+    ]
+
+
 def differing(left, right, path=""):
     """Paths at which two checkpoints are not the same bit for bit."""
     if isinstance(left, dict):
@@ -121,13 +130,18 @@ def test_updates_that_wait_for_the_first_sequence_are_made_up_for(compose, tmp_p
 
 @pytest.mark.parametrize("backbone", ["gpt2", "gru"])
 def test_a_resumed_run_is_the_uninterrupted_one(compose, tmp_path, untracked, backbone):
-    config = compose(*TINY, f"backbone={backbone}", "env.num_envs=2")
-    whole, halves = folder_of(tmp_path / "whole"), folder_of(tmp_path / "halves")
+    anneal = "algo.optimizer.anneal=0.5"
+    config = compose(*TINY, f"backbone={backbone}", "env.num_envs=2", "checkpoint.every=40", anneal)
+    whole, killed = folder_of(tmp_path / "whole"), tmp_path / "killed"
     straight = train(config, whole)
-    train(replace(config, algo=replace(config.algo, total_steps=48)), halves)
+    # As if killed just before the end: replay and metrics are ahead of the newest checkpoint.
+    shutil.copytree(whole, killed)
+    max((killed / "checkpoints").iterdir()).unlink()
+    assert saved(killed)["collector"]["policy_step"] == 40
     torch.manual_seed(123)  # what the process did before must not matter
-    resumed = train(replace(config, resume=str(halves)), halves)
-    assert differing(saved(whole), saved(halves)) == []
+    resumed = train(replace(config, resume=str(killed)), killed)
+    assert differing(saved(whole), saved(killed)) == []
+    assert metrics(killed) == metrics(whole)
     assert resumed.evaluation.returns.tolist() == straight.evaluation.returns.tolist()
 
 

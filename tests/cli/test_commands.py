@@ -1,0 +1,93 @@
+"""The commands that the README gives, typed as they are there, at budgets of seconds."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmdreamer.tracking.store import connect
+
+ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+SHORT = (
+    "threads=1",
+    "algo.total_steps=16",
+    "algo.horizon=2",
+    "algo.per_rank_batch_size=2",
+    "algo.per_rank_sequence_length=4",
+    "eval.every=0",
+    "eval.final_episodes=2",
+)
+
+
+def typed(folder, *argv):
+    return subprocess.run(
+        [sys.executable, *argv],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """The folder and the output of a sweep over LoRA and seeds, four runs."""
+    folder = tmp_path_factory.mktemp("swept")
+    argv = ["-m", "model=XS", "peft=true,false", "seed=0,1", "algo.imag_starts=2", *SHORT]
+    done = typed(folder, str(ROOT / "run.py"), *argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    return folder, done.stdout
+
+
+def test_a_sweep_is_four_child_runs_under_one_parent(swept):
+    folder, out = swept
+    client = connect(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run is not parent]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert {c.data.tags["mlflow.parentRunId"] for c in children} == {parent.info.run_id}
+    assert sorted((c.data.tags["arm"], c.data.tags["seed"]) for c in children) == [
+        ("random-frozen-lora", "0"),
+        ("random-frozen-lora", "1"),
+        ("scratch", "0"),
+        ("scratch", "1"),
+    ]
+    assert len(re.findall(r"^\t#\d : ", out, re.MULTILINE)) == 4
+
+
+def test_a_sweep_leaves_a_table_of_its_results(swept):
+    folder, _ = swept
+    (table,) = folder.glob("outputs/sweeps/*/results.csv")
+    head, *rows = table.read_text().splitlines()
+    assert head == "name,overrides,eval/return,status"
+    assert len(rows) == 4
+    assert all(row.endswith(",FINISHED") for row in rows)
+
+
+def test_evaluate_prints_mean_and_deviation(swept):
+    folder, _ = swept
+    run_dir = min(folder.glob("outputs/sweeps/*/0"))
+    done = typed(folder, "-m", "llmdreamer.evaluate", str(run_dir), "--episodes", "3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"return \d+\.\d ± \d+\.\d \(mean ± sd of 3 episodes\)\n", done.stdout)
+
+
+def test_evaluate_without_a_checkpoint_is_one_line(tmp_path):
+    done = typed(tmp_path, "-m", "llmdreamer.evaluate", "nowhere")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "missing checkpoint: nowhere has no checkpoints/\n"
+
+
+def test_the_seed_documents_command_finishes(tmp_path):
+    # Full size, so few updates.
+    argv = ("exp=llm_dreamer_v3", "run_name=seed", "algo.learning_starts=12", *SHORT)
+    done = typed(tmp_path, str(ROOT / "main.py"), *argv)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"^evaluation return  \d+\.\d ± ", done.stdout, re.MULTILINE)
+    assert list((tmp_path / "outputs/seed/checkpoints").glob("step-000000000016-*.pt"))

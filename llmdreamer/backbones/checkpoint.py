@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from llmdreamer.errors import ConfigError
@@ -46,7 +47,9 @@ def load_pretrained(
             local_files_only=local,
             trust_remote_code=False,
         )
-    except OSError as error:
+    except (OSError, ValueError, SafetensorError) as error:
+        if isinstance(error, ConfigError):
+            raise
         if local:
             raise ConfigError(f"backbone.path={source}: {_first_line(error)}") from error
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def load_pretrained(
             f"pretrained=true: {none_published}; set backbone.path to a {model_type} checkpoint"
         )
     local = _is_directory(source)
+    # Its warnings about an unreachable hub would stand above our one line that says so.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
         if config.model_type != model_type:

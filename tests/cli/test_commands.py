@@ -29,7 +29,7 @@ def typed(folder, *argv):
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,  # on a busy machine; a minute on an idle one
         check=False,
     )
 

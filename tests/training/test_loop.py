@@ -250,12 +250,12 @@ def test_sigterm_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path):
     )
     folder = tmp_path / "outputs" / "stopped"
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not list(folder.glob("checkpoints/*.pt")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
     assert (process.returncode, "go on with: python run.py resume=" in out) == (143, True)

@@ -1,0 +1,145 @@
+"""One gradient update of the whole agent: what trains, what stays, and that it learns."""
+
+import pytest
+import torch
+
+from llmdreamer.training.agent import Agent
+from llmdreamer.training.optimizer import AgentOptimizer
+from llmdreamer.training.step import Learner
+from llmdreamer.types import EnvSpec, SequenceBatch
+
+torch.set_num_threads(1)
+
+SPEC = EnvSpec({"state": (4,)}, 2, True)
+SMALL = [
+    "algo.dense_units=16",
+    "algo.horizon=3",
+    "algo.per_rank_batch_size=4",
+    "algo.per_rank_sequence_length=8",
+    "algo.imag_starts=2",
+    "algo.world_model.stochastic_size=4",
+    "algo.world_model.discrete_size=4",
+    "algo.world_model.hf_model.seq_len=8",
+    "algo.optimizer.warmup=0",
+    # Without free nats, so that the prior is pulled even where it is close.
+    "algo.world_model.kl_free_nats=0",
+]
+ARMS = {
+    "gru": ["backbone=gru"],
+    "scratch": ["backbone=gpt2"],
+    "pretrained": ["backbone=gpt2", "pretrained=true"],
+    "pretrained-lora": ["backbone=gpt2", "pretrained=true", "peft=true"],
+    "random-frozen-lora": ["backbone=gpt2", "peft=true"],
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    path = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(7)
+    config = GPT2Config(vocab_size=50, n_positions=16, n_embd=32, n_layer=2, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def learner(compose, checkpoint):
+    def make(arm, *overrides, seed=0):
+        path = [f"backbone.path={checkpoint}"] if "pretrained=true" in ARMS[arm] else []
+        cfg = compose(*ARMS[arm], *SMALL, *path, *overrides)
+        torch.manual_seed(seed)
+        agent = Agent(cfg, SPEC)
+        return Learner(agent, AgentOptimizer(agent, cfg.algo.optimizer, 100), cfg.algo)
+
+    return make
+
+
+@pytest.fixture
+def batch():
+    rng = torch.Generator().manual_seed(5)
+    shape = (4, 9)
+    is_first = torch.zeros(shape, dtype=torch.bool)
+    terminated = torch.zeros(shape, dtype=torch.bool)
+    is_first[0, 0] = is_first[1, 4] = is_first[2, 6] = True
+    terminated[1, 3] = True
+    action = torch.randint(2, shape, generator=rng)
+    return SequenceBatch(
+        {"state": torch.randn(*shape, 4, generator=rng)},
+        torch.nn.functional.one_hot(action, 2).float(),
+        torch.randn(shape, generator=rng) * ~is_first,
+        is_first,
+        terminated,
+    )
+
+
+def copy(module):
+    return {name: param.detach().clone() for name, param in module.named_parameters()}
+
+
+def frozen_names(arm, agent):
+    """What must not train, said independently of `requires_grad`."""
+    frozen = {n for n, _ in agent.named_parameters() if n.startswith("behavior.slow_critic")}
+    if arm.endswith("lora"):
+        frozen |= {
+            n for n, _ in agent.named_parameters() if ".backbone." in n and ".lora_" not in n
+        }
+    return frozen
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_all_that_trains_has_a_gradient_and_all_that_is_frozen_has_none(arm, learner, batch):
+    learner = learner(arm)
+    agent = learner.agent
+    frozen = frozen_names(arm, agent)
+    before = copy(agent)
+    # Heads and adapters that start at zero hand no gradient on until they have moved.
+    for _ in range(4):
+        learner.update(batch)
+    for name, param in agent.named_parameters():
+        if name in frozen:
+            assert param.grad is None, name
+            if "slow_critic" not in name:
+                assert torch.equal(param, before[name]), name
+        else:
+            assert param.grad is not None, name
+            assert param.grad.isfinite().all() and param.grad.abs().sum() > 0, name
+            assert not torch.equal(param, before[name]), name
+
+
+def test_the_slow_critic_follows_the_critic_by_its_rate(learner, batch):
+    learner = learner("gru", "algo.critic.slow_rate=0.25")
+    slow = copy(learner.agent.behavior.slow_critic)
+    learner.update(batch)
+    fast = copy(learner.agent.behavior.critic)
+    for name, param in learner.agent.behavior.slow_critic.named_parameters():
+        torch.testing.assert_close(param, 0.75 * slow[name] + 0.25 * fast[name])
+
+
+@pytest.mark.parametrize("arm", ["gru", "scratch"])
+def test_one_batch_can_be_learned_by_heart(arm, learner, batch):
+    learner = learner(arm, "algo.optimizer.lr=0.005")
+    losses = []
+    for _ in range(60):
+        losses.append(learner.update(batch)["world_model/reconstruction_loss"].item())
+    assert sum(losses[-5:]) / 5 < 0.5 * losses[0], (losses[0], losses[-5:])
+
+
+@pytest.mark.parametrize("arm", ["gru", "scratch"])
+def test_the_same_seed_gives_the_same_weights_after_ten_updates(arm, learner, batch):
+    def trained(seed):
+        one = learner(arm, seed=seed)
+        for _ in range(10):
+            one.update(batch)
+        return copy(one.agent)
+
+    first, second, other = trained(3), trained(3), trained(4)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_imagination_starts_from_distinct_rows_in_order(learner):
+    starts = learner("gru")._starts(torch.zeros(50, 8, 3))
+    assert starts.shape == (50, 2) and (starts[:, 0] < starts[:, 1]).all()
+    assert set(starts.flatten().tolist()) == set(range(8))

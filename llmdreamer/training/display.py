@@ -26,7 +26,12 @@ class Display:
     def __init__(self, total: int, done: int) -> None:
         self._console = Console()
         self._live = self._console.is_terminal
-        self._fields: dict[str, Any] = {"updates": "0", "episode_return": "-", "loss": "-", "speed": "-"}
+        self._fields: dict[str, Any] = {
+            "updates": "0",
+            "episode_return": "-",
+            "loss": "-",
+            "speed": "-",
+        }
         self._total = total
         self._started, self._done_before, self._last_line = time.monotonic(), done, 0.0
         self._progress = Progress(

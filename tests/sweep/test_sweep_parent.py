@@ -138,7 +138,10 @@ from llmdreamer.tracking import prepare
 from llmdreamer.tracking.store import connect
 
 
-@hydra.main(version_base=None, config_path=".", config_name="config", execution_whitelist=["llmdreamer.sweep.parent.SweepParent"])
+TRUSTED = ["llmdreamer.sweep.parent.SweepParent"]
+
+
+@hydra.main(version_base=None, config_path=".", config_name="config", execution_whitelist=TRUSTED)
 def main(config):
     if config.seed == 2:
         raise ValueError("seed 2 fails")

@@ -50,10 +50,10 @@ def load_pretrained(
             local_files_only=local,
             trust_remote_code=False,
         )
+    except ConfigError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        if local:
+        if local or not isinstance(error, OSError):
             raise ConfigError(f"backbone.path={source}: {_first_line(error)}") from error
         raise ConfigError(
             f"{source} is not in the cache and the hub is unreachable; point backbone.path at a "

@@ -1,0 +1,84 @@
+"""The agent acts on the same latents that its world model was trained on."""
+
+import pytest
+import torch
+
+from llmdreamer.functional import mode_one_hot
+from llmdreamer.training.agent import Agent
+from llmdreamer.types import EnvSpec, SequenceBatch
+from llmdreamer.world_model import model
+
+torch.set_num_threads(1)
+SPEC = EnvSpec({"state": (4,)}, 2, True)
+N, ROWS = 2, 11
+
+
+@pytest.fixture(params=["gpt2", "gru"])
+def agent(request, compose):
+    torch.manual_seed(0)
+    context = "algo.world_model.hf_model.seq_len=4"
+    return Agent(compose(f"backbone={request.param}", context), SPEC).eval()
+
+
+@pytest.fixture
+def deters(agent):
+    """Every `deter` the agent computes, in order."""
+    seen = []
+    agent.world_model.deter_norm.register_forward_hook(lambda _, __, output: seen.append(output))
+    return seen
+
+
+@torch.no_grad()
+def test_acting_step_by_step_computes_what_training_computes(agent, deters, monkeypatch):
+    monkeypatch.setattr(model, "sample_one_hot", mode_one_hot)
+    observations = torch.randn(N, ROWS, 4)
+    is_first = torch.zeros(N, ROWS, dtype=torch.bool)
+    # Row 0 is only context to a batch: an episode that begins in row 1 leaves nothing out.
+    is_first[:, 0] = is_first[:, 1] = is_first[1, 6] = True
+    memory, actions, stochs = agent.initial(N), [], []
+    for t in range(ROWS):
+        action, memory = agent.act(
+            {"state": observations[:, t]}, is_first[:, t], memory, explore=False
+        )
+        actions.append(action)
+        stochs.append(memory.stoch)
+    acted = torch.stack(deters, 1)
+    zeros = torch.zeros(N, ROWS)
+    batch = SequenceBatch(
+        {"state": observations}, torch.stack(actions, 1), zeros, is_first, zeros.bool()
+    )
+    latent = agent.world_model.observe(batch).latent
+    torch.testing.assert_close(latent.deter, acted[:, 1:], rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(latent.stoch, torch.stack(stochs, 1)[:, 1:])
+
+
+@torch.no_grad()
+def test_is_first_clears_the_memory_of_its_stream_only(agent, deters):
+    memory = agent.initial(N)
+    new = torch.tensor([True, True])
+    for _ in range(3):
+        _, memory = agent.act({"state": torch.randn(N, 4)}, new, memory, explore=True)
+        new = torch.tensor([False, False])
+    seen = {"state": torch.randn(N, 4)}
+    agent.act(seen, torch.tensor([True, False]), memory, explore=False)
+    agent.act(seen, torch.tensor([True, True]), agent.initial(N), explore=False)
+    later, fresh = deters[-2:]
+    torch.testing.assert_close(later[0], fresh[0], rtol=1e-4, atol=2e-5)
+    assert not torch.allclose(later[1], fresh[1], atol=1e-2)
+
+
+@torch.no_grad()
+def test_the_first_action_already_depends_on_the_first_observation(agent):
+    new = torch.ones(N, dtype=torch.bool)
+    seen = torch.tensor([[5.0, -5, 5, -5], [-5, 5, -5, 5]])
+    _, memory = agent.act({"state": seen}, new, agent.initial(N), explore=False)
+    assert not torch.equal(memory.stoch[0], memory.stoch[1])
+
+
+@torch.no_grad()
+def test_without_exploring_the_same_is_chosen_every_time(agent):
+    new = torch.ones(N, dtype=torch.bool)
+    seen = {"state": torch.randn(N, 4)}
+    first, _ = agent.act(seen, new, agent.initial(N), explore=False)
+    second, _ = agent.act(seen, new, agent.initial(N), explore=False)
+    assert torch.equal(first, second) and (first.sum(-1) == 1).all()

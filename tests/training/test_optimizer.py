@@ -1,0 +1,119 @@
+"""LaProp, its clipping, its schedule and its groups, against plain NumPy and numbers by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from llmdreamer.training.optimizer import AgentOptimizer, LaProp
+
+torch.set_num_threads(1)
+
+
+def test_laprop_with_clipping_computes_what_its_formulas_say():
+    rng = np.random.default_rng(0)
+    # Large, small, and zero at first, as output layers are.
+    values = [rng.normal(size=(3, 4)), 0.01 * rng.normal(size=5), np.zeros(2)]
+    params = [nn.Parameter(torch.tensor(value)) for value in values]
+    optimizer = LaProp(params, lr=0.1, betas=(0.9, 0.99), eps=1e-20, agc=0.3)
+    squares = [np.zeros_like(value) for value in values]
+    momenta = [np.zeros_like(value) for value in values]
+    for t in range(1, 6):
+        for i, param in enumerate(params):
+            gradient = rng.normal(size=values[i].shape)
+            param.grad = torch.tensor(gradient)
+            limit = 0.3 * max(np.linalg.norm(values[i]), 1e-3)
+            gradient = gradient * min(1.0, limit / np.linalg.norm(gradient))
+            squares[i] = 0.99 * squares[i] + 0.01 * gradient**2
+            normed = gradient / (np.sqrt(squares[i] / (1 - 0.99**t)) + 1e-20)
+            momenta[i] = 0.9 * momenta[i] + 0.1 * normed
+            values[i] = values[i] - 0.1 * momenta[i] / (1 - 0.9**t)
+        optimizer.step()
+    for param, value in zip(params, values, strict=True):
+        np.testing.assert_allclose(param.detach().numpy(), value, rtol=1e-6, atol=1e-9)
+
+
+def test_the_first_step_is_the_rate_whatever_the_gradients_size():
+    param = nn.Parameter(torch.tensor([5.0, 5.0]))
+    optimizer = LaProp([param], lr=0.1)
+    param.grad = torch.tensor([1e-6, -1e6])
+    optimizer.step()
+    torch.testing.assert_close(param.detach(), torch.tensor([4.9, 5.1]))
+
+
+class Toy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.world_model = nn.Module()
+        self.world_model.backbone = nn.Module()
+        self.world_model.backbone.weight = nn.Parameter(torch.ones(2))
+        self.world_model.backbone.lora_A = nn.Module()
+        self.world_model.backbone.lora_A.weight = nn.Parameter(torch.ones(2))
+        self.head = nn.Linear(2, 1)
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+
+    def loss(self):
+        return sum((param**2).sum() for param in self.parameters())
+
+
+@pytest.fixture
+def make(compose):
+    def optimizer(toy, *overrides, total=10):
+        keys = [f"algo.optimizer.{override}" for override in overrides]
+        return AgentOptimizer(toy, compose(*keys).algo.optimizer, total)
+
+    return optimizer
+
+
+def rates(optimizer):
+    return {group["name"]: group["lr"] for group in optimizer.laprop.param_groups}
+
+
+def test_backbone_adapters_and_the_rest_have_rates_of_their_own(make):
+    toy = Toy()
+    optimizer = make(toy, "lr=0.1", "backbone_lr=0.01", "lora_lr=0.03", "warmup=0")
+    optimizer.step(toy.loss())
+    assert rates(optimizer) == pytest.approx({"backbone": 0.01, "lora": 0.03, "rest": 0.1})
+    # LaProp's first step is the rate.
+    assert toy.world_model.backbone.weight.tolist() == pytest.approx([0.99, 0.99])
+    assert toy.world_model.backbone.lora_A.weight.tolist() == pytest.approx([0.97, 0.97])
+    assert toy.frozen.tolist() == [1.0, 1.0]
+
+
+def test_a_rate_not_given_is_that_of_the_rest(make):
+    toy = Toy()
+    optimizer = make(toy, "lr=0.1", "warmup=0")
+    optimizer.step(toy.loss())
+    assert rates(optimizer) == pytest.approx({"backbone": 0.1, "lora": 0.1, "rest": 0.1})
+
+
+def test_the_rate_rises_stays_and_falls(make):
+    toy = Toy()
+    optimizer = make(toy, "lr=0.1", "warmup=4", "anneal=0.5")
+    seen = []
+    for _ in range(11):
+        optimizer.step(toy.loss())
+        seen.append(rates(optimizer)["rest"])
+    shares = [0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0]
+    assert seen == pytest.approx([0.1 * share for share in shares])
+
+
+def test_a_resumed_optimizer_goes_on_as_if_never_stopped(make):
+    def steps(toy, optimizer, count):
+        for _ in range(count):
+            optimizer.step(toy.loss())
+
+    torch.manual_seed(0)
+    toy = Toy()
+    optimizer = make(toy, "warmup=4")
+    steps(toy, optimizer, 2)
+    other = Toy()
+    other.load_state_dict(toy.state_dict())
+    resumed = make(other, "warmup=4")
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    steps(toy, optimizer, 3)
+    steps(other, resumed, 3)
+    for left, right in zip(toy.parameters(), other.parameters(), strict=True):
+        assert torch.equal(left, right)

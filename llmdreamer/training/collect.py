@@ -143,5 +143,5 @@ def _to_plain(rows: TimeStep) -> dict[str, Any]:
 
 
 def _from_plain(state: dict[str, Any]) -> TimeStep:
-    seen = {key: value.numpy() for key, value in state["observations"].items()}
-    return TimeStep(seen, *(state[name].numpy() for name in FLAGS))
+    seen = {key: value.cpu().numpy() for key, value in state["observations"].items()}
+    return TimeStep(seen, *(state[name].cpu().numpy() for name in FLAGS))

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from llmdreamer.nets import (
+    MLP,
+    CategoricalHead,
+    ContinueHead,
+    TwoHotHead,
+    VectorDecoder,
+    VectorEncoder,
+)
+
+
+def test_a_layer_starts_with_the_variance_that_its_inputs_have():
+    torch.manual_seed(0)
+    layer = MLP(4096, 1, 0, out=256)
+    out = layer(torch.randn(64, 4096))
+    assert out.std().item() == pytest.approx(1.0, abs=0.05)
+
+
+def test_reward_and_critic_heads_predict_zero_before_they_learn():
+    head = TwoHotHead(8, 16, 1, 255)
+    logits = head(torch.randn(5, 8))
+    assert head.mean(logits).tolist() == [0.0] * 5
+
+
+def test_vector_keys_are_concatenated_in_their_order_after_symlog():
+    encoder = VectorEncoder({"b": (1,), "a": (2,)}, ["a", "b"], 4, 0)
+    seen = encoder({"a": torch.tensor([[0.0, torch.e - 1]]), "b": torch.tensor([[1 - torch.e]])}, 1)
+    torch.testing.assert_close(seen, torch.tensor([[0.0, 1.0, -1.0]]))
+
+
+def test_decoder_loss_is_the_squared_symlog_error_summed_over_all_numbers():
+    decoder = VectorDecoder(3, {"a": (2,), "b": (1,)}, ["a", "b"], 4, 1)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()  # predicts symlog 0
+    observations = {
+        "a": torch.tensor([[[torch.e - 1, 0.0]]]),  # symlog 1 and 0
+        "b": torch.tensor([[[1 - torch.e**2]]]),  # symlog -2
+    }
+    torch.testing.assert_close(
+        decoder.loss(torch.zeros(1, 1, 3), observations), torch.tensor([[5.0]])
+    )
+
+
+def test_continue_target_is_the_discount_and_zero_where_terminated():
+    head = ContinueHead(2, 4, 1, gamma=0.75)
+    # At logit 0 the cross-entropy is ln 2 whatever the target is; its slope is p - target.
+    logits = torch.zeros(2, requires_grad=True)
+    head.loss(logits, torch.tensor([False, True])).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 0.75, 0.5]))
+
+
+def test_no_class_is_less_likely_than_its_share_of_the_uniform():
+    head = CategoricalHead(4, 8, 1, (3, 5), unimix_share=0.1, out_scale=100.0)
+    probs = head(torch.randn(7, 4)).exp()
+    torch.testing.assert_close(probs.sum(-1), torch.ones(7, 3))
+    assert probs.min().item() >= 0.1 / 5 - 1e-6

@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llmdreamer.training.agent import Agent
+from llmdreamer.types import EnvSpec, SequenceBatch
+
+B, T, SPEC = 2, 5, EnvSpec({"state": (3,)}, 2, True)
+
+
+@pytest.fixture
+def world(compose):
+    torch.manual_seed(0)
+    return (
+        Agent(compose("algo.per_rank_sequence_length=5", "algo.imag_starts=5"), SPEC)
+        .eval()
+        .world_model
+    )
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    return SequenceBatch(
+        {"state": torch.randn(B, T + 1, 3, generator=generator)},
+        F.one_hot(torch.randint(2, (B, T + 1), generator=generator), 2).float(),
+        torch.randn(B, T + 1, generator=generator),
+        torch.zeros(B, T + 1, dtype=torch.bool),
+        torch.zeros(B, T + 1, dtype=torch.bool),
+    )
+
+
+def observe(world, batch):
+    torch.manual_seed(1)
+    return world.observe(batch)
+
+
+def test_the_context_row_has_no_loss_of_its_own(world, batch):
+    other = replace(batch, reward=batch.reward.clone(), terminated=batch.terminated.clone())
+    other.reward[:, 0] = 100.0
+    other.terminated[:, 0] = True
+    torch.testing.assert_close(observe(world, other).loss, observe(world, batch).loss)
+
+
+def test_the_context_row_enters_by_the_first_token_unless_an_episode_begins_there(world, batch):
+    other = replace(batch, action=batch.action.clone())
+    other.action[:, 0] = 1 - other.action[:, 0]
+    assert not torch.equal(observe(world, other).latent.deter, observe(world, batch).latent.deter)
+    is_first = batch.is_first.clone()
+    is_first[:, 1] = True
+    begun = observe(world, replace(batch, is_first=is_first))
+    begun_other = observe(world, replace(other, is_first=is_first))
+    torch.testing.assert_close(begun_other.latent.deter, begun.latent.deter)
+
+
+def test_an_action_is_felt_from_the_next_row_on(world, batch):
+    other = replace(batch, action=batch.action.clone())
+    other.action[:, 3] = 1 - other.action[:, 3]
+    before, after = observe(world, batch).latent.deter, observe(world, other).latent.deter
+    # Latent i is of batch row i + 1: rows 1..3 do not know what is chosen at row 3, row 4 does.
+    torch.testing.assert_close(after[:, :3], before[:, :3])
+    assert (after[:, 3] - before[:, 3]).abs().max() > 1e-4
+
+
+def test_a_reset_forgets_all_that_came_before(world, batch):
+    is_first = batch.is_first.clone()
+    is_first[:, 3] = True
+    changed = batch.action.clone()
+    changed[:, :3] = 1 - changed[:, :3]
+    one = observe(world, replace(batch, is_first=is_first))
+    two = observe(world, replace(batch, is_first=is_first, action=changed))
+    torch.testing.assert_close(one.latent.deter[:, 2:], two.latent.deter[:, 2:])
+
+
+def test_total_loss_weighs_the_kl_terms_as_configured(world, batch):
+    metrics = observe(world, batch).metrics
+    parts = {
+        name: metrics[f"world_model/{name}_loss"].item()
+        for name in ("reconstruction", "reward", "continue", "kl_dynamics", "kl_representation")
+    }
+    total = parts["reconstruction"] + parts["reward"] + parts["continue"]
+    total += 1.0 * parts["kl_dynamics"] + 0.1 * parts["kl_representation"]
+    assert metrics["world_model/loss"].item() == pytest.approx(total, rel=1e-5)

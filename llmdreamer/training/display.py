@@ -23,11 +23,11 @@ FIELDS = "updates {updates} | return {episode_return} | loss {loss} | {speed} up
 class Display:
     """The progress of one run, in environment steps. Use as a context manager."""
 
-    def __init__(self, total: int, done: int) -> None:
+    def __init__(self, total: int, done: int, updates: int) -> None:
         self._console = Console()
         self._live = self._console.is_terminal
         self._fields: dict[str, Any] = {
-            "updates": "0",
+            "updates": str(updates),
             "episode_return": "-",
             "loss": "-",
             "speed": "-",

@@ -102,7 +102,8 @@ class Run:
         total = config.algo.total_steps
         if trainer.policy_step == 0:
             self._log(trainer.counts())
-        with Display(total * config.env.action_repeat, trainer.env_step) as display:
+        budget = total * config.env.action_repeat
+        with Display(budget, trainer.env_step, trainer.updates) as display:
             while trainer.policy_step < total:
                 self._step(display)
                 if interrupts.received is not None:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ class Training:
     runs: list[tuple[Config, Path]] = field(default_factory=list)
     errors: dict[int, BaseException] = field(default_factory=dict)  # by seed
 
-    def train(self, cfg: Config, run_dir: Path) -> Result:
+    def train(self, cfg: Config, run_dir: Path, overrides: Sequence[str]) -> Result:
         self.runs.append((cfg, run_dir))
         (run_dir / "config.yaml").write_text(to_yaml(cfg))
         (run_dir / "checkpoints").mkdir(exist_ok=True)

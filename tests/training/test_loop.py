@@ -17,7 +17,7 @@ import torch
 from gymnasium import spaces
 
 from llmdreamer.config import from_yaml
-from llmdreamer.tracking import tracker
+from llmdreamer.tracking import prepare, tracker
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
 from llmdreamer.training.checkpoint import Checkpoints
@@ -189,6 +189,8 @@ def recorded(compose, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     run_dir = folder_of(folder / "run")
     uri = f"sqlite:///{folder}/mlflow.db"
+    # Making the store takes longer than a run's end waits on a busy machine.
+    prepare(uri, "llmdreamer")
     before = Path.cwd()
     os.chdir(folder)  # the store's artifacts lie where the command was typed
     try:

@@ -12,6 +12,7 @@ from typing import IO, Any, cast
 import torch
 
 from llmdreamer.errors import ConfigError
+from llmdreamer.replay.stream import fsync
 
 log = logging.getLogger(__name__)
 HASH_DIGITS = 16
@@ -44,7 +45,7 @@ class Checkpoints:
                 os.fsync(file.fileno())
             path = draft.with_name(f"{draft.stem}-{hashing.name}.pt")
             draft.rename(path)
-            _fsync_folder(self.folder)
+            fsync(self.folder)  # the rename itself is only on the disk once the folder is
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
             draft.unlink(missing_ok=True)
             log.warning("no checkpoint at policy step %d: %s", policy_step, error)
@@ -96,12 +97,3 @@ class _Hashing:
 
     def flush(self) -> None:
         self._file.flush()
-
-
-def _fsync_folder(folder: Path) -> None:
-    # The rename itself is only on the disk once the folder is.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

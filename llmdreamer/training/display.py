@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 from typing import Any
 
@@ -33,7 +34,7 @@ class Display:
             "speed": "-",
         }
         self._total = total
-        self._started, self._done_before, self._last_line = time.monotonic(), done, 0.0
+        self._last_line = 0.0
         self._progress = Progress(
             TextColumn("env steps"),
             MofNCompleteColumn(),
@@ -43,6 +44,8 @@ class Display:
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self._console,
+            # The rate of the last minute: random steps at the beginning cost next to nothing.
+            speed_estimate_period=60.0,
             disable=not self._live,
         )
         self._task = self._progress.add_task("", total=total, completed=done, **self._fields)
@@ -62,20 +65,16 @@ class Display:
     def update(self, env_step: int, **fields: str) -> None:
         """Move to `env_step`; `fields` are among updates, episode_return, loss, speed."""
         self._fields |= fields
-        if self._live:
-            self._progress.update(self._task, completed=env_step, **self._fields)
-        elif time.monotonic() - self._last_line > PLAIN_EVERY:
+        self._progress.update(self._task, completed=env_step, **self._fields)
+        if not self._live and time.monotonic() - self._last_line > PLAIN_EVERY:
             self._last_line = time.monotonic()
             line = f"env steps {env_step}/{self._total} | " + FIELDS.format(**self._fields)
-            self.say(f"{line} | ETA {self._eta(env_step)}")
+            self.say(f"{line} | ETA {self._eta()}")
 
     def say(self, line: str) -> None:
         """Print a line of its own, above the live one."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _eta(self, env_step: int) -> str:
-        done = env_step - self._done_before
-        if done <= 0:
-            return "-"
-        seconds = (time.monotonic() - self._started) / done * (self._total - env_step)
-        return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+    def _eta(self) -> str:
+        left = self._progress.tasks[self._task].time_remaining
+        return "-" if left is None else str(timedelta(seconds=int(left)))

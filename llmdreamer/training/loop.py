@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE
 from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
 from llmdreamer.training.interrupts import Interrupts, Stopped
@@ -93,8 +93,7 @@ class Run:
         self.tracker = tracker
         self.last: dict[str, float] = {}  # newest value of every metric
         self._pending: list[Metrics] = []
-        self._clock, self._clock_updates = time.monotonic(), trainer.updates
-        self._seconds_learning = 0.0
+        self._updates_before = trainer.updates
 
     def to_the_end(self, interrupts: Interrupts) -> TrainResult:
         """Train for the rest of the budget, evaluate, and say where everything lies."""
@@ -125,7 +124,8 @@ class Run:
         display.update(trainer.env_step)
         ending = trainer.policy_step >= config.algo.total_steps
         if _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending:
-            result = evaluate(trainer.agent, config.env, config.eval.episodes, config.seed)
+            with trainer.clock.stage("evaluation"):
+                result = evaluate(trainer.agent, config.env, config.eval.episodes, config.seed)
             self._log(result.metrics())
             display.say(
                 f"evaluation at env step {trainer.env_step}: {result.mean:.1f} ± "
@@ -138,19 +138,23 @@ class Run:
         """Log the mean of the metrics of the updates since the last time."""
         if not self._pending:
             return
-        trainer, now = self.trainer, time.monotonic()
+        trainer = self.trainer
         # One copy off the device for all of them.
         rows = torch.stack([torch.stack(list(row.values())).float() for row in self._pending])
         means = dict(zip(self._pending[0], rows.mean(0).tolist(), strict=True))
         self._pending.clear()
-        speed = (trainer.updates - self._clock_updates) / max(1e-9, now - self._clock)
-        self._clock, self._clock_updates = now, trainer.updates
+        elapsed, shares = trainer.clock.read()
+        speed = (trainer.updates - self._updates_before) / elapsed
+        self._updates_before = trainer.updates
         learned_on = max(1, trainer.policy_step - trainer.prefill)
         algo = self.config.algo
         rows_per_update = algo.per_rank_batch_size * algo.per_rank_sequence_length
         ratio = trainer.updates / learned_on
         means |= {
             "time/updates_per_second": speed,
+            **{f"time/{stage}_share": share for stage, share in shares.items()},
+            "compute/flops": trainer.updates * trainer.flops_per_update,
+            "system/peak_memory_bytes": peak_memory(trainer.device),
             "replay/updates": float(trainer.updates),
             "replay/ratio": ratio,
             "replay/train_ratio": ratio * rows_per_update,
@@ -165,13 +169,15 @@ class Run:
 
     def _log(self, metrics: dict[str, float]) -> None:
         self.last |= metrics
-        self.tracker.log(metrics, self.trainer.env_step)
+        with self.trainer.clock.stage("tracking"):
+            self.tracker.log(metrics, self.trainer.env_step)
 
     def _save(self, display: Display) -> None:
         trainer = self.trainer
         self._flush(display)  # what is not logged yet would be lost to the resumed run
-        state = {"trainer": trainer.state_dict(), "metrics_offset": self.tracker.offset()}
-        self.checkpoints.save(state, trainer.policy_step)
+        with trainer.clock.stage("checkpoint"):
+            state = {"trainer": trainer.state_dict(), "metrics_offset": self.tracker.offset()}
+            self.checkpoints.save(state, trainer.policy_step)
 
     def _finish(self) -> TrainResult:
         config, trainer = self.config, self.trainer

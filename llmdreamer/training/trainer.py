@@ -14,6 +14,7 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit, SequenceReplay
 from llmdreamer.training.agent import Agent
 from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.training.step import Learner
@@ -50,6 +51,10 @@ class Trainer:
         self.learner = Learner(self.agent, self.optimizer, algo)
         self.credit = ReplayCredit(algo.replay_ratio)
         self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
+        self.clock = Clock()
+        # Counted at the run's first update and kept: counting takes other kernels, which round
+        # differently, so a resumed run must not do it again.
+        self.flops_per_update = 0.0
 
     @property
     def policy_step(self) -> int:
@@ -65,14 +70,24 @@ class Trainer:
 
     def live(self) -> list[Episode]:
         """One policy step in every environment; the episodes that ended by it."""
-        return self.collector.step(explore_at_random=self.policy_step < self.prefill)
+        with self.clock.stage("environment"):
+            return self.collector.step(explore_at_random=self.policy_step < self.prefill)
 
     def learn(self) -> list[Metrics]:
         """The gradient updates that the replay ratio owes by now."""
         if not self.replay.ready:
             return []
         due = self.credit.due(self.policy_step, self.prefill)
-        return [self.learner.update(self._batch()) for _ in range(due)]
+        return [self._update() for _ in range(due)]
+
+    def _update(self) -> Metrics:
+        with self.clock.stage("replay"):
+            batch = self._batch()
+        with self.clock.stage("update"):
+            if self.flops_per_update > 0:
+                return self.learner.update(batch)
+            metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
+            return metrics
 
     def _batch(self) -> SequenceBatch:
         batch = self.replay.sample(self.config.algo.per_rank_batch_size)
@@ -95,6 +110,7 @@ class Trainer:
             "credit": self.credit.state_dict(),
             "replay": self.replay.state_dict(),
             "collector": self.collector.state_dict(),
+            "flops_per_update": self.flops_per_update,
             "torch_rng": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -110,6 +126,7 @@ class Trainer:
         load_agent(self.agent, state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.credit.load_state_dict(state["credit"])
+        self.flops_per_update = state["flops_per_update"]
         self.replay.load_state_dict(state["replay"])
         if not self.collector.load_state_dict(state["collector"]):
             log.warning(

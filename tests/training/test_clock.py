@@ -1,0 +1,35 @@
+import time
+
+import pytest
+import torch
+
+from llmdreamer.training.clock import Clock, counted, peak_memory
+
+
+def test_stages_are_told_as_shares_of_the_time_since_the_last_reading():
+    clock = Clock()
+    with clock.stage("sleep"):
+        time.sleep(0.03)
+    time.sleep(0.03)
+    elapsed, shares = clock.read()
+    assert elapsed >= 0.06 and 0.03 / elapsed <= shares["sleep"] < 1
+    assert clock.read()[1] == {}
+
+
+def test_a_stage_that_fails_is_timed_too():
+    clock = Clock()
+    with pytest.raises(KeyError), clock.stage("broken"):
+        raise KeyError
+    assert "broken" in clock.read()[1]
+
+
+def test_a_matrix_product_and_its_two_gradients_cost_two_operations_a_term_each():
+    left, right = (torch.ones(shape, requires_grad=True) for shape in ((3, 4), (4, 5)))
+    product, flops = counted(lambda: torch.mm(left, right))
+    assert product.sum().item() == 60 and flops == 2 * 3 * 4 * 5
+    assert counted(product.sum().backward)[1] == 2 * flops
+
+
+def test_the_peak_is_at_least_what_was_just_held():
+    held = torch.ones(50_000_000, dtype=torch.uint8)
+    assert peak_memory(torch.device("cpu")) > held.numel()

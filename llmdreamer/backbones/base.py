@@ -27,6 +27,9 @@ class Backbone(nn.Module, ABC):
     input_rms: float
     """Root mean square of the tokens that the model is used to."""
 
+    recurrent: bool = False
+    """Whether `step` carries gradient and `stack` works, so that rows can be observed in a loop."""
+
     @abstractmethod
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, State]:
         """Encode whole sequences in one pass.
@@ -57,10 +60,16 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token (N, D) more in each stream: deter (N, D) and the state after it, no gradient.
+        """One token (N, D) more in each stream: deter (N, D) and the state after it.
+
+        Without gradient, unless the backbone is `recurrent`.
 
         The state given is used up: it may be overwritten, and only the one returned is valid.
         """
+
+    def stack(self, states: list[State]) -> State:
+        """The states after each of T steps of B streams, as `observe` would have left them."""
+        raise NotImplementedError(f"{type(self).__name__} is not recurrent")
 
     @abstractmethod
     def reset(self, state: State, mask: Tensor) -> State:

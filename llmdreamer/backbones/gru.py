@@ -16,6 +16,7 @@ class GRUBackbone(Backbone):
     """
 
     input_rms = 1.0
+    recurrent = True
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -50,10 +51,12 @@ class GRUBackbone(Backbone):
     def initial(self, streams: int) -> Tensor:
         return self.from_token.weight.new_zeros(streams, self.width)
 
-    @torch.no_grad()
     def step(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         memory = self._cell(self.from_token(token), state)
         return memory, memory
+
+    def stack(self, states: list[Tensor]) -> Tensor:
+        return torch.stack(states, 1)
 
     def reset(self, state: Tensor, mask: Tensor) -> Tensor:
         return state.masked_fill(mask.unsqueeze(-1), 0.0)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from llmdreamer.config.schema import Config
-from llmdreamer.errors import ConfigError
+from llmdreamer.errors import ConfigError, did_you_mean
 
+POSTERIORS = ("decoupled", "coupled")
 SIZES = ("XS", "S", "M", "L")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -124,6 +125,11 @@ def _check_words(cfg: Config) -> None:
     """Texts with a form of their own."""
     if cfg.size not in SIZES:
         raise ConfigError(f"size={cfg.size}: choose from {', '.join(SIZES)} (model=...)")
+    if cfg.posterior not in POSTERIORS:
+        raise ConfigError(
+            f"posterior={cfg.posterior}: choose from {', '.join(POSTERIORS)}"
+            f"{did_you_mean(cfg.posterior, POSTERIORS)}"
+        )
     if not DEVICE.fullmatch(cfg.device):
         raise ConfigError(f"device={cfg.device}: must be auto, cpu, cuda or cuda:N")
     # The name becomes a folder: nothing that leaves output_root may pass.
@@ -189,7 +195,7 @@ def _check_arm(cfg: Config) -> None:
 def arm(cfg: Config) -> str:
     """Name the arm of the experiment, as docs and tables do."""
     if cfg.backbone.name == "gru":
-        return "gru"
+        return "reference" if cfg.posterior == "coupled" else "gru"
     hf = cfg.algo.world_model.hf_model
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"

@@ -109,6 +109,7 @@ def _fill(cfg: Config) -> None:
     # The seed's nested keys may be set directly; they are what the algorithm reads.
     cfg.peft = algo.world_model.hf_model.peft
     cfg.pretrained = algo.world_model.hf_model.from_pretrained
+    cfg.posterior = algo.world_model.posterior
     cfg.replay_ratio = algo.replay_ratio
     if algo.learning_starts is None:
         algo.learning_starts = min(500, max(0, algo.total_steps) // 4)

@@ -42,6 +42,7 @@ class WorldModelConfig:
     stochastic_size: int = MISSING
     discrete_size: int = MISSING
     unimix: float = MISSING
+    posterior: str = MISSING
     kl_dynamic: float = MISSING
     kl_representation: float = MISSING
     kl_free_nats: float = MISSING
@@ -163,6 +164,7 @@ class Config:
     size: str = MISSING
     peft: bool = MISSING
     pretrained: bool = MISSING
+    posterior: str = MISSING
     replay_ratio: float = MISSING
     seed: int = MISSING
     device: str = MISSING

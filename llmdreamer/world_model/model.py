@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import Backbone, State
+from llmdreamer.errors import ConfigError
 from llmdreamer.functional import (
     balanced_kl,
     categorical_entropy,
@@ -44,7 +45,11 @@ class WorldModel(nn.Module):
 
     token_t = Proj(z_{t-1}, a_{t-1}); h_t = backbone(token_{<=t}); prior p(z_t | h_t); posterior
     q(z_t | x_t). The posterior sees the observation alone, so all tokens of a sequence are known
-    before the backbone runs, and training is one parallel pass.
+    before the backbone runs, and training is one parallel pass. A recurrent backbone may have
+    DreamerV3's own posterior instead, q(z_t | h_t, x_t), at the price of a loop over time.
+
+    Raises:
+        ConfigError: if the posterior asked for needs a recurrent backbone, and this is none.
     """
 
     def __init__(self, backbone: Backbone, spec: EnvSpec, algo: AlgoConfig) -> None:
@@ -58,7 +63,14 @@ class WorldModel(nn.Module):
         self.config = config
         self.features = backbone.width + stoch[0] * stoch[1]
         self.encoder = VectorEncoder(shapes, keys.encoder, units, layers)
-        self.posterior = CategoricalHead(units, posterior_units, 1, stoch, config.unimix)
+        self.coupled = config.posterior == "coupled"
+        if self.coupled and not backbone.recurrent:
+            raise ConfigError(
+                "posterior=coupled needs a backbone that is trained step by step: set backbone=gru"
+                " or posterior=decoupled"
+            )
+        seen = units + backbone.width if self.coupled else units
+        self.posterior = CategoricalHead(seen, posterior_units, 1, stoch, config.unimix)
         self.tokens = TokenProjection(
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
         )
@@ -75,13 +87,51 @@ class WorldModel(nn.Module):
         Source: arXiv:2301.04104v2, "World model learning", with the 2025 weights.
         """
         # Row 0 is context: z_0 and a_0 enter the first token, and no loss is taken on it.
-        posterior = self.posterior(self.encoder(batch.observations, 2))  # (B, T + 1, S, K)
-        stoch = straight_through(sample_one_hot(posterior), posterior)
-        is_first = batch.is_first[:, 1:]
-        tokens = self.tokens(stoch[:, :-1], batch.action[:, :-1], is_first)
+        embedding = self.encoder(batch.observations, 2)  # (B, T + 1, E)
+        observe = self._observe_coupled if self.coupled else self._observe_parallel
+        posterior, latent, states = observe(embedding, batch.action, batch.is_first[:, 1:])
+        return self._loss(batch, posterior, latent, states)
+
+    def _observe_parallel(
+        self, embedding: Tensor, action: Tensor, is_first: Tensor
+    ) -> tuple[Tensor, Latent, State]:
+        """All rows at once: posterior (B, T, S, K), latent, and the backbone's states."""
+        posterior = self.posterior(embedding)
+        stoch = self._sample(posterior)
+        tokens = self.tokens(stoch[:, :-1], action[:, :-1], is_first)
         hidden, states = self.backbone.observe(tokens, is_first)
-        latent = Latent(self.deter_norm(hidden), stoch[:, 1:])
-        return self._loss(batch, posterior[:, 1:], latent, states)
+        return posterior[:, 1:], Latent(self.deter_norm(hidden), stoch[:, 1:]), states
+
+    def _observe_coupled(
+        self, embedding: Tensor, action: Tensor, is_first: Tensor
+    ) -> tuple[Tensor, Latent, State]:
+        """Row by row, because z_t needs h_t, and h_{t+1} needs z_t."""
+        memory = self.backbone.initial(embedding.shape[0])
+        deter = embedding.new_zeros(embedding.shape[0], self.backbone.width)
+        stoch = self._sample(self.infer(embedding[:, 0], deter))  # the context row has no memory
+        rows: list[tuple[Tensor, Tensor, Tensor]] = []
+        states = []
+        for t in range(is_first.shape[1]):
+            memory = self.backbone.reset(memory, is_first[:, t])
+            token = self.tokens(stoch, action[:, t], is_first[:, t])
+            hidden, memory = self.backbone.step(token, memory)
+            deter = self.deter_norm(hidden)
+            posterior = self.infer(embedding[:, t + 1], deter)
+            stoch = self._sample(posterior)
+            rows.append((posterior, deter, stoch))
+            states.append(memory)
+        posteriors, deters, stochs = (torch.stack(parts, 1) for parts in zip(*rows, strict=True))
+        return posteriors, Latent(deters, stochs), self.backbone.stack(states)
+
+    def infer(self, embedding: Tensor, deter: Tensor) -> Tensor:
+        """The posterior after an observation (..., E) at memory (..., D): log-probabilities."""
+        seen = torch.cat([embedding, deter], -1) if self.coupled else embedding
+        log_probs: Tensor = self.posterior(seen)
+        return log_probs
+
+    @staticmethod
+    def _sample(posterior: Tensor) -> Tensor:
+        return straight_through(sample_one_hot(posterior), posterior)
 
     def _loss(
         self, batch: SequenceBatch, posterior: Tensor, latent: Latent, states: State

@@ -101,6 +101,7 @@ def test_the_gru_is_no_language_model(compose, override, message):
 @pytest.mark.parametrize(
     ("overrides", "name"),
     [
+        (["backbone=gru", "posterior=coupled"], "reference"),
         (["backbone=gru"], "gru"),
         (["peft=false", "pretrained=false"], "scratch"),
         (["peft=false", "pretrained=true"], "pretrained-full"),

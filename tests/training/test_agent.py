@@ -13,11 +13,18 @@ SPEC = EnvSpec({"state": (4,)}, 2, True)
 N, ROWS = 2, 11
 
 
-@pytest.fixture(params=["gpt2", "gru"])
+ARMS = {
+    "gpt2": ["backbone=gpt2"],
+    "gru": ["backbone=gru"],
+    "reference": ["backbone=gru", "posterior=coupled"],
+}
+
+
+@pytest.fixture(params=ARMS)
 def agent(request, compose):
     torch.manual_seed(0)
     context = "algo.world_model.hf_model.seq_len=4"
-    return Agent(compose(f"backbone={request.param}", context), SPEC).eval()
+    return Agent(compose(*ARMS[request.param], context), SPEC).eval()
 
 
 @pytest.fixture

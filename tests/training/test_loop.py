@@ -93,7 +93,10 @@ def saved(run_dir, keep=2):
 def metrics(run_dir):
     """Every row's values but the clock's and the machine's."""
     return [
-        (row.env_step, {k: v for k, v in row.metrics.items() if not k.startswith(("time/", "system/"))})
+        (
+            row.env_step,
+            {k: v for k, v in row.metrics.items() if not k.startswith(("time/", "system/"))},
+        )
         for row in read(run_dir / "metrics.jsonl")
     ]
 

@@ -25,6 +25,7 @@ SMALL = [
     "algo.world_model.kl_free_nats=0",
 ]
 ARMS = {
+    "reference": ["backbone=gru", "posterior=coupled"],
     "gru": ["backbone=gru"],
     "scratch": ["backbone=gpt2"],
     "pretrained": ["backbone=gpt2", "pretrained=true"],

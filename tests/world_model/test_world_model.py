@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llmdreamer.errors import ConfigError
 from llmdreamer.training.agent import Agent
 from llmdreamer.types import EnvSpec, SequenceBatch
 
@@ -83,3 +84,44 @@ def test_total_loss_weighs_the_kl_terms_as_configured(world, batch):
     total = parts["reconstruction"] + parts["reward"] + parts["continue"]
     total += 1.0 * parts["kl_dynamics"] + 0.1 * parts["kl_representation"]
     assert metrics["world_model/loss"].item() == pytest.approx(total, rel=1e-5)
+
+
+# --- DreamerV3's own posterior ---------------------------------------------------------------
+
+
+@pytest.fixture
+def coupled(compose):
+    torch.manual_seed(0)
+    return Agent(compose("backbone=gru", "posterior=coupled"), SPEC).eval().world_model
+
+
+def test_a_coupled_posterior_depends_on_what_was_done_before(coupled, batch):
+    other = replace(batch, action=batch.action.clone())
+    other.action[:, 2] = 1 - other.action[:, 2]
+    seen = []
+    coupled.posterior.register_forward_hook(lambda *args: seen.append(args[2]))
+    observe(coupled, batch)
+    observe(coupled, other)
+    before, after = torch.stack(seen, 1).split(T + 1, 1)
+    torch.testing.assert_close(after[:, :3], before[:, :3])
+    assert (after[:, 3] - before[:, 3]).abs().max() > 1e-4
+
+
+def test_a_coupled_posterior_learns_through_time(coupled, batch):
+    batch.observations["state"].requires_grad_()
+    observe(coupled, batch).latent.deter[:, -1].square().sum().backward()
+    reached = batch.observations["state"].grad.abs().sum((0, 2))
+    assert (reached[:-1] > 0).all() and reached[-1] == 0
+
+
+def test_a_coupled_memory_can_be_gone_on_from_anywhere(coupled, batch):
+    observed = observe(coupled, batch)
+    memory = coupled.backbone.select(observed.states, torch.tensor([[1, 3], [0, 4]]))
+    deter = coupled.deter_norm(memory).unflatten(0, (B, 2))
+    expected = torch.stack([observed.latent.deter[0, [1, 3]], observed.latent.deter[1, [0, 4]]])
+    torch.testing.assert_close(deter, expected)
+
+
+def test_attention_takes_no_coupled_posterior(compose):
+    with pytest.raises(ConfigError, match="posterior=coupled needs a backbone .* backbone=gru"):
+        Agent(compose("posterior=coupled"), SPEC)

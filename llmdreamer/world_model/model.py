@@ -19,10 +19,9 @@ from llmdreamer.nets import (
     CategoricalHead,
     ContinueHead,
     TwoHotHead,
-    VectorDecoder,
-    VectorEncoder,
 )
 from llmdreamer.types import EnvSpec, Latent, Metrics, SequenceBatch
+from llmdreamer.world_model.observations import ObservationDecoder, ObservationEncoder
 from llmdreamer.world_model.tokens import TokenProjection
 
 if TYPE_CHECKING:
@@ -45,27 +44,37 @@ class WorldModel(nn.Module):
     token_t = Proj(z_{t-1}, a_{t-1}); h_t = backbone(token_{<=t}); prior p(z_t | h_t); posterior
     q(z_t | x_t). The posterior sees the observation alone, so all tokens of a sequence are known
     before the backbone runs, and training is one parallel pass.
+
+    Args:
+        text_table: what texts are read with, if `algo.text_keys` names any.
     """
 
-    def __init__(self, backbone: Backbone, spec: EnvSpec, algo: AlgoConfig) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        spec: EnvSpec,
+        algo: AlgoConfig,
+        text_table: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         config = algo.world_model
         units, layers = algo.dense_units, algo.mlp_layers
-        keys, shapes = algo.mlp_keys, spec.observations
         stoch = (config.stochastic_size, config.discrete_size)
         prior_units = config.transition_model.hidden_size
         posterior_units = config.representation_model.hidden_size
         self.config = config
         self.features = backbone.width + stoch[0] * stoch[1]
-        self.encoder = VectorEncoder(shapes, keys.encoder, units, layers)
-        self.posterior = CategoricalHead(units, posterior_units, 1, stoch, config.unimix)
+        self.encoder = ObservationEncoder(spec, algo, text_table)
+        self.posterior = CategoricalHead(
+            self.encoder.width, posterior_units, 1, stoch, config.unimix
+        )
         self.tokens = TokenProjection(
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
         )
         self.backbone = backbone
         self.deter_norm = nn.RMSNorm(backbone.width, 1e-4)
         self.prior = CategoricalHead(backbone.width, prior_units, 1, stoch, config.unimix)
-        self.decoder = VectorDecoder(self.features, shapes, keys.decoder, units, layers)
+        self.decoder = ObservationDecoder(self.features, spec, algo)
         self.reward = TwoHotHead(self.features, units, layers, algo.critic.bins)
         self.continues = ContinueHead(self.features, units, layers, algo.gamma)
 

@@ -25,6 +25,14 @@ BYTE_WIDTH = 32
 KNOWN_TEXTS = 65_536
 """Texts whose tokens are remembered."""
 
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
 
 class Table(Protocol):
     """Embeds a text: its parts (n, width), at least one."""
@@ -67,9 +75,11 @@ class TokenTable(nn.Module):
         self.ids = lru_cache(KNOWN_TEXTS)(lambda text: _ids(tokenizer, text))
 
     def forward(self, text: bytes) -> Tensor:
-        ids = torch.tensor(self.ids(text), device=self.weight.device)
+        ids = self.ids(text)
+        if not ids:
+            return self.weight.new_zeros(1, self.width)
         # The unit that the GRU behind it is used to: word embeddings are much smaller than 1.
-        embedded = self.weight[ids]
+        embedded = self.weight[torch.tensor(ids, device=self.weight.device)]
         return embedded / self.weight.square().mean().sqrt()
 
 
@@ -135,19 +145,22 @@ def _token_table(source: str) -> nn.Module:
 
     path = Path(source).expanduser()
     local = path.is_dir()
+    # Asked first: without these files transformers makes a tokenizer of no words, and says nothing.
+    if local and not any((path / name).exists() for name in TOKENIZER_FILES):
+        log.warning("%s has no tokenizer: texts are read byte by byte", source)
+        return ByteTable()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path if local else source, local_files_only=local, trust_remote_code=False
         )
-    # Without the files that a tokenizer is made of, it raises any of these, by its kind.
+    # What a damaged or missing tokenizer raises depends on its kind.
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-        if not local:
-            raise ConfigError(
-                f"algo.text_keys needs the tokenizer of {source}, which is not in the cache and the "
-                "hub is unreachable; point backbone.path at a local directory that has it"
-            ) from error
-        log.warning("%s has no tokenizer: texts are read byte by byte", source)
-        return ByteTable()
+        if local:
+            raise ConfigError(f"backbone.path={source}: its tokenizer cannot be read") from error
+        raise ConfigError(
+            f"algo.text_keys needs the tokenizer of {source}, which is not in the cache and the "
+            "hub is unreachable; point backbone.path at a local directory that has it"
+        ) from error
     model = AutoModel.from_pretrained(
         path if local else source,
         dtype=torch.float32,
@@ -164,8 +177,5 @@ def _token_table(source: str) -> nn.Module:
 
 
 def _ids(tokenizer: Tokenizer, text: bytes) -> list[int]:
-    """Tokens of a text; an empty one is a space, so that there is one at least."""
-    words = text.decode("utf-8", "ignore")
-    return tokenizer.encode(words, add_special_tokens=False) or tokenizer.encode(
-        " ", add_special_tokens=False
-    )
+    """Tokens of a text; none of an empty one."""
+    return tokenizer.encode(text.decode("utf-8", "ignore"), add_special_tokens=False)

@@ -1,7 +1,6 @@
-"""Lets `toys` and `lightroom` be imported by name, also by gymnasium as `toys:ToyCount-v0`."""
+"""Lets `toys` be imported by name, also by gymnasium as `toys:ToyCount-v0`."""
 
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))

@@ -168,10 +168,10 @@ def test_a_cheetah_runs(made):
     [("dmc", "dm_control"), ("minigrid", "minigrid"), ("atari", "ale_py"), ("mujoco", "mujoco")],
 )
 def test_a_missing_package_is_told_with_its_extra(made, monkeypatch, option: str, package: str):
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in (f"llmdreamer.envs.{option}", "gymnasium.envs.mujoco"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    users = (package, f"llmdreamer.envs.{option}", "gymnasium.envs.mujoco")
+    for name in list(sys.modules):
+        if f"{name}.".startswith(tuple(f"{user}." for user in users)):
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # importing it now raises
     with pytest.raises(ConfigError) as error:
         made(f"env={option}")

@@ -28,6 +28,8 @@ class LightRoom(gym.Env):
         fault: `raise`, `nan` or `kill` on step 3, if `once` is not there yet; it is then.
     """
 
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's own spelling)
+
     def __init__(
         self,
         show: tuple[str, ...] = ("image", "mission"),

@@ -160,12 +160,17 @@ class VectorEnv:
         self._seats.clear()
 
     def snapshot(self) -> dict[str, Any] | None:
-        """Return all that moves, as plain types; None if an environment has no verified snapshot.
+        """Return all that moves, as plain types; None if an environment has no verified snapshot, or
+        its process is gone (which the next step will notice).
 
         A vector restored from it gives the very rows that this one would have given.
         """
         assert self._started.all(), "reset before the first snapshot"
-        environments = [_ask(seat, "capture") for seat in self._seats]
+        try:
+            environments = [_ask(seat, "capture") for seat in self._seats]
+        except SimulatorError as error:
+            log.debug("no snapshot: %s", error)
+            return None
         if any(state is None for state in environments):
             return None
         rows = {key: snapshots.to_plain(array) for key, array in self._arrays().items()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +134,37 @@ def _spy(seat: Any, seeds: list[int | None], send: Any) -> Any:
 
     seat.send = spied
     return seat
+
+
+def test_a_snapshot_crosses_processes_and_a_dead_one_has_none():
+    def poles(processes: bool) -> VectorEnv:
+        cfg = EnvConfig(
+            id="CartPole-v1", num_envs=1, action_repeat=1, processes=processes, max_restarts=1
+        )
+        return make_vector(cfg, 1, seed=0)
+
+    push = np.array([[0.0, 1.0]], np.float32)
+    here, there = poles(False), poles(True)
+    try:
+        there.reset()
+        there.step(push)
+        state = there.snapshot()
+        assert state is not None
+        here.restore(state)
+        for one, other in zip(
+            here.step(push).observations.values(), [there.step(push)], strict=True
+        ):
+            np.testing.assert_array_equal(one, other.observations["state"])
+        os.kill(there._seats[0].process.pid, signal.SIGKILL)
+        assert there.snapshot() is None
+        assert there.step(push).is_first[0]
+    finally:
+        there.close()
+
+
+def test_an_environments_process_has_no_use_for_torch():
+    code = "import sys, llmdreamer.envs.simulator; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_an_environment_that_cannot_be_made_is_one_line_in_a_process_too():

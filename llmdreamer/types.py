@@ -7,28 +7,55 @@ S x K stochastic state, F = D + S*K feature.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-Metrics = dict[str, Tensor]
+if TYPE_CHECKING:  # an environment's process reads this file, and has no use for torch
+    from torch import Tensor
+
+Metrics: TypeAlias = "dict[str, Tensor]"
 """Scalars, left on the device until they are logged."""
+
+Kind = Literal["vector", "image", "text"]
 
 
 @dataclass(frozen=True)
 class EnvSpec:
     """What an environment shows and takes, after wrapping.
 
-    Every observation is a float32 array (vectors) or uint8 array (images) under a key; a plain
-    (not Dict) observation space is the single key `state`. A discrete action is one-hot, (A,).
+    Every observation is under a key: a float32 array (a vector), a uint8 array (H, W, C) (an image),
+    or uint8 bytes of UTF-8, zeros behind (a text). A plain (not Dict) observation space is the single
+    key `state`, `image` or `text`.
+
+    An action is A float32 numbers: where `discrete`, the one-hot choices of one or several independent
+    categoricals side by side; else each in [-1, 1], the bounds of the environment's Box.
     """
 
     observations: dict[str, tuple[int, ...]]
     action_size: int
     discrete: bool
     action_repeat: int = 1
+    groups: tuple[int, ...] = ()
+    """How many choices each of the categoricals has, A in sum; empty: it is one, of A choices."""
+    texts: tuple[str, ...] = ()
+    """The keys that are texts."""
+
+    @property
+    def choices(self) -> tuple[int, ...]:
+        """The sizes of a discrete action's categoricals, one at least."""
+        return self.groups or (self.action_size,)
+
+    def kind(self, key: str) -> Kind:
+        """What is shown under a key."""
+        if key in self.texts:
+            return "text"
+        return "image" if len(self.observations[key]) == 3 else "vector"
+
+    def keys(self, kind: Kind) -> list[str]:
+        """The keys of a kind, in the environment's order."""
+        return [key for key in self.observations if self.kind(key) == kind]
 
 
 @dataclass(frozen=True)
@@ -36,7 +63,8 @@ class TimeStep:
     """One row of each of the environments: what is seen on arriving, n of them side by side.
 
     `reward` was received on arriving at `observations`. A row with `terminated` or `truncated` is an
-    episode's last: no action follows it. A row with `is_first` has reward 0 and both flags false.
+    episode's last: no action follows it. A row with `is_first` has reward 0 and both flags false;
+    where an environment was lost on its first step, that row is stored as truncated.
     """
 
     observations: dict[str, NDArray]  # (n, ...)

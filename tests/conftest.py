@@ -1,10 +1,13 @@
 """What every test relies on: no network, one thread a process, a composed configuration on demand."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# The package of somebody else's, whose environments are `lightroom:...`.
+sys.path.insert(0, str(ROOT / "tests" / "data"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)
 # Read by torch when it is first imported, so tests that do without it stay without it.

@@ -14,7 +14,7 @@ from llmdreamer.behavior.normalize import ReturnNorm
 from llmdreamer.behavior.policy import Actor
 from llmdreamer.functional import lambda_return
 from llmdreamer.nets import TwoHotHead
-from llmdreamer.types import Metrics
+from llmdreamer.types import EnvSpec, Metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
@@ -40,10 +40,10 @@ class Replayed:
 class Behavior(nn.Module):
     """Actor, critic and slow critic, with their losses."""
 
-    def __init__(self, features: int, action_size: int, algo: AlgoConfig) -> None:
+    def __init__(self, features: int, spec: EnvSpec, algo: AlgoConfig) -> None:
         super().__init__()
         self.algo = algo
-        self.actor = Actor(features, action_size, algo)
+        self.actor = Actor(features, spec, algo)
         self.critic = TwoHotHead(features, algo.dense_units, algo.mlp_layers, algo.critic.bins)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)

@@ -56,6 +56,7 @@ RANGES: dict[str, Rule] = {
     "algo.lmbda": share,
     "algo.dense_units": at_least(1),
     "algo.mlp_layers": at_least(1),
+    "algo.cnn_depth": at_least(1),
     "algo.world_model.stochastic_size": at_least(1),
     "algo.world_model.discrete_size": at_least(2),
     "algo.world_model.unimix": below(0, 1),
@@ -69,6 +70,8 @@ RANGES: dict[str, Rule] = {
     "algo.world_model.hf_model.seq_len": at_least(1),
     "algo.actor.ent_coef": at_least(0),
     "algo.actor.unimix": below(0, 1),
+    "algo.actor.min_std": positive,
+    "algo.actor.max_std": positive,
     "algo.critic.bins": Rule(lambda x: x >= 3 and x % 2 == 1, "must be odd and >= 3"),
     "algo.critic.slow_rate": Rule(lambda x: 0 < x <= 1, "must be in (0, 1]"),
     "algo.critic.slow_regulariser": at_least(0),
@@ -92,6 +95,9 @@ RANGES: dict[str, Rule] = {
     "env.num_envs": at_least(1),
     "env.action_repeat": at_least(1),
     "env.max_episode_steps": at_least(1),
+    "env.max_restarts": at_least(0),
+    "env.image_size": Rule(lambda x: x >= 16 and x % 16 == 0, "must be a multiple of 16"),
+    "env.max_text_bytes": at_least(1),
     "replay.capacity": at_least(1),
     "checkpoint.every": at_least(1),
     "checkpoint.keep": at_least(1),
@@ -173,9 +179,14 @@ def _check_budget(cfg: Config) -> None:
             f"algo.return_norm.low={algo.return_norm.low}:"
             f" must be below algo.return_norm.high={algo.return_norm.high}"
         )
-    if not algo.mlp_keys.encoder and not algo.cnn_keys.encoder:
+    if algo.actor.min_std >= algo.actor.max_std:
         raise ConfigError(
-            "algo.mlp_keys.encoder and algo.cnn_keys.encoder are both empty:"
+            f"algo.actor.min_std={algo.actor.min_std}:"
+            f" must be below algo.actor.max_std={algo.actor.max_std}"
+        )
+    if not (algo.mlp_keys.encoder or algo.cnn_keys.encoder or algo.text_keys.encoder):
+        raise ConfigError(
+            "algo.mlp_keys.encoder, algo.cnn_keys.encoder and algo.text_keys.encoder are all empty:"
             " name the observations to learn from, e.g. algo.mlp_keys.encoder=[state]"
         )
 

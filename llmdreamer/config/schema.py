@@ -20,6 +20,11 @@ class KeysConfig:
 
 
 @dataclass
+class TextKeysConfig:
+    encoder: list[str] = field(default_factory=list)
+
+
+@dataclass
 class RecurrentModelConfig:
     recurrent_state_size: int | None = None
     dense_units: int = MISSING
@@ -56,6 +61,8 @@ class WorldModelConfig:
 class ActorConfig:
     ent_coef: float = MISSING
     unimix: float = MISSING
+    min_std: float = MISSING
+    max_std: float = MISSING
 
 
 @dataclass
@@ -101,8 +108,10 @@ class AlgoConfig:
     lmbda: float = MISSING
     dense_units: int = MISSING
     mlp_layers: int = MISSING
+    cnn_depth: int = MISSING
     mlp_keys: KeysConfig = field(default_factory=KeysConfig)
     cnn_keys: KeysConfig = field(default_factory=KeysConfig)
+    text_keys: TextKeysConfig = field(default_factory=TextKeysConfig)
     world_model: WorldModelConfig = field(default_factory=WorldModelConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
     critic: CriticConfig = field(default_factory=CriticConfig)
@@ -130,6 +139,10 @@ class EnvConfig:
     num_envs: int = MISSING
     action_repeat: int = MISSING
     max_episode_steps: int | None = None
+    processes: bool = False
+    max_restarts: int = 10
+    image_size: int = 64
+    max_text_bytes: int = 128
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from llmdreamer.envs import snapshot as snapshots
-from llmdreamer.envs.spaces import action_kind, observation_keys
+from llmdreamer.envs.simulator import (
+    Frames,
+    LocalSeat,
+    Make,
+    ProcessSeat,
+    Row,
+    Seat,
+    SimulatorError,
+)
 from llmdreamer.errors import ConfigError
 from llmdreamer.types import EnvSpec, TimeStep
 
+log = logging.getLogger(__name__)
+
 
 class EnvError(RuntimeError):
-    """An environment raised, or showed what it may not: which one, and at which policy step."""
+    """An environment failed once too often: which one, at which policy step, and the last cause."""
+
+    exit_code = 1
 
     def __init__(self, index: int, step: int, cause: str) -> None:
         super().__init__(f"environment {index}, policy step {step}: {cause}")
@@ -25,39 +37,59 @@ class EnvError(RuntimeError):
         self.step = step
 
 
+@dataclass(frozen=True)
+class VectorOptions:
+    """How a vector treats its environments; the meanings are in `conf/config.yaml`, under env."""
+
+    frames: Frames = field(default_factory=Frames)
+    action_repeat: int = 1  # told on `spec`; the environments already repeat
+    processes: bool = False
+    max_restarts: int = 0
+
+
 class VectorEnv:
-    """n environments of one kind, in this process.
+    """n environments of one kind, in this process or each in one of its own.
 
     There is no autoreset: after an episode's last row the caller resets that environment, so every
     row an episode shows is seen once and in order.
 
+    An environment that raises, shows a number that is not finite, or whose process dies is made
+    anew, `max_restarts` times in all. Then `step` returns the first row of its next episode: the
+    one under way ended, cut off, with the row before.
+
     Args:
-        envs: built alike, at least one.
+        makers: of environments alike, at least one. To run in processes they must pickle.
         seed: of the whole vector. The first reset of environment i takes the seed of a child of its
             own, whatever n is; later resets go on with the environment's generator.
-        action_repeat: told on `spec`; the environments already repeat.
 
     Raises:
-        ConfigError: if a space is of an unsupported kind.
+        ConfigError: if a space is of an unsupported kind, or an environment cannot be made.
     """
 
-    def __init__(self, envs: Sequence[gym.Env[Any, Any]], seed: int, action_repeat: int = 1):
-        assert envs, "at least one environment"
-        self._envs = list(envs)
-        self._keys = observation_keys(envs[0].observation_space)
-        self._actions = action_kind(envs[0].action_space)
-        self.num_envs = len(envs)
+    def __init__(self, makers: Sequence[Make], seed: int, options: VectorOptions | None = None):
+        assert makers, "at least one environment"
+        self._makers = list(makers)
+        self._options = options or VectorOptions()
+        self._seats: list[Seat] = []
+        try:
+            self._fill_seats()
+        except BaseException:
+            self.close()
+            raise
+        self._keys, self._actions = self._seats[0].keys, self._seats[0].actions
+        self.num_envs = len(makers)
         self.spec = EnvSpec(
             observations={name: part.shape for name, part in self._keys.items()},
             action_size=self._actions.size,
             discrete=self._actions.discrete,
-            action_repeat=action_repeat,
+            action_repeat=self._options.action_repeat,
+            groups=self._actions.groups,
+            texts=tuple(name for name, part in self._keys.items() if part.kind == "text"),
         )
-        children = np.random.SeedSequence(seed).spawn(self.num_envs)
-        # 31 bits: some simulators keep the seed in a signed int.
-        seeds = [int(child.generate_state(1)[0]) >> 1 for child in children]
-        self._pending_seeds: list[int | None] = list(seeds)  # None once used
+        self._children = np.random.SeedSequence(seed).spawn(self.num_envs)
+        self._pending_seeds: list[int | None] = [_seed(child) for child in self._children]
         self._steps = [0] * self.num_envs
+        self._restarts = 0
         self._started = np.zeros(self.num_envs, np.bool_)
         self._rows = self._blank_rows()
 
@@ -68,42 +100,44 @@ class VectorEnv:
             All n rows; those not in the mask stay as they were, `is_first` included.
 
         Raises:
-            EnvError: if an environment raises or shows a non-finite or misshapen observation.
+            EnvError: if an environment fails, more than `max_restarts` times.
         """
         mask = np.ones(self.num_envs, np.bool_) if mask is None else mask
         assert mask.shape == (self.num_envs,) and mask.dtype == np.bool_, mask
         assert (self._started | mask).all(), "the first reset is of all environments"
-        for i in np.flatnonzero(mask).tolist():
-            seed = self._pending_seeds[i]
-            observation, _ = self._call(i, partial(self._envs[i].reset, seed=seed))
-            self._pending_seeds[i] = None
-            self._started[i] = True
-            self._set_row(i, observation, 0.0, False, False)
-            self._rows.is_first[i] = True
+        indices = np.flatnonzero(mask).tolist()
+        for i in indices:
+            self._seats[i].send("reset", self._pending_seeds[i])
+        for i in indices:
+            self._begin(i)
         return self._copy_rows()
 
     def step(self, action: NDArray[np.float32]) -> TimeStep:
         """Act once in every environment.
 
         Args:
-            action: (n, A), one-hot where discrete.
+            action: (n, A), as `EnvSpec` tells.
+
+        Returns:
+            All n rows. One with `is_first` is of an environment made anew (see the class).
 
         Raises:
             AssertionError: if a row is an episode's last: no action follows it.
-            EnvError: if an environment raises, or its observation or reward is not finite. Those
-                before it have moved and those after it have not: reset all to go on.
+            EnvError: if an environment fails, more than `max_restarts` times; nothing can follow.
         """
         assert action.shape == (self.num_envs, self.spec.action_size), action.shape
         assert self._started.all(), "reset before the first step"
         over = np.flatnonzero(self._rows.terminated | self._rows.truncated)
         assert over.size == 0, f"the episodes of environments {over} are over: reset them first"
-        for i, env in enumerate(self._envs):
+        for i, seat in enumerate(self._seats):
             self._steps[i] += 1
-            taken = self._actions.decode(action[i])
-            result = self._call(i, partial(env.step, taken))
-            observation, reward, terminated, truncated, _ = result
-            self._set_row(i, observation, float(reward), bool(terminated), bool(truncated))
-            self._rows.is_first[i] = False
+            seat.send("step", action[i])
+        for i, seat in enumerate(self._seats):
+            try:
+                self._set_row(i, seat.receive(), is_first=False)
+            except SimulatorError as error:
+                self._make_anew(i, error)
+                self._begin(i)
         return self._copy_rows()
 
     def random_action(self, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -112,22 +146,31 @@ class VectorEnv:
 
     def render(self) -> NDArray[Any] | None:
         """Return an (H, W, 3) uint8 picture of environment 0; None unless asked for when made."""
-        if self._envs[0].render_mode is None:
-            return None
-        return np.asarray(self._call(0, self._envs[0].render))
+        self._seats[0].send("render")
+        try:
+            picture: NDArray[Any] | None = self._seats[0].receive()
+        except SimulatorError as error:
+            raise EnvError(0, self._steps[0], str(error)) from error
+        return picture
 
     def close(self) -> None:
-        """Free what the environments hold."""
-        for env in self._envs:
-            env.close()
+        """Free what the environments hold, and end their processes."""
+        for seat in self._seats:
+            _close(seat)
+        self._seats.clear()
 
     def snapshot(self) -> dict[str, Any] | None:
-        """Return all that moves, as plain types; None if an environment has no verified snapshot.
+        """Return all that moves, as plain types; None if an environment has no verified snapshot, or
+        its process is gone (which the next step will notice).
 
         A vector restored from it gives the very rows that this one would have given.
         """
         assert self._started.all(), "reset before the first snapshot"
-        environments = [snapshots.capture(env) for env in self._envs]
+        try:
+            environments = [_ask(seat, "capture") for seat in self._seats]
+        except SimulatorError as error:
+            log.debug("no snapshot: %s", error)
+            return None
         if any(state is None for state in environments):
             return None
         rows = {key: snapshots.to_plain(array) for key, array in self._arrays().items()}
@@ -145,36 +188,74 @@ class VectorEnv:
                 f"the checkpoint has {len(states)} environments, env.num_envs={self.num_envs}; "
                 "they must agree to resume"
             )
-        for env, state in zip(self._envs, states, strict=True):
-            snapshots.restore(env, state)
+        for seat, state in zip(self._seats, states, strict=True):
+            _ask(seat, "restore", state)
         for key, array in self._arrays().items():
             array[...] = snapshots.from_plain(snapshot["rows"][key])
         self._steps = list(snapshot["steps"])
         self._pending_seeds = [None] * self.num_envs
         self._started[:] = True
 
-    def _call(self, index: int, function: Callable[[], Any]) -> Any:
-        try:
-            return function()
-        except Exception as error:  # an environment is a stranger's code and may raise anything
-            cause = f"{type(error).__name__}: {error}"
-            raise EnvError(index, self._steps[index], cause) from error
-
-    def _set_row(
-        self, index: int, observation: Any, reward: float, terminated: bool, truncated: bool
-    ) -> None:
-        plain = observation if isinstance(observation, dict) else {"state": observation}
-        for key, part in self._keys.items():
+    def _fill_seats(self) -> None:
+        for make in self._makers:
+            self._seats.append(self._seat(make))
+        for i, seat in enumerate(self._seats):
             try:
-                self._rows.observations[key][index] = part.encode(plain[key])
-            except (KeyError, TypeError, ValueError) as error:
-                cause = f"key '{key}': {error}"
-                raise EnvError(index, self._steps[index], cause) from error
-        if not np.isfinite(reward):
-            raise EnvError(index, self._steps[index], f"reward is {reward}")
-        self._rows.reward[index] = reward
-        self._rows.terminated[index] = terminated
-        self._rows.truncated[index] = truncated
+                seat.settle()
+            except SimulatorError as error:
+                raise ConfigError(f"environment {i} cannot be started: {error}") from error
+
+    def _seat(self, make: Make) -> Seat:
+        kind = ProcessSeat if self._options.processes else LocalSeat
+        return kind(make, self._options.frames)
+
+    def _begin(self, index: int) -> None:
+        """Take the first row of an episode whose reset was asked for, however many attempts it needs."""
+        while True:
+            try:
+                row = self._seats[index].receive()
+            except SimulatorError as error:
+                self._make_anew(index, error)
+                continue
+            self._pending_seeds[index] = None
+            self._started[index] = True
+            return self._set_row(index, row, is_first=True)
+
+    def _make_anew(self, index: int, error: Exception) -> None:
+        """Replace a failed environment, and ask the new one for its first row.
+
+        Raises:
+            EnvError: if there were `max_restarts` before.
+        """
+        limit = self._options.max_restarts
+        while True:
+            failure = EnvError(index, self._steps[index], str(error))
+            if self._restarts >= limit:
+                if limit == 0:
+                    raise failure from error
+                told = f"{error}; it is failure {limit + 1}, env.max_restarts={limit}"
+                raise EnvError(index, self._steps[index], told) from error
+            self._restarts += 1
+            log.warning("%s; made anew (%d of %d times)", failure, self._restarts, limit)
+            _close(self._seats[index])
+            try:
+                seat = self._seat(self._makers[index])
+                self._seats[index] = seat
+                seat.settle()
+            except (ConfigError, SimulatorError) as again:
+                error = again
+                continue
+            # Not the first seed again: the episode that failed would be the next one.
+            self._pending_seeds[index] = _seed(self._children[index].spawn(1)[0])
+            return seat.send("reset", self._pending_seeds[index])
+
+    def _set_row(self, index: int, row: Row, *, is_first: bool) -> None:
+        for key, shown in row.observations.items():
+            self._rows.observations[key][index] = shown
+        self._rows.reward[index] = row.reward
+        self._rows.terminated[index] = row.terminated
+        self._rows.truncated[index] = row.truncated
+        self._rows.is_first[index] = is_first
 
     def _blank_rows(self) -> TimeStep:
         n = self.num_envs
@@ -199,3 +280,20 @@ class VectorEnv:
             terminated=rows.terminated.copy(),
             truncated=rows.truncated.copy(),
         )
+
+
+def _seed(sequence: np.random.SeedSequence) -> int:
+    # 31 bits: some simulators keep the seed in a signed int.
+    return int(sequence.generate_state(1)[0]) >> 1
+
+
+def _ask(seat: Seat, method: str, *args: Any) -> Any:
+    seat.send(method, *args)
+    return seat.receive()
+
+
+def _close(seat: Seat) -> None:
+    try:
+        seat.close()
+    except Exception as error:  # noqa: BLE001 (a broken environment may not even close)
+        log.debug("closing an environment: %s", error)

@@ -29,9 +29,9 @@ def observation_field(key: str) -> str:
 
 
 def row_dtype(spec: EnvSpec) -> np.dtype[Any]:
-    """Return the packed record of one row; three-dimensional observations are uint8 images."""
+    """Return the packed record of one row: images and texts are bytes, vectors float32."""
     observations = [
-        (observation_field(key), np.uint8 if len(shape) == 3 else np.float32, shape)
+        (observation_field(key), np.float32 if spec.kind(key) == "vector" else np.uint8, shape)
         for key, shape in spec.observations.items()
     ]
     flags = [(name, np.bool_) for name in ("is_first", "terminated", "truncated")]

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import State, make_backbone
+from llmdreamer.backbones.text import make_table
 from llmdreamer.behavior.actor_critic import Behavior
 from llmdreamer.functional import mode_one_hot, sample_one_hot
 from llmdreamer.types import EnvSpec, Latent
 from llmdreamer.world_model.model import WorldModel
+from llmdreamer.world_model.observations import check_keys
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -28,13 +30,20 @@ class Memory:
 
 
 class Agent(nn.Module):
-    """World model and behavior, with their weights in one module."""
+    """World model and behavior, with their weights in one module.
+
+    Raises:
+        ConfigError: if the keys, the backbone or its checkpoint are not there.
+    """
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.world_model = WorldModel(make_backbone(config), spec, config.algo)
-        self.behavior = Behavior(self.world_model.features, spec.action_size, config.algo)
+        check_keys(spec, config.algo)
+        backbone = make_backbone(config)
+        text_table = make_table(config) if config.algo.text_keys.encoder else None
+        self.world_model = WorldModel(backbone, spec, config.algo, text_table)
+        self.behavior = Behavior(self.world_model.features, spec, config.algo)
 
     def initial(self, streams: int) -> Memory:
         """An empty memory; the first row's `is_first` makes its contents irrelevant."""

@@ -46,10 +46,20 @@ class Collector:
         # The agent takes every row in even while actions are random: its memory is then right
         # when its own actions begin.
         action = self._act(rows, action)
-        self.replay.append(rows, action)
         self._rows = self.envs.step(action)
+        self._store(rows, action, cut_off=self._rows.is_first)
         self.policy_step += self.envs.num_envs
         return self._count(self._rows)
+
+    def _store(
+        self, rows: TimeStep, action: NDArray[np.float32], cut_off: NDArray[np.bool_]
+    ) -> None:
+        """Write the rows acted on. Where the environment was lost over the action, the row is its
+        episode's last: truncated, and nothing follows from what was tried there."""
+        if cut_off.any():
+            rows = replace(rows, truncated=rows.truncated | cut_off)
+            action = np.where(cut_off[:, None], np.float32(0), action)
+        self.replay.append(rows, action)
 
     def _begin(self) -> TimeStep:
         """The rows to act on: where an episode has ended its last row is stored, and one begins."""
@@ -72,6 +82,9 @@ class Collector:
     def _count(self, rows: TimeStep) -> list[Episode]:
         self._returns += rows.reward
         self._lengths += 1
+        # An episode that was cut off has no return worth telling.
+        self._returns[rows.is_first] = 0.0
+        self._lengths[rows.is_first] = 0
         over = np.flatnonzero(rows.terminated | rows.truncated)
         ended = [Episode(float(self._returns[i]), int(self._lengths[i])) for i in over]
         self._returns[over] = 0.0

@@ -94,6 +94,9 @@ def _live(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None = Non
         rows = envs.step(action.cpu().numpy())
         returns += alive * rows.reward
         lengths += alive
+        # An environment that failed was made anew: its episode is lived from the start again.
+        again = alive & rows.is_first
+        returns[again], lengths[again] = 0.0, 0
         over = rows.terminated | rows.truncated
         alive &= ~over
         # Those that are over go on with an episode that is not counted.

@@ -20,10 +20,9 @@ from llmdreamer.nets import (
     CategoricalHead,
     ContinueHead,
     TwoHotHead,
-    VectorDecoder,
-    VectorEncoder,
 )
 from llmdreamer.types import EnvSpec, Latent, Metrics, SequenceBatch
+from llmdreamer.world_model.observations import ObservationDecoder, ObservationEncoder
 from llmdreamer.world_model.tokens import TokenProjection
 
 if TYPE_CHECKING:
@@ -48,28 +47,36 @@ class WorldModel(nn.Module):
     before the backbone runs, and training is one parallel pass. A recurrent backbone may have
     DreamerV3's own posterior instead, q(z_t | h_t, x_t), at the price of a loop over time.
 
+    Args:
+        text_table: what texts are read with, if `algo.text_keys` names any.
+
     Raises:
         ConfigError: if the posterior asked for needs a recurrent backbone, and this is none.
     """
 
-    def __init__(self, backbone: Backbone, spec: EnvSpec, algo: AlgoConfig) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        spec: EnvSpec,
+        algo: AlgoConfig,
+        text_table: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         config = algo.world_model
         units, layers = algo.dense_units, algo.mlp_layers
-        keys, shapes = algo.mlp_keys, spec.observations
         stoch = (config.stochastic_size, config.discrete_size)
         prior_units = config.transition_model.hidden_size
         posterior_units = config.representation_model.hidden_size
         self.config = config
         self.features = backbone.width + stoch[0] * stoch[1]
-        self.encoder = VectorEncoder(shapes, keys.encoder, units, layers)
+        self.encoder = ObservationEncoder(spec, algo, text_table)
         self.coupled = config.posterior == "coupled"
         if self.coupled and not backbone.recurrent:
             raise ConfigError(
                 "posterior=coupled needs a backbone that is trained step by step: set backbone=gru"
                 " or posterior=decoupled"
             )
-        seen = units + backbone.width if self.coupled else units
+        seen = self.encoder.width + (backbone.width if self.coupled else 0)
         self.posterior = CategoricalHead(seen, posterior_units, 1, stoch, config.unimix)
         self.tokens = TokenProjection(
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
@@ -77,7 +84,7 @@ class WorldModel(nn.Module):
         self.backbone = backbone
         self.deter_norm = nn.RMSNorm(backbone.width, 1e-4)
         self.prior = CategoricalHead(backbone.width, prior_units, 1, stoch, config.unimix)
-        self.decoder = VectorDecoder(self.features, shapes, keys.decoder, units, layers)
+        self.decoder = ObservationDecoder(self.features, spec, algo)
         self.reward = TwoHotHead(self.features, units, layers, algo.critic.bins)
         self.continues = ContinueHead(self.features, units, layers, algo.gamma)
 

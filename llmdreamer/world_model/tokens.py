@@ -33,7 +33,8 @@ class TokenProjection(nn.Module):
             is_first: (...), bool: where an episode begins, so that there is no previous step. None
                 where that is known to be nowhere.
         """
-        previous = torch.cat([stoch.flatten(-2), action], -1)
+        # A continuous action enters as it was executed: clipped. Others are not changed by it.
+        previous = torch.cat([stoch.flatten(-2), action.clamp(-1.0, 1.0)], -1)
         if is_first is None:
             return self._scaled(self.project(previous))
         first = is_first.unsqueeze(-1).to(previous.dtype)

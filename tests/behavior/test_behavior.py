@@ -7,7 +7,7 @@ from torch import nn
 from llmdreamer.behavior.actor_critic import Behavior, Replayed
 from llmdreamer.behavior.imagine import Imagined, imagine
 from llmdreamer.behavior.normalize import ReturnNorm
-from llmdreamer.types import Latent
+from llmdreamer.types import EnvSpec, Latent
 
 torch.set_num_threads(1)
 close = torch.testing.assert_close
@@ -30,7 +30,8 @@ class PlainCritic(nn.Module):
 def make(compose):
     def behavior(features, *overrides):
         torch.manual_seed(0)
-        return Behavior(features, 2, compose("algo.dense_units=16", *overrides).algo)
+        spec = EnvSpec({}, 2, True)
+        return Behavior(features, spec, compose("algo.dense_units=16", *overrides).algo)
 
     return behavior
 

@@ -58,7 +58,9 @@ def test_a_number_is_finite(cfg, key, value):
         ("env.num_envs", 200, "nothing would train: algo.total_steps=3000 with env.num_envs=200"),
         ("algo.imag_starts", 33, "algo.imag_starts=33: a sequence has 32 positions"),
         ("algo.return_norm.low", 0.95, "algo.return_norm.low=0.95: must be below"),
-        ("algo.mlp_keys.encoder", [], "are both empty: name the observations"),
+        ("algo.actor.min_std", 1.0, "algo.actor.min_std=1.0: must be below algo.actor.max_std=1.0"),
+        ("env.image_size", 72, "env.image_size=72: must be a multiple of 16"),
+        ("algo.mlp_keys.encoder", [], "are all empty: name the observations"),
     ],
 )
 def test_a_bad_value_is_told_with_its_range(cfg, key, value, message):

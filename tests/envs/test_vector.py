@@ -9,11 +9,13 @@ import toys
 from gymnasium import spaces
 from toys import action, make
 
-from llmdreamer.envs import EnvError, VectorEnv
+from llmdreamer.envs import EnvError, VectorEnv, VectorOptions
+from llmdreamer.envs.simulator import Frames
 
 
 def show(space: spaces.Space, value: Any) -> VectorEnv:
-    return VectorEnv([toys.Show(space, value)], seed=0)
+    options = VectorOptions(Frames(image_size=16, max_text_bytes=8))
+    return VectorEnv([lambda: toys.Show(space, value)], 0, options)
 
 
 def test_reset_touches_only_the_masked_rows():
@@ -91,16 +93,16 @@ def test_random_actions_are_one_hot_and_repeatable():
 
 
 def test_a_dict_observation_keeps_its_keys_and_an_image_its_bytes():
-    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    image = np.arange(768).astype(np.uint8).reshape(16, 16, 3)
     space = spaces.Dict(
-        picture=spaces.Box(0, 255, (2, 2, 3), np.uint8),
+        picture=spaces.Box(0, 255, (16, 16, 3), np.uint8),
         speed=spaces.Box(-1, 1, (2,), np.float64),
         mode=spaces.Discrete(3, start=1),
         level=spaces.Box(0, 9, (), np.int64),
     )
     envs = show(space, {"picture": image, "speed": np.array([0.5, -1.0]), "mode": 2, "level": 7})
     assert envs.spec.observations == {
-        "picture": (2, 2, 3), "speed": (2,), "mode": (3,), "level": (1,)
+        "picture": (16, 16, 3), "speed": (2,), "mode": (3,), "level": (1,)
     }  # fmt: skip
     seen = envs.reset().observations
     assert seen["picture"].dtype == np.uint8 and (seen["picture"][0] == image).all()
@@ -121,13 +123,13 @@ def test_a_uint8_vector_is_a_vector():
 @pytest.mark.parametrize(
     ("fault", "cause"),
     [
-        ("nan", "key 'state': observation is not finite"),
+        ("nan", r"key 'state': observation is not finite \(NaN\)"),
         ("reward", "reward is inf"),
         ("raise", "OSError: the simulator is gone"),
     ],
 )
 def test_a_broken_step_names_the_environment_and_the_step(fault: str, cause: str):
-    envs = VectorEnv([toys.Count(end=99), toys.Count(end=99, fault=fault)], seed=0)
+    envs = VectorEnv([lambda: toys.Count(end=99), lambda: toys.Count(end=99, fault=fault)], seed=0)
     envs.reset()
     envs.step(action(0, n=2))
     with pytest.raises(EnvError, match="environment 1, policy step 2: " + cause) as caught:
@@ -150,6 +152,6 @@ def test_an_observation_outside_its_space_is_an_error(space: spaces.Space, value
 
 
 def test_gymnasiums_own_discrete_world_runs():
-    envs = VectorEnv([gym.make("FrozenLake-v1", disable_env_checker=True)], seed=0)
+    envs = VectorEnv([lambda: gym.make("FrozenLake-v1", disable_env_checker=True)], seed=0)
     envs.reset()
     assert envs.step(action(0, size=4)).observations["state"].sum() == 1.0

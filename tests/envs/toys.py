@@ -57,6 +57,27 @@ class Show(gym.Env):
         return self.value, 0.0, False, False, {}
 
 
+class Blink(gym.Env):
+    """Frame k lights pixel k alone; reward 1."""
+
+    observation_space = spaces.Box(0, 255, (1, 5, 1), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.frame(), {}
+
+    def step(self, action: int):
+        self.count += 1
+        return self.frame(), 1.0, False, False, {}
+
+    def frame(self) -> np.ndarray:
+        frame = np.zeros((1, 5, 1), np.uint8)
+        frame[0, self.count] = 255
+        return frame
+
+
 class Needy(gym.Env):
     """Cannot be made: what it needs is not installed."""
 

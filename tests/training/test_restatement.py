@@ -33,7 +33,7 @@ def agent(compose):
     # Heads that start at zero would agree with many a wrong formula.
     for head in (agent.world_model.reward, agent.behavior.critic, agent.behavior.slow_critic):
         torch.nn.init.normal_(head.mlp[-1].weight, std=0.3)
-    torch.nn.init.normal_(agent.behavior.actor.head.mlp[-1].weight)
+    torch.nn.init.normal_(agent.behavior.actor.mlp[-1].weight)
     return agent
 
 
@@ -85,7 +85,7 @@ def test_the_loss_on_dreams(agent):
     G = returns_of(numpy(reward), value, numpy(discount)[:, 1:], np.full((N, H), 0.95))
     low, high = (0.01 * np.quantile(G, q) for q in (0.05, 0.95))  # from zero, decay 0.99
     scale = max(1.0, high - low)
-    raw = numpy(behavior.actor.head.mlp(features))
+    raw = numpy(behavior.actor.mlp(features))
     probs = 0.99 * np.exp(log_softmax(raw)) + 0.01 / 2
     expected = 0.0
     for n in range(N):

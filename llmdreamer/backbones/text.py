@@ -1,0 +1,181 @@
+"""Reads a text as the backbone would, or byte by byte: one vector for each text."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from llmdreamer.backbones.catalogue import shape_of
+from llmdreamer.errors import ConfigError
+from llmdreamer.nets import MLP
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+
+log = logging.getLogger(__name__)
+
+BYTE_WIDTH = 32
+"""Numbers in the learned embedding of a byte."""
+
+KNOWN_TEXTS = 65_536
+"""Texts whose tokens are remembered."""
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "vocab.txt",
+)
+
+
+class Table(Protocol):
+    """Embeds a text: its parts (n, width), at least one."""
+
+    width: int
+
+    def __call__(self, text: bytes) -> Tensor: ...
+
+
+class ByteTable(nn.Module):
+    """A learned vector for each of the 256 bytes, and one for the empty text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width = BYTE_WIDTH
+        self.embedding = nn.Embedding(257, BYTE_WIDTH)
+
+    def forward(self, text: bytes) -> Tensor:
+        ids = list(text) or [256]
+        embedded: Tensor = self.embedding(torch.tensor(ids, device=self.embedding.weight.device))
+        return embedded
+
+
+class TokenTable(nn.Module):
+    """A language model's own tokens and word embeddings, frozen.
+
+    The table is no part of a checkpoint of ours: it is read again from the model's.
+
+    Args:
+        tokenizer: of transformers.
+        weight: (vocabulary, width).
+    """
+
+    weight: Tensor
+
+    def __init__(self, tokenizer: Tokenizer, weight: Tensor) -> None:
+        super().__init__()
+        self.width = weight.shape[1]
+        self.register_buffer("weight", weight.detach().clone(), persistent=False)
+        self.ids = lru_cache(KNOWN_TEXTS)(lambda text: _ids(tokenizer, text))
+
+    def forward(self, text: bytes) -> Tensor:
+        ids = self.ids(text)
+        if not ids:
+            return self.weight.new_zeros(1, self.width)
+        # The unit that the GRU behind it is used to: word embeddings are much smaller than 1.
+        embedded = self.weight[torch.tensor(ids, device=self.weight.device)]
+        return embedded / self.weight.square().mean().sqrt()
+
+
+class Tokenizer(Protocol):
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]: ...
+
+
+class TextEncoder(nn.Module):
+    """Parts of a text through a GRU, whose outputs' mean goes through an MLP.
+
+    A plain mean of embeddings would not tell "red ball, blue box" from "blue ball, red box": the GRU
+    is what sees order. Equal texts of a batch are encoded once.
+
+    Args:
+        table: what a text's parts are.
+        keys: observations that are texts; each is read alone, their vectors are summed up in the MLP.
+        units: width of GRU, MLP and output.
+    """
+
+    def __init__(self, table: nn.Module, keys: list[str], units: int) -> None:
+        super().__init__()
+        self.keys = keys
+        self.width = units
+        self.table = table
+        self.gru = nn.GRU(int(table.width), units, batch_first=True)  # type: ignore[arg-type]
+        self.mlp = MLP(units * len(keys), units, 1)
+
+    def forward(self, observations: dict[str, Tensor], lead: int) -> Tensor:
+        """UTF-8 bytes (*lead dims, bytes) of each key, zeros behind -> (*lead dims, width)."""
+        vectors = [self._read(observations[key]) for key in self.keys]
+        assert vectors[0].dim() == lead + 1, vectors[0].shape
+        embedding: Tensor = self.mlp(torch.cat(vectors, -1))
+        return embedding
+
+    def _read(self, rows: Tensor) -> Tensor:
+        distinct, which = torch.unique(rows.flatten(0, -2), dim=0, return_inverse=True)
+        texts = [bytes(row).rstrip(b"\0") for row in distinct.cpu().numpy()]
+        parts = [self.table(text) for text in texts]
+        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        lengths = torch.tensor([len(part) for part in parts], device=rows.device)
+        counted = torch.arange(padded.shape[1], device=rows.device) < lengths[:, None]
+        outputs, _ = self.gru(padded)
+        # Padding stands behind: a GRU's output there depends on the text, but none in it on that.
+        mean = (outputs * counted[..., None]).sum(1) / lengths[:, None]
+        return mean[which].unflatten(0, rows.shape[:-1])
+
+
+def make_table(config: Config) -> nn.Module:
+    """What texts are read with: the checkpoint's tokens, or bytes where there are none.
+
+    Raises:
+        ConfigError: if the model is on the hub, and its tokenizer cannot be had.
+    """
+    if not config.algo.world_model.hf_model.from_pretrained:
+        return ByteTable()
+    source = config.backbone.path or shape_of(config.backbone.name, config.size).checkpoint
+    assert source is not None, "make_backbone has refused it"
+    return _token_table(source)
+
+
+def _token_table(source: str) -> nn.Module:
+    from transformers import AutoModel, AutoTokenizer
+
+    path = Path(source).expanduser()
+    local = path.is_dir()
+    # Asked first: without these files transformers makes a tokenizer of no words, and says nothing.
+    if local and not any((path / name).exists() for name in TOKENIZER_FILES):
+        log.warning("%s has no tokenizer: texts are read byte by byte", source)
+        return ByteTable()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            path if local else source, local_files_only=local, trust_remote_code=False
+        )
+    # What a damaged or missing tokenizer raises depends on its kind.
+    except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
+        if local:
+            raise ConfigError(f"backbone.path={source}: its tokenizer cannot be read") from error
+        raise ConfigError(
+            f"algo.text_keys needs the tokenizer of {source}, which is not in the cache and the "
+            "hub is unreachable; point backbone.path at a local directory that has it"
+        ) from error
+    model = AutoModel.from_pretrained(
+        path if local else source,
+        dtype=torch.float32,
+        local_files_only=local,
+        trust_remote_code=False,
+    )
+    weight = model.get_input_embeddings().weight
+    if len(tokenizer) > weight.shape[0]:
+        raise ConfigError(
+            f"{source}: its tokenizer has {len(tokenizer)} tokens, its model embeds "
+            f"{weight.shape[0]}; they are not of one model"
+        )
+    return TokenTable(tokenizer, weight)
+
+
+def _ids(tokenizer: Tokenizer, text: bytes) -> list[int]:
+    """Tokens of a text; none of an empty one."""
+    return tokenizer.encode(text.decode("utf-8", "ignore"), add_special_tokens=False)

@@ -1,0 +1,135 @@
+"""Texts: told apart by word and by order, with gradient, whatever they are read with."""
+
+import logging
+
+import pytest
+import torch
+
+from llmdreamer.backbones import text
+from llmdreamer.backbones.text import ByteTable, TextEncoder, TokenTable, make_table
+
+torch.set_num_threads(1)
+close = torch.testing.assert_close
+WORDS = ["go", "to", "the", "red", "blue", "ball", "box"]
+GO = "go to the red ball"
+
+
+def rows(*texts: str, room: int = 40) -> torch.Tensor:
+    raw = [words.encode().ljust(room, b"\0") for words in texts]
+    return torch.tensor([list(row) for row in raw], dtype=torch.uint8)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A GPT-2 of seven words, with its tokenizer, as `save_pretrained` leaves them."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    path = tmp_path_factory.mktemp("gpt2")
+    torch.manual_seed(3)
+    config = GPT2Config(vocab_size=8, n_positions=64, n_embd=32, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(path)
+    words = models.WordLevel({w: i for i, w in enumerate([*WORDS, "?"])}, unk_token="?")
+    tokenizer = Tokenizer(words)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", "removed")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?").save_pretrained(path)
+    return path
+
+
+def pretrained(compose, path):
+    return compose("backbone=gpt2", "pretrained=true", f"backbone.path={path}")
+
+
+@pytest.fixture(params=["bytes", "tokens"])
+def encoder(request, compose, checkpoint):
+    config = compose() if request.param == "bytes" else pretrained(compose, checkpoint)
+    torch.manual_seed(0)
+    return TextEncoder(make_table(config), ["mission"], 16)
+
+
+def read(encoder: TextEncoder, *texts: str) -> torch.Tensor:
+    return encoder({"mission": rows(*texts)}, 1)
+
+
+def test_another_word_and_another_order_give_another_vector(encoder):
+    vectors = read(encoder, GO, "go to the blue ball", "ball red the to go", "go to the ball red")
+    distance = torch.cdist(vectors, vectors) + 9 * torch.eye(4)
+    assert distance.min() > 1e-3
+
+
+def test_a_text_reads_the_same_alone_and_among_longer_ones(encoder):
+    alone = read(encoder, GO)
+    among = read(encoder, "red", GO, "", GO, "go to the red ball to the blue box")
+    close(among[1], alone[0])
+    close(among[3], alone[0])
+    assert among.isfinite().all()
+
+
+def test_leading_dimensions_are_kept(encoder):
+    seen = {"mission": rows(GO, "red", "box", "to", "the", GO).unflatten(0, (2, 3))}
+    vectors = encoder(seen, 2)
+    assert vectors.shape == (2, 3, 16)
+    close(vectors[0, 0], vectors[1, 2])
+
+
+def test_all_that_trains_has_a_gradient_and_the_models_table_has_none(encoder):
+    read(encoder, GO, "blue box").square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+    if isinstance(encoder.table, TokenTable):
+        assert not list(encoder.table.parameters()) and not encoder.table.weight.requires_grad
+        assert not [name for name in encoder.state_dict() if "table" in name]
+    else:
+        assert encoder.table.embedding.weight.grad is not None
+
+
+def test_tokens_are_the_tokenizers_and_vectors_the_models(compose, checkpoint):
+    from transformers import GPT2Model
+
+    table = make_table(pretrained(compose, checkpoint))
+    assert isinstance(table, TokenTable)
+    assert table.ids(GO.encode()) == [0, 1, 2, 3, 5]
+    weight = GPT2Model.from_pretrained(checkpoint).wte.weight.detach()
+    close(table(GO.encode()), weight[[0, 1, 2, 3, 5]] / weight.square().mean().sqrt())
+
+
+def test_an_equal_text_is_tokenized_once():
+    class Counting:
+        calls = 0
+
+        def encode(self, text, *, add_special_tokens):
+            self.calls += 1
+            return [1]
+
+    tokenizer = Counting()
+    encoder = TextEncoder(TokenTable(tokenizer, torch.randn(3, 4)), ["mission"], 8)
+    for _ in range(3):
+        read(encoder, GO, GO, "red")
+    assert tokenizer.calls == 2
+
+
+def test_a_checkpoint_without_a_tokenizer_is_read_by_bytes_and_says_so(
+    compose, tmp_path, checkpoint, caplog
+):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
+    with caplog.at_level(logging.WARNING, logger=text.__name__):
+        table = make_table(pretrained(compose, tmp_path))
+    assert isinstance(table, ByteTable)
+    assert f"{tmp_path} has no tokenizer" in caplog.text
+
+
+def test_a_damaged_tokenizer_is_one_line(compose, tmp_path, checkpoint):
+    for path in checkpoint.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{")
+    (tmp_path / "tokenizer_config.json").unlink(missing_ok=True)
+    with pytest.raises(ValueError, match="its tokenizer cannot be read"):
+        make_table(pretrained(compose, tmp_path))
+
+
+def test_a_hub_model_without_its_tokenizer_is_one_line(compose):
+    with pytest.raises(
+        ValueError, match="algo.text_keys needs the tokenizer of nobody/nothing"
+    ) as e:
+        make_table(pretrained(compose, "nobody/nothing"))
+    assert "\n" not in str(e.value)

@@ -1,0 +1,87 @@
+"""Images, texts and vectors become arrays of one shape."""
+
+import logging
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from llmdreamer.envs.observations import Words, observation_keys, resize
+
+
+def image_of(shape: tuple[int, ...], size: int = 16):
+    keys = observation_keys(spaces.Box(0, 255, shape, np.uint8), size, 8)
+    assert list(keys) == ["image"]
+    return keys["image"]
+
+
+def test_a_smaller_picture_is_the_mean_over_each_new_pixels_area():
+    picture = np.zeros((4, 4, 3), np.uint8)
+    picture[:2, :2, 0] = [[10, 20], [30, 40]]
+    picture[2:, 2:, 2] = 200
+    small = resize(picture, 2)
+    assert small[..., 0].tolist() == [[25, 0], [0, 0]]
+    assert small[..., 2].tolist() == [[0, 0], [0, 200]]
+
+
+def test_a_larger_picture_repeats_its_pixels():
+    picture = np.arange(4, dtype=np.uint8).reshape(2, 2, 1)
+    assert resize(picture, 4)[..., 0].tolist() == [
+        [0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])
+def test_channels_do_not_mix(channels: int):
+    picture = np.zeros((32, 48, channels), np.uint8)
+    picture[..., channels - 1] = 77
+    small = resize(picture, 16)
+    assert small.shape == (16, 16, channels) and small.dtype == np.uint8
+    assert (small[..., channels - 1] == 77).all() and (small[..., : channels - 1] == 0).all()
+
+
+def test_channels_may_come_first_or_not_at_all():
+    first = image_of((3, 32, 16))
+    picture = np.zeros((3, 32, 16), np.uint8)
+    picture[1] = 9
+    assert first.shape == (16, 16, 3) and (first.encode(picture)[..., 1] == 9).all()
+    grey = image_of((16, 16))
+    assert grey.encode(np.full((16, 16), 5, np.uint8)).shape == (16, 16, 1)
+
+
+def test_a_picture_of_the_right_size_is_kept_and_copied():
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+    shown = image_of((16, 16, 3)).encode(picture)
+    assert (shown == picture).all() and not np.shares_memory(shown, picture)
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((16, 16, 4), np.uint8), np.zeros((16, 16, 3))])
+def test_a_picture_of_another_shape_or_type_is_an_error(wrong: np.ndarray):
+    with pytest.raises(ValueError, match="observation of"):
+        image_of((16, 16, 3)).encode(wrong)
+
+
+def test_a_text_is_its_bytes_and_zeros():
+    keys = observation_keys(spaces.Text(20), 64, 6)
+    assert keys["text"].encode("go on").tolist() == [*b"go on", 0]
+    assert keys["text"].encode("").tolist() == [0] * 6
+    with pytest.raises(ValueError, match="not a text"):
+        keys["text"].encode(3)
+
+
+def test_a_long_text_is_cut_between_characters_with_one_warning(caplog):
+    words = Words((4,))
+    with caplog.at_level(logging.WARNING):
+        assert words.encode("abcé").tolist() == [*b"abc", 0]  # é is two bytes
+        words.encode("another long one")
+    assert [record.getMessage() for record in caplog.records] == [
+        "a text of 5 bytes is cut to env.max_text_bytes=4: 'abcé'"
+    ]
+
+
+def test_a_vector_tells_nan_from_infinity():
+    part = observation_keys(spaces.Box(-1, 1, (2,)), 64, 8)["state"]
+    with pytest.raises(ValueError, match=r"not finite \(NaN\)"):
+        part.encode(np.array([0, np.nan]))
+    with pytest.raises(ValueError, match=r"not finite \(infinite\)"):
+        part.encode(np.array([0, np.inf]))

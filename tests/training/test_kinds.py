@@ -1,0 +1,167 @@
+"""Every kind of observation and action through a whole run in small: live, learn, judge, resume."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from llmdreamer.training.evaluate import evaluate, record_video
+from llmdreamer.training.trainer import Trainer
+
+torch.set_num_threads(1)
+SMALL = [
+    "backbone=gru",
+    "algo.dense_units=16",
+    "algo.cnn_depth=2",
+    "algo.horizon=3",
+    "algo.per_rank_batch_size=2",
+    "algo.per_rank_sequence_length=4",
+    "algo.imag_starts=2",
+    "algo.world_model.stochastic_size=4",
+    "algo.world_model.discrete_size=4",
+    "algo.optimizer.warmup=0",
+    # Without free nats, so that the prior is pulled even where it is close.
+    "algo.world_model.kl_free_nats=0",
+    "algo.learning_starts=12",
+    "algo.total_steps=100",
+    "replay_ratio=1",
+    "replay.capacity=100",
+    "env.image_size=16",
+    "env.max_text_bytes=40",
+]
+ROOM = ["env=gym", "env.id=lightroom:LightRoom-v0", "algo.mlp_keys.encoder=[]"]
+IMAGE, TEXT = "algo.cnn_keys.encoder=[image]", "algo.text_keys.encoder=[mission]"
+CASES = {
+    "image": [*ROOM, IMAGE, "+env.kwargs.show=[image]"],
+    "image and text, two environments": [*ROOM, IMAGE, TEXT, "env.num_envs=2"],
+    "text alone": [*ROOM, "algo.text_keys.encoder=[text]", "+env.kwargs.show=[mission]"],
+    "several choices": [*ROOM, IMAGE, "+env.kwargs.act=multi"],
+    "continuous": ["env=pendulum"],
+    "continuous, image, text": [*ROOM, IMAGE, TEXT, "+env.kwargs.act=box"],
+}
+
+
+@pytest.fixture
+def trainer(compose, tmp_path):
+    open_ = []
+
+    def make(*overrides, folder="run"):
+        open_.append(Trainer(compose(*SMALL, *overrides), tmp_path / folder))
+        return open_[-1]
+
+    yield make
+    for one in open_:
+        one.close()
+
+
+def train(trainer, updates):
+    metrics = []
+    while len(metrics) < updates:
+        trainer.live()
+        metrics += trainer.learn()
+    return metrics
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_updates_reach_every_parameter(case, trainer):
+    trainer = trainer(*CASES[case])
+    agent = trainer.agent
+    before = {name: param.detach().clone() for name, param in agent.named_parameters()}
+    metrics = train(trainer, 2)
+    # Heads that start at zero hand no gradient on before they have moved, and not every batch has an
+    # episode's first row: hence some more.
+    metrics += train(trainer, 6)
+    assert all(value.isfinite().all() for row in metrics for value in row.values())
+    for name, param in agent.named_parameters():
+        assert param.isfinite().all() and not torch.equal(param, before[name]), name
+    world = agent.world_model
+    assert (world.encoder.image is not None) == ("image" in case or case == "several choices")
+    assert (world.encoder.text is not None) == ("text" in case)
+    if "continuous" in case:
+        last = agent.behavior.actor.mlp[-1]  # its outputs are A means, then A deviations
+        means, deviations = last.weight.grad.chunk(2)
+        assert means.abs().sum() > 0 and deviations.abs().sum() > 0
+
+
+def test_a_continuous_action_is_executed_and_remembered_clipped(trainer):
+    trainer = trainer("env=pendulum")
+    seen = []
+    trainer.envs.step = lambda action, plain=trainer.envs.step: seen.append(action) or plain(action)
+    for _ in range(40):
+        trainer.live()
+    actions = np.concatenate(seen)
+    assert actions.shape == (40, 1) and (np.abs(actions[:12]) <= 1).all()
+    assert (np.abs(actions[12:]) > 1).any()  # the policy's own samples are not bounded
+    tokens = trainer.agent.world_model.tokens
+    stoch = torch.zeros(2, 4, 4)
+    wild, tame = (tokens(stoch, torch.full((2, 1), value), None) for value in (7.0, 1.0))
+    assert torch.equal(wild, tame)
+
+
+def test_two_missions_give_different_latents_and_the_mission_has_a_gradient(trainer):
+    world = trainer(*CASES["image and text, two environments"]).agent.world_model
+    room = torch.zeros(2, 40, dtype=torch.uint8)
+    for row, mission in zip(room, (b"light the red lamp", b"light the blue lamp"), strict=True):
+        row[: len(mission)] = torch.tensor(list(mission))
+    seen = {"image": torch.zeros(2, 16, 16, 3, dtype=torch.uint8), "mission": room}
+    posterior = world.posterior(world.encoder(seen, 1))
+    assert (posterior[0] - posterior[1]).abs().max() > 1e-3
+    posterior.exp()[..., 0].sum().backward()
+    table = world.encoder.text.table.embedding.weight.grad
+    told = table.abs().sum(1) > 0
+    assert set(torch.nonzero(told).flatten().tolist()) == set(b"light the red lamp blue")
+
+
+@pytest.mark.parametrize("case", ["image and text, two environments", "continuous"])
+def test_a_policy_is_judged_and_filmed(case, trainer, tmp_path):
+    trainer = trainer(*CASES[case], "env.max_episode_steps=6")
+    config = trainer.config
+    one, two = (evaluate(trainer.agent, config.env, 2, config.seed) for _ in range(2))
+    assert np.array_equal(one.returns, two.returns) and one.lengths.tolist() == [6, 6]
+    film = record_video(trainer.agent, config.env, config.seed, tmp_path / "policy.gif")
+    assert film.read_bytes()[:3] == b"GIF"
+
+
+@pytest.mark.parametrize("case", ["continuous", "continuous, image, text"])
+def test_a_run_goes_on_from_its_checkpoint(case, trainer, tmp_path):
+    first = trainer(*CASES[case], folder="first")
+    train(first, 2)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    first.close()
+
+    def resumed():
+        second = trainer(*CASES[case], folder="first")
+        second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+        assert (second.policy_step, second.updates) == (first.policy_step, 2)
+        return train(second, 2)
+
+    mine, theirs = resumed(), resumed()
+    if case == "continuous":  # Pendulum has a verified snapshot; elsewhere a new episode begins
+        assert all(torch.equal(mine[1][key], theirs[1][key]) for key in mine[1])
+
+
+def test_an_episode_cut_off_by_a_fault_ends_truncated_in_the_replay(trainer, tmp_path):
+    fault = ["+env.kwargs.show=[state,mission]", "+env.kwargs.fault=raise"]
+    once = f"+env.kwargs.once={tmp_path / 'broken'}"
+    trainer = trainer(*ROOM, "algo.mlp_keys.encoder=[state]", TEXT, *fault, once)
+    rows = []
+    append = trainer.replay.append
+    trainer.replay.append = lambda step, action, mask=None: (
+        rows.append((replace(step), action.copy())) or append(step, action, mask)
+    )
+    for _ in range(8):
+        trainer.live()
+    # Row 2 is the last that was seen: the action chosen there never happened.
+    assert [bool(step.truncated[0]) for step, _ in rows] == [False, False, True] + [False] * 5
+    assert [bool(step.is_first[0]) for step, _ in rows] == [True, False, False, True] + [False] * 4
+    assert not rows[2][1].any() and rows[3][1].any()
+    assert trainer.policy_step == 8 and trainer.collector._lengths[0] == 5
+
+
+def test_pixels_and_texts_are_bytes_in_the_replay(trainer):
+    trainer = trainer(*CASES["image and text, two environments"])
+    row = trainer.replay._row
+    assert row["observations/image"].base == row["observations/mission"].base == np.uint8
+    # Picture, mission, four one-hot numbers, reward, three flags: no padding between them.
+    assert row.itemsize == 16 * 16 * 3 + 40 + 4 * 4 + 4 + 3

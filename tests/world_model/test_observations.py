@@ -1,0 +1,104 @@
+"""Which key goes where, and what is said when it cannot."""
+
+import logging
+
+import pytest
+import torch
+
+from llmdreamer.backbones.text import ByteTable
+from llmdreamer.errors import ConfigError
+from llmdreamer.types import EnvSpec
+from llmdreamer.world_model.observations import (
+    ObservationDecoder,
+    ObservationEncoder,
+    check_keys,
+)
+
+torch.set_num_threads(1)
+ALL = EnvSpec({"state": (3,), "image": (16, 16, 3), "mission": (20,)}, 2, True, texts=("mission",))
+IMAGE = EnvSpec({"image": (64, 64, 3)}, 2, True)
+KEYS = ["algo.cnn_keys.encoder=[image]", "algo.text_keys.encoder=[mission]"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "overrides", "message"),
+    [
+        (
+            IMAGE,
+            [],
+            "algo.mlp_keys.encoder=[state]: the environment has no 'state'; "
+            "it has image (image: algo.cnn_keys)",
+        ),
+        (
+            ALL,
+            ["algo.mlp_keys.encoder=[state,image]"],
+            "algo.mlp_keys.encoder=[state,image]: 'image' is no vector; the environment has "
+            "state (vector: algo.mlp_keys), image (image: algo.cnn_keys), "
+            "mission (text: algo.text_keys)",
+        ),
+        (
+            ALL,
+            ["algo.cnn_keys.decoder=[camera]"],
+            "algo.cnn_keys.decoder=[camera]: the environment has no 'camera'; it has ",
+        ),
+        (
+            ALL,
+            ["algo.text_keys.encoder=[state]"],
+            "algo.text_keys.encoder=[state]: 'state' is no text; ",
+        ),
+    ],
+)
+def test_a_key_that_is_not_there_is_told_with_those_that_are(compose, spec, overrides, message):
+    with pytest.raises(ConfigError) as error:
+        check_keys(spec, compose(*overrides).algo)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_an_image_or_text_that_nobody_reads_is_told_with_the_key_to_set(compose, caplog):
+    with caplog.at_level(logging.WARNING):
+        check_keys(ALL, compose().algo)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the environment's image is not read; algo.cnn_keys.encoder=[image] would read it",
+        "the environment's text is not read; algo.text_keys.encoder=[mission] would read it",
+    ]
+    caplog.clear()
+    check_keys(ALL, compose(*KEYS).algo)
+    assert not caplog.records
+
+
+@pytest.fixture
+def algo(compose):
+    return compose("algo.dense_units=8", "algo.cnn_depth=2", *KEYS).algo
+
+
+@pytest.fixture
+def seen():
+    return {
+        "state": torch.randn(2, 3, 3),
+        "image": torch.randint(256, (2, 3, 16, 16, 3)).to(torch.uint8),
+        "mission": torch.randint(1, 256, (2, 3, 20)).to(torch.uint8),
+    }
+
+
+def test_embeddings_stand_side_by_side_and_each_input_moves_its_own(algo, seen):
+    encoder = ObservationEncoder(ALL, algo, ByteTable())
+    parts = {"state": slice(0, 8), "image": slice(8, 16), "mission": slice(16, 24)}
+    assert encoder.width == 24
+    before = encoder(seen, 2)
+    for key, own in parts.items():
+        other = {**seen, key: seen[key].flip(0)}
+        moved = (encoder(other, 2) - before).abs().amax((0, 1)) > 0
+        assert moved[own].any() and moved.sum() == moved[own].sum(), key
+
+
+def test_the_loss_is_the_sum_of_vectors_and_images(algo, seen):
+    decoder = ObservationDecoder(5, ALL, algo)
+    feature = torch.randn(2, 3, 5)
+    alone = decoder.vector.loss(feature, seen) + decoder.image.loss(feature, seen)
+    torch.testing.assert_close(decoder.loss(feature, seen), alone)
+
+
+def test_without_a_decoder_nothing_is_to_be_reconstructed(compose, seen):
+    algo = compose("algo.mlp_keys.decoder=[]").algo
+    loss = ObservationDecoder(5, ALL, algo).loss(torch.randn(2, 3, 5), seen)
+    assert loss.shape == (2, 3) and (loss == 0).all()

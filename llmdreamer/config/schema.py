@@ -78,7 +78,7 @@ class OptimizerConfig:
     lr: float = MISSING
     backbone_lr: float | None = None
     lora_lr: float | None = None
-    thaw: int = MISSING
+    thaw: int = 0  # with a default, for runs saved before it was there
     warmup: int = MISSING
     anneal: float = MISSING
     beta1: float = MISSING

@@ -176,6 +176,19 @@ def test_the_same_seed_gives_the_same_weights(name, compose):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("more", ["peft=false", "peft=true"])
+@pytest.mark.parametrize("name", ["gpt2-4", "smollm2-4", "mamba", "mamba2"])
+def test_weights_survive_being_written_down(name, more, compose, tmp_path):
+    cfg = compose(*CASES[name], more)
+    tokens = torch.randn(5, 128)
+    one, other = make_backbone(cfg).eval(), make_backbone(cfg).eval()
+    assert not torch.equal(encode(one, tokens), encode(other, tokens))
+    torch.save(one.state_dict(), tmp_path / "weights.pt")
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert torch.equal(encode(one, tokens), encode(other, tokens))
+
+
+@torch.no_grad()
 def test_attention_reaches_back_exactly_its_context(compose):
     backbone = make_backbone(compose(*CASES["gpt2-4"], "backbone=gpt2")).eval()
     # One layer sees four tokens; the second layer would see further through the first.

@@ -8,10 +8,55 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from llmdreamer.backbones.base import Backbone
+from llmdreamer.errors import ConfigError
+
+ROTARY = frozenset(
+    ["gemma3_text", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "qwen2", "qwen3"]
+    + ["smollm3", "stablelm", "starcoder2"]
+)
+LEARNED = frozenset({"gpt2"})
+"""The architectures that the laws are tested for: with rotary and with learned positions."""
+
+
+def is_known(config: PreTrainedConfig) -> bool:
+    """Whether a model may be trusted to take a mask, positions and a cache of ours at their word."""
+    return config.model_type in ROTARY | LEARNED and not _rotation_depends_on_length(config)
+
+
+def make_attention(model: PreTrainedModel, context: int, input_rms: float) -> AttentionBackbone:
+    """The backbone of a known architecture.
+
+    Raises:
+        ConfigError: if the context is longer than the model can look back.
+    """
+    config = model.config
+    learned = int(config.n_positions) if config.model_type in LEARNED else None
+    if learned is not None and context > learned:
+        raise ConfigError(
+            f"algo.world_model.hf_model.seq_len={context}: this GPT-2 has {learned} positions"
+        )
+    # Our mask replaces the model's own, the one of its sliding layers too.
+    window = getattr(config, "sliding_window", None)
+    if window is not None and context > window:
+        raise ConfigError(
+            f"algo.world_model.hf_model.seq_len={context}: this {config.model_type} looks back"
+            f" {window} tokens"
+        )
+    return AttentionBackbone(model, context, input_rms, learned)
+
+
+def _rotation_depends_on_length(config: PreTrainedConfig) -> bool:
+    """Whether the model turns all positions by another angle once one of them is large.
+
+    Then a step would not compute what training computed. Windows encoded anew stay below that.
+    """
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *[part for part in rope.values() if isinstance(part, dict)]]
+    return any(part.get("rope_type") in {"dynamic", "longrope"} for part in kinds)
 
 
 @dataclass(frozen=True)

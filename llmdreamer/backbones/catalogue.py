@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from llmdreamer.errors import ConfigError, did_you_mean
 
@@ -13,26 +15,129 @@ class Shape:
 
     width: int
     layers: int
-    heads: int
-    positions: int  # length of a table of learned positions; 0 where positions are not learned
     checkpoint: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What else the Hugging Face configuration of a model from scratch is told, by its own keys."""
 
 
-CATALOGUE: dict[str, dict[str, Shape]] = {
-    "gpt2": {
-        "XS": Shape(128, 2, 4, 128),
-        "S": Shape(768, 12, 12, 1024, "openai-community/gpt2"),
-        "M": Shape(1024, 24, 16, 1024, "openai-community/gpt2-medium"),
-        "L": Shape(1280, 36, 20, 1024, "openai-community/gpt2-large"),
-    },
+@dataclass(frozen=True)
+class Family:
+    """A named backbone: the architecture behind it, as transformers calls it, and its sizes."""
+
+    model_type: str
+    sizes: Mapping[str, Shape]
+
+
+def _gpt2(width: int, layers: int, heads: int, positions: int, name: str | None = None) -> Shape:
+    checkpoint = name and f"openai-community/{name}"
+    config = {"num_attention_heads": heads, "max_position_embeddings": positions}
+    return Shape(width, layers, checkpoint, config)
+
+
+def _rotary(
+    width: int,
+    layers: int,
+    checkpoint: str | None,
+    *,
+    heads: int,
+    kv: int,
+    ffn: int,
+    theta: float,
+    **more: Any,
+) -> Shape:
+    config = {
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "intermediate_size": ffn,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+    }
+    return Shape(width, layers, checkpoint, config | more)
+
+
+def _pythia(width: int, layers: int, heads: int, name: str | None = None) -> Shape:
+    checkpoint = name and f"EleutherAI/{name}"
+    config = {"num_attention_heads": heads, "intermediate_size": 4 * width}
+    return Shape(width, layers, checkpoint, config)
+
+
+def _mamba2(width: int, layers: int, head: int = 64, state: int = 128) -> Shape:
+    heads = 2 * width // head
+    config = {"num_heads": heads, "head_dim": head, "state_size": state, "n_groups": 1}
+    return Shape(width, layers, None, config)
+
+
+CATALOGUE: dict[str, Family] = {
+    "gpt2": Family(
+        "gpt2",
+        {
+            "XS": _gpt2(128, 2, 4, 128),
+            "S": _gpt2(768, 12, 12, 1024, "gpt2"),
+            "M": _gpt2(1024, 24, 16, 1024, "gpt2-medium"),
+            "L": _gpt2(1280, 36, 20, 1024, "gpt2-large"),
+        },
+    ),
+    "smollm2": Family(
+        "llama",
+        {
+            "XS": _rotary(128, 2, None, heads=4, kv=2, ffn=384, theta=1e5),
+            "S": _rotary(576, 30, "HuggingFaceTB/SmolLM2-135M", heads=9, kv=3, ffn=1536, theta=1e5),
+            "M": _rotary(
+                960, 32, "HuggingFaceTB/SmolLM2-360M", heads=15, kv=5, ffn=2560, theta=1e5
+            ),
+            "L": _rotary(
+                2048, 24, "HuggingFaceTB/SmolLM2-1.7B", heads=32, kv=32, ffn=8192, theta=1.3e5
+            ),
+        },
+    ),
+    # No Qwen3 as small as S is published.
+    "qwen3": Family(
+        "qwen3",
+        {
+            "XS": _rotary(128, 2, None, heads=4, kv=2, ffn=384, theta=1e6, head_dim=32),
+            "M": _rotary(
+                1024, 28, "Qwen/Qwen3-0.6B", heads=16, kv=8, ffn=3072, theta=1e6, head_dim=128
+            ),
+            "L": _rotary(
+                2048, 28, "Qwen/Qwen3-1.7B", heads=16, kv=8, ffn=6144, theta=1e6, head_dim=128
+            ),
+        },
+    ),
+    "pythia": Family(
+        "gpt_neox",
+        {
+            "XS": _pythia(128, 2, 4),
+            "S": _pythia(512, 6, 8, "pythia-70m"),
+            "M": _pythia(768, 12, 12, "pythia-160m"),
+            "L": _pythia(1024, 24, 16, "pythia-410m"),
+        },
+    ),
+    "mamba": Family(
+        "mamba",
+        {
+            "XS": Shape(128, 4),
+            "S": Shape(768, 24, "state-spaces/mamba-130m-hf"),
+            "M": Shape(1024, 48, "state-spaces/mamba-370m-hf"),
+            "L": Shape(1536, 48, "state-spaces/mamba-790m-hf"),
+        },
+    ),
+    # The hub's state-spaces/mamba2-* are in the original format, which transformers does not read.
+    "mamba2": Family(
+        "mamba2",
+        {
+            "XS": _mamba2(128, 4, head=32, state=16),
+            "S": _mamba2(768, 24),
+            "M": _mamba2(1024, 48),
+            "L": _mamba2(1536, 48),
+        },
+    ),
     # A GRU of width D has 6 D² weights: these widths give it gpt2's count (12 D² a layer) to 1%.
-    "gru": {
-        "XS": Shape(256, 1, 1, 0),
-        "S": Shape(3764, 1, 1, 0),
-        "M": Shape(7096, 1, 1, 0),
-        "L": Shape(10864, 1, 1, 0),
-    },
+    "gru": Family(
+        "gru",
+        {"XS": Shape(256, 1), "S": Shape(3764, 1), "M": Shape(7096, 1), "L": Shape(10864, 1)},
+    ),
 }
+ANY = "hf"
+"""The backbone that is any causal model of transformers, which brings its own shape."""
 
 
 def shape_of(name: str, size: str) -> Shape:
@@ -42,10 +147,11 @@ def shape_of(name: str, size: str) -> Shape:
         ConfigError: if there is no such backbone, or it has no such size.
     """
     if name not in CATALOGUE:
+        names = [*CATALOGUE, ANY]
         raise ConfigError(
-            f"backbone={name}: choose from {', '.join(CATALOGUE)}{did_you_mean(name, CATALOGUE)}"
+            f"backbone={name}: choose from {', '.join(names)}{did_you_mean(name, names)}"
         )
-    sizes = CATALOGUE[name]
+    sizes = CATALOGUE[name].sizes
     if size not in sizes:
         raise ConfigError(f"backbone={name} has no size {size}; choose from {', '.join(sizes)}")
     return sizes[size]

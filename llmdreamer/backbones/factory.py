@@ -19,21 +19,14 @@ def make_backbone(config: Config) -> Backbone:
     Raises:
         ConfigError: if there is no such size, checkpoint or LoRA target, or a width disagrees.
     """
-    shape = shape_of(config.backbone.name, config.size)
     backbone: Backbone
     if config.backbone.name == "gru":
-        backbone = GRUBackbone(shape.width)
+        backbone = GRUBackbone(shape_of("gru", config.size).width)
     else:
         # transformers takes seconds to import, and the control arm does not need it.
-        from llmdreamer.backbones.gpt2 import make_gpt2
+        from llmdreamer.backbones.huggingface import make_huggingface
 
-        backbone = make_gpt2(
-            shape,
-            context=config.algo.world_model.hf_model.seq_len,
-            pretrained=config.algo.world_model.hf_model.from_pretrained,
-            path=config.backbone.path,
-            lora=config.lora if config.algo.world_model.hf_model.peft else None,
-        )
+        backbone = make_huggingface(config)
     asked = config.algo.world_model.recurrent_model.recurrent_state_size
     if asked is not None and asked != backbone.width:
         raise ConfigError(

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from llmdreamer.backbones.base import Backbone
 from llmdreamer.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import LoraConfig
 
 
-def add_lora(model: nn.Module, config: LoraConfig, default_targets: list[str]) -> None:
+# Where peft has no default of its own.
+TARGETS = {"mamba": ["in_proj"], "mamba2": ["in_proj"]}
+
+
+def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
     """Freeze `model` and add adapters to its target layers, which start as the identity.
 
     Raises:
-        ConfigError: if no layer has a target's name.
+        ConfigError: if no layer has a target's name, or peft will not adapt it.
     """
-    targets = config.target_modules if config.target_modules is not None else default_targets
+    targets = _targets(model, config)
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -33,18 +41,63 @@ def add_lora(model: nn.Module, config: LoraConfig, default_targets: list[str]) -
         raise ConfigError(
             f"lora.target_modules {unmatched} match nothing; linear layers: {', '.join(names)}"
         )
-    inject_adapter_in_model(
-        PeftLoraConfig(
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=list(targets),
-            # GPT-2 keeps its weights transposed.
-            fan_in_fan_out=all(
-                isinstance(layers[name], Conv1D)
-                for name in layers
-                if name.rsplit(".", 1)[-1] in targets
+    try:
+        inject_adapter_in_model(
+            PeftLoraConfig(
+                r=config.r,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=targets,
+                # GPT-2 keeps its weights transposed.
+                fan_in_fan_out=all(
+                    isinstance(layers[name], Conv1D)
+                    for name in layers
+                    if name.rsplit(".", 1)[-1] in targets
+                ),
             ),
-        ),
-        model,
-    )
+            model,
+        )
+    except ValueError as error:  # out_proj of Mamba, among others
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"lora.target_modules {targets}: {reason}") from error
+
+
+@torch.enable_grad()  # whoever builds a backbone to act with it may have switched gradients off
+def check_adapters(backbone: Backbone) -> None:
+    """Try whether a gradient reaches every adapter; some models read a layer's weight past them.
+
+    Raises:
+        ConfigError: naming the layers whose adapters would never train.
+    """
+    device = next(backbone.parameters()).device
+    # Fixed numbers: building a backbone draws from the generator for its weights only.
+    tokens = torch.arange(4 * backbone.width, device=device, dtype=torch.float32).cos()
+    training = backbone.training
+    none = torch.zeros(1, 4, dtype=torch.bool, device=device)
+    deter, _ = backbone.eval().observe(tokens.view(1, 4, -1), none)
+    # No plain sum: of what a LayerNorm puts out, that is a constant.
+    (deter * tokens.add(1).cos().view_as(deter)).sum().backward()
+    backbone.train(training)
+    # A is behind B, which starts at zero: at first only B has a gradient other than zero.
+    dead = {
+        name.split(".lora_")[0].rsplit(".", 1)[-1]
+        for name, param in backbone.named_parameters()
+        if ".lora_B." in name and (param.grad is None or not param.grad.any())
+    }
+    backbone.zero_grad(set_to_none=True)
+    if dead:
+        raise ConfigError(
+            f"lora.target_modules {sorted(dead)} get no gradient in this model: leave them out"
+        )
+
+
+def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:
+    if config.target_modules is not None:
+        return list(config.target_modules)
+    kind = model.config.model_type
+    usual = TARGETS.get(kind, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind))
+    if not isinstance(usual, list):
+        raise ConfigError(
+            f"lora.target_modules=null: {kind} has no usual ones; name the layers to adapt"
+        )
+    return usual

@@ -83,6 +83,7 @@ RANGES: dict[str, Rule] = {
     "algo.optimizer.lr": positive,
     "algo.optimizer.backbone_lr": positive,
     "algo.optimizer.lora_lr": positive,
+    "algo.optimizer.thaw": at_least(0),
     "algo.optimizer.warmup": at_least(0),
     "algo.optimizer.anneal": share,
     "algo.optimizer.beta1": below(0, 1),
@@ -192,15 +193,47 @@ def _check_budget(cfg: Config) -> None:
 
 
 def _check_arm(cfg: Config) -> None:
-    """The GRU is not a language model: it has neither weights to load nor layers to adapt."""
-    if cfg.backbone.name != "gru":
-        return
-    if cfg.algo.world_model.hf_model.peft:
-        raise ConfigError("backbone=gru takes no LoRA: set peft=false")
-    if cfg.algo.world_model.hf_model.from_pretrained:
-        raise ConfigError("backbone=gru has no pretrained weights: set pretrained=false")
-    if cfg.backbone.path is not None:
-        raise ConfigError(f"backbone.path={cfg.backbone.path}: backbone=gru has no checkpoint")
+    """What a backbone cannot be asked for."""
+    hf, backbone = cfg.algo.world_model.hf_model, cfg.backbone
+    # The GRU is not a language model: it has neither weights to load nor layers to adapt.
+    if backbone.name == "gru":
+        if hf.peft:
+            raise ConfigError("backbone=gru takes no LoRA: set peft=false")
+        if hf.from_pretrained:
+            raise ConfigError("backbone=gru has no pretrained weights: set pretrained=false")
+        if backbone.path is not None:
+            raise ConfigError(f"backbone.path={backbone.path}: backbone=gru has no checkpoint")
+    thaw = cfg.algo.optimizer.thaw
+    if thaw > 0 and not (hf.from_pretrained and not hf.peft):
+        raise ConfigError(
+            f"algo.optimizer.thaw={thaw}: only pretrained weights that train whole can wait"
+            " (pretrained=true peft=false)"
+        )
+    _check_hf(cfg)
+
+
+def _check_hf(cfg: Config) -> None:
+    """`backbone=hf` is told what it is, either by its type and shape or by a checkpoint."""
+    backbone, pretrained = cfg.backbone, cfg.algo.world_model.hf_model.from_pretrained
+    if backbone.name != "hf":
+        for key, value in (("model_type", backbone.model_type), ("config", backbone.config)):
+            if value is not None:
+                raise ConfigError(
+                    f"backbone.{key}={value}: backbone={backbone.name} has its own; use backbone=hf"
+                )
+    elif backbone.config is not None and not isinstance(backbone.config, dict):
+        raise ConfigError(f"backbone.config={backbone.config}: must be like {{hidden_size:128}}")
+    elif pretrained and backbone.path is None:
+        raise ConfigError("backbone=hf pretrained=true: set backbone.path to a checkpoint")
+    elif pretrained and backbone.config is not None:
+        raise ConfigError(
+            f"backbone.config={backbone.config}: a checkpoint has its own shape;"
+            " leave it out, or set pretrained=false"
+        )
+    elif not pretrained and backbone.model_type is None:
+        raise ConfigError(
+            "backbone=hf: set backbone.model_type, e.g. olmo2, and its shape by backbone.config={...}"
+        )
 
 
 def arm(cfg: Config) -> str:

@@ -86,6 +86,7 @@ class OptimizerConfig:
     lr: float = MISSING
     backbone_lr: float | None = None
     lora_lr: float | None = None
+    thaw: int = 0  # with a default, for runs saved before it was there
     warmup: int = MISSING
     anneal: float = MISSING
     beta1: float = MISSING
@@ -123,6 +124,8 @@ class AlgoConfig:
 class BackboneConfig:
     name: str = MISSING
     path: str | None = None
+    model_type: str | None = None
+    config: Any = None  # a dict[str, Any]; Hydra takes no new key into a dict of that type
 
 
 @dataclass

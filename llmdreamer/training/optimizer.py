@@ -82,7 +82,11 @@ def _gradient(param: Tensor) -> Tensor:
 
 
 class AgentOptimizer:
-    """LaProp over three groups (backbone, adapters, the rest), with warm-up and final decay."""
+    """LaProp over three groups (backbone, adapters, the rest), with warm-up and final decay.
+
+    For the first `thaw` updates the backbone stays still, so that it is not pulled about by heads that
+    know nothing yet; its own warm-up begins when it joins.
+    """
 
     def __init__(self, agent: nn.Module, config: OptimizerConfig, total_updates: int) -> None:
         self.config = config
@@ -101,9 +105,9 @@ class AgentOptimizer:
 
     def step(self, loss: Tensor) -> Metrics:
         """Descend one step on `loss`."""
-        factor = self._schedule()
         for group in self.laprop.param_groups:
-            group["lr"] = factor * self.rates[group["name"]]
+            still = self.config.thaw if group["name"] == "backbone" else 0
+            group["lr"] = self._schedule(still) * self.rates[group["name"]]
         self.laprop.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         norms = {
@@ -114,9 +118,11 @@ class AgentOptimizer:
         self.updates += 1
         return norms
 
-    def _schedule(self) -> float:
-        """Share of the full rate at this update: linear rise, plateau, linear fall."""
-        rise = min(1.0, (self.updates + 1) / max(1, self.config.warmup))
+    def _schedule(self, still: int) -> float:
+        """Share of the full rate at this update: zero, linear rise, plateau, linear fall."""
+        if self.updates < still:
+            return 0.0
+        rise = min(1.0, (self.updates - still + 1) / max(1, self.config.warmup))
         falling = self.config.anneal * self.total_updates
         left = self.total_updates - self.updates
         fall = min(1.0, max(0.0, left / falling)) if falling > 0 else 1.0

@@ -101,6 +101,32 @@ def test_the_gru_is_no_language_model(compose, override, message):
 
 
 @pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["backbone=hf"], "backbone=hf: set backbone.model_type"),
+        (["backbone=hf", "pretrained=true"], "set backbone.path to a checkpoint"),
+        (
+            ["backbone=hf", "pretrained=true", "backbone.path=x", "backbone.config={layers:2}"],
+            "a checkpoint has its own shape",
+        ),
+        (["backbone=hf", "backbone.model_type=opt", "backbone.config=3"], "must be like"),
+        (["backbone.model_type=opt"], "backbone=gpt2 has its own; use backbone=hf"),
+        (["backbone.config={layers:2}"], "backbone=gpt2 has its own; use backbone=hf"),
+        (["algo.optimizer.thaw=5"], "algo.optimizer.thaw=5: only pretrained weights"),
+        (["algo.optimizer.thaw=5", "pretrained=true", "peft=true"], "thaw=5: only pretrained"),
+    ],
+)
+def test_what_a_backbone_is_not_asked_for(compose, overrides, message):
+    with pytest.raises(ConfigError) as error:
+        compose(*overrides)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_pretrained_weights_that_train_whole_may_wait(compose):
+    assert compose("pretrained=true", "algo.optimizer.thaw=5").algo.optimizer.thaw == 5
+
+
+@pytest.mark.parametrize(
     ("overrides", "name"),
     [
         (["backbone=gru", "posterior=coupled"], "reference"),

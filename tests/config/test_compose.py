@@ -19,8 +19,8 @@ OPTIONS = [
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_of_every_group_composes(compose, option):
-    needed = ["env.id=CartPole-v1"] if option == "env=gym" else []
-    assert isinstance(compose(option, *needed), Config)
+    needed = {"env=gym": ["env.id=CartPole-v1"], "backbone=hf": ["backbone.model_type=llama"]}
+    assert isinstance(compose(option, *needed.get(option, [])), Config)
 
 
 def test_the_groups_are_all_there():

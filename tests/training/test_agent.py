@@ -15,6 +15,9 @@ N, ROWS = 2, 11
 
 ARMS = {
     "gpt2": ["backbone=gpt2"],
+    "smollm2": ["backbone=smollm2"],
+    "mamba": ["backbone=mamba"],
+    "mamba2": ["backbone=mamba2"],
     "gru": ["backbone=gru"],
     "reference": ["backbone=gru", "posterior=coupled"],
 }

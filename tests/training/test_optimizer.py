@@ -100,6 +100,21 @@ def test_the_rate_rises_stays_and_falls(make):
     assert seen == pytest.approx([0.1 * share for share in shares])
 
 
+def test_a_backbone_that_thaws_stays_still_then_warms_up_on_its_own(make):
+    toy = Toy()
+    weight = toy.world_model.backbone.weight
+    optimizer = make(toy, "lr=0.1", "backbone_lr=0.01", "warmup=2")
+    optimizer.config.thaw = 3
+    seen = []
+    for step in range(6):
+        optimizer.step(toy.loss())
+        seen.append(rates(optimizer))
+        assert (weight.tolist() == [1.0, 1.0]) == (step < 3)
+    assert [rate["backbone"] for rate in seen] == pytest.approx([0, 0, 0, 0.005, 0.01, 0.01])
+    assert [rate["rest"] for rate in seen] == pytest.approx([0.05] + [0.1] * 5)
+    assert [rate["lora"] for rate in seen] == pytest.approx([0.05] + [0.1] * 5)
+
+
 def test_a_resumed_optimizer_goes_on_as_if_never_stopped(make):
     def steps(toy, optimizer, count):
         for _ in range(count):

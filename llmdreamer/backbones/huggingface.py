@@ -1,0 +1,64 @@
+"""A model of transformers made a backbone: loaded or drawn, stripped of its words, adapted, wrapped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transformers import PreTrainedModel
+
+from llmdreamer.backbones import mamba, mamba2
+from llmdreamer.backbones.attention import is_known, make_attention
+from llmdreamer.backbones.base import Backbone
+from llmdreamer.backbones.catalogue import ANY, CATALOGUE, shape_of
+from llmdreamer.backbones.checkpoint import from_scratch, load_pretrained
+from llmdreamer.backbones.lora import add_lora, check_adapters
+from llmdreamer.backbones.statespace import Mix, StateSpaceBackbone
+from llmdreamer.backbones.window import make_window
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+
+STATE_SPACE: dict[str, Mix] = {"mamba": mamba.mix, "mamba2": mamba2.mix}
+
+
+def make_huggingface(config: Config) -> Backbone:
+    """The backbone of any name but gru.
+
+    Raises:
+        ConfigError: if the model cannot be had, or cannot do what is asked of it.
+    """
+    model, input_rms = _model(config)
+    # Tokens are vectors: no word is ever looked up.
+    model.set_input_embeddings(None)  # type: ignore[arg-type]
+    hf = config.algo.world_model.hf_model
+    if hf.peft:
+        add_lora(model, config.lora)
+    backbone: Backbone
+    mix = STATE_SPACE.get(model.config.model_type)
+    if mix is not None:
+        backbone = StateSpaceBackbone(model, mix, input_rms)
+    elif is_known(model.config):
+        backbone = make_attention(model, hf.seq_len, input_rms)
+    else:
+        backbone = make_window(model, hf.seq_len, input_rms)
+    if hf.peft:
+        check_adapters(backbone)
+    return backbone
+
+
+def _model(config: Config) -> tuple[PreTrainedModel, float]:
+    """The model, and the RMS of the tokens it is used to."""
+    name, path = config.backbone.name, config.backbone.path
+    pretrained = config.algo.world_model.hf_model.from_pretrained
+    if name == ANY:
+        if pretrained:
+            return load_pretrained(path, config.backbone.model_type, "backbone=hf has none")
+        assert config.backbone.model_type is not None, "config.checks sees to it"
+        return from_scratch(config.backbone.model_type, config.backbone.config or {}), 1.0
+    shape = shape_of(name, config.size)
+    model_type = CATALOGUE[name].model_type
+    if pretrained:
+        none = f"size {config.size} has none that transformers reads"
+        return load_pretrained(path or shape.checkpoint, model_type, none)
+    keys = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, **shape.config}
+    return from_scratch(model_type, keys), 1.0

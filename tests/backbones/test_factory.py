@@ -1,0 +1,123 @@
+"""What a backbone cannot be built from is one line; and the shapes are those of the checkpoints."""
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+
+from llmdreamer.backbones import make_backbone
+from llmdreamer.backbones.catalogue import CATALOGUE
+from llmdreamer.errors import ConfigError
+
+torch.set_num_threads(1)
+
+
+def test_a_context_longer_than_the_table_of_positions_is_refused(compose):
+    with pytest.raises(ConfigError, match="seq_len=129: this GPT-2 has 128 positions"):
+        make_backbone(compose("algo.world_model.hf_model.seq_len=129"))
+
+
+def test_a_recurrent_state_size_at_odds_with_the_backbone_is_refused(compose):
+    key = "algo.world_model.recurrent_model.recurrent_state_size"
+    with pytest.raises(ConfigError, match=f"{key}=100: .* is 128 wide"):
+        make_backbone(compose(f"{key}=100"))
+
+
+# Millions of weights of the published checkpoints, word embeddings not counted twice.
+PUBLISHED = {
+    ("gpt2", "S", 50257): 124.4,
+    ("smollm2", "S", 49152): 134.5,
+    ("smollm2", "M", 49152): 361.8,
+    ("smollm2", "L", 49152): 1711.4,
+    ("qwen3", "M", 151936): 596.0,
+    ("qwen3", "L", 151936): 1720.6,
+    ("mamba", "S", 50280): 129.1,
+    ("mamba", "M", 50280): 371.5,
+    ("mamba", "L", 50280): 793.2,
+    ("mamba2", "S", 50288): 128.99,
+    ("mamba2", "M", 50288): 368.0,
+    ("mamba2", "L", 50288): 780.0,
+}
+
+
+@pytest.mark.parametrize(("name", "size", "words"), PUBLISHED)
+def test_shapes_have_as_many_weights_as_what_is_published(name, size, words):
+    family = CATALOGUE[name]
+    shape = family.sizes[size]
+    keys = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, **shape.config}
+    config = AutoConfig.for_model(family.model_type, vocab_size=words, **keys, pad_token_id=None)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    assert millions == pytest.approx(PUBLISHED[name, size, words], rel=2e-3)
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_the_smallest_size_is_about_as_large_for_all(name, compose):
+    backbone = make_backbone(compose(f"backbone={name}"))
+    assert 0.38e6 < sum(p.numel() for p in backbone.parameters()) < 0.48e6
+
+
+HF = ["backbone=hf"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["backbone=qwen3", "model=S"], "qwen3 has no size S; choose from XS, M, L"),
+        (["backbone=mamba2", "model=S", "pretrained=true"], "size S has none that transformers"),
+        ([*HF, "backbone.model_type=lama"], "no causal model has this type; did you mean 'llama'"),
+        ([*HF, "backbone.model_type=t5"], "backbone.model_type=t5: no causal model has this type"),
+        (
+            [*HF, "backbone.model_type=llama", "backbone.config={hiden_size:32}"],
+            "backbone.config.hiden_size: llama has no such key; did you mean 'hidden_size'",
+        ),
+        (
+            [
+                *HF,
+                "backbone.model_type=llama",
+                "backbone.config={hidden_size:33,num_attention_heads:2}",
+            ],
+            "backbone.config: llama: ValueError: The hidden size (33) is not a multiple",
+        ),
+        (
+            [
+                *HF,
+                "backbone.model_type=bert",
+                "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:2}",
+            ],
+            "a bert model cannot be a backbone: it is not causal",
+        ),
+        (
+            [
+                *HF,
+                "backbone.model_type=opt",
+                "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:2,"
+                "max_position_embeddings:8}",
+            ],
+            "seq_len=32: this opt has 8 positions",
+        ),
+        (
+            [
+                *HF,
+                "backbone.model_type=mistral",
+                "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:2,"
+                "num_key_value_heads:2,intermediate_size:8,head_dim:16,sliding_window:8}",
+            ],
+            "seq_len=32: this mistral looks back 8 tokens",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_one_line(overrides, message, compose):
+    with pytest.raises(ConfigError) as error:
+        make_backbone(compose(*overrides))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_rotation_that_depends_on_the_length_goes_the_generic_way(compose):
+    from llmdreamer.backbones.window import WindowBackbone
+
+    shape = "hidden_size:32,num_hidden_layers:1,num_attention_heads:2,intermediate_size:8"
+    rope = "rope_parameters:{rope_type:dynamic,rope_theta:10000.0,factor:2.0}"
+    config = f"backbone.config={{{shape},{rope}}}"
+    backbone = make_backbone(compose(*HF, "backbone.model_type=llama", config))
+    assert isinstance(backbone, WindowBackbone)

@@ -1,0 +1,100 @@
+"""Adapters: they start as the identity, they alone train, and those that could not are refused."""
+
+import pytest
+import torch
+
+from llmdreamer.backbones import make_backbone
+from llmdreamer.backbones.lora import add_lora, check_adapters
+from llmdreamer.errors import ConfigError
+
+torch.set_num_threads(1)
+NAMES = ["gpt2", "smollm2", "qwen3", "pythia", "mamba", "mamba2"]
+
+
+def encode(backbone, tokens):
+    return backbone.eval().observe(tokens, torch.zeros(1, tokens.shape[1], dtype=torch.bool))[0]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_adapters_start_as_the_identity(name, compose):
+    cfg = compose(f"backbone={name}")
+    torch.manual_seed(0)
+    backbone = make_backbone(cfg)
+    tokens = torch.randn(1, 5, backbone.width)
+    before = encode(backbone, tokens)
+    add_lora(backbone.model, cfg.lora)
+    torch.testing.assert_close(encode(backbone, tokens), before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_with_adapters_only_adapters_train(name, compose):
+    backbone = make_backbone(compose(f"backbone={name}", "peft=true"))
+    training = [name for name, p in backbone.named_parameters() if p.requires_grad]
+    # A and B, of one or two layers in each block.
+    per_block = 4 if name in {"smollm2", "qwen3"} else 2
+    assert len(training) == per_block * backbone.model.config.num_hidden_layers
+    assert all(".lora_" in name for name in training)
+
+
+def test_building_with_adapters_draws_nothing_after_the_weights(compose):
+    torch.manual_seed(0)
+    backbone = make_backbone(compose("backbone=gpt2", "peft=true"))
+    after = torch.rand(1)
+    assert backbone.training and all(param.grad is None for param in backbone.parameters())
+    torch.manual_seed(0)
+    cfg = compose("backbone=gpt2")
+    add_lora(make_backbone(cfg).model, cfg.lora)
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_adapters_without_a_layer_are_refused_with_the_layers_there_are(compose):
+    cfg = compose("backbone=gpt2", "peft=true", "lora.target_modules=[q_proj]")
+    with pytest.raises(ConfigError, match=r"q_proj.*c_attn, c_fc, c_proj") as error:
+        make_backbone(cfg)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("target", ["in_proj", "x_proj", "dt_proj"])
+def test_our_scan_trains_adapters_that_the_one_of_transformers_passes_by(target, compose):
+    backbone = make_backbone(
+        compose("backbone=mamba", "peft=true", f"lora.target_modules=[{target}]")
+    )
+    (encode(backbone, torch.randn(1, 4, 128)) * torch.randn(128)).sum().backward()
+    assert all(p.grad.any() for n, p in backbone.named_parameters() if ".lora_B." in n)
+
+
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+@pytest.mark.parametrize("target", ["out_proj", "conv1d"])
+def test_adapters_that_peft_cannot_put_into_mamba_are_one_line(name, target, compose):
+    cfg = compose(f"backbone={name}", "peft=true", f"lora.target_modules=[{target}]")
+    with pytest.raises(ConfigError, match=target) as error:
+        make_backbone(cfg)
+    assert "\n" not in str(error.value)
+
+
+# FalconMamba is Mamba in the generic path: transformers reads dt_proj's weight past its adapter.
+FALCON = [
+    "backbone=hf",
+    "backbone.model_type=falcon_mamba",
+    "backbone.config={hidden_size:32,num_hidden_layers:2}",
+    "peft=true",
+]
+
+
+def test_adapters_without_a_gradient_are_refused(compose):
+    cfg = compose(*FALCON, "lora.target_modules=[in_proj,dt_proj]")
+    with pytest.raises(ConfigError, match=r"lora.target_modules \['dt_proj'\] get no gradient"):
+        make_backbone(cfg)
+
+
+def test_a_model_without_usual_targets_asks_for_them(compose):
+    with pytest.raises(ConfigError, match="falcon_mamba has no usual ones; name the layers"):
+        make_backbone(compose(*FALCON))
+
+
+def test_an_adapter_that_is_cut_off_is_found(compose):
+    backbone = make_backbone(compose("backbone=smollm2", "peft=true"))
+    backbone.model.layers[1].self_attn.v_proj.forward = lambda x: x[..., :64].detach()
+    with pytest.raises(ConfigError, match=r"\['v_proj'\] get no gradient"):
+        check_adapters(backbone)

@@ -12,6 +12,8 @@ from llmdreamer.tracking.store import connect, metric_key, prepare, shorten, spe
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
 """Environment variable in which a sweep's jobs find the id of their parent run."""
+TRIAL_VARIABLE = "LLMDREAMER_TRIAL"
+"""Environment variable in which the run of a sweep finds the tags that say which it is, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Parent:
         """Store the results (`note` in Markdown, `table` a file) and the status."""
         with speaking(self.uri):
             client = connect(self.uri)
-            client.log_artifact(self.run_id, str(table))
+            if table.exists():
+                client.log_artifact(self.run_id, str(table))
             client.set_tag(self.run_id, "mlflow.note.content", shorten(note))
             client.set_terminated(self.run_id, status)
 

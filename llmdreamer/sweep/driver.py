@@ -100,6 +100,7 @@ def make_program(plan: Plan) -> Program:
     return Program(
         command=list(settings.command) or own,
         hydra=plan.hydra,
+        objective=plan.base.objective,
         set_threads=ours,
         retries=settings.retries,
         stop_within=settings.stop_within,

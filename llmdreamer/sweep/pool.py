@@ -42,8 +42,7 @@ class Pool:
         try:
             self._loop()
         finally:
-            for worker in self._workers:
-                worker.kill()
+            self._drain()
             self._source.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -116,6 +115,15 @@ class Pool:
                 worker.kill()
             else:
                 worker.stop(wanted=False)
+
+    def _drain(self) -> None:
+        """Where an error ends the sweep, its runs leave with a checkpoint as they would otherwise."""
+        for worker in self._workers:
+            worker.stop(wanted=False)
+        while any(not worker.has_exited() for worker in self._workers):
+            for worker in self._workers:
+                worker.kill_if_late()
+            time.sleep(TICK)
 
     def _tell_load(self, seconds: float) -> None:
         if self._busy > 0:

@@ -40,6 +40,7 @@ class Program:
 
     command: list[str]
     hydra: list[str]  # Hydra's own overrides, of every run
+    objective: str  # which may be another now than when a run began
     set_threads: bool  # whether `threads` is ours to give
     retries: int  # deaths without a new checkpoint in between, before a run has failed
     stop_within: float  # seconds from SIGTERM to SIGKILL
@@ -75,7 +76,10 @@ class Worker:
             overrides.append(f"threads={self.slot.threads}")
         if resumes:
             overrides = [o for o in overrides if o.lstrip("+~").startswith(_KEPT)]
-            overrides.append(f"resume={_quoted(str(folder))}")
+            overrides += [
+                f"resume={_quoted(str(folder))}",
+                f"objective={_quoted(self.program.objective)}",
+            ]
         self.tail = Tail(folder)
         arguments = [*overrides, *self.program.hydra, f"hydra.run.dir={_quoted(str(folder))}"]
         with open(folder / LOG, "ab") as output:

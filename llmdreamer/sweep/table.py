@@ -17,6 +17,7 @@ from llmdreamer.sweep.folder import Curves
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.tracking.record import write_atomically
 
+NEVER_LOGGED = "was never logged; choose from"  # a run says so, too
 COLUMNS = ("label", "seed", "state", "env_step", "folder", "overrides", "cause")
 
 
@@ -49,7 +50,7 @@ def objective_values(plan: Plan, curves: Curves) -> list[float] | None:
 def missing_objective(plan: Plan, curves: Curves) -> str:
     lost = [one.metric for one in plan.objectives if one.metric not in curves]
     there = ", ".join(sorted(curves)) or "nothing"
-    return f"objective={', '.join(lost)} was never logged; choose from {there}"
+    return f"objective={', '.join(lost)} {NEVER_LOGGED} {there}"
 
 
 def write_csv(plan: Plan, rows: Sequence[Row]) -> Path:

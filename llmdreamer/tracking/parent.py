@@ -98,6 +98,15 @@ def start_parent(
         return Parent(uri, run.info.run_id)
 
 
+def tag_run(run_dir: Path, uri: str, key: str, value: str) -> None:
+    """Set a tag of the MLflow run of `run_dir`, if it has one. Raises TrackingError."""
+    known = load(Known, run_dir / "mlflow.json")
+    if known is None or known.run_id is None or known.uri != redact(uri):
+        return
+    with speaking(uri):
+        connect(uri).set_tag(known.run_id, key, shorten(value))
+
+
 def _name(folder: Path) -> str:
     """Hydra names a sweep's folder by its time, in one of its date: the time alone says little."""
     name = folder.name

@@ -2,28 +2,8 @@
 
 import os
 import signal
-import time
 
-
-def starts(folder):
-    """One line for each process that the run in `folder` took: the step it began at, its id."""
-    path = folder / "starts.txt"
-    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def until(truth, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not truth():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-
-
-def gone(pid):
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    return False
+from driving import checkpoints, gone, starts, until
 
 
 def test_every_combination_is_run_once_and_what_has_no_effect_makes_no_cell(sweeping):
@@ -86,7 +66,7 @@ def test_a_refused_cell_leaves_the_others_alone(sweeping):
 
 def test_a_killed_run_goes_on_from_its_checkpoint(sweeping):
     driver = sweeping.start("seed=0", STANDIN_STEP="0.1")
-    until(lambda: sweeping.cells and list(sweeping.cells[0].glob("checkpoints/step-*.pt")))
+    until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
     (cell,) = sweeping.cells
     os.kill(int(starts(cell)[0][1]), signal.SIGKILL)
     out, _ = driver.communicate(timeout=60)
@@ -98,7 +78,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(sweeping):
 
 def test_a_killed_driver_takes_its_runs_along_and_the_same_command_goes_on(sweeping):
     driver = sweeping.start("seed=0,1", "hydra.sweeper.n_jobs=2", STANDIN_STEP="0.2")
-    until(lambda: sum(bool(list(c.glob("checkpoints/*"))) for c in sweeping.cells) == 2)
+    until(lambda: sum(bool(checkpoints(cell)) for cell in sweeping.cells) == 2)
     driver.kill()
     until(lambda: all(gone(starts(cell)[0][1]) for cell in sweeping.cells))
     code, out = sweeping("seed=0,1", "hydra.sweeper.n_jobs=2")
@@ -109,7 +89,7 @@ def test_a_killed_driver_takes_its_runs_along_and_the_same_command_goes_on(sweep
 
 def test_ctrl_c_lets_the_runs_write_checkpoints_and_the_same_command_goes_on(sweeping):
     driver = sweeping.start("seed=0,1", STANDIN_STEP="0.2")
-    until(lambda: sweeping.cells and list(sweeping.cells[0].glob("checkpoints/*")))
+    until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
     driver.send_signal(signal.SIGINT)
     out, _ = driver.communicate(timeout=30)
     assert driver.returncode == 130, out

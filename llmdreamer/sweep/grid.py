@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Transformer
 
+from llmdreamer.config import arm as config_arm
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.cells import digest, run_name
 from llmdreamer.sweep.folder import Curves, Tail, is_finished
@@ -67,6 +68,7 @@ class Grid:
         name = run_name(config)
         if name in self._cells:  # the values that differ have no effect here
             return
+        row.label = arm or label or config_arm(config)
         row.group, row.folder = digest(config), str(self._root / name)
         self._cells[name] = Cell(full, row, self._root / name)
 

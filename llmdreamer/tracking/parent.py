@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmdreamer.tracking.record import Known, Status, load, redact, save
+from llmdreamer.tracking.record import Known, RunFiles, Status, Wanted, load, redact, save
 from llmdreamer.tracking.store import connect, metric_key, prepare, shorten, speaking
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
@@ -99,8 +99,16 @@ def start_parent(
 
 
 def tag_run(run_dir: Path, uri: str, key: str, value: str) -> None:
-    """Set a tag of the MLflow run of `run_dir`, if it has one. Raises TrackingError."""
-    known = load(Known, run_dir / "mlflow.json")
+    """Set a tag of a run that has ended. Raises TrackingError.
+
+    The shipper may still be at it, or the store be away: whoever uploads the rest tells the tag.
+    """
+    files = RunFiles(run_dir)
+    wanted, known = load(Wanted, files.wanted), load(Known, files.known)
+    if wanted is None:
+        return
+    wanted.tags[key] = value
+    save(wanted, files.wanted)
     if known is None or known.run_id is None or known.uri != redact(uri):
         return
     with speaking(uri):

@@ -54,8 +54,15 @@ class Tail:
         if self._path.stat().st_size < self._offset:
             # A resumed run has cut its rows back to its checkpoint.
             self._offset, self.curves = 0, {}
+        try:
+            self._read_on()
+        except ValueError:  # cut back, and longer again by now: the offset is inside a row
+            self._offset, self.curves = 0, {}
+            self._read_on()
+        return self.curves
+
+    def _read_on(self) -> None:
         for row in read(self._path, self._offset):
             self._offset, self.env_step = row.end, row.env_step
             for metric, value in row.metrics.items():
                 self.curves.setdefault(metric, []).append((row.env_step, value))
-        return self.curves

@@ -87,17 +87,15 @@ class Study:
     def _open(self) -> optuna.Study:
         kinds = optuna.study.StudyDirection
         directions = [kinds.MAXIMIZE if one else kinds.MINIMIZE for one in self._plan.maximize]
-        try:
-            found = optuna.load_study(study_name=self.name, storage=self._store.optuna)
-        except KeyError:
+        known = self.name in optuna.get_all_study_names(self._store.optuna)
+        if known:
+            study = optuna.load_study(study_name=self.name, storage=self._store.optuna)
+            refuse_another(study, self._plan, self._space)
+        else:
             study = optuna.create_study(
                 study_name=self.name, storage=self._store.optuna, directions=directions
             )
-            sign(study, self._plan, self._space)
-        else:
-            study = found
-            refuse_another(study, self._plan, self._space)
-            sign(study, self._plan, self._space)
+        sign(study, self._plan, self._space)
         study.pruner = self._pruner  # Hyperband's brackets are asked for by samplers, too
         return study
 
@@ -243,7 +241,8 @@ class Study:
             columns = zip(*live.values.values(), strict=True)
             values = [sum(column) / len(column) for column in columns]
         try:
-            self._study.tell(trial, values=values, state=state)
+            # Where we were silent for too long, another driver may have ended it.
+            self._study.tell(trial, values=values, state=state, skip_if_finished=True)
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # GridSampler says so at its last point
                 raise

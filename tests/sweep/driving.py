@@ -37,7 +37,7 @@ class Sweeping:
 
     def __call__(self, *overrides: str, **variables: str) -> tuple[int, str]:
         driver = self.start(*overrides, **variables)
-        out, _ = driver.communicate(timeout=100)
+        out, _ = driver.communicate(timeout=300)
         return driver.returncode, out
 
     @property
@@ -60,7 +60,7 @@ def checkpoints(folder: Path) -> list[Path]:
     return list(folder.glob("checkpoints/step-*.pt"))
 
 
-def until(truth: Callable[[], object], seconds: float = 60.0) -> None:
+def until(truth: Callable[[], object], seconds: float = 150.0) -> None:
     deadline = time.monotonic() + seconds
     while not truth():
         assert time.monotonic() < deadline, "it never came true"

@@ -69,7 +69,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(sweeping):
     until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
     (cell,) = sweeping.cells
     os.kill(int(starts(cell)[0][1]), signal.SIGKILL)
-    out, _ = driver.communicate(timeout=60)
+    out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, out
     first, second = starts(cell)
     assert (first[0], int(second[0]) >= 1) == ("0", True)
@@ -91,7 +91,7 @@ def test_ctrl_c_lets_the_runs_write_checkpoints_and_the_same_command_goes_on(swe
     driver = sweeping.start("seed=0,1", STANDIN_STEP="0.2")
     until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
     driver.send_signal(signal.SIGINT)
-    out, _ = driver.communicate(timeout=30)
+    out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, out
     assert "the same command goes on" in out
     assert gone(starts(sweeping.cells[0])[0][1])
@@ -102,7 +102,7 @@ def test_ctrl_c_lets_the_runs_write_checkpoints_and_the_same_command_goes_on(swe
 def test_two_drivers_share_a_grid(sweeping):
     one, two = (sweeping.start("seed=0,1,2,3", STANDIN_STEP="0.05") for _ in range(2))
     for driver in (one, two):
-        out, _ = driver.communicate(timeout=60)
+        out, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, out
     assert [len(starts(cell)) for cell in sweeping.cells] == [1, 1, 1, 1]
 

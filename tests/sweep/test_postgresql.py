@@ -48,7 +48,7 @@ def test_two_drivers_on_a_fresh_study_share_n_trials(server: str, sweeping: Swee
     command.append(f"hydra.sweeper.storage={server}")
     drivers = [sweeping.start(*command, STANDIN_STEP="0.05") for _ in range(2)]
     for driver in drivers:
-        out, _ = driver.communicate(timeout=100)
+        out, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, out
     trials = optuna.load_study(study_name="s", storage=server).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5

@@ -64,7 +64,7 @@ def test_killed_drivers_and_trials_leave_exactly_n_trials(sweeping):
                 os.kill(int(starts(pick.choice(folders))[-1][1]), signal.SIGKILL)
         if "driver" in victims:
             driver.kill()
-        out, _ = driver.communicate(timeout=90)
+        out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, out
     done = trials(sweeping)
     assert [trial.state for trial in done] == [TrialState.COMPLETE] * 6
@@ -80,7 +80,7 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(sweeping):
     driver = sweeping.start(*n_trials(2), STANDIN_STEP="0.2")
     until(lambda: checkpoints(where(sweeping, 0)))
     driver.send_signal(signal.SIGINT)
-    out, _ = driver.communicate(timeout=30)
+    out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, out
     assert sweeping(*n_trials(2))[0] == 0
     assert [t.state for t in trials(sweeping)] == [TrialState.COMPLETE] * 2
@@ -90,7 +90,7 @@ def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(sweeping):
 def test_two_drivers_on_a_fresh_study_share_n_trials(sweeping):
     drivers = [sweeping.start(*n_trials(7), STANDIN_STEP="0.05") for _ in range(2)]
     for driver in drivers:
-        out, _ = driver.communicate(timeout=90)
+        out, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, out
     done = trials(sweeping)
     assert [trial.state for trial in done] == [TrialState.COMPLETE] * 7

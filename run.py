@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from llmdreamer import cli, config
+from llmdreamer.sweep.member import membership
 
 ROOT = Path(__file__).resolve().parent
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # where conf/config.yaml looks for sweeps/
@@ -21,11 +22,12 @@ cli.register()
 def run(cfg: DictConfig) -> float:
     hydra_cfg = HydraConfig.get()
     settings = config.load(cfg, hydra_cfg.overrides.task)
-    # Imported late: --help, --cfg and every refusal above do without torch.
-    from llmdreamer.training.loop import train
-
     folder = Path(hydra_cfg.runtime.output_dir)
-    return train(settings, folder, hydra_cfg.overrides.task).objective
+    with membership(folder):  # of a sweep, if a sweep started this process
+        # Imported late: --help, --cfg and every refusal above do without torch.
+        from llmdreamer.training.loop import train
+
+        return train(settings, folder, hydra_cfg.overrides.task).objective
 
 
 def main() -> int:

@@ -23,6 +23,7 @@ from omegaconf import DictConfig
 from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.sweep.member import DRIVER_VARIABLE
 
 INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
@@ -112,12 +113,19 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
         key, line = override.key_or_group, override.input_line
         _refuse_unknown(override)
         if key == "sweeps" and override.is_sweep_override():
-            raise ConfigError(f"{line}: give one sweep specification at a time")
+            first = next(iter(override.sweep_string_iterator()))
+            raise ConfigError(
+                f"{line}: give one sweep specification at a time (python run.py -m sweeps={first})"
+            )
         if key == "resume" and many and not override.is_delete() and override.value() is not None:
             raise ConfigError(f"{line} goes on with one run: leave out -m")
         if override.is_sweep_override() and not many:
             raise ConfigError(f"{line} is a list of values: add -m (python run.py -m {line})")
-        if key == "sweeps" and override.value() is not None and not many and not args.cfg:
+        # The runs of a sweep have its specification's values, and are told so by their driver.
+        alone = not many and not args.cfg and DRIVER_VARIABLE not in os.environ
+        if key in ("seeds", "rerun") and override.value() not in (None, False) and alone:
+            raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
+        if key == "sweeps" and override.value() is not None and alone:
             raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.config import Config, arm, load
+from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.settings import SWEEPER
 
 
 def register() -> None:
-    """Let conf/config.yaml say `hydra.run.dir: ${llmdreamer.run_dir:<time>}`."""
+    """Let conf/config.yaml say `hydra.run.dir: ${llmdreamer.run_dir:<time>}`, and of sweeps alike."""
     OmegaConf.register_resolver("llmdreamer.run_dir", _resolve, replace=True)
+    OmegaConf.register_resolver("llmdreamer.sweep_dir", _resolve_sweep, replace=True)
 
 
 def run_dir(cfg: Config, started: str) -> Path:
@@ -53,3 +59,39 @@ def _resolve(started: str, _root_: DictConfig) -> str:
     if not OmegaConf.is_missing(_root_.hydra.runtime, "output_dir"):
         return str(_root_.hydra.runtime.output_dir)
     return str(run_dir(load(_root_, _root_.hydra.overrides.task), started))
+
+
+def sweep_name(choice: str | None, typed: Sequence[str]) -> str:
+    """Name a sweep so that the same command, or one with more values in its lists, finds it again.
+
+    Args:
+        choice: the specification (`sweeps=NAME`), which is then the name.
+        typed: what was typed; lists name the sweep, single values tell it from others.
+    """
+    if choice is not None:
+        return choice
+    overrides = OverridesParser.create().parse_overrides(list(typed))
+    lists = [o.key_or_group for o in overrides if o.is_sweep_override()]
+    singles = sorted(
+        str(o.input_line)
+        for o in overrides
+        if not o.is_sweep_override() and o.key_or_group not in ("rerun", "threads", "device")
+    )
+    name = "-".join(key.rpartition(".")[2] for key in lists) or "runs"
+    digest = hashlib.sha256(" ".join([*lists, *singles]).encode()).hexdigest()[:6]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"{name[:60]}_{digest}")
+
+
+def _resolve_sweep(started: str, *, _root_: DictConfig) -> str:
+    hydra = _root_.hydra
+    name = OmegaConf.select(hydra, "sweeper.study_name")  # not every sweeper has one
+    if hydra.runtime.choices.get("hydra/sweeper") != SWEEPER:
+        name = started  # Hydra's own sweepers begin anew each time, in folders 0, 1, ...
+    elif name is None:
+        name = sweep_name(hydra.runtime.choices.get("sweeps"), hydra.overrides.task)
+    elif not NAME.fullmatch(name) or name in {".", ".."}:
+        raise ConfigError(
+            f"hydra.sweeper.study_name={name!r}:"
+            " must be 1 to 100 of the characters A-Z a-z 0-9 . _ -"
+        )
+    return str(Path(_root_.output_root).expanduser() / "sweeps" / name)

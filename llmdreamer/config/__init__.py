@@ -2,6 +2,7 @@
 
 from llmdreamer.config.checks import RANGES, arm, check
 from llmdreamer.config.load import GROUPS, from_yaml, load, register, to_yaml
+from llmdreamer.config.objective import Objective, parse_objectives
 from llmdreamer.config.schema import (
     ActorConfig,
     AlgoConfig,
@@ -42,6 +43,7 @@ __all__ = [
     "HiddenConfig",
     "KeysConfig",
     "LoraConfig",
+    "Objective",
     "OptimizerConfig",
     "RecurrentModelConfig",
     "ReplayConfig",
@@ -54,6 +56,7 @@ __all__ = [
     "from_yaml",
     "leaves",
     "load",
+    "parse_objectives",
     "register",
     "to_yaml",
 ]

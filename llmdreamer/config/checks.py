@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from llmdreamer.config.objective import parse_objectives
 from llmdreamer.config.schema import Config
 from llmdreamer.errors import ConfigError, did_you_mean
 
@@ -45,6 +46,7 @@ RANGES: dict[str, Rule] = {
     "replay_ratio": at_least(0),
     "seed": below(0, 2**32),
     "threads": at_least(1),
+    "seeds": at_least(1),
     "algo.total_steps": at_least(1),
     "algo.learning_starts": at_least(0),
     "algo.replay_ratio": at_least(0),
@@ -149,6 +151,7 @@ def _check_words(cfg: Config) -> None:
     for key in ("env.id", "output_root", "objective", "tracking.experiment"):
         if not attrgetter(key)(cfg).strip():
             raise ConfigError(f"{key}='': must not be empty")
+    parse_objectives(cfg.objective)
 
 
 def _check_budget(cfg: Config) -> None:

@@ -189,6 +189,8 @@ class Config:
     run_name: str | None = None
     resume: str | None = None
     objective: str = MISSING
+    seeds: int | None = None
+    rerun: bool = False
     algo: AlgoConfig = field(default_factory=AlgoConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.tracking import TrackingError, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
 from llmdreamer.tracking.record import Status, write_atomically
@@ -44,8 +46,11 @@ class SweepParent(Callback):
         try:
             uri = resolve_uri(config.tracking.uri, Path.cwd())
             tags = {"command": _command(), "sweep": str(config.hydra.sweep.dir)}
-            note = f"Sweep by\n\n    {_command()}\n"
-            self._parent = start_parent(folder, uri, config.tracking.experiment, tags, note)
+            note = _head()
+            # Drivers of one sweep begin its parent run together, too.
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / "mlflow.lock"):
+                self._parent = start_parent(folder, uri, config.tracking.experiment, tags, note)
         except (TrackingError, ConfigError, OSError) as error:
             log.warning("this sweep has no parent run: %s", error)
             return
@@ -59,13 +64,18 @@ class SweepParent(Callback):
         os.environ.pop(PARENT_VARIABLE, None)
         if self._parent is None:
             return
+        table = Path(config.hydra.sweep.dir).resolve() / "results.csv"
         try:
+            if OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") == SWEEPER:
+                # Our sweeper leaves its own table, of the trials that never became a run, too.
+                text = table.read_text() if table.exists() else ""
+                self._parent.end(_status([]), f"{_head()}\n{_markdown(text)}", table)
+                return
             children = self._parent.children(config.objective)
             known = {child.overrides for child in children}
             # A job that failed before its run began has no run to show.
             lost = [Child("-", job, None, "FAILED") for job in self._failed if job not in known]
             jobs = [*children, *lost]
-            table = Path(config.hydra.sweep.dir).resolve() / "results.csv"
             write_atomically(table, _csv(jobs, config.objective))
             self._parent.end(_status(jobs), _note(jobs, config.objective), table)
         except (TrackingError, OSError) as error:
@@ -85,6 +95,24 @@ def _command() -> str:
     return redact(shlex.join(sys.argv))
 
 
+def _head() -> str:
+    return f"Sweep by\n\n    {_command()}\n"
+
+
+def _markdown(table: str) -> str:
+    """The first rows of a CSV text for the note, without the folders."""
+    rows = list(csv.DictReader(io.StringIO(table)))
+    if not rows:
+        return ""
+    columns = [name for name in rows[0] if name not in ("folder", "overrides")]
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for row in rows[:NOTE_ROWS]:
+        lines.append(f"| {' | '.join(row[name].replace('|', chr(92) + '|') for name in columns)} |")
+    if len(rows) > NOTE_ROWS:
+        lines.append(f"\n{len(rows) - NOTE_ROWS} more in results.csv.")
+    return "\n".join(lines) + "\n"
+
+
 def _csv(jobs: Sequence[Child], objective: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -97,7 +125,7 @@ def _csv(jobs: Sequence[Child], objective: str) -> str:
 
 def _note(jobs: Sequence[Child], objective: str) -> str:
     lines = [
-        f"Sweep by\n\n    {_command()}\n",
+        _head(),
         f"| name | overrides | {objective} | status |",
         "|---|---|---|---|",
     ]

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmdreamer.tracking.record import Known, Status, load, redact, save
+from llmdreamer.tracking.record import Known, RunFiles, Status, Wanted, load, redact, save
 from llmdreamer.tracking.store import connect, metric_key, prepare, shorten, speaking
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
 """Environment variable in which a sweep's jobs find the id of their parent run."""
+TRIAL_VARIABLE = "LLMDREAMER_TRIAL"
+"""Environment variable in which the run of a sweep finds the tags that say which it is, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Parent:
         """Store the results (`note` in Markdown, `table` a file) and the status."""
         with speaking(self.uri):
             client = connect(self.uri)
-            client.log_artifact(self.run_id, str(table))
+            if table.exists():
+                client.log_artifact(self.run_id, str(table))
             client.set_tag(self.run_id, "mlflow.note.content", shorten(note))
             client.set_terminated(self.run_id, status)
 
@@ -93,6 +96,23 @@ def start_parent(
         )
         save(Known(*here, key="", run_id=run.info.run_id), file)
         return Parent(uri, run.info.run_id)
+
+
+def tag_run(run_dir: Path, uri: str, key: str, value: str) -> None:
+    """Set a tag of a run that has ended. Raises TrackingError.
+
+    The shipper may still be at it, or the store be away: whoever uploads the rest tells the tag.
+    """
+    files = RunFiles(run_dir)
+    wanted, known = load(Wanted, files.wanted), load(Known, files.known)
+    if wanted is None:
+        return
+    wanted.tags[key] = value
+    save(wanted, files.wanted)
+    if known is None or known.run_id is None or known.uri != redact(uri):
+        return
+    with speaking(uri):
+        connect(uri).set_tag(known.run_id, key, shorten(value))
 
 
 def _name(folder: Path) -> str:

@@ -73,11 +73,18 @@ class Shipper:
             self._ship_artifacts(client)
             self._client = client
 
-    def close(self, status: str, ended: float | None) -> None:
-        """Mark the run's end. Raises TrackingError."""
+    def close(self, wanted: Wanted) -> None:
+        """Mark the run's end, and tell tags that came after its start. Raises TrackingError."""
+        from mlflow.entities import RunTag
+
+        ended, status = wanted.ended, wanted.status or "KILLED"
+        late = wanted.tags.items() - self.wanted.tags.items()
         with speaking(self.wanted.uri):
             client = self._client or self._open()
             end_time = None if ended is None else int(ended * 1000)
+            if late:
+                tags = [RunTag(key, shorten(value)) for key, value in sorted(late)]
+                client.log_batch(self._run_id, tags=tags)
             client.set_terminated(self._run_id, status, end_time)
 
     def _open(self) -> MlflowClient:

@@ -82,7 +82,7 @@ def sync(folder: Path, uri: str | None = None) -> int:
 
 def _close(shipper: Shipper) -> None:
     wanted = load(Wanted, shipper.files.wanted) or shipper.wanted
-    shipper.close(wanted.status or "KILLED", wanted.ended)
+    shipper.close(wanted)
 
 
 def _has_ended(owner: int, wait: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmdreamer.config import arm, to_yaml
+from llmdreamer.config import arm, parse_objectives, to_yaml
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
-from llmdreamer.tracking.parent import PARENT_VARIABLE
+from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: the value that a sweep optimises, and the last evaluation."""
+    """What a run leaves: the last value of its (first) objective, and the last evaluation."""
 
     objective: float
     evaluation: Evaluation
@@ -48,7 +49,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
     prepare_torch(config)
     trainer = Trainer(config, run_dir)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
-    cursor = None
+    cursor = 0  # a trial killed before its first checkpoint begins anew in its folder
     if config.resume is None:
         trainer.replay.clear()
     else:
@@ -193,13 +194,14 @@ class Run:
                 trainer.agent, config.env, config.seed, self.run_dir / "policy.gif"
             )
             self.tracker.artifact(video)
-        if config.objective not in self.last:
+        metrics = [objective.metric for objective in parse_objectives(config.objective)]
+        if lost := [metric for metric in metrics if metric not in self.last]:
             raise ConfigError(
-                f"objective={config.objective} was never logged; choose from "
+                f"objective={', '.join(lost)} was never logged; choose from "
                 f"{', '.join(sorted(self.last))}"
             )
         print(summary(config, self.run_dir, result, self.tracker.ui_command))
-        return TrainResult(self.last[config.objective], result)
+        return TrainResult(self.last[metrics[0]], result)
 
 
 def prepare_torch(config: Config) -> None:
@@ -229,6 +231,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
         "commit": commit(),
         "overrides": redact(" ".join(overrides)),
     }
+    tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))
     parent = os.environ.get(PARENT_VARIABLE)
     name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
     path = run_dir / "config.yaml"

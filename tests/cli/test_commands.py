@@ -58,21 +58,23 @@ def test_a_sweep_is_four_child_runs_under_one_parent(swept):
         ("scratch", "0"),
         ("scratch", "1"),
     ]
-    assert len(re.findall(r"^\t#\d : ", out, re.MULTILINE)) == 4
+    assert {c.data.tags["sweep"] for c in children} == {parent.info.run_name}
+    assert "| finished |" in parent.data.tags["mlflow.note.content"]
+    assert len(re.findall(r"^start ", out, re.MULTILINE)) == 4
 
 
 def test_a_sweep_leaves_a_table_of_its_results(swept):
     folder, _ = swept
     (table,) = folder.glob("outputs/sweeps/*/results.csv")
     head, *rows = table.read_text().splitlines()
-    assert head == "name,overrides,eval/return,status"
+    assert head == "label,seed,state,env_step,eval/return,folder,overrides,cause"
     assert len(rows) == 4
-    assert all(row.endswith(",FINISHED") for row in rows)
+    assert all(",finished,16," in row for row in rows)
 
 
 def test_evaluate_prints_mean_and_deviation(swept):
     folder, _ = swept
-    run_dir = min(folder.glob("outputs/sweeps/*/0"))
+    run_dir = min(folder.glob("outputs/cells/*_seed0"))
     done = typed(folder, "-m", "llmdreamer.evaluate", str(run_dir), "--episodes", "3")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"return \d+\.\d ± \d+\.\d \(mean ± sd of 3 episodes\)\n", done.stdout)

@@ -4,6 +4,7 @@ import pytest
 
 from llmdreamer.errors import did_you_mean
 
+STUDY = "-m algo.horizon=5,6 hydra.sweeper.n_trials=3"
 MISTAKES = [
     ("algo.lrr=1", "unknown key 'algo.lrr'; did you mean 'algo.optimizer.lr'?"),
     ("modle=S", "unknown key 'modle'; did you mean 'model'?"),
@@ -37,7 +38,29 @@ MISTAKES = [
     ("seed=range(3)", "seed=range(3) is a list of values: add -m"),
     ("sweeps=smoke", "sweeps=smoke is a sweep: add -m (python run.py -m sweeps=smoke)"),
     ("sweeps=a,b", "sweeps=a,b: give one sweep specification at a time"),
-    ("-m sweeps=a,b", "sweeps=a,b: give one sweep specification at a time"),
+    ("-m sweeps=a,b", "one sweep specification at a time (python run.py -m sweeps=a)"),
+    ("seeds=3", "seeds=3 is for sweeps: add -m (python run.py -m seeds=3)"),
+    ("rerun=true", "rerun=true is for sweeps: add -m"),
+    ("-m seeds=2 seed=0,1", "seeds=2 and seed=0,1: give one of the two"),
+    ("-m algo.horizon=interval(1,9)", "a grid needs single values; for a search give hydra.sweeper"),
+    ("-m hydra.sweeper.n_trials=3", "a study needs values to choose from"),
+    (f"{STUDY} hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0: must be >= 1"),
+    (f"{STUDY} algo.lrr=1,2", "unknown key 'algo.lrr'; did you mean 'algo.optimizer.lr'?"),
+    (f"{STUDY} algo.gamma=range(1,1)", "algo.gamma=range(1,1): "),
+    (f"{STUDY} hydra.sweeper.pruner=medain", "did you mean 'median'?"),
+    (f"{STUDY} hydra.sweeper.pruner=wilcoxon", "compares seeds: give seeds=2 or more"),
+    (f"{STUDY} hydra.sweeper.pruner=median objective='eval/return,replay/updates'"
+     " hydra.sweeper.direction=[maximize,minimize]", "several objectives cannot prune"),
+    (f"{STUDY} objective='eval/return,replay/updates'", "1 for 2 objectives (eval/return, replay"),
+    (f"{STUDY} hydra.sweeper.storage=redis://me:secret@host/x", "redis://me:***@host/x: "),
+    (f"{STUDY} +hydra.sweeper.arms.a='peft=true'", "set hydra.sweeper.study_per_arm=true"),
+    ("-m +hydra.sweeper.arms.a='seed=0,1'", "an arm takes one of each"),
+    ("-m seed=0,1 hydra.sweeper.devices=[0] hydra.sweeper.n_jobs=2", "1 devices take 1 runs"),
+    ("-m seed=0,1 hydra.sweeper.n_jobs=0", "hydra.sweeper.n_jobs=0: must be >= 1"),
+    ("-m seed=0,1 hydra.sweeper.n_job=2", "n_job"),
+    ("-m seed=0,1 objective=eval/return:bst", "did you mean 'best'?"),
+    ("-m seed=0,1 hydra.sweeper.study_name=../x", "hydra.sweeper.study_name='../x': must be 1 to"),
+    ("-m seed=0,1 hydra.sweeper.direction=maximise", "did you mean 'maximize'?"),
     ("-m sweeps=smokee", "sweeps=smokee: no such option; choose from smoke"),
     ("-m resume=x seed=0,1", "resume=x goes on with one run: leave out -m"),
     ("--frobnicate", "unrecognized arguments: --frobnicate; see python run.py --help"),

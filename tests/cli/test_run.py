@@ -63,8 +63,8 @@ def test_resume_goes_on_in_the_same_folder_and_makes_no_other(command, training,
     assert (first / "run.log").read_text().count("trained seed 3") == 2
 
 
-def test_a_sweep_runs_every_combination_once(command, training):
-    code, out, _ = command("-m", "replay_ratio=0.25,0.5", "seed=0,1")
+def test_hydras_own_sweeper_runs_every_combination_once(command, training):
+    code, out, _ = command("-m", "hydra/sweeper=basic", "replay_ratio=0.25,0.5", "seed=0,1")
     assert code == 0
     assert [(cfg.replay_ratio, cfg.seed) for cfg, _ in training.runs] == [
         (0.25, 0), (0.25, 1), (0.5, 0), (0.5, 1),
@@ -73,20 +73,12 @@ def test_a_sweep_runs_every_combination_once(command, training):
     assert "\t#3 : replay_ratio=0.5 seed=1\n" in out
 
 
-def test_the_smoke_specification_is_a_two_by_two_grid(command, training):
-    assert command("-m", "sweeps=smoke")[0] == 0
-    assert {(cfg.replay_ratio, cfg.seed) for cfg, _ in training.runs} == {
-        (0.25, 0), (0.25, 1), (0.5, 0), (0.5, 1),
-    }  # fmt: skip
-    assert {cfg.algo.total_steps for cfg, _ in training.runs} == {64}
-
-
 @pytest.mark.parametrize(
     ("error", "code"), [(ConfigError("no such environment"), 2), (Diverged("NaN"), 3)]
 )
 def test_one_failing_job_does_not_stop_the_others(command, training, error, code):
     training.errors[1] = error
-    got, out, _ = command("-m", "seed=0,1,2")
+    got, out, _ = command("-m", "hydra/sweeper=basic", "seed=0,1,2")
     assert got == code
     assert [cfg.seed for cfg, _ in training.runs] == [0, 1, 2]
     assert f"job 1 failed: {error}\n" in out
@@ -94,7 +86,7 @@ def test_one_failing_job_does_not_stop_the_others(command, training, error, code
 
 
 def test_a_range_error_in_one_cell_is_told_and_the_others_run(command, training):
-    code, out, _ = command("-m", "algo.horizon=0,5")
+    code, out, _ = command("-m", "hydra/sweeper=basic", "algo.horizon=0,5")
     assert (code, len(training.runs)) == (2, 1)
     assert "job 0 failed: algo.horizon=0: must be >= 1" in out
 

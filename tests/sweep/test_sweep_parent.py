@@ -11,9 +11,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.sweep.parent import SweepParent
-from llmdreamer.tracking import prepare
-from llmdreamer.tracking.parent import PARENT_VARIABLE
+from llmdreamer.tracking import RunInfo, Tracker, prepare
+from llmdreamer.tracking.parent import PARENT_VARIABLE, tag_run
 from llmdreamer.tracking.store import connect
+from llmdreamer.tracking.uploads import sync
 
 EXPERIMENT = "test"
 
@@ -134,8 +135,9 @@ def test_a_store_that_fails_costs_the_sweep_one_line(
 APP = """
 import os
 import hydra
-from llmdreamer.tracking import prepare
+from llmdreamer.tracking import RunInfo, Tracker, prepare
 from llmdreamer.tracking.store import connect
+from llmdreamer.tracking.uploads import sync
 
 
 TRUSTED = ["llmdreamer.sweep.parent.SweepParent"]
@@ -182,3 +184,17 @@ def test_hydra_calls_it(uri: str, tmp_path: Path):
         "first,seed=1,,FINISHED",
         "-,seed=2,,FAILED",
     ]
+
+
+def test_a_tag_that_comes_after_the_end_is_uploaded_with_the_rest(uri: str, tmp_path: Path):
+    """A pruned run has ended when the driver says so, and its store may have been away."""
+    folder = tmp_path / "run"
+    tracker = Tracker.start(folder, RunInfo("late", {}, {}), "http://127.0.0.1:1", EXPERIMENT)
+    tracker.finish("KILLED")
+    tag_run(folder, "http://127.0.0.1:1", "pruned", "at env step 52")
+    sync(folder, uri)
+    client = connect(uri)
+    (run,) = client.search_runs([prepare(uri, EXPERIMENT)], "tags.pruned LIKE 'at%'")
+    assert (run.info.run_name, run.info.status) == ("late", "KILLED")
+    tag_run(folder, uri, "pruned", "at env step 53")
+    assert client.get_run(run.info.run_id).data.tags["pruned"] == "at env step 53"

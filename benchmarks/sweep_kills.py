@@ -1,0 +1,115 @@
+"""Kills trials and drivers of one study at random, and counts what is left of it.
+
+    python benchmarks/sweep_kills.py [--trials 40] [--trial-kills 20] [--driver-kills 3]
+
+The trials are stand-ins (tests/sweep/standin.py); the kills are SIGKILLs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+ROOT = Path(__file__).resolve().parents[1]
+STANDIN = ROOT / "tests" / "sweep" / "standin.py"
+LR = "algo.optimizer.lr"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trial-kills", type=int, default=20)
+    parser.add_argument("--driver-kills", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    pick = random.Random(given.seed)
+    kills = ["trial"] * given.trial_kills + ["driver"] * given.driver_kills
+    pick.shuffle(kills)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        done = Counter(campaign(Path(folder), given.trials, kills, pick))
+        return report(Path(folder), given.trials, done, time.monotonic() - began)
+
+
+def campaign(folder: Path, trials: int, kills: list[str], pick: random.Random) -> list[str]:
+    """Run the study to its end; returns the kills that hit."""
+    hit: list[str] = []
+    driver = start(folder, trials)
+    while (code := driver.poll()) is None or code == -signal.SIGKILL:
+        if code is not None:
+            driver = start(folder, trials)
+        time.sleep(pick.uniform(0.3, 1.5))
+        wanted = kills[len(hit)] if len(hit) < len(kills) else None
+        if wanted == "driver" and newest_processes(folder):
+            driver.kill()
+            driver.wait()
+            hit.append(wanted)
+        elif wanted == "trial":
+            alive = [pid for pid in newest_processes(folder) if is_alive(pid)]
+            if alive:
+                os.kill(pick.choice(alive), signal.SIGKILL)
+                hit.append(wanted)
+    print(f"the last driver exited {driver.returncode}")
+    return hit
+
+
+def start(folder: Path, trials: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(ROOT / "run.py"), "-m", f"{LR}=tag(log,interval(1e-4,1e-2))"]
+    settings = [f"n_trials={trials}", "n_jobs=2", "study_name=s"]
+    settings.append(f"command=['{sys.executable}','{STANDIN}']")
+    return subprocess.Popen(
+        [*command, *(f"hydra.sweeper.{one}" for one in settings), "~hydra.callbacks.llmdreamer"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "STANDIN_STEP": "0.1", "OMP_NUM_THREADS": "1"},
+        stdout=open(folder / "log", "ab"),
+        stderr=subprocess.STDOUT,
+    )
+
+
+def newest_processes(folder: Path) -> list[int]:
+    files = folder.glob("outputs/sweeps/s/*/starts.txt")
+    return [int(file.read_text().splitlines()[-1].split()[1]) for file in files]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def report(folder: Path, wanted: int, kills: Counter[str], seconds: float) -> int:
+    url = f"sqlite:///{folder}/outputs/sweeps/s/study.db"
+    trials = optuna.load_study(study_name="s", storage=url).trials
+    states = Counter(trial.state.name for trial in trials)
+    values = {trial.params[LR] for trial in trials}
+    lives = [
+        [int(line.split()[0]) for line in (file / "starts.txt").read_text().splitlines()]
+        for file in (folder / "outputs" / "sweeps" / "s").iterdir()
+        if (file / "starts.txt").exists()
+    ]
+    anew = sum(step == 0 for life in lives for step in life[1:])
+    print(f"{kills['trial']} trials and {kills['driver']} drivers killed in {seconds:.0f} s")
+    print(f"{len(trials)} trials of {wanted}: {dict(states)}; {len(values)} different parameters")
+    print(
+        f"{len(lives)} folders, {sum(map(len, lives))} processes, {anew} of them without a checkpoint"
+    )
+    good = len(trials) == len(values) == len(lives) == states[TrialState.COMPLETE.name] == wanted
+    print("as it must be" if good else (folder / "log").read_text()[-3000:])
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Where Hydra finds our sweeper, `hydra/sweeper=llmdreamer`: a shell around `llmdreamer.sweep`.
+
+Hydra imports this module for every command, so it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from llmdreamer.sweep.settings import Settings
+
+ConfigStore.instance().store(
+    group="hydra/sweeper", name="llmdreamer", node=Settings, provider="llmdreamer"
+)
+
+
+class LLMDreamerSweeper(Sweeper):
+    """Hands Hydra's call to `llmdreamer.sweep.driver`, which is imported by then only."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.hydra_context, self.config = hydra_context, config
+
+    def sweep(self, arguments: list[str]) -> None:
+        from llmdreamer.sweep.driver import sweep
+
+        assert self.config is not None and self.hydra_context is not None
+        sweep(self.config, self.hydra_context.config_loader, arguments)

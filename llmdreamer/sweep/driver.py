@@ -1,0 +1,107 @@
+"""A sweep from its specification to its table: what Hydra's sweeper plugin calls."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from omegaconf import DictConfig
+
+from llmdreamer.config.checks import NAME
+from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.grid import Grid
+from llmdreamer.sweep.plan import Plan, read_plan
+from llmdreamer.sweep.pool import Pool, cores
+from llmdreamer.sweep.process import Program, Slot
+from llmdreamer.sweep.sources import Chain, Source
+from llmdreamer.sweep.table import Row, show, write_csv
+
+log = logging.getLogger(__name__)
+
+
+class SweepFailed(Exception):
+    """Some runs of a sweep failed; the table has told which."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        failed = [row for row in rows if row.state == "failed"]
+        super().__init__(f"{len(failed)} of {len(rows)} runs failed")
+        self.exit_code = next((row.exit_code for row in failed if row.exit_code > 0), 1)
+
+
+def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
+    """Run a sweep, or what is left of it.
+
+    Raises:
+        ConfigError: for a mistake in what was asked, before any run.
+        SweepFailed: at the end, if a run failed.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; runs have written checkpoints.
+    """
+    plan = read_plan(master, loader, arguments)
+    source = make_source(plan)
+    slots = make_slots(plan)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        Pool(source, slots, make_program(plan)).run()
+    finally:
+        rows = source.rows
+        table = write_csv(plan, rows)
+        show(plan, rows)
+        log.info("results %s", table)
+    if any(row.state == "failed" for row in rows):
+        raise SweepFailed(rows)
+
+
+def make_source(plan: Plan) -> Source:
+    """A grid, or where there is a number of trials, a study, or one for each arm."""
+    if plan.settings.n_trials is None:
+        return Grid(plan)
+    from llmdreamer.sweep.study import Study  # Optuna takes a second, which a grid need not wait
+
+    if not plan.settings.study_per_arm:
+        if list(plan.arms) != [""]:
+            raise ConfigError(
+                "hydra.sweeper.arms: a study searches within an arm;"
+                " set hydra.sweeper.study_per_arm=true, or n_trials=null for a grid"
+            )
+        return Study(plan)
+    if any(not NAME.fullmatch(arm) for arm in plan.arms):
+        raise ConfigError("hydra.sweeper.arms: their names are of the characters A-Z a-z 0-9 . _ -")
+    return Chain([Study(plan, arm, f"{plan.name}-{arm}") for arm in plan.arms])
+
+
+def make_slots(plan: Plan) -> list[Slot]:
+    """The places for processes: on devices in turn, or with equal shares of the cores."""
+    settings = plan.settings
+    if settings.per_device < 1:
+        raise ConfigError(f"hydra.sweeper.per_device={settings.per_device}: must be >= 1")
+    places: list[int | None] = [*settings.devices] * settings.per_device
+    count = settings.n_jobs if settings.n_jobs is not None else max(1, len(places))
+    if count < 1:
+        raise ConfigError(f"hydra.sweeper.n_jobs={count}: must be >= 1")
+    if places and count > len(places):
+        raise ConfigError(
+            f"hydra.sweeper.n_jobs={count}: {len(settings.devices)} devices take"
+            f" {len(places)} runs (hydra.sweeper.per_device={settings.per_device})"
+        )
+    typed = os.environ.get("OMP_NUM_THREADS")
+    threads = int(typed) if typed and typed.isdigit() else max(1, cores() // count)
+    return [Slot(place, threads) for place in (places or [None] * count)[:count]]
+
+
+def make_program(plan: Plan) -> Program:
+    settings = plan.settings
+    own = [sys.executable, str(Path(sys.argv[0]).resolve())]
+    # Who says how many threads, in the configuration or to OpenMP, is not overruled.
+    ours = plan.base.threads is None and "OMP_NUM_THREADS" not in os.environ
+    return Program(
+        command=list(settings.command) or own,
+        hydra=plan.hydra,
+        objective=plan.base.objective,
+        set_threads=ours,
+        retries=settings.retries,
+        stop_within=settings.stop_within,
+    )

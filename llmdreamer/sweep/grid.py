@@ -1,0 +1,187 @@
+"""A grid: every combination of the values, each cell once whoever asks for it, whatever the order."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.core.override_parser.types import Transformer
+
+from llmdreamer.config import arm as config_arm
+from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.cells import digest, run_name
+from llmdreamer.sweep.folder import Curves, Tail, is_finished
+from llmdreamer.sweep.plan import Plan, spelled
+from llmdreamer.sweep.sources import Outcome, Task
+from llmdreamer.sweep.table import Row, missing_objective, objective_values
+from llmdreamer.tracking import redact
+
+ENCODED = Transformer.encode  # values as Hydra would read them again
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Cell:
+    """One run of the grid: a combination with one seed."""
+
+    overrides: list[str]
+    row: Row
+    folder: Path | None = None  # None if its configuration is refused
+    is_done: bool = False
+    lock: FileLock | None = None
+
+
+class Grid:
+    """The source of a grid's runs. A cell's folder is named by what its configuration says, so cells
+    are shared by all grids of an output root, and two drivers never run the same at once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._root = Path(plan.base.output_root).expanduser().resolve() / "cells"
+        self._cells: dict[str, Cell] = {}
+        for arm, overrides, seed in combinations(plan):
+            self._add(arm, overrides, seed)
+        self._look_for_finished()
+
+    @property
+    def rows(self) -> list[Row]:
+        return [cell.row for cell in self._cells.values()]
+
+    def _add(self, arm: str, overrides: list[str], seed: int) -> None:
+        full = [*self._plan.fixed, *overrides, f"seed={seed}"]
+        label = " ".join(overrides)
+        row = Row(
+            label=arm or label or "-", group=label, seed=seed, overrides=redact(" ".join(full))
+        )
+        try:
+            config = self._plan.compose(full)
+        except ConfigError as error:
+            row.state, row.cause, row.exit_code = "failed", str(error), error.exit_code
+            log.error("failed %s: %s", label, error)
+            self._cells[f"refused {label} {seed}"] = Cell(full, row, is_done=True)
+            return
+        name = run_name(config)
+        if name in self._cells:  # the values that differ have no effect here
+            return
+        row.label = arm or label or config_arm(config)
+        row.group, row.folder = digest(config), str(self._root / name)
+        self._cells[name] = Cell(full, row, self._root / name)
+
+    def _look_for_finished(self) -> None:
+        count = 0
+        for cell in self._cells.values():
+            if self._plan.rerun or cell.folder is None or not is_finished(cell.folder):
+                continue
+            count += 1
+            self._take_note(cell)
+        if count:
+            known = "were finished before (rerun=true runs them again)"
+            log.info("%d of %d cells %s", count, len(self._cells), known)
+
+    def next(self) -> Task | None:
+        for name, cell in self._cells.items():
+            if cell.is_done or cell.lock is not None:
+                continue
+            assert cell.folder is not None
+            lock = FileLock(self._root / ".locks" / name)
+            Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                cell.row.state = "elsewhere"  # another driver is at it
+                continue
+            cell.lock = lock
+            if cell.row.state == "elsewhere" and is_finished(cell.folder):
+                self._take_note(cell)
+                continue
+            if self._plan.rerun and is_finished(cell.folder):
+                _put_aside(cell.folder)
+            cell.row.state = "running"
+            return Task(cell.folder, cell.overrides, self._tags(cell), _label(cell.row), name)
+        return None
+
+    def _tags(self, cell: Cell) -> dict[str, str]:
+        row = cell.row
+        return {"sweep": self._plan.name, "cell": row.group, "overrides": row.overrides}
+
+    def is_done(self) -> bool:
+        return all(cell.is_done or cell.lock is not None for cell in self._cells.values())
+
+    def watch(self, task: Task, curves: Curves) -> bool:
+        return False
+
+    def ended(self, task: Task, outcome: Outcome) -> None:
+        cell = self._cells[task.key]
+        if outcome.kind == "finished":
+            self._take_note(cell)
+            return
+        row = cell.row
+        row.state, row.cause, row.exit_code = outcome.kind, outcome.cause, outcome.exit_code
+        row.env_step = outcome.env_step
+        self._let_go(cell)
+
+    def _take_note(self, cell: Cell) -> None:
+        """Fill in the row of a run that is finished."""
+        assert cell.folder is not None
+        tail, row = Tail(cell.folder), cell.row
+        values = objective_values(self._plan, tail.read())
+        row.env_step, row.state = tail.env_step, "finished"
+        if values is None:
+            row.state, row.exit_code = "failed", ConfigError.exit_code
+            row.cause = missing_objective(self._plan, tail.curves)
+        else:
+            row.values = values
+        self._let_go(cell)
+
+    def _let_go(self, cell: Cell) -> None:
+        cell.is_done = True
+        if cell.lock is not None:
+            cell.lock.release()
+
+    def close(self) -> None:
+        for cell in self._cells.values():
+            if cell.lock is not None:
+                cell.lock.release()
+            if not cell.is_done:
+                cell.row.state = "unfinished"
+
+
+def combinations(plan: Plan) -> Iterator[tuple[str, list[str], int]]:
+    """Every (arm, overrides, seed), in the order typed, the seed varying fastest.
+
+    Raises:
+        ConfigError: if a sweep has no end of values.
+    """
+    lists = []
+    for override in plan.swept.values():
+        if not override.is_discrete_sweep():
+            raise ConfigError(
+                f"{override.input_line}: a grid needs single values;"
+                " for a search give hydra.sweeper.n_trials=..."
+            )
+        key = override.get_key_element()  # with its `+`, where it adds a key
+        lists.append([f"{key}={spelled(one)}" for one in override.sweep_iterator(ENCODED)])
+        if not lists[-1]:
+            raise ConfigError(f"{override.input_line}: holds no value")
+    for arm, fixed in plan.arms.items():
+        for values in itertools.product(*lists):
+            for seed in plan.seeds:
+                # The arm last: it is what the cell is about.
+                yield arm, [*values, *fixed], seed
+
+
+def _label(row: Row) -> str:
+    return f"{row.label} seed={row.seed}"
+
+
+def _put_aside(folder: Path) -> None:
+    """Keep a finished run under another name, so that it can be run again."""
+    number = 1
+    while (old := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    shutil.move(folder, old)

@@ -1,0 +1,168 @@
+"""A sweep as it was asked for: the specification and the command line, read and checked as one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from llmdreamer.config import Config, load, parse_objectives
+from llmdreamer.config.objective import Objective
+from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.sweep.settings import Settings
+
+DIRECTIONS = ("maximize", "minimize")
+# What only the driver reads. A run's own folder is given to it.
+_DRIVERS = ("seed", "seeds", "rerun", "run_name", "resume")
+_DRIVERS_HYDRA = re.compile(r"[~+]*hydra[./](sweeper|launcher|sweep|mode|run\.dir)\b")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything of a sweep that is decided before its first run."""
+
+    name: str
+    folder: Path
+    settings: Settings
+    objectives: list[Objective]
+    maximize: list[bool]  # one for each objective
+    fixed: list[str]  # overrides of every run
+    swept: dict[str, Override]  # lists, ranges and intervals, by key
+    arms: dict[
+        str, list[str]
+    ]  # overrides by the arm's name; one without name and overrides if none
+    seeds: list[int]
+    rerun: bool
+    hydra: list[str]  # Hydra's own overrides that runs need too
+    base: Config  # with `fixed` alone
+    master: DictConfig
+    loader: ConfigLoader
+
+    def compose(self, overrides: Sequence[str]) -> Config:
+        """The checked configuration of a run.
+
+        Raises:
+            ConfigError: if a value is out of range or at odds with another.
+            HydraException: if a key or an option does not exist.
+        """
+        return load(self.loader.load_sweep_config(self.master, list(overrides)), overrides)
+
+
+def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> Plan:
+    """Read `hydra.sweeper` and the overrides that were typed; these win.
+
+    Raises:
+        ConfigError: in one line, before anything has been written.
+    """
+    settings = OmegaConf.to_object(master.hydra.sweeper)
+    assert isinstance(settings, Settings)
+    launcher = master.hydra.runtime.choices.get("hydra/launcher")
+    if launcher != "basic":
+        raise ConfigError(
+            f"hydra/launcher={launcher}: the sweeper starts its runs itself;"
+            " for several machines start several drivers: docs/clusters.md"
+        )
+    typed = _by_key([*_spelled(settings.params), *arguments])
+    seeds = _seeds(master, typed.pop("seed", None))
+    for key in _DRIVERS:
+        typed.pop(key, None)
+    swept = {key: one for key, one in typed.items() if one.is_sweep_override()}
+    fixed = [_input(one) for key, one in typed.items() if key not in swept]
+    arms = {name: _words(name, text) for name, text in settings.arms.items()} or {"": []}
+    folder = Path(master.hydra.sweep.dir).resolve()
+    objectives = parse_objectives(master.objective)
+    return Plan(
+        name=settings.study_name or folder.name,
+        folder=folder,
+        settings=settings,
+        objectives=objectives,
+        maximize=_maximize(settings.direction, objectives),
+        fixed=fixed,
+        swept=swept,
+        arms=arms,
+        seeds=seeds,
+        rerun=master.rerun,
+        hydra=[o for o in master.hydra.overrides.hydra if not _DRIVERS_HYDRA.match(o)],
+        # An arm may give what the specification leaves open, such as the environment.
+        base=load(loader.load_sweep_config(master, [*fixed, *next(iter(arms.values()))])),
+        master=master,
+        loader=loader,
+    )
+
+
+def _spelled(params: dict[str, Any]) -> list[str]:
+    """Values of a YAML file as they would be typed: `[1, 2]` there is the text `1,2` here."""
+    return [
+        f"{key}={','.join(map(spelled, value)) if isinstance(value, list) else spelled(value)}"
+        for key, value in params.items()
+    ]
+
+
+def spelled(value: Any) -> str:
+    """A value as it is typed on a command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _by_key(lines: Sequence[str]) -> dict[str, Override]:
+    """The last override of each key, where the first stood."""
+    found: dict[str, Override] = {}
+    for override in OverridesParser.create().parse_overrides(list(lines)):
+        found[override.key_or_group] = override
+    return found
+
+
+def _input(override: Override) -> str:
+    assert override.input_line is not None
+    return override.input_line
+
+
+def _words(name: str, text: str) -> list[str]:
+    overrides = shlex.split(text)
+    for override in OverridesParser.create().parse_overrides(overrides):
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"hydra.sweeper.arms.{name}: {override.input_line} is a list of values;"
+                " an arm takes one of each (hydra.sweeper.params takes lists)"
+            )
+    return overrides
+
+
+def _seeds(master: DictConfig, typed: Override | None) -> list[int]:
+    """`seeds=N`, or the values of `seed`; else the one seed there is."""
+    if typed is not None and typed.is_sweep_override():
+        if master.seeds is not None:
+            raise ConfigError(f"seeds={master.seeds} and {_input(typed)}: give one of the two")
+        if not typed.is_discrete_sweep():
+            raise ConfigError(f"{_input(typed)}: seeds are a list or a range")
+        return [int(seed) for seed in typed.sweep_string_iterator()]
+    first = int(master.seed) if typed is None else int(str(typed.value()))
+    count = 1 if master.seeds is None else int(master.seeds)
+    if count < 1:
+        raise ConfigError(f"seeds={count}: must be >= 1")
+    return list(range(first, first + count))
+
+
+def _maximize(direction: Any, objectives: Sequence[Objective]) -> list[bool]:
+    directions = list(direction) if isinstance(direction, list) else [direction]
+    for one in directions:
+        if one not in DIRECTIONS:
+            near = did_you_mean(str(one), DIRECTIONS)
+            raise ConfigError(
+                f"hydra.sweeper.direction={one}: choose from {', '.join(DIRECTIONS)}{near}"
+            )
+    if len(directions) != len(objectives):
+        raise ConfigError(
+            f"hydra.sweeper.direction={direction}: {len(directions)} for {len(objectives)}"
+            f" objectives ({', '.join(map(str, objectives))})"
+        )
+    return [one == "maximize" for one in directions]

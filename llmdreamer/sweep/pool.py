@@ -1,0 +1,138 @@
+"""Slots in which runs live as processes of their own, each filled again the moment it is free."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from types import FrameType
+
+from llmdreamer.sweep.folder import is_finished
+from llmdreamer.sweep.process import Program, Slot, Worker
+from llmdreamer.sweep.sources import Outcome, Source, Task
+
+log = logging.getLogger(__name__)
+TICK = 0.02  # seconds between two looks at the processes
+LOOK_EVERY = 1.0  # seconds between two looks at a run's curves
+ASK_EVERY = 1.0  # seconds before a source that had nothing is asked again
+
+
+class Pool:
+    """Runs what a source gives, `len(slots)` at a time."""
+
+    def __init__(self, source: Source, slots: list[Slot], program: Program) -> None:
+        self._source = source
+        self._free = list(slots)
+        self._slots = len(slots)
+        self._program = program
+        self._workers: list[Worker] = []
+        self._ask_at = 0.0
+        self._signal: int | None = None
+        self._busy = 0.0  # slot-seconds in which a process lived
+
+    def run(self) -> None:
+        """Run all. The first Ctrl-C or SIGTERM lets the runs write checkpoints, a second does not.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: after it was stopped so.
+        """
+        before = {sig: signal.signal(sig, self._note) for sig in (signal.SIGINT, signal.SIGTERM)}
+        began = time.monotonic()
+        try:
+            self._loop()
+        finally:
+            self._drain()
+            self._source.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._tell_load(time.monotonic() - began)
+        if self._signal is not None:
+            log.info("stopped; the same command goes on")
+            if self._signal == signal.SIGINT:
+                raise KeyboardInterrupt
+            raise SystemExit(128 + self._signal)
+
+    def _loop(self) -> None:
+        looked = 0.0
+        while True:
+            self._reap()
+            if self._signal is None:
+                self._fill()
+            if not self._workers and (self._signal is not None or self._source.is_done()):
+                return
+            if time.monotonic() - looked > LOOK_EVERY:
+                looked = time.monotonic()
+                self._look()
+            time.sleep(TICK)
+
+    def _fill(self) -> None:
+        while self._free and time.monotonic() >= self._ask_at:
+            task = self._source.next()
+            if task is None:
+                self._ask_at = time.monotonic() + ASK_EVERY
+                return
+            if is_finished(task.folder):  # its driver died before it took note
+                self._source.ended(task, Worker(task, self._free[0], self._program).finished())
+                continue
+            worker = Worker(task, self._free.pop(0), self._program)
+            log.info("%s %s", "resume" if worker.start() else "start", task.label)
+            self._workers.append(worker)
+
+    def _reap(self) -> None:
+        for worker in list(self._workers):
+            if not worker.has_exited():
+                continue
+            outcome = worker.outcome(interrupted=self._signal is not None)
+            if outcome is None and self._signal is None:
+                log.warning("%s was killed: trying again", worker.task.label)
+                worker.start()
+                continue
+            self._workers.remove(worker)
+            self._free.append(worker.slot)
+            self._busy += worker.seconds
+            self._ask_at = 0.0
+            if outcome is not None:
+                self._ended(worker.task, outcome)
+
+    def _ended(self, task: Task, outcome: Outcome) -> None:
+        told = log.error if outcome.kind == "failed" else log.info
+        told("%s %s%s", outcome.kind, task.label, f": {outcome.cause}" if outcome.cause else "")
+        self._source.ended(task, outcome)
+
+    def _look(self) -> None:
+        for worker in self._workers:
+            if worker.is_stopping():
+                worker.kill_if_late()
+            elif self._source.watch(worker.task, worker.tail.read()):
+                log.info("stop %s", worker.task.label)
+                worker.stop(wanted=True)
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        again, self._signal = self._signal is not None, signum
+        for worker in self._workers:
+            if again:
+                worker.kill()
+            else:
+                worker.stop(wanted=False)
+
+    def _drain(self) -> None:
+        """Where an error ends the sweep, its runs leave with a checkpoint as they would otherwise."""
+        for worker in self._workers:
+            worker.stop(wanted=False)
+        while any(not worker.has_exited() for worker in self._workers):
+            for worker in self._workers:
+                worker.kill_if_late()
+            time.sleep(TICK)
+
+    def _tell_load(self, seconds: float) -> None:
+        if self._busy > 0:
+            share = min(1.0, self._busy / (seconds * self._slots))
+            log.info("%d slots for %.0f s, %.1f%% of it at work", self._slots, seconds, 100 * share)
+
+
+def cores() -> int:
+    """The CPU cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -1,0 +1,163 @@
+"""A run as a process: started or resumed in its folder, stopped, and what its end means."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass, field
+
+from llmdreamer.sweep.folder import LOG, Tail, is_finished, last_line, newest_checkpoint
+from llmdreamer.sweep.member import DRIVER_VARIABLE
+from llmdreamer.sweep.sources import Outcome, Task
+from llmdreamer.tracking.parent import TRIAL_VARIABLE
+
+# What a resumed run takes from the command line; all else is in its saved configuration.
+_KEPT = ("threads", "device", "tracking.")
+# On these a run has written its checkpoint and left: it is asked to, and so may a scheduler.
+_ASKED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one process: on a device, or with a share of the cores."""
+
+    device: int | None
+    threads: int
+
+    def environment(self) -> dict[str, str]:
+        found = {"OMP_NUM_THREADS": str(self.threads)}
+        if self.device is not None:
+            found["CUDA_VISIBLE_DEVICES"] = str(self.device)
+        return found
+
+
+@dataclass(frozen=True)
+class Program:
+    """What is started, and how patiently."""
+
+    command: list[str]
+    hydra: list[str]  # Hydra's own overrides, of every run
+    objective: str  # which may be another now than when a run began
+    set_threads: bool  # whether `threads` is ours to give
+    retries: int  # deaths without a new checkpoint in between, before a run has failed
+    stop_within: float  # seconds from SIGTERM to SIGKILL
+
+
+@dataclass
+class Worker:
+    """A run in a slot, over as many processes as it takes."""
+
+    task: Task
+    slot: Slot
+    program: Program
+    tail: Tail = field(init=False)
+    seconds: float = 0.0
+    _process: subprocess.Popen[bytes] | None = None
+    _began: float = 0.0
+    _deaths: int = 0
+    _checkpoint: str | None = None
+    _asked_at: float | None = None
+    _wanted: bool = False
+
+    def __post_init__(self) -> None:
+        self.tail = Tail(self.task.folder)
+
+    def start(self) -> bool:
+        """Start a process, which resumes if there is a checkpoint. Returns whether it does."""
+        folder = self.task.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._checkpoint = newest_checkpoint(folder)
+        resumes = self._checkpoint is not None
+        overrides = [*self.task.overrides]
+        if self.program.set_threads:
+            overrides.append(f"threads={self.slot.threads}")
+        if resumes:
+            overrides = [o for o in overrides if o.lstrip("+~").startswith(_KEPT)]
+            overrides += [
+                f"resume={_quoted(str(folder))}",
+                f"objective={_quoted(self.program.objective)}",
+            ]
+        self.tail = Tail(folder)
+        arguments = [*overrides, *self.program.hydra, f"hydra.run.dir={_quoted(str(folder))}"]
+        with open(folder / LOG, "ab") as output:
+            self._process = subprocess.Popen(
+                [*self.program.command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | self._environment(),
+                start_new_session=True,  # a Ctrl-C is the driver's, which tells its runs in order
+            )
+        self._began = time.monotonic()
+        return resumes
+
+    def _environment(self) -> dict[str, str]:
+        return self.slot.environment() | {
+            DRIVER_VARIABLE: str(os.getpid()),
+            TRIAL_VARIABLE: json.dumps(self.task.tags),
+            "COLUMNS": "200",
+        }
+
+    def has_exited(self) -> bool:
+        assert self._process is not None
+        if self._process.poll() is None:
+            return False
+        self.seconds += time.monotonic() - self._began
+        return True
+
+    def outcome(self, *, interrupted: bool) -> Outcome | None:
+        """What the exit means; None if the run is to be gone on with, now or by the next driver."""
+        assert self._process is not None
+        code = self._process.returncode
+        if code == 0 or is_finished(self.task.folder):
+            return self.finished()
+        left = code < 0 or code in _ASKED
+        if left and self._wanted:
+            return self._outcome("stopped")
+        if left and interrupted:
+            return None
+        if not left:
+            return self._outcome("failed", last_line(self.task.folder) or f"exit code {code}", code)
+        advanced = newest_checkpoint(self.task.folder) != self._checkpoint
+        self._deaths = 1 if advanced else self._deaths + 1
+        if self._deaths <= self.program.retries:
+            return None
+        cause = f"ended by signal {-code if code < 0 else code - 128}, {self._deaths} times"
+        return self._outcome("failed", f"{cause} without a new checkpoint", 1)
+
+    def finished(self) -> Outcome:
+        return self._outcome("finished")
+
+    def _outcome(self, kind: str, cause: str = "", code: int = 0) -> Outcome:
+        tail = Tail(self.task.folder)
+        return Outcome(kind, tail.read(), tail.env_step, cause, code)  # type: ignore[arg-type]
+
+    def stop(self, *, wanted: bool) -> None:
+        """Have the run write its checkpoint and leave. `wanted`: it is not to be gone on with."""
+        self._wanted = self._wanted or wanted
+        self._asked_at = time.monotonic()
+        if self._process is not None:
+            self._process.terminate()
+
+    def is_stopping(self) -> bool:
+        return self._asked_at is not None
+
+    def kill_if_late(self) -> None:
+        if (
+            self._asked_at is not None
+            and time.monotonic() - self._asked_at > self.program.stop_within
+        ):
+            self.kill()
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
+
+def _quoted(text: str) -> str:
+    """A text that Hydra's grammar takes as it is."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"

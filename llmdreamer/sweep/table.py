@@ -1,0 +1,110 @@
+"""The results of a sweep: a row for every run, the same aggregated over seeds, as CSV and on screen."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from llmdreamer.sweep.folder import Curves
+from llmdreamer.sweep.plan import Plan
+from llmdreamer.tracking.record import write_atomically
+
+NEVER_LOGGED = "was never logged; choose from"  # a run says so, too
+COLUMNS = ("label", "seed", "state", "env_step", "folder", "overrides", "cause")
+
+
+@dataclass
+class Row:
+    """A run, or a study's trial with its seeds together (`seed` is then None)."""
+
+    label: str
+    group: str  # equal for the runs that differ in the seed alone
+    seed: int | None
+    overrides: str
+    folder: str = ""
+    state: str = "waiting"
+    env_step: int = 0
+    values: list[float] = field(default_factory=list)  # of the objectives; empty until finished
+    cause: str = ""
+    exit_code: int = 0
+
+
+def objective_values(plan: Plan, curves: Curves) -> list[float] | None:
+    """The objectives' values; None if one of them was never logged."""
+    values = []
+    for objective, maximize in zip(plan.objectives, plan.maximize, strict=True):
+        if not curves.get(objective.metric):
+            return None
+        values.append(objective.value(curves[objective.metric], maximize=maximize))
+    return values
+
+
+def missing_objective(plan: Plan, curves: Curves) -> str:
+    lost = [one.metric for one in plan.objectives if one.metric not in curves]
+    there = ", ".join(sorted(curves)) or "nothing"
+    return f"objective={', '.join(lost)} {NEVER_LOGGED} {there}"
+
+
+def write_csv(plan: Plan, rows: Sequence[Row]) -> Path:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = [str(objective) for objective in plan.objectives]
+    writer.writerow([*COLUMNS[:4], *names, *COLUMNS[4:]])
+    for row in rows:
+        cells = ["" if (value := getattr(row, name)) is None else value for name in COLUMNS]
+        values = [repr(value) for value in row.values] or [""] * len(names)
+        writer.writerow([*cells[:4], *values, *cells[4:]])
+    path = plan.folder / "results.csv"
+    write_atomically(path, text.getvalue())
+    return path
+
+
+def show(plan: Plan, rows: Sequence[Row], console: Console | None = None) -> None:
+    """Print what came out, and below it every failure with its cause."""
+    console = console or Console()
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    seeded = any(len(group) > 1 for group in groups.values())
+    table = Table(title=plan.name, title_justify="left")
+    table.add_column("run" if not seeded else "cell", overflow="fold")
+    for objective in plan.objectives:
+        table.add_column(f"{objective}{', mean ± sd' if seeded else ''}", justify="right")
+    if seeded:
+        table.add_column("n", justify="right")
+    table.add_column("state")
+    for group in groups.values():
+        table.add_row(*_cells(group, len(plan.objectives), seeded=seeded))
+    console.print(table)
+    for row in rows:
+        if row.state == "failed":
+            seed = "" if row.seed is None else f" seed={row.seed}"
+            text = f"failed: {row.label}{seed}: {row.cause}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _cells(group: Sequence[Row], objectives: int, *, seeded: bool) -> list[str]:
+    done = [row.values for row in group if row.values]
+    values = [_mean(column) for column in zip(*done, strict=True)] or ["-"] * objectives
+    states: dict[str, int] = {}
+    for row in group:
+        states[row.state] = states.get(row.state, 0) + 1
+    told = [state if len(group) == 1 else f"{count} {state}" for state, count in states.items()]
+    count = [str(len(done))] if seeded else []
+    return [group[0].label, *values, *count, ", ".join(told)]
+
+
+def _mean(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds; of one, the value."""
+    mean = f"{statistics.fmean(values):.6g}"
+    if len(values) < 2 or not all(map(math.isfinite, values)):
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.3g}"

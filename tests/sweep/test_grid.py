@@ -1,0 +1,115 @@
+"""The laws of a grid, with real processes and real kills; the trials are stand-ins."""
+
+import os
+import signal
+
+from driving import checkpoints, gone, starts, until
+
+
+def test_every_combination_is_run_once_and_what_has_no_effect_makes_no_cell(sweeping):
+    code, out = sweeping("peft=false,true", "lora.r=4,8", "hydra.sweeper.n_jobs=2")
+    assert code == 0, out
+    assert [row["label"] for row in sweeping.rows()] == [
+        "peft=false lora.r=4", "peft=true lora.r=4", "peft=true lora.r=8",
+    ]  # fmt: skip
+    assert len(sweeping.cells) == 3
+    assert all(len(starts(cell)) == 1 for cell in sweeping.cells)
+
+
+def test_the_same_command_runs_nothing_again_and_a_wider_one_only_what_is_new(sweeping):
+    sweeping("replay_ratio=1,2")
+    _, out = sweeping("replay_ratio=1,2")
+    assert "2 of 2 cells were finished before" in out
+    sweeping("replay_ratio=1,2,4")
+    assert [len(starts(cell)) for cell in sweeping.cells] == [1, 1, 1]
+    # Another dimension whose first value is the old one.
+    sweeping("replay_ratio=1", "algo.horizon=15,16")
+    assert [len(starts(cell)) for cell in sweeping.cells] == [1, 1, 1, 1]
+
+
+def test_rerun_runs_finished_cells_again_and_keeps_what_they_left(sweeping):
+    sweeping("seed=3")
+    (cell,) = sweeping.cells
+    old = starts(cell)
+    sweeping("seed=3", "rerun=true")
+    kept = cell.with_name(f"{cell.name}.1")
+    assert starts(kept) == old
+    assert starts(cell) != old
+
+
+def test_seeds_repeat_each_cell_and_the_table_aggregates_them(sweeping):
+    code, out = sweeping("algo.horizon=5,6", "seeds=3", "seed=2", "hydra.sweeper.n_jobs=2")
+    assert code == 0, out
+    assert sorted(int(row["seed"]) for row in sweeping.rows()) == [2, 2, 3, 3, 4, 4]
+    # The stand-in's return is 10 * (1 + seed): 30, 40, 50.
+    assert out.count("40 ± 10") == 2
+    sweeping("algo.horizon=5,6", "seed=2,3,4")
+    assert all(len(starts(cell)) == 1 for cell in sweeping.cells)
+
+
+def test_a_failing_cell_leaves_the_others_alone_and_tells_why(sweeping):
+    code, out = sweeping("seed=0,1,2", STANDIN_FAIL="1")
+    assert code == 1
+    assert [row["state"] for row in sweeping.rows()] == ["finished", "failed", "finished"]
+    assert sweeping.rows()[1]["cause"] == "lr is a mess"
+    assert out.rstrip().endswith("1 of 3 runs failed")
+    assert sweeping("seed=0,1,2")[0] == 0
+    assert [len(starts(cell)) for cell in sweeping.cells] == [1, 2, 1]
+
+
+def test_a_refused_cell_leaves_the_others_alone(sweeping):
+    code, out = sweeping("algo.horizon=0,5")
+    assert code == 2
+    assert [row["state"] for row in sweeping.rows()] == ["failed", "finished"]
+    assert "algo.horizon=0: must be >= 1" in out
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(sweeping):
+    driver = sweeping.start("seed=0", STANDIN_STEP="0.1")
+    until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
+    (cell,) = sweeping.cells
+    os.kill(int(starts(cell)[0][1]), signal.SIGKILL)
+    out, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out
+    first, second = starts(cell)
+    assert (first[0], int(second[0]) >= 1) == ("0", True)
+    assert sweeping.rows()[0]["eval/return"] == "10.0"
+
+
+def test_a_killed_driver_takes_its_runs_along_and_the_same_command_goes_on(sweeping):
+    driver = sweeping.start("seed=0,1", "hydra.sweeper.n_jobs=2", STANDIN_STEP="0.2")
+    until(lambda: sum(bool(checkpoints(cell)) for cell in sweeping.cells) == 2)
+    driver.kill()
+    until(lambda: all(gone(starts(cell)[0][1]) for cell in sweeping.cells))
+    code, out = sweeping("seed=0,1", "hydra.sweeper.n_jobs=2")
+    assert code == 0, out
+    assert [len(starts(cell)) for cell in sweeping.cells] == [2, 2]
+    assert all(int(starts(cell)[1][0]) >= 1 for cell in sweeping.cells)
+
+
+def test_ctrl_c_lets_the_runs_write_checkpoints_and_the_same_command_goes_on(sweeping):
+    driver = sweeping.start("seed=0,1", STANDIN_STEP="0.2")
+    until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
+    driver.send_signal(signal.SIGINT)
+    out, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 130, out
+    assert "the same command goes on" in out
+    assert gone(starts(sweeping.cells[0])[0][1])
+    assert sweeping("seed=0,1")[0] == 0
+    assert [len(starts(cell)) for cell in sweeping.cells] == [2, 1]
+
+
+def test_two_drivers_share_a_grid(sweeping):
+    one, two = (sweeping.start("seed=0,1,2,3", STANDIN_STEP="0.05") for _ in range(2))
+    for driver in (one, two):
+        out, _ = driver.communicate(timeout=300)
+        assert driver.returncode == 0, out
+    assert [len(starts(cell)) for cell in sweeping.cells] == [1, 1, 1, 1]
+
+
+def test_slots_share_the_cores_and_know_their_devices(sweeping, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    sweeping("seed=0,1", "hydra.sweeper.devices=[0,1]", "hydra.sweeper.per_device=1")
+    fair = str(max(1, len(os.sched_getaffinity(0)) // 2))
+    assert {starts(cell)[0][2] for cell in sweeping.cells} == {fair}
+    assert {starts(cell)[0][3] for cell in sweeping.cells} == {"0", "1"}

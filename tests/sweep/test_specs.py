@@ -1,0 +1,86 @@
+"""Every file in sweeps/: it composes, says what it searches, and its first and last runs are sound."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from llmdreamer import cli, config
+from llmdreamer.sweep.grid import combinations
+from llmdreamer.sweep.plan import read_plan
+from llmdreamer.sweep.samplers import make_pruner, make_sampler
+from llmdreamer.sweep.search import assigned, budget, check, first_of, space
+
+ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+SPECS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
+
+
+@pytest.fixture
+def plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def planned(*overrides):
+        config.register()
+        cli.register()
+        with initialize_config_dir(str(ROOT / "conf")):
+            hydra = GlobalHydra.instance().hydra
+            loader = hydra.config_loader
+            master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+            yield read_plan(master, loader, master.hydra.overrides.task)
+
+    return planned
+
+
+def test_the_questions_are_there():
+    assert {"ablation", "replay_ratio", "lora", "backbone_lr", "size_cost", "smoke"} <= {*SPECS}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_specification_is_sound(plan, name):
+    for read in plan(f"sweeps={name}"):
+        if read.settings.n_trials is None:
+            cells = list(combinations(read))
+            points = [[*values, f"seed={seed}"] for _, values, seed in (cells[0], cells[-1])]
+        else:
+            dimensions = space(read.swept)
+            check(read)
+            make_pruner(read)
+            make_sampler(read, dimensions, 0)
+            assert budget(read, dimensions) == read.settings.n_trials
+            point = {key: first_of(one) for key, one in dimensions.items()}
+            points = [[*assigned(point), *arm] for arm in read.arms.values()]
+        for overrides in points:
+            read.compose([*read.fixed, *overrides])
+
+
+@pytest.mark.parametrize(("typed", "cells"), [([], 15), (["seeds=5"], 25), (["seed=7"], 15)])
+def test_the_ablation_crosses_arms_and_seeds(plan, typed, cells):
+    for read in plan("sweeps=ablation", *typed):
+        arms = {config.arm(read.compose([*read.fixed, *arm])) for arm in read.arms.values()}
+        assert arms == {
+            "gru", "scratch", "pretrained-full", "pretrained-lora", "random-frozen-lora",
+        }  # fmt: skip
+        assert len(list(combinations(read))) == cells
+
+
+def test_what_is_typed_wins_over_the_specification(plan):
+    typed = ["sweeps=lora", "lora.r=4", "model=XS", "hydra.sweeper.n_trials=3"]
+    typed.append("algo.optimizer.lora_lr=1e-4,1e-3")
+    for read in plan(*typed):
+        assert set(read.swept) == {"lora.alpha", "lora.dropout", "algo.optimizer.lora_lr"}
+        assert space(read.swept)["algo.optimizer.lora_lr"].choices == (1e-4, 1e-3)
+        assert (read.base.lora.r, read.base.size, read.settings.n_trials) == (4, "XS", 3)
+
+
+def test_the_same_command_or_a_wider_one_finds_the_same_folder(plan):
+    def folder(*typed):
+        return next(iter([read.folder.name for read in plan(*typed)]))
+
+    assert folder("model=S,M", "seed=0") == folder("model=S,M,L", "seed=0")
+    assert folder("model=S,M") == folder("model=S,M", "rerun=true", "threads=2")
+    names = {folder("model=S,M"), folder("model=S,M", "seed=1"), folder("lora.r=1,2")}
+    assert len(names) == 3
+    assert folder("sweeps=lora", "model=XS") == "lora"

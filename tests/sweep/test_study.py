@@ -1,0 +1,207 @@
+"""The laws of a study, counted in its own storage, with real processes and real kills."""
+
+import contextlib
+import os
+import random
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+from driving import Sweeping, checkpoints, starts, until
+from optuna.trial import TrialState
+
+LR = "algo.optimizer.lr=tag(log,interval(1e-4,1e-2))"
+STUDY = "hydra.sweeper.study_name=s"
+
+
+def n_trials(count: int, jobs: int = 1) -> list[str]:
+    return [STUDY, LR, f"hydra.sweeper.n_trials={count}", f"hydra.sweeper.n_jobs={jobs}"]
+
+
+def where(sweeping: Sweeping, number: int) -> Path:
+    return sweeping.folder / "outputs" / "sweeps" / "s" / str(number)
+
+
+def trials(sweeping: Sweeping, name: str = "s", arm: str = ".") -> list[optuna.trial.FrozenTrial]:
+    url = f"sqlite:///{sweeping.folder}/outputs/sweeps/s/{arm}/study.db"
+    return optuna.load_study(study_name=name, storage=url).trials
+
+
+def begun(sweeping: Sweeping) -> int:
+    """How many processes there have been."""
+    return sum(len(starts(where(sweeping, number))) for number in range(10))
+
+
+def test_n_trials_is_a_total(sweeping):
+    code, out = sweeping(*n_trials(2))
+    assert code == 0, out
+    sweeping(*n_trials(2))
+    assert len(trials(sweeping)) == 2
+    sweeping(*n_trials(4))
+    done = trials(sweeping)
+    assert [trial.state for trial in done] == [TrialState.COMPLETE] * 4
+    assert [len(starts(where(sweeping, n))) for n in range(4)] == [1] * 4
+    # Seeded by the number of trials so far: gone on with, nothing is drawn again.
+    assert len({trial.params["algo.optimizer.lr"] for trial in done}) == 4
+    for trial in done:  # the stand-in's return is 10 * (lr + seed)
+        assert trial.value == pytest.approx(10 * trial.params["algo.optimizer.lr"])
+
+
+def test_killed_drivers_and_trials_leave_exactly_n_trials(sweeping):
+    """Six trials; a driver and a trial are killed, then a driver alone, then a trial."""
+    pick, params = random.Random(0), {}
+    for victims in ("trial and driver", "driver", "trial"):
+        before = begun(sweeping)
+        driver = sweeping.start(*n_trials(6, jobs=2), STANDIN_STEP="0.1")
+        until(lambda before=before: begun(sweeping) > before + 1)
+        running = [trial for trial in trials(sweeping) if trial.state is TrialState.RUNNING]
+        folders = [where(sweeping, trial.number) for trial in running]
+        until(lambda folders=folders: all(map(checkpoints, folders)))
+        params |= {trial.number: trial.params for trial in running}
+        if "trial" in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(starts(pick.choice(folders))[-1][1]), signal.SIGKILL)
+        if "driver" in victims:
+            driver.kill()
+        out, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, out
+    done = trials(sweeping)
+    assert [trial.state for trial in done] == [TrialState.COMPLETE] * 6
+    assert all(done[number].params == known for number, known in params.items())
+    assert len({trial.params["algo.optimizer.lr"] for trial in done}) == 6
+    for number in range(6):  # every process but the first went on from a checkpoint
+        first, *others = (int(start[0]) for start in starts(where(sweeping, number)))
+        assert first == 0
+        assert all(others)
+
+
+def test_ctrl_c_stops_a_study_and_the_same_command_goes_on(sweeping):
+    driver = sweeping.start(*n_trials(2), STANDIN_STEP="0.2")
+    until(lambda: checkpoints(where(sweeping, 0)))
+    driver.send_signal(signal.SIGINT)
+    out, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 130, out
+    assert sweeping(*n_trials(2))[0] == 0
+    assert [t.state for t in trials(sweeping)] == [TrialState.COMPLETE] * 2
+    assert [len(starts(where(sweeping, n))) for n in range(2)] == [2, 1]
+
+
+def test_two_drivers_on_a_fresh_study_share_n_trials(sweeping):
+    drivers = [sweeping.start(*n_trials(7), STANDIN_STEP="0.05") for _ in range(2)]
+    for driver in drivers:
+        out, _ = driver.communicate(timeout=300)
+        assert driver.returncode == 0, out
+    done = trials(sweeping)
+    assert [trial.state for trial in done] == [TrialState.COMPLETE] * 7
+    assert [len(starts(where(sweeping, n))) for n in range(7)] == [1] * 7
+    assert len({trial.params["algo.optimizer.lr"] for trial in done}) == 7
+    assert len({trial.user_attrs["owner"] for trial in done}) == 2
+
+
+def test_a_failing_trial_has_failed_with_its_cause_and_counts(sweeping):
+    code, out = sweeping(*n_trials(2), STANDIN_FAIL="0")
+    assert code == 1
+    assert [t.state for t in trials(sweeping)] == [TrialState.FAIL] * 2
+    assert trials(sweeping)[0].user_attrs["cause"] == "lr is a mess"
+    assert "2 of 2 runs failed" in out
+
+
+def test_a_hopeless_run_is_stopped_with_its_curve_and_checkpoint_kept(sweeping):
+    # Values from best to worst: the grid is in order when its seed is that of the study.
+    values = "algo.optimizer.lr=1.0,0.9,0.8,0.001"
+    pruner = ["hydra.sweeper.pruner=median", "+hydra.sweeper.pruner_options.n_startup_trials=1"]
+    command = [STUDY, values, "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler=grid", *pruner]
+    code, out = sweeping(*command, STANDIN_STEP="0.25")
+    assert code == 0, out
+    done = trials(sweeping)
+    pruned = [trial for trial in done if trial.state is TrialState.PRUNED]
+    assert pruned and {t.state for t in done} == {TrialState.PRUNED, TrialState.COMPLETE}
+    for trial in pruned:
+        assert trial.intermediate_values
+        assert max(trial.intermediate_values) < 10
+        assert checkpoints(where(sweeping, trial.number))
+    assert sweeping(*command)[0] == 0
+    assert sum(len(starts(where(sweeping, n))) for n in range(4)) == 4
+
+
+def test_a_trial_over_seeds_is_worth_their_mean(sweeping):
+    seeds = ["seeds=3", "hydra.sweeper.pruner=wilcoxon"]
+    code, out = sweeping(*n_trials(1, jobs=2), *seeds)
+    assert code == 0, out
+    (trial,) = trials(sweeping)
+    assert trial.value == pytest.approx(10 * (trial.params["algo.optimizer.lr"] + 1))
+    assert sorted(trial.intermediate_values) == [0, 1, 2]
+
+
+def test_several_objectives_make_a_pareto_study(sweeping):
+    pareto = ["objective='eval/return,eval/return:auc'"]
+    pareto += ["hydra.sweeper.direction=[maximize,minimize]", "hydra.sweeper.sampler=nsgaii"]
+    code, out = sweeping(*n_trials(2), *pareto)
+    assert code == 0, out
+    lr = trials(sweeping)[0].params["algo.optimizer.lr"]
+    assert trials(sweeping)[0].values == pytest.approx([10 * lr, 5.5 * lr])
+
+
+def test_a_study_per_arm_has_n_trials_for_each(sweeping):
+    arms = [
+        "+hydra.sweeper.arms.scratch='peft=false'",
+        "+hydra.sweeper.arms.lora='peft=true'",
+        "hydra.sweeper.study_per_arm=true",
+    ]
+    code, out = sweeping(*n_trials(2, jobs=2), *arms)
+    assert code == 0, out
+    for arm in ("scratch", "lora"):
+        states = [trial.state for trial in trials(sweeping, f"s-{arm}", arm)]
+        assert states == [TrialState.COMPLETE] * 2
+
+
+def test_an_objective_never_logged_names_those_that_were(sweeping):
+    code, out = sweeping(*n_trials(3), "objective=eval/retrun")
+    assert code == 2
+    line = "objective=eval/retrun was never logged; choose from eval/return"
+    assert line in out
+    assert len(trials(sweeping)) == 1  # the others would end the same way
+    # With the right one, the same study goes on, and the run's work is not lost.
+    assert sweeping(*n_trials(3))[0] == 0
+    assert [t.state for t in trials(sweeping)] == [TrialState.COMPLETE] * 3
+    assert len(starts(where(sweeping, 0))) == 1
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    sweeping = Sweeping(tmp_path_factory.mktemp("finished"))
+    assert sweeping(*n_trials(1))[0] == 0
+    return sweeping
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (["hydra.sweeper.direction=minimize"], "was made to maximize, not minimize"),
+        (["algo.optimizer.lr=interval(1,2)"], "was made with algo.optimizer.lr {'low': 0.0001"),
+        (["algo.horizon=3"], "was made with algo.horizon 15, not 3"),
+        (["objective=eval/return:auc"], "was made with objective eval/return, not eval/return:auc"),
+    ],
+)
+def test_a_study_of_something_else_is_refused(finished, changed, line):
+    code, out = finished(*n_trials(2), *changed)
+    assert code == 2
+    assert line in out.splitlines()[-1]
+    assert out.splitlines()[-1].endswith("use a new hydra.sweeper.study_name")
+
+
+def test_a_trial_of_a_silent_machine_is_taken_over(sweeping):
+    """Of another machine only the heartbeats can be seen."""
+    driver = sweeping.start(*n_trials(1), STANDIN_STEP="0.2")
+    until(lambda: checkpoints(where(sweeping, 0)))
+    driver.kill()
+    driver.communicate()
+    url = f"sqlite:///{sweeping.folder}/outputs/sweeps/s/study.db"
+    storage = optuna.storages.RDBStorage(url)
+    storage.set_trial_user_attr(1, "owner", "elsewhere/1/abc")
+    storage.record_heartbeat(1)  # its last
+    code, out = sweeping(*n_trials(1), "hydra.sweeper.heartbeat=3")
+    assert code == 0, out
+    assert "waiting for 1 trials of other drivers" in out
+    assert len(starts(where(sweeping, 0))) == 2

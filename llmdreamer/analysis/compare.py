@@ -120,7 +120,7 @@ def improvement(records: Records) -> Part:
                 if not set(found.of(label)[1]) & set(found.of(other)[1]):
                     continue
                 (one, envs), (two, others) = found.of(label), found.of(other)
-                rows.append((f"{label} > {other}", aggregate.improvement(one, two, envs, others)))
+                rows.append((f"{label}\n> {other}", aggregate.improvement(one, two, envs, others)))
         if not rows:
             part.text.append(f"{found.name}: no two arms with two runs each in one environment.")
             continue
@@ -156,7 +156,7 @@ def axes_of_the_question(records: Records) -> Part:
             part.text.append("No two arms are one knob apart.")
         if tested:
             figure = plot.forest(
-                [(f"{knob}: {label} − {other}", got) for knob, label, other, got in tested],  # noqa: RUF001
+                [(f"{knob}: {label}\n− {other}", got) for knob, label, other, got in tested],  # noqa: RUF001
                 f"mean paired difference of {found.unit}, {found.name}; 95% bootstrap interval",
                 0.0,
                 [f"n = {row[3].n}, p = {p[row[:3]]:.2g}" for row in tested],

@@ -97,7 +97,9 @@ def tidy(points: Points) -> pd.DataFrame:
 
     A run killed between two checkpoints and resumed logs the steps between them again. What counts
     is what the run went on from: a point goes if a later one of the same run and key has the
-    same or a smaller step.
+    same or a smaller step. Evaluations and losses lie at steps that the schedule gives, so this is
+    exact for them; of the episodes of an abandoned life, those between the checkpoint and the
+    first new one cannot be told from the rest, and stay.
     """
     frame = pd.DataFrame(
         {

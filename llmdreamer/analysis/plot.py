@@ -135,7 +135,10 @@ def forest(
     rows: Sequence[tuple[str, Estimate]], xlabel: str, reference: float, notes: Sequence[str] = ()
 ) -> Figure:
     """One estimate with interval a row, the line of no difference, and a note at the right."""
-    figure = Figure(figsize=(7.6, 1.0 + 0.45 * len(rows)), layout="constrained")
+    names = [line for name, _ in rows for line in name.split("\n")]
+    width = 4.5 + 0.075 * max(map(len, names)) + 0.06 * max(map(len, notes), default=0)
+    height = 1.0 + sum(0.25 + 0.2 * (1 + name.count("\n")) for name, _ in rows)
+    figure = Figure(figsize=(width, height), layout="constrained")
     axis = figure.add_subplot()
     for place, (_, found) in enumerate(rows):
         y = len(rows) - 1 - place

@@ -59,18 +59,28 @@ def scores(records: Records, key: str = RETURN) -> list[Scores]:
                 f"{env}: compared at env step {budget}, the last that all runs reached "
                 f"(the longest went on to {int(last.max())})."
             )
+        late = 0
         for _, run in runs:
+            if run["env_step"].iloc[0] > budget:
+                late += 1
+                continue
             score = aggregate.at_budget(
                 run["env_step"].to_numpy(np.float64), run["value"].to_numpy(np.float64), budget
             )
             rows.append(run.iloc[0][["label", "env", "seed"]].to_dict() | {"score": score})
+        if late:
+            notes.append(
+                f"{env}: {sentence.count(late, 'run')} left out of the scores: first evaluated "
+                f"after env step {budget}."
+            )
     frame = pd.DataFrame(rows)
     finite = np.isfinite(frame["score"])
     if not finite.all():
-        notes.append(
-            f"{sentence.count(int((~finite).sum()), 'run')} without a finite return left out."
-        )
+        count = sentence.count(int((~finite).sum()), "run")
+        notes.append(f"{count} without a finite return left out.")
         frame = frame[finite]
+    if frame.empty:
+        return []
     environments = sorted(frame["env"].unique())
     if len(environments) == 1:
         return [Scores(environments[0], frame, "return", notes)]

@@ -27,7 +27,7 @@ STORE = os.environ.get("LLMDREAMER_STORE", "sqlite:///mlflow.db")  # relative: t
 EXPERIMENT = os.environ.get("LLMDREAMER_EXPERIMENT", "llmdreamer")
 
 # %%
-records = load(STORE, EXPERIMENT)
+records = load(STORE, EXPERIMENT, compare.KEYS)
 compare.overview(records)
 
 # %%

@@ -83,20 +83,20 @@ def find(source: str, experiment: str | None = None) -> Source:
 
 
 def write(source: Source, folder: Path, statuses: list[str]) -> Path:
-    """Write `index.html`, figures and tables into `folder`; return the page.
+    """Write `index.html`, figures, tables and `returns.csv` into `folder`; return the page.
 
     Raises:
         ConfigError: if there are no runs to report, or the folder cannot be written.
     """
     # Imported late: a typing error does without pandas and matplotlib.
-    from llmdreamer.analysis.compare import everything
-    from llmdreamer.analysis.load import FLOPS, RETURN, UPDATES, load
+    from llmdreamer.analysis.compare import KEYS, everything, returns
+    from llmdreamer.analysis.load import load
     from llmdreamer.analysis.part import save
 
     records = load(
         source.uri,
         source.experiment,
-        [RETURN, FLOPS, UPDATES],
+        KEYS,
         parent=source.parent,
         statuses=statuses,
     )
@@ -106,6 +106,7 @@ def write(source: Source, folder: Path, statuses: list[str]) -> Path:
     try:
         for part in parts:
             save(part, folder)
+        returns(records).to_csv(folder / "returns.csv", index=False)
         page = folder / "index.html"
         page.write_text(_page(f"llmdreamer: {source.experiment}", parts), encoding="utf-8")
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pandas as pd
 
@@ -22,23 +23,24 @@ _COPIES = re.compile(
     r"^(algo\.replay_ratio|algo\.world_model\.hf_model\.(peft|from_pretrained)|env\.id|backbone\.name"
     r"|backbone|size|pretrained|peft|replay_ratio)$"
 )
-_SHORT = {"replay_ratio": "ratio", "algo.optimizer.lr": "lr", "algo.total_steps": "steps"}
 
 
 def label_arms(runs: pd.DataFrame) -> pd.Series:
     """Name each run's arm: its tag `arm`, and whatever differs among the runs of that arm.
 
     Two runs have one label only if they differ in nothing but seed, environment and
-    bookkeeping: runs of different learning rates are never averaged. Parameters are spelled as
-    on the command line, but for three that are often varied: ratio, lr, steps.
+    bookkeeping: runs of different learning rates are never averaged. A parameter goes by the
+    last part of its name, and by the whole where two that vary would share it.
     """
     labels = runs["arm"].astype(str).copy()
     for arm, group in runs.groupby("arm", sort=False):
         parts = pd.Series("", index=group.index)
-        for column in varying(group):
-            name = column.removeprefix(PARAM)
-            value = group[column].astype(str)
-            parts += " " + (value if name in ("backbone", "size") else _short(name) + "=" + value)
+        columns = [column.removeprefix(PARAM) for column in varying(group)]
+        last = Counter(_last(name) for name in columns)
+        for name in columns:
+            value = group[name if name in KNOBS else PARAM + name].astype(str)
+            short = _last(name) if last[_last(name)] == 1 else name
+            parts += " " + (value if name in ("backbone", "size") else short + "=" + value)
         labels[group.index] = str(arm) + parts
     return labels
 
@@ -112,5 +114,5 @@ def _is_configuration(column: str) -> bool:
     return not (_BOOKKEEPING.match(name) or _COPIES.match(name))
 
 
-def _short(name: str) -> str:
-    return _SHORT.get(name, name)
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

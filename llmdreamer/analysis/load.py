@@ -52,6 +52,7 @@ class Records:
     def of(self, key: str) -> pd.DataFrame:
         """The points of one metric, each with its run's label, environment and seed."""
         points = self.curves[self.curves["key"] == key]
+        points = points.assign(run_id=points["run_id"].astype(object))
         return points.merge(self.runs[["run_id", "label", "env", "seed"]], on="run_id")
 
 
@@ -101,20 +102,18 @@ def tidy(points: Points) -> pd.DataFrame:
     exact for them; of the episodes of an abandoned life, those between the checkpoint and the
     first new one cannot be told from the rest, and stay.
     """
-    frame = pd.DataFrame(
+    curve = points.run.astype(np.int64) * max(1, len(points.keys)) + points.key
+    order = np.lexsort((points.step, points.at, curve))
+    kept = order[_is_current(curve[order], points.step[order])]
+    return pd.DataFrame(
         {
-            "run_id": pd.Categorical(points.run_id),
-            "key": pd.Categorical(points.key),
-            "env_step": np.asarray(points.step, dtype=np.int64),
-            "at": np.asarray(points.at, dtype=np.int64),
-            "value": np.asarray(points.value, dtype=np.float64),
+            "run_id": pd.Categorical.from_codes(points.run[kept], points.runs),
+            "key": pd.Categorical.from_codes(points.key[kept], points.keys),
+            "env_step": points.step[kept],
+            "at": points.at[kept],
+            "value": points.value[kept],
         }
     )
-    curve = frame["run_id"].cat.codes.to_numpy(np.int64) * max(1, len(frame["key"].cat.categories))
-    curve += frame["key"].cat.codes.to_numpy()
-    order = np.lexsort((frame["env_step"], frame["at"], curve))
-    kept = order[_is_current(curve[order], frame["env_step"].to_numpy()[order])]
-    return frame.iloc[kept].reset_index(drop=True)
 
 
 def _is_current(curve: np.ndarray, step: np.ndarray) -> np.ndarray:
@@ -130,14 +129,11 @@ def _is_current(curve: np.ndarray, step: np.ndarray) -> np.ndarray:
 
 
 def _curves(points: Points, runs: pd.DataFrame) -> pd.DataFrame:
-    known = set(runs["run_id"])
     frame = tidy(points)
-    frame = frame[frame["run_id"].isin(known)]
-    started = (
-        frame["run_id"].astype(object).map(dict(zip(runs["run_id"], runs["started"], strict=True)))
-    )
-    frame = frame.assign(seconds=frame["at"] / 1000 - started.astype(float))
-    return frame[CURVE_COLUMNS].reset_index(drop=True)
+    started = runs.set_index("run_id")["started"].reindex(points.runs).to_numpy(np.float64)
+    begun = started[frame["run_id"].cat.codes.to_numpy()]
+    frame = frame.assign(seconds=frame["at"].to_numpy() / 1000 - begun)
+    return frame.loc[np.isfinite(begun), CURVE_COLUMNS].reset_index(drop=True)
 
 
 def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ apart where everything is printed in grey.
 
 from __future__ import annotations
 
+import textwrap
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -63,7 +64,12 @@ class Style:
 
     def name(self, label: str) -> str:
         """What is written beside the line: its marker too, if it has one."""
-        return f"{_MARKERS[self.marker]} {label}" if self.marker else label
+        return wrap(f"{_MARKERS[self.marker]} {label}" if self.marker else label)
+
+
+def wrap(label: str) -> str:
+    """An arm's name in lines short enough to stand beside a figure."""
+    return "\n".join(textwrap.wrap(label, 30, break_long_words=False))
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,9 @@ def curves(
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     chosen = styles(sorted({label for arms in panels.values() for label in arms}))
-    width = (5.4 if columns == 1 else 3.8) + 0.075 * max(map(len, chosen))  # the names' room
+    width = (5.4 if columns == 1 else 3.8) + 0.075 * min(
+        30, max(map(len, chosen))
+    )  # the names' room
     figure = Figure(figsize=(width * columns, 3.8 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, arms) in zip(axes, panels.items(), strict=False):
@@ -120,7 +128,7 @@ def profiles(thresholds: Array, arms: Mapping[str, Estimate], xlabel: str) -> Fi
     for label, found in arms.items():
         style = chosen[label]
         line = style.line(len(thresholds))
-        axis.plot(thresholds, found.value, label=label, drawstyle="steps-post", **line)
+        axis.plot(thresholds, found.value, label=style.name(label), drawstyle="steps-post", **line)
         axis.fill_between(
             thresholds, found.low, found.high, color=style.color, alpha=0.15, lw=0, step="post"
         )
@@ -196,34 +204,45 @@ def _curve(axis: Axes, curve: Curve, style: Style, runs: bool) -> None:
 def _name_ends(
     axis: Axes, ends: Mapping[str, tuple[float, float]], chosen: Mapping[str, Style]
 ) -> None:
-    """Write each name at the right of its line, apart from its neighbours."""
+    """Write each name at the right of its line's end, apart from those that end near it."""
     low, high = axis.get_ylim()
-    right = axis.get_xlim()[1]
-    labels = sorted(ends, key=lambda label: ends[label][1])
-    gap = 0.075 * (high - low)
-    places = _spread([max(ends[label][1], low + gap / 2) for label in labels], gap)
-    for label, place in zip(labels, places, strict=True):
-        x, y = ends[label]
-        axis.annotate(
-            chosen[label].name(label),
-            (x, y),
-            (right, place),
-            xycoords="data",
-            textcoords="data",
-            va="center",
-            fontsize=9,
-            color=chosen[label].color,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": chosen[label].color, "lw": 0.5, "alpha": 0.6},
-        )
+    left, right = axis.get_xlim()
+    gap = 0.065 * (high - low)
+    columns: dict[int, list[str]] = {}
+    for label in sorted(ends, key=lambda name: ends[name][1]):
+        columns.setdefault(round(8 * (ends[label][0] - left) / (right - left)), []).append(label)
+    for labels in columns.values():
+        names = [chosen[label].name(label) for label in labels]
+        heights = [gap * (1 + name.count("\n")) for name in names]
+        places = _spread([ends[label][1] for label in labels], heights)
+        lift = max(0.0, low + heights[0] / 2 - places[0])  # clear of the x-axis
+        beside = max(ends[label][0] for label in labels) + 0.03 * (right - left)
+        for label, name, place in zip(labels, names, places, strict=True):
+            axis.annotate(
+                name,
+                ends[label],
+                (beside, place + lift),
+                va="center",
+                fontsize=9,
+                color=chosen[label].color,
+                annotation_clip=False,
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": chosen[label].color,
+                    "lw": 0.5,
+                    "shrinkB": 3,
+                },
+            )
     axis.set_ylim(low, high)
+    axis.set_xlim(left, right)
 
 
-def _spread(places: Sequence[float], gap: float) -> list[float]:
-    """Ascending places moved up as far as needed to be `gap` apart, then centred again."""
+def _spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Ascending middles moved up until their texts do not overlap, then centred again."""
     moved: list[float] = []
-    for place in places:
-        moved.append(place if not moved else max(place, moved[-1] + gap))
+    for number, place in enumerate(places):
+        below = moved[-1] + (heights[number - 1] + heights[number]) / 2 if moved else place
+        moved.append(max(place, below))
     shift = (sum(moved) - sum(places)) / max(1, len(moved))
     return [place - shift for place in moved]
 

@@ -51,29 +51,22 @@ def scores(records: Records, key: str = RETURN) -> list[Scores]:
         return []
     rows, notes = [], _without_points(records, points, key)
     for env, of_env in points.groupby("env", sort=True):
-        runs = of_env.groupby("run_id", observed=True, sort=False)
-        last = runs["env_step"].max()
+        last = of_env.groupby("run_id")["env_step"].max()
         budget = int(last.min())
         if budget < last.max():
             notes.append(
                 f"{env}: compared at env step {budget}, the last that all runs reached "
                 f"(the longest went on to {int(last.max())})."
             )
-        late = 0
-        for _, run in runs:
-            if run["env_step"].iloc[0] > budget:
-                late += 1
-                continue
-            score = aggregate.at_budget(
-                run["env_step"].to_numpy(np.float64), run["value"].to_numpy(np.float64), budget
-            )
-            rows.append(run.iloc[0][["label", "env", "seed"]].to_dict() | {"score": score})
-        if late:
+        # Points lie in order of steps, so the last one within the budget is the score.
+        reached = of_env[of_env["env_step"] <= budget].groupby("run_id", sort=False).tail(1)
+        rows.append(reached[["label", "env", "seed", "value"]])
+        if late := len(last) - len(reached):
             notes.append(
                 f"{env}: {sentence.count(late, 'run')} left out of the scores: first evaluated "
                 f"after env step {budget}."
             )
-    frame = pd.DataFrame(rows)
+    frame = pd.concat(rows).rename(columns={"value": "score"})
     finite = np.isfinite(frame["score"])
     if not finite.all():
         count = sentence.count(int((~finite).sum()), "run")

@@ -16,6 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmdreamer.tracking.store import TrackingError, connect, speaking
 
 if TYPE_CHECKING:
@@ -45,13 +48,28 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Points:
-    """Logged values, one per index, in no order; `step` is the environment step."""
+    """Logged values, one per index, in no order. `run` and `key` index `runs` and `keys`."""
 
-    run_id: Sequence[str]
-    key: Sequence[str]
-    step: Sequence[int]
-    at: Sequence[int]  # epoch milliseconds
-    value: Sequence[float]
+    runs: list[str]  # ids
+    keys: list[str]
+    run: NDArray[np.int32]
+    key: NDArray[np.int32]
+    step: NDArray[np.int64]  # environment step
+    at: NDArray[np.int64]  # epoch milliseconds
+    value: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...]]) -> Points:
+        """From rows of (run id, key, step, milliseconds, value, is NaN)."""
+        columns = list(zip(*rows, strict=True)) or [()] * 6
+        runs, run = _coded(columns[0])
+        keys, key = _coded(columns[1])
+        value = np.array(columns[4], np.float64)
+        value[np.array(columns[5], bool)] = np.nan
+        value[value >= _LARGEST] = np.inf
+        value[value <= -_LARGEST] = -np.inf
+        step, at = (np.array(columns[i], np.int64) for i in (2, 3))
+        return cls(runs, keys, run, key, step, at, value)
 
 
 @dataclass(frozen=True)
@@ -124,14 +142,7 @@ def _database_points(
     if keys is not None:
         query += f" AND key IN ({', '.join('?' * len(keys))})" if keys else " AND 1 = 0"
         scope = (*scope, *keys)
-    rows = database.rows(query, scope)
-    if not rows:
-        return Points([], [], [], [], [])
-    run_id, key, step, at, value, is_nan = zip(*rows, strict=True)
-    if any(is_nan):
-        pairs = zip(value, is_nan, strict=True)
-        value = tuple(float("nan") if nan else number for number, nan in pairs)
-    return Points(run_id, key, step, at, _infinities(value))
+    return Points.of(database.rows(query, scope))
 
 
 def _read_server(
@@ -174,23 +185,18 @@ def _read_server(
     with ThreadPoolExecutor(8) as pool:
         histories = list(pool.map(lambda pair: client.get_metric_history(*pair), wanted))
     points = [
-        (run_id, metric.key, metric.step, metric.timestamp, metric.value)
+        (run_id, metric.key, metric.step, metric.timestamp, metric.value, False)
         for (run_id, _), history in zip(wanted, histories, strict=True)
         for metric in history
     ]
-    if not points:
-        return Stored(runs, Points([], [], [], [], []))
-    run_id, key, step, at, value = zip(*points, strict=True)
-    return Stored(runs, Points(run_id, key, step, at, _infinities(value)))
+    return Stored(runs, Points.of(points))
 
 
-def _infinities(values: Sequence[float]) -> Sequence[float]:
-    if not any(value >= _LARGEST or value <= -_LARGEST for value in values):
-        return values
-    return [
-        float("inf") if value >= _LARGEST else float("-inf") if value <= -_LARGEST else value
-        for value in values
-    ]
+def _coded(names: Sequence[str]) -> tuple[list[str], NDArray[np.int32]]:
+    """Each name once, in order of appearance, and the index of each row's name among them."""
+    distinct = list(dict.fromkeys(names))
+    codes = {name: code for code, name in enumerate(distinct)}
+    return distinct, np.fromiter(map(codes.__getitem__, names), np.int32, len(names))
 
 
 def _require(experiment: str, names: list[str], uri: str) -> None:

@@ -110,7 +110,7 @@ def test_the_difference_of_arms_is_paired_by_seed(recorded: Recorded, jobs: Reco
 
 def test_runs_that_differ_in_more_than_the_seed_are_never_one_arm(records: Records):
     labels = set(records.runs["label"])
-    assert any("ratio=1.0" in label for label in labels)
+    assert any("replay_ratio=1.0" in label for label in labels)
     for _, group in records.runs.groupby("label"):
         assert group["params.algo.optimizer.lr"].nunique() == 1
         assert group["replay_ratio"].nunique() == 1

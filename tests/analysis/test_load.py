@@ -8,7 +8,8 @@ import pytest
 from recorded import EXPERIMENT, KEPT_ROWS, Recorded
 
 from llmdreamer.analysis.load import RETURN, Records, load, tidy
-from llmdreamer.tracking.read import Points
+from llmdreamer.tracking.read import Points, _read_server, read_experiment
+from llmdreamer.tracking.store import connect
 
 
 def loaded_curve(records: Records, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -87,13 +88,16 @@ def test_only_the_metrics_asked_for_are_loaded(recorded: Recorded):
 
 
 def test_a_later_point_at_a_smaller_step_ends_the_life_before():
-    points = Points(
-        ["a"] * 6 + ["b"],
-        ["x"] * 5 + ["y", "x"],
-        [1, 2, 3, 2, 4, 1, 9],
-        [10, 20, 30, 40, 50, 60, 0],
-        [0.1, 0.2, 0.3, 0.22, 0.4, 7.0, 8.0],
-    )
+    rows = [
+        ("a", "x", 1, 10, 0.1),
+        ("a", "x", 2, 20, 0.2),
+        ("a", "x", 3, 30, 0.3),
+        ("a", "x", 2, 40, 0.22),
+        ("a", "x", 4, 50, 0.4),
+        ("a", "y", 1, 60, 7.0),
+        ("b", "x", 9, 0, 8.0),
+    ]
+    points = Points.of([(*row, False) for row in rows])
     frame = tidy(points)
     assert frame[["run_id", "key", "env_step", "value"]].values.tolist() == [
         ["a", "x", 1, 0.1],
@@ -149,3 +153,30 @@ def test_the_store_of_another_mlflow_version_is_read_and_left_as_it_is(
 def test_what_cannot_be_a_store_is_one_sentence(uri: str):
     records = load(uri)
     assert records.runs.empty and len(records.notes) == 1
+
+
+def test_numbers_that_sql_cannot_hold_come_back():
+    """MLflow keeps NaN as a flag and an infinity as the largest number."""
+    points = Points.of(
+        [("a", "x", n, n, v, n == 0) for n, v in enumerate([0.0, 1.7976e308, -1.7976e308])]
+    )
+    assert np.isnan(points.value[0]) and list(points.value[1:]) == [np.inf, -np.inf]
+
+
+def test_a_server_is_asked_for_the_same(recorded: Recorded):
+    """By MLflow's client, as a server would be, though to the same database."""
+    client = connect(recorded.uri)
+    keys = [RETURN, "replay/updates"]
+    theirs = _read_server(client, recorded.uri, EXPERIMENT, keys)
+    ours = read_experiment(recorded.uri, EXPERIMENT, keys)
+    assert {run.run_id: run.params for run in theirs.runs} == {
+        run.run_id: run.params for run in ours.runs
+    }
+    frames = [tidy(stored.points) for stored in (theirs, ours)]
+    rows = [
+        frame.astype({"run_id": str, "key": str})
+        .sort_values(["run_id", "key", "env_step"])
+        .reset_index(drop=True)
+        for frame in frames
+    ]
+    assert rows[0].equals(rows[1])

@@ -42,7 +42,7 @@ def test_variants_of_an_arm_share_its_colour_and_are_told_apart_by_marks():
 
 
 def test_names_beside_lines_keep_apart():
-    places = plot._spread([1.0, 1.1, 1.2, 9.0], 1.0)
+    places = plot._spread([1.0, 1.1, 1.2, 9.0], [1.0] * 4)
     assert all(b - a >= 1 - 1e-9 for a, b in itertools.pairwise(places))
 
 

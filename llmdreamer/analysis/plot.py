@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter
 
 from llmdreamer.analysis.aggregate import Array, Estimate
@@ -208,33 +209,43 @@ def _name_ends(
     low, high = axis.get_ylim()
     left, right = axis.get_xlim()
     gap = 0.065 * (high - low)
-    columns: dict[int, list[str]] = {}
-    for label in sorted(ends, key=lambda name: ends[name][1]):
-        columns.setdefault(round(8 * (ends[label][0] - left) / (right - left)), []).append(label)
-    for labels in columns.values():
-        names = [chosen[label].name(label) for label in labels]
-        heights = [gap * (1 + name.count("\n")) for name in names]
+    names = {label: chosen[label].name(label) for label in ends}
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    for labels in _overlapping(ends, names, 0.016 * (right - left)):
+        heights = [gap * (1 + names[label].count("\n")) for label in labels]
         places = _spread([ends[label][1] for label in labels], heights)
         lift = max(0.0, low + heights[0] / 2 - places[0])  # clear of the x-axis
-        beside = max(ends[label][0] for label in labels) + 0.03 * (right - left)
-        for label, name, place in zip(labels, names, places, strict=True):
+        for label, place in zip(labels, places, strict=True):
+            color = chosen[label].color
             axis.annotate(
-                name,
+                names[label],
                 ends[label],
-                (beside, place + lift),
+                (ends[label][0] + 0.03 * (right - left), place + lift),
                 va="center",
                 fontsize=9,
-                color=chosen[label].color,
+                color=color,
+                path_effects=halo,
                 annotation_clip=False,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": chosen[label].color,
-                    "lw": 0.5,
-                    "shrinkB": 3,
-                },
+                arrowprops={"arrowstyle": "-", "color": color, "lw": 0.5, "shrinkB": 3},
             )
     axis.set_ylim(low, high)
     axis.set_xlim(left, right)
+
+
+def _overlapping(
+    ends: Mapping[str, tuple[float, float]], names: Mapping[str, str], letter: float
+) -> list[list[str]]:
+    """Labels whose names, written from their ends on, cover a common stretch of x; lowest first."""
+    groups: list[list[str]] = []
+    reach = -np.inf
+    for label in sorted(ends, key=lambda name: ends[name][0]):
+        width = letter * (2 + max(map(len, names[label].split("\n"))))
+        if ends[label][0] <= reach:
+            groups[-1].append(label)
+        else:
+            groups.append([label])
+        reach = max(reach, ends[label][0] + width)
+    return [sorted(group, key=lambda name: ends[name][1]) for group in groups]
 
 
 def _spread(places: Sequence[float], heights: Sequence[float]) -> list[float]:

@@ -7,6 +7,7 @@ for 200 runs of 100 curves). The five tables read here are the same since MLflow
 
 from __future__ import annotations
 
+import gc
 import re
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -93,7 +94,7 @@ def read_experiment(uri: str, experiment: str, keys: Sequence[str] | None = None
     with speaking(uri):
         if uri.startswith("http"):
             return _read_server(connect(uri), uri, experiment, keys)
-        with _open(uri) as database:
+        with _open(uri) as database, _without_collector():
             return _read_database(database, uri, experiment, keys)
 
 
@@ -217,6 +218,19 @@ class _Database:
         cursor = self._connection.cursor()
         cursor.execute(query.replace("?", self._sign), values)
         return [tuple(row) for row in cursor.fetchall()] if self._sign != "?" else cursor.fetchall()
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Millions of rows live until they are arrays, and the garbage collector would walk them again and
+    again: a third of the time of reading."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

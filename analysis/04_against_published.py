@@ -1,0 +1,31 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Against published curves
+#
+# Our runs on the DeepMind Control Suite over those of DreamerV3 and its baselines (`data/README.md`).
+
+# %%
+import os
+from pathlib import Path
+
+from llmdreamer.analysis import published
+from llmdreamer.analysis.load import RETURN, load
+
+STORE = os.environ.get("LLMDREAMER_STORE", "sqlite:///mlflow.db")  # relative: to this notebook
+EXPERIMENT = os.environ.get("LLMDREAMER_EXPERIMENT", "llmdreamer")
+CURVES = Path(os.environ.get("LLMDREAMER_PUBLISHED", "data/dmc_proprio.csv"))
+
+# %%
+records = load(STORE, EXPERIMENT, [RETURN])
+published.against_published(records, published.read_published(CURVES))

@@ -1,0 +1,118 @@
+"""Names what a run is a sample of: all it was configured with, but the seed and the bookkeeping."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+import pandas as pd
+
+KNOBS = ("backbone", "size", "pretrained", "peft", "replay_ratio")
+"""The axes of the question. A comparison changes one of them."""
+
+PARAM = "params."
+TAG = "tags."
+
+# Where a run is written, what it runs on, what it measures beside: none of it changes what is learned.
+_BOOKKEEPING = re.compile(
+    r"^(seed|device|threads|output_root|run_name|resume|objective|tracking\..*|checkpoint\..*"
+    r"|eval\..*)$"
+)
+# Copies of knobs, and the environment, which is the stratum.
+_COPIES = re.compile(
+    r"^(algo\.replay_ratio|algo\.world_model\.hf_model\.(peft|from_pretrained)|env\.id|backbone\.name"
+    r"|backbone|size|pretrained|peft|replay_ratio)$"
+)
+
+
+def label_arms(runs: pd.DataFrame) -> pd.Series:
+    """Name each run's arm: its tag `arm`, and whatever differs among the runs of that arm.
+
+    Two runs have one label only if they differ in nothing but seed, environment and
+    bookkeeping: runs of different learning rates are never averaged. A parameter goes by the
+    last part of its name, and by the whole where two that vary would share it.
+    """
+    labels = runs["arm"].astype(str).copy()
+    for arm, group in runs.groupby("arm", sort=False):
+        parts = pd.Series("", index=group.index)
+        columns = [column.removeprefix(PARAM) for column in varying(group)]
+        last = Counter(_last(name) for name in columns)
+        for name in columns:
+            value = group[name if name in KNOBS else PARAM + name].astype(str)
+            short = _last(name) if last[_last(name)] == 1 else name
+            parts += " " + (value if name in ("backbone", "size") else short + "=" + value)
+        labels[group.index] = str(arm) + parts
+    return labels
+
+
+def varying(runs: pd.DataFrame) -> list[str]:
+    """Columns in which runs of the same environment differ: knobs first, then other parameters."""
+    columns = [knob for knob in KNOBS if knob in runs]
+    columns += sorted(name for name in runs if name.startswith(PARAM) and _is_configuration(name))
+    groups = runs.groupby("env", sort=False)
+    return [name for name in columns if (groups[name].nunique(dropna=False) > 1).any()]
+
+
+def differences(runs: pd.DataFrame, arm: str, other: str) -> list[str]:
+    """What two arms differ in beside the knobs, as `algo.optimizer.lr (0.001, 0.0004)`.
+
+    Widths that follow from the size of the model are not counted where the size differs.
+    """
+    pair = [runs[runs["label"] == name] for name in (arm, other)]
+    sizes = [set(side["size"]) for side in pair]
+    found = []
+    for column in varying(pd.concat(pair)):
+        if column in KNOBS or (sizes[0] != sizes[1] and _WIDTH.search(column)):
+            continue
+        values = [sorted(side[column].dropna().unique()) for side in pair]
+        if values[0] != values[1]:
+            shown = ["/".join(map(str, side)) or "none" for side in values]
+            found.append(f"{column.removeprefix(PARAM)} ({shown[0]}, {shown[1]})")
+    return found
+
+
+_WIDTH = re.compile(r"dense_units|mlp_layers|hidden_size|stochastic_size|discrete_size|state_size")
+
+
+def one_knob_apart(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """(knob, label, other label) for each two arms that differ in exactly one knob.
+
+    The first label is the one with the larger value, `true`, or the language model; what is shown
+    is first minus other.
+    """
+    settings = {
+        str(label): tuple(str(group[knob].iloc[0]) for knob in KNOBS)
+        for label, group in runs.groupby("label", sort=False)
+    }
+    pairs = []
+    labels = list(settings)
+    for i, label in enumerate(labels):
+        for other in labels[i + 1 :]:
+            apart = [k for k in range(len(KNOBS)) if settings[label][k] != settings[other][k]]
+            if len(apart) == 1:
+                knob = KNOBS[apart[0]]
+                first, second = sorted(
+                    (label, other), key=lambda name: _rank(knob, settings[name][apart[0]])
+                )[::-1]
+                pairs.append((knob, first, second))
+    return sorted(pairs, key=lambda pair: (KNOBS.index(pair[0]), pair[1:]))
+
+
+def _rank(knob: str, value: str) -> tuple[float, str]:
+    if knob == "size":
+        return (("XS", "S", "M", "L").index(value) if value in ("XS", "S", "M", "L") else -1, value)
+    if knob == "backbone":
+        return (0 if value == "gru" else 1, value)
+    try:
+        return (float(value), value)
+    except ValueError:
+        return (float(value == "true"), value)
+
+
+def _is_configuration(column: str) -> bool:
+    name = column.removeprefix(PARAM)
+    return not (_BOOKKEEPING.match(name) or _COPIES.match(name))
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]

@@ -1,0 +1,94 @@
+"""The parts of the look into one run: what it lost, how it was fed, how fast it learned."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from llmdreamer.analysis import plot
+from llmdreamer.analysis.aggregate import Array
+from llmdreamer.analysis.load import Records
+from llmdreamer.analysis.part import Part
+
+# Title of a panel: (metrics in it, unit of its y-axis).
+PANELS = {
+    "Return": (r"^(episode|eval)/return$", "return of an episode"),
+    "World-model losses": (r"^world_model/(?!kl_).*loss$", "loss"),
+    "KL of posterior and prior": (r"^world_model/kl_", "nats"),
+    "Entropy of the latent": (r"^world_model/.*entropy$", "nats"),
+    "Behaviour losses": (r"^behavior/.*loss$", "loss"),
+    "Return normaliser": (r"^behavior/return_scale$", "scale (return)"),
+    "Imagined return": (r"^behavior/imagined_return$", "lambda-return"),
+    "Policy entropy": (r"^behavior/policy_entropy$", "nats"),
+    "Replay ratio held": (r"^replay/ratio$", "updates per policy step"),
+    "Gradient norms": (r"^optimizer/.*gradient_norm$", "norm before clipping"),
+    "Updates per second": (r"^time/updates_per_second$", "1/s"),
+    "Prediction error by horizon": (r"^open_loop/|^prediction/", "error"),
+    "LoRA weight norms by layer": (r"^lora/", "norm"),
+    "Time split": (r"^time/(?!updates_per_second).*", "see each name"),
+}
+
+
+def choose(records: Records, run: str | None) -> str | None:
+    """The run whose id or name begins with `run`, the newest if None; None if there is none."""
+    runs = records.runs.sort_values("started", kind="stable")
+    if run is not None:
+        runs = runs[runs["run_id"].str.startswith(run) | runs["name"].str.startswith(run)]
+    return None if runs.empty else str(runs["run_id"].iloc[-1])
+
+
+def everything(records: Records, run: str | None = None) -> list[Part]:
+    """All there is of one run: its facts, then a figure of every panel that was recorded."""
+    chosen = choose(records, run)
+    if chosen is None:
+        asked = "" if run is None else f"No run's id or name begins with {run!r}. "
+        return [Part("One run", [asked + " ".join(records.notes) or "There are no runs."])]
+    row = records.runs.set_index("run_id").loc[chosen]
+    series = _series(records.curves[records.curves["run_id"] == chosen])
+    panels = {title: _matching(series, pattern) for title, (pattern, _) in PANELS.items()}
+    missing = [title.lower() for title, found in panels.items() if not found]
+    panels = {title: found for title, found in panels.items() if found}
+    text = [f"{row['name']} ({chosen}), {row['status']}.", *records.notes]
+    if missing:
+        text.append(f"Not recorded in this run: {', '.join(missing)}.")
+    facts = _facts(series)
+    figures = {}
+    if panels:
+        units = {title: unit for title, (_, unit) in PANELS.items()}
+        panels |= _with_target(panels, row)
+        figures["inside"] = plot.lines(panels, "environment steps", units)
+    return [Part("One run", text, [facts] if len(facts) else [], figures)]
+
+
+def _series(points: pd.DataFrame) -> dict[str, tuple[Array, Array]]:
+    return {
+        str(key): (rows["env_step"].to_numpy(np.float64), rows["value"].to_numpy(np.float64))
+        for key, rows in points.groupby("key", observed=True, sort=True)
+    }
+
+
+def _matching(
+    series: dict[str, tuple[Array, Array]], pattern: str
+) -> dict[str, tuple[Array, Array]]:
+    return {name: curve for name, curve in series.items() if re.search(pattern, name)}
+
+
+def _with_target(
+    panels: dict[str, dict[str, tuple[Array, Array]]], row: pd.Series
+) -> dict[str, dict[str, tuple[Array, Array]]]:
+    """The replay ratio that was asked for, beside the one that was held."""
+    title = "Replay ratio held"
+    if title not in panels:
+        return {}
+    x, _ = panels[title]["replay/ratio"]
+    target = np.full_like(x, float(row["replay_ratio"]))
+    return {title: panels[title] | {"asked for": (x, target)}}
+
+
+def _facts(series: dict[str, tuple[Array, Array]]) -> pd.DataFrame:
+    """Last values of what is told once: sizes, memory, totals."""
+    names = [name for name in series if re.match(r"^(parameters|compute|memory|replay)/", name)]
+    rows = [{"metric": name, "last value": f"{series[name][1][-1]:,.6g}"} for name in names]
+    return pd.DataFrame(rows)

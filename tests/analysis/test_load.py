@@ -1,0 +1,182 @@
+"""What is loaded equals what the runs wrote, computed from their spools by another route."""
+
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recorded import EXPERIMENT, KEPT_ROWS, Recorded
+
+from llmdreamer.analysis.load import RETURN, Records, load, tidy
+from llmdreamer.tracking.read import Points, _read_server, read_experiment
+from llmdreamer.tracking.store import connect
+
+
+def loaded_curve(records: Records, run_id: str, key: str) -> list[tuple[int, float]]:
+    rows = records.curves[(records.curves["run_id"] == run_id) & (records.curves["key"] == key)]
+    return list(zip(rows["env_step"], rows["value"], strict=True))
+
+
+def test_every_curve_is_the_one_that_the_run_wrote(recorded: Recorded, records: Records):
+    ended = ["failed", "killed", "stopped", "repeated"]
+    names = set(recorded.folders) - {*ended, "resumed"}
+    assert len(records.runs) == len(names) + 1
+    for name in names:
+        for key in {key for row in recorded.rows(name) for key in row["metrics"]}:
+            got = loaded_curve(records, recorded.run_id(name), key)
+            assert got == recorded.curve(name, key), (name, key)
+
+
+def test_a_resumed_run_is_stored_twice_and_loaded_once(recorded: Recorded, records: Records):
+    run_id = recorded.run_id("resumed")
+    with sqlite3.connect(recorded.uri.removeprefix("sqlite:///")) as database:
+        query = "SELECT count(*), count(DISTINCT step) FROM metrics WHERE run_uuid=? AND key=?"
+        for key in (RETURN, "world_model/loss"):  # measured at steps that the schedule gives
+            stored, steps = database.execute(query, (run_id, key)).fetchone()
+            assert stored > steps
+            assert loaded_curve(records, run_id, key) == recorded.curve("resumed", key)
+
+
+def test_of_an_abandoned_life_only_the_gap_remains(recorded: Recorded, records: Records):
+    """Episodes end when they end. Those of the life that was given up stay only where the new life
+    ended none: between the checkpoint and its first."""
+    got = loaded_curve(records, recorded.run_id("resumed"), "episode/return")
+    truth = recorded.curve("resumed", "episode/return")
+    checkpoint = recorded.rows("resumed")[KEPT_ROWS - 1]["env_step"]
+    first = min(step for step, _ in truth if step > checkpoint)
+    extra = set(got) - set(truth)
+    assert set(truth) <= set(got)
+    assert all(checkpoint < step < first for step, _ in extra)
+
+
+def test_seconds_count_from_the_start(recorded: Recorded, records: Records):
+    name = "small_gpt2_2"
+    rows = records.curves[records.curves["run_id"] == recorded.run_id(name)]
+    evaluations = rows[rows["key"] == RETURN]["seconds"].to_numpy()
+    started = records.runs.set_index("run_id").loc[recorded.run_id(name), "started"]
+    times = [row["time"] for row in recorded.rows(name) if RETURN in row["metrics"]]
+    np.testing.assert_allclose(evaluations, np.array(times) - started, atol=0.002)
+
+
+def test_what_did_not_finish_is_left_out_and_counted(recorded: Recorded, records: Records):
+    assert set(records.runs["status"]) == {"FINISHED"}
+    for name in ("failed", "killed"):
+        assert recorded.run_id(name) not in set(records.runs["run_id"])
+    assert any("1 FAILED" in note and "KILLED" in note for note in records.notes)
+
+
+def test_what_did_not_finish_comes_when_asked_for(recorded: Recorded):
+    records = load(recorded.uri, EXPERIMENT, [RETURN], statuses=("FAILED",))
+    assert list(records.runs["run_id"]) == [recorded.run_id("failed")]
+
+
+def test_a_run_that_was_run_again_is_one_sample(recorded: Recorded, records: Records):
+    assert recorded.run_id("repeated") not in set(records.runs["run_id"])
+    assert recorded.run_id("small_gpt2_0") in set(records.runs["run_id"])
+    assert any(note.startswith("1 run left out: a newer run") for note in records.notes)
+
+
+def test_a_sweeps_run_is_no_sample_and_names_its_jobs(recorded: Recorded, records: Records):
+    assert recorded.parent not in set(records.runs["run_id"])
+    jobs = load(recorded.uri, EXPERIMENT, [], parent=recorded.parent)
+    names = [name for name in recorded.folders if name.startswith("small")]
+    assert set(jobs.runs["run_id"]) == {recorded.run_id(name) for name in names}
+
+
+def test_only_the_metrics_asked_for_are_loaded(recorded: Recorded):
+    assert set(load(recorded.uri, EXPERIMENT, [RETURN]).curves["key"]) == {RETURN}
+
+
+def test_a_later_point_at_a_smaller_step_ends_the_life_before():
+    rows = [
+        ("a", "x", 1, 10, 0.1),
+        ("a", "x", 2, 20, 0.2),
+        ("a", "x", 3, 30, 0.3),
+        ("a", "x", 2, 40, 0.22),
+        ("a", "x", 4, 50, 0.4),
+        ("a", "y", 1, 60, 7.0),
+        ("b", "x", 9, 0, 8.0),
+    ]
+    points = Points.of([(*row, False) for row in rows])
+    frame = tidy(points)
+    assert frame[["run_id", "key", "env_step", "value"]].values.tolist() == [
+        ["a", "x", 1, 0.1],
+        ["a", "x", 2, 0.22],
+        ["a", "x", 4, 0.4],
+        ["a", "y", 1, 7.0],
+        ["b", "x", 9, 8.0],
+    ]
+
+
+def test_no_store_is_one_sentence_and_no_file(tmp_path: Path):
+    path = tmp_path / "mlflow.db"
+    records = load(f"sqlite:///{path}")
+    assert records.notes == [f"there is no store at {path}: train something first, or name it"]
+    assert not path.exists()
+
+
+def test_an_unknown_experiment_names_those_there_are(recorded: Recorded):
+    (note,) = load(recorded.uri, "other").notes
+    assert "no experiment 'other'" in note and EXPERIMENT in note
+
+
+def test_an_empty_store_is_one_sentence(empty_store: str):
+    (note,) = load(empty_store).notes
+    assert note.endswith("has no experiment 'llmdreamer'; it has: none")
+
+
+def test_another_kind_of_file_is_one_sentence(tmp_path: Path):
+    text = tmp_path / "text.db"
+    text.write_text("not a database, but long enough to be read as one" * 30)
+    (note,) = load(f"sqlite:///{text}").notes
+    assert "cannot be read as an MLflow store" in note
+    with sqlite3.connect(tmp_path / "other.db") as database:
+        database.execute("CREATE TABLE trials (id)")
+    (note,) = load(f"sqlite:///{tmp_path}/other.db").notes
+    assert "is no MLflow store: it has no table" in note
+
+
+def test_the_store_of_another_mlflow_version_is_read_and_left_as_it_is(
+    copy: Path, records: Records
+):
+    """MLflow's own client would migrate it, or refuse."""
+    with sqlite3.connect(copy) as database:
+        database.execute("UPDATE alembic_version SET version_num = '0123456789ab'")
+        database.execute("DROP TABLE webhooks")
+    before = copy.read_bytes()
+    other = load(f"sqlite:///{copy}", EXPERIMENT)
+    assert len(other.runs) == len(records.runs) and len(other.curves) == len(records.curves)
+    assert copy.read_bytes() == before
+
+
+@pytest.mark.parametrize("uri", ["./mlruns", "ftp://x"])
+def test_what_cannot_be_a_store_is_one_sentence(uri: str):
+    records = load(uri)
+    assert records.runs.empty and len(records.notes) == 1
+
+
+def test_numbers_that_sql_cannot_hold_come_back():
+    """MLflow keeps NaN as a flag and an infinity as the largest number."""
+    points = Points.of(
+        [("a", "x", n, n, v, n == 0) for n, v in enumerate([0.0, 1.7976e308, -1.7976e308])]
+    )
+    assert np.isnan(points.value[0]) and list(points.value[1:]) == [np.inf, -np.inf]
+
+
+def test_a_server_is_asked_for_the_same(recorded: Recorded):
+    """By MLflow's client, as a server would be, though to the same database."""
+    client = connect(recorded.uri)
+    keys = [RETURN, "replay/updates"]
+    theirs = _read_server(client, recorded.uri, EXPERIMENT, keys)
+    ours = read_experiment(recorded.uri, EXPERIMENT, keys)
+    assert {run.run_id: run.params for run in theirs.runs} == {
+        run.run_id: run.params for run in ours.runs
+    }
+    frames = [tidy(stored.points) for stored in (theirs, ours)]
+    rows = [
+        frame.astype({"run_id": str, "key": str})
+        .sort_values(["run_id", "key", "env_step"])
+        .reset_index(drop=True)
+        for frame in frames
+    ]
+    assert rows[0].equals(rows[1])

@@ -1,0 +1,107 @@
+"""The notebooks run from top to bottom, on recorded runs and on nothing, without a traceback."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from recorded import EXPERIMENT, Recorded
+
+from llmdreamer.report import main as report
+
+ANALYSIS = Path(__file__).parents[2] / "analysis"
+NOTEBOOKS = sorted(ANALYSIS.glob("*.py"))
+
+
+def execute(paths: list[Path], folder: Path) -> str:
+    """Everything that the notebooks show, in text. One kernel runs them all: starting one is slow."""
+    whole = nbformat.v4.new_notebook()
+    for path in paths:
+        whole.cells += jupytext.read(path).cells
+    NotebookClient(whole, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    outputs = [output for cell in whole.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    return "\n".join(output.get("data", {}).get("text/html", "") for output in outputs)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ANALYSIS.parent))
+    for name in ("STUDY", "STUDY_STORAGE", "RUN", "PUBLISHED"):
+        monkeypatch.delenv(f"LLMDREAMER_{name}", raising=False)
+
+
+def test_they_show_recorded_runs(recorded: Recorded, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LLMDREAMER_STORE", recorded.uri)
+    monkeypatch.setenv("LLMDREAMER_EXPERIMENT", EXPERIMENT)
+    shown = execute(NOTEBOOKS, ANALYSIS)
+    assert shown.count("data:image/png") >= 7
+    assert "no difference detectable at n = 3" in shown
+    assert "there is no study" in shown and "shown alone" in shown
+    assert "1 FAILED" in shown
+
+
+def test_they_say_so_where_there_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("LLMDREAMER_STORE", raising=False)
+    monkeypatch.setenv("LLMDREAMER_PUBLISHED", str(ANALYSIS / "data" / "dmc_proprio.csv"))
+    shown = execute(NOTEBOOKS, tmp_path)
+    assert shown.count("there is no store at") >= 4
+    assert shown.count("data:image/png") == 1  # the published curves
+
+
+def test_every_cell_is_thin():
+    for path in NOTEBOOKS:
+        for cell in jupytext.read(path).cells:
+            lines = [line for line in cell.source.splitlines() if "import" not in line and line]
+            assert len(lines) <= 5, (path.name, cell.source)
+
+
+def test_the_report_is_one_page_and_its_pictures(recorded: Recorded, tmp_path: Path, capsys):
+    database = recorded.uri.removeprefix("sqlite:///")
+    assert report([database, "--experiment", EXPERIMENT, "--out", str(tmp_path / "out")]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    text = page.read_text()
+    assert text.count("data:image/png") >= 5
+    assert 'src="http' not in text and "<link" not in text and "<script" not in text
+    assert (tmp_path / "out" / "curves-env-step.svg").exists()
+
+
+def test_the_report_of_a_sweep_counts_its_jobs_only(recorded: Recorded, tmp_path: Path, capsys):
+    folder = next(Path(recorded.uri.removeprefix("sqlite:///")).parent.glob("2026*/*"))
+    assert report([str(folder), "--out", str(tmp_path / "out")]) == 0
+    runs = (tmp_path / "out" / "runs.csv").read_text().splitlines()
+    assert runs == [
+        "label,env,n,seeds",
+        'gru,CartPole-v1,3,"0, 1, 2"',
+        'scratch,CartPole-v1,3,"0, 1, 2"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("nowhere", "there is no such file or folder"),
+        (".", "neither mlflow.json nor mlflow.db"),
+        ("sqlite:///none.db", "there is no store at"),
+        ("mailto:x", "choose from"),
+    ],
+)
+def test_what_cannot_be_reported_is_one_line(
+    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert report([source]) == 2
+    line = capsys.readouterr().err
+    assert said in line and line.count("\n") == 1
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_reports_help_waits_for_nothing_heavy():
+    code = (
+        "import sys, llmdreamer.report; heavy = {'pandas', 'matplotlib', 'mlflow', 'torch'};"
+        "sys.exit(bool(heavy & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

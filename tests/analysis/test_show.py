@@ -1,0 +1,175 @@
+"""What is drawn and said: styles, sentences, parts, the look inside, published curves, studies."""
+
+import itertools
+from pathlib import Path
+
+import matplotlib.colors
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+from recorded import EXPERIMENT, Recorded
+
+from llmdreamer.analysis import inside, plot, published, sentence, study
+from llmdreamer.analysis.aggregate import Estimate
+from llmdreamer.analysis.load import RETURN, Records, load
+from llmdreamer.analysis.part import Part, save
+
+ROOT = Path(__file__).parents[2]
+ARMS = ["gru", "scratch", "pretrained-full", "pretrained-lora", "random-frozen-lora", "reference"]
+
+
+def found(value: float, low: float, high: float, n: int = 5) -> Estimate:
+    return Estimate(np.array(value), np.array(low), np.array(high), n)
+
+
+def test_an_arm_looks_the_same_in_any_company():
+    alone, together = plot.styles(["gru"])["gru"], plot.styles(ARMS)["gru"]
+    assert alone == together
+
+
+def test_no_two_arms_share_a_colour_or_a_line_style():
+    chosen = plot.styles(ARMS)
+    assert len({style.color for style in chosen.values()}) == len(ARMS)
+    assert len({str(style.dash) for style in chosen.values()}) == len(ARMS)
+
+
+def test_variants_of_an_arm_share_its_colour_and_are_told_apart_by_marks():
+    chosen = plot.styles(["scratch lr=0.1", "scratch lr=0.2"])
+    one, two = chosen.values()
+    assert one.color == two.color and one.marker != two.marker
+    assert one.name("x")[0] != two.name("x")[0]
+
+
+def test_names_beside_lines_keep_apart():
+    places = plot._spread([1.0, 1.1, 1.2, 9.0], [1.0] * 4)
+    assert all(b - a >= 1 - 1e-9 for a, b in itertools.pairwise(places))
+
+
+def test_lines_are_dark_enough_on_white():
+    for style in plot.styles(ARMS).values():
+        assert matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(style.color))[2] < 0.95
+
+
+def test_an_interval_that_holds_zero_detects_nothing():
+    assert sentence.of_difference("a", "b", found(2, -1, 5), 0.01) == (
+        "a against b: no difference detectable at n = 5 (2.0 [-1.0, 5.0], p = 0.01)."
+    )
+
+
+def test_a_large_p_detects_nothing_whatever_the_interval():
+    assert "no difference detectable" in sentence.of_difference("a", "b", found(2, 1, 5), 0.06)
+
+
+def test_both_together_detect_and_say_which_way():
+    text = sentence.of_difference("a", "b", found(-2, -3, -1), 0.01, ["lr (1, 2)"])
+    assert text == (
+        "a is lower than b by -2.0 [-3.0, -1.0], p = 0.01, n = 5. They also differ in lr (1, 2)."
+    )
+
+
+def test_few_runs_are_warned_of():
+    assert "n = 3" in sentence.of_few([1, 3, 12])
+    assert sentence.of_few([1, 10, 12]) == ""
+
+
+def test_a_part_is_escaped_and_saved_as_text_and_pictures(tmp_path: Path):
+    figure = plot.lines({"p": {"a": (np.arange(3.0), np.arange(3.0))}}, "steps", {"p": "unit"})
+    part = Part("A <b> part", ["1 < 2"], [pd.DataFrame({"x": ["<i>"]})], {"pic": figure})
+    page = part._repr_html_()
+    assert "<i>" not in page and "1 &lt; 2" in page and "data:image/png;base64," in page
+    assert sorted(path.name for path in save(part, tmp_path)) == [
+        "a-b-part.csv",
+        "pic.png",
+        "pic.svg",
+    ]
+
+
+def test_the_inside_shows_what_was_recorded_and_says_what_was_not(recorded: Recorded):
+    records = load(recorded.uri, EXPERIMENT)
+    run_id = recorded.run_id("small_gru_0")
+    (part,) = inside.everything(records, run_id)
+    assert "lora weight norms by layer" in part.text[-1]
+    axes = {axis.get_title(loc="left"): axis for axis in part.figures["inside"].axes}
+    loss = recorded.curve("small_gru_0", "behavior/return_scale")
+    (line,) = axes["Return normaliser"].lines
+    assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == loss
+    ratio = {line.get_label(): line.get_ydata() for line in axes["Replay ratio held"].lines}
+    assert set(ratio["asked for"]) == {0.2}
+
+
+def test_the_newest_run_is_looked_into_unless_one_is_named(records: Records):
+    newest = records.runs.sort_values("started")["run_id"].iloc[-1]
+    assert inside.choose(records, None) == newest
+    assert inside.choose(records, "no such") is None
+    (part,) = inside.everything(records, "no such")
+    assert "No run's id or name begins with 'no such'." in part.text[0]
+
+
+def test_environments_are_found_by_the_names_of_published_tasks():
+    for env in ("dmc:cartpole-balance", "dm_control/cartpole-balance-v0", "cartpole_balance"):
+        assert published.task_of(env) == "cartpole_balance"
+
+
+@pytest.fixture(scope="module")
+def curves() -> pd.DataFrame:
+    return published.read_published(ROOT / "analysis" / "data" / "dmc_proprio.csv")
+
+
+def test_the_published_table_is_whole(curves: pd.DataFrame):
+    assert len(curves) == 17_549
+    assert curves.groupby("method")["task"].nunique().to_dict() == {
+        "d4pg": 18,
+        "dmpo": 18,
+        "dreamerv3": 18,
+        "ppo_fixhp": 18,
+    }
+    assert set(curves.groupby(["method", "task"])["seed"].nunique()) == {5}
+
+
+def test_published_curves_stand_alone_where_the_store_has_none(
+    records: Records, curves: pd.DataFrame
+):
+    part = published.against_published(records, curves)
+    assert any("shown alone" in line for line in part.text)
+    assert len([a for a in part.figures["against-published"].axes if a.get_title(loc="left")]) == 4
+
+
+def test_our_curves_lie_over_the_published_ones(curves: pd.DataFrame):
+    runs = pd.DataFrame(
+        [
+            {"run_id": str(s), "label": "scratch", "env": "dmc:cartpole-balance", "seed": s}
+            for s in (0, 1)
+        ]
+    )
+    points = [
+        {"run_id": str(s), "key": RETURN, "env_step": step, "seconds": 0.0, "value": 100.0 + s}
+        for s in (0, 1)
+        for step in (20_000, 60_000)
+    ]
+    part = published.against_published(Records("", runs, pd.DataFrame(points)), curves)
+    (axis,) = part.figures["against-published"].axes
+    names = {text.get_text() for text in axis.texts}
+    assert {"scratch (ours, n=2)", "dreamerv3 (n=5)"} <= names
+    assert axis.get_xlim()[1] < 70_000  # as far as our runs go
+
+
+def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    made = optuna.create_study(storage=storage, study_name="s")
+    for x in range(4):
+        trial = made.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+        trial.report(float(x), 0)
+        state = optuna.trial.TrialState.PRUNED if x == 3 else optuna.trial.TrialState.COMPLETE
+        made.tell(trial, None if x == 3 else float(x), state=state)
+    parts = study.everything(storage)
+    assert parts[0].text[0] == "Study s: 3 COMPLETE, 1 PRUNED."
+    assert {"study-history", "study-timeline", "study-intermediate-values"} <= {
+        name for part in parts for name in part.figures
+    }
+
+
+def test_no_study_is_a_sentence_and_no_file(tmp_path: Path):
+    (part,) = study.everything(f"sqlite:///{tmp_path}/none.db")
+    assert part.text == [f"there is no study: no file {tmp_path}/none.db"]
+    assert not (tmp_path / "none.db").exists()

@@ -56,12 +56,12 @@ def test_a_specification_is_sound(plan, name):
             read.compose([*read.fixed, *overrides])
 
 
-@pytest.mark.parametrize(("typed", "cells"), [([], 15), (["seeds=5"], 25), (["seed=7"], 15)])
+@pytest.mark.parametrize(("typed", "cells"), [([], 18), (["seeds=5"], 30), (["seed=7"], 18)])
 def test_the_ablation_crosses_arms_and_seeds(plan, typed, cells):
     for read in plan("sweeps=ablation", *typed):
         arms = {config.arm(read.compose([*read.fixed, *arm])) for arm in read.arms.values()}
         assert arms == {
-            "gru", "scratch", "pretrained-full", "pretrained-lora", "random-frozen-lora",
+            "reference", "gru", "scratch", "pretrained-full", "pretrained-lora", "random-frozen-lora",
         }  # fmt: skip
         assert len(list(combinations(read))) == cells
 

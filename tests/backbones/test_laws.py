@@ -227,12 +227,16 @@ def test_a_gradient_reaches_every_token_and_none_from_another_episode(backbone, 
     tokens, is_first = packed
     tokens.requires_grad_()
     deter, states = backbone.observe(tokens, is_first)
-    # Row 1's third episode begins at 4; what is dreamt on from there has no gradient.
+    # Row 1's third episode begins at 4.
     deter[1, 4:].pow(2).sum().backward()
     reached = tokens.grad.abs().sum(-1) > 0
     assert reached[1, 4:].all() and reached.sum() == T - 4
-    _, state = backbone.step(torch.randn(B, backbone.width), backbone.select(states, LAST))
-    assert not any(part.requires_grad for part in backbone.state_dict_of(state).values())
+    # What is dreamt on from there has a gradient only if rows may be observed by such steps.
+    selected = backbone.select(states, LAST)
+    assert not any(part.requires_grad for part in backbone.state_dict_of(selected).values())
+    _, state = backbone.step(torch.randn(B, backbone.width), selected)
+    parts = backbone.state_dict_of(state).values()
+    assert any(part.requires_grad for part in parts) == backbone.recurrent
 
 
 @torch.no_grad()

@@ -149,10 +149,15 @@ def test_the_loss_of_the_world_model(agent):
         terminated,
     )
     seen = {}
-    for name in ("posterior", "prior", "decoder", "reward", "continues"):
-        module = getattr(world, name)
-        head = module if name in ("reward", "continues") else module.mlp
-        head.register_forward_hook(lambda *args, name=name: seen.update({name: numpy(args[2])}))
+    outputs = {
+        "posterior": world.posterior.mlp,
+        "prior": world.prior.mlp,
+        "decoder": world.decoder.vector.mlp,
+        "reward": world.reward,
+        "continues": world.continues,
+    }
+    for name, module in outputs.items():
+        module.register_forward_hook(lambda *args, name=name: seen.update({name: numpy(args[2])}))
     loss = world.observe(batch).loss
 
     def distribution(raw):

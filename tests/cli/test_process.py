@@ -34,14 +34,14 @@ def test_the_configuration_is_shown_from_any_folder(tmp_path, script):
 def test_a_sweep_specification_is_found_from_any_folder(tmp_path):
     done = command("run.py", "sweeps=smoke", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "total_steps: 64" in done.stdout
+    assert "total_steps: 128" in done.stdout
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     done = command("run.py", "backbone=gtp2", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "backbone=gtp2: no such option; choose from gpt2, gru; did you mean 'gpt2'?\n"
+        "backbone=gtp2: no such option; choose from gpt2, gru, hf, mamba, mamba2, pythia, qwen3, smollm2; did you mean 'gpt2'?\n"
     )
 
 

@@ -14,11 +14,14 @@ from omegaconf import DictConfig
 from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.grid import Grid
+from llmdreamer.sweep.parent import SweepParent
 from llmdreamer.sweep.plan import Plan, read_plan
 from llmdreamer.sweep.pool import Pool, cores
 from llmdreamer.sweep.process import Program, Slot
 from llmdreamer.sweep.sources import Chain, Source
 from llmdreamer.sweep.table import Row, show, write_csv
+from llmdreamer.tracking import resolve_uri
+from llmdreamer.tracking.store import ui_command
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +47,24 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     source = make_source(plan)
     slots = make_slots(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
+    parent = SweepParent()
+    parent.begin(master)
+    try:
+        _run(plan, source, slots)
+    finally:
+        parent.end(master)
+
+
+def _run(plan: Plan, source: Source, slots: list[Slot]) -> None:
     try:
         Pool(source, slots, make_program(plan)).run()
     finally:
         rows = source.rows
         table = write_csv(plan, rows)
         show(plan, rows)
-        log.info("results %s", table)
+        log.info("results    %s", table)
+        uri = resolve_uri(plan.base.tracking.uri, Path.cwd())
+        log.info("MLflow UI  %s", ui_command(uri))
     if any(row.state == "failed" for row in rows):
         raise SweepFailed(rows)
 

@@ -1,4 +1,4 @@
-"""The Hydra callback that records a sweep as one MLflow run with its jobs' runs below it.
+"""Records a sweep as one MLflow run with its jobs' runs below it: our sweeper's, or by a Hydra callback.
 
 Jobs find the parent's id in the environment variable `LLMDREAMER_PARENT_RUN`, which their processes
 inherit. A store that fails costs the sweep a warning of one line, never a job.
@@ -40,6 +40,16 @@ class SweepParent(Callback):
         self._failed: list[str] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # Our sweeper begins the parent itself, once it knows that there is something to run.
+        if not _is_ours(config):
+            self.begin(config)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if not _is_ours(config):
+            self.end(config)
+
+    def begin(self, config: DictConfig) -> None:
+        """Start the parent run, or go on with that of the sweep's folder; jobs will find it."""
         folder = Path(config.hydra.sweep.dir).resolve()
         # A parent inherited from a shell or from a sweep that starts sweeps is not ours.
         os.environ.pop(PARENT_VARIABLE, None)
@@ -60,13 +70,14 @@ class SweepParent(Callback):
         if job_return.status is JobStatus.FAILED:
             self._failed.append(redact(" ".join(job_return.overrides or [])))
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+    def end(self, config: DictConfig) -> None:
+        """End the parent run with the table of results; call it in a `finally`."""
         os.environ.pop(PARENT_VARIABLE, None)
         if self._parent is None:
             return
         table = Path(config.hydra.sweep.dir).resolve() / "results.csv"
         try:
-            if OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") == SWEEPER:
+            if _is_ours(config):
                 # Our sweeper leaves its own table, of the trials that never became a run, too.
                 text = table.read_text() if table.exists() else ""
                 self._parent.end(_status([]), f"{_head()}\n{_markdown(text)}", table)
@@ -82,8 +93,12 @@ class SweepParent(Callback):
             log.warning("the sweep's parent run is not closed: %s", error)
 
 
+def _is_ours(config: DictConfig) -> bool:
+    return bool(OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") == SWEEPER)
+
+
 def _status(jobs: Sequence[Child]) -> Status:
-    # Hydra calls us in a `finally`: an exception that ends the sweep is in flight just now.
+    # We are called in a `finally`: an exception that ends the sweep is in flight just now.
     stopped_by = sys.exc_info()[0]
     if stopped_by is not None and not issubclass(stopped_by, Exception):
         return "KILLED"

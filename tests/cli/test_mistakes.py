@@ -78,7 +78,7 @@ def test_a_mistake_is_one_line(command, tmp_path, training, typed, line):
     assert line in err
     assert (code, err.count("\n"), out) == (2, 1, "")
     assert training.runs == []
-    assert not (tmp_path / "outputs").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_misspelt_option_in_one_cell_fails_before_any_job(command, training):

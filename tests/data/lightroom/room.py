@@ -57,8 +57,7 @@ class LightRoom(gym.Env):
 
     def step(self, action: Any):
         self.steps += 1
-        if self.steps == 3 and self.fault and not Path(self.once).exists():
-            Path(self.once).touch()
+        if self.steps == 3 and self.fault and self.is_first_to_fail():
             self.fail()
         if self.act == "discrete":
             self.lamps = np.array([action % 2, action // 2], float)
@@ -68,6 +67,14 @@ class LightRoom(gym.Env):
             self.lamps = np.array([action[0] > 0.5, action[1] > 0.0], float)
         reward = float(self.lamps[self.mission] - self.lamps[1 - self.mission])
         return self.observe(), reward, self.steps >= 8, False, {}
+
+    def is_first_to_fail(self) -> bool:
+        """Of all processes: only one of them makes the file."""
+        try:
+            Path(self.once).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     def fail(self) -> None:
         if self.fault == "raise":

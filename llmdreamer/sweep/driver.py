@@ -48,7 +48,8 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     slots = make_slots(plan)
     plan.folder.mkdir(parents=True, exist_ok=True)
     parent = SweepParent()
-    parent.begin(master)
+    if "llmdreamer" in master.hydra.callbacks:  # who takes the callback away wants no parent run
+        parent.begin(master)
     try:
         _run(plan, source, slots)
     finally:

@@ -4,6 +4,8 @@ import contextlib
 import os
 import random
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -202,8 +204,22 @@ def test_a_trial_of_a_silent_machine_is_taken_over(sweeping):
     url = f"sqlite:///{sweeping.folder}/outputs/sweeps/s/study.db"
     storage = optuna.storages.RDBStorage(url)
     storage.set_trial_user_attr(1, "owner", "elsewhere/1/abc")
-    storage.record_heartbeat(1)  # its last
-    code, out = sweeping(*n_trials(1), "hydra.sweeper.heartbeat=3")
-    assert code == 0, out
-    assert "waiting for 1 trials of other drivers" in out
+    storage.record_heartbeat(1)
+    driver = sweeping.start(*n_trials(1), "hydra.sweeper.heartbeat=1")
+    said = threading.Event()
+
+    def beat():  # the other machine, until it falls silent
+        while not said.wait(0.3):
+            storage.record_heartbeat(1)
+
+    with ThreadPoolExecutor(1) as machine:
+        machine.submit(beat)
+        out = ""
+        for line in driver.stdout:
+            out += line
+            if "waiting for 1 trials of other drivers" in line:
+                said.set()
+        waited = said.is_set()
+        said.set()
+    assert (driver.wait(), waited) == (0, True), out
     assert len(starts(where(sweeping, 0))) == 2

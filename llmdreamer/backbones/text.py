@@ -122,7 +122,7 @@ class TextEncoder(nn.Module):
         lengths = torch.tensor([len(part) for part in parts], device=rows.device)
         counted = torch.arange(padded.shape[1], device=rows.device) < lengths[:, None]
         outputs, _ = self.gru(padded)
-        # Padding stands behind: a GRU's output there depends on the text, but none in it on that.
+        # Padding stands behind the text, so it changes no output within it; those behind are left out.
         mean = (outputs * counted[..., None]).sum(1) / lengths[:, None]
         return mean[which].unflatten(0, rows.shape[:-1])
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmdreamer.errors import ConfigError, did_you_mean
 
 REDUCTIONS = ("last", "best", "auc")
+NEVER_LOGGED = "was never logged; choose from"
+"""By these words a study knows that a trial failed for what was asked of all of them."""
+
 Curve = Sequence[tuple[int, float]]
 """(env_step, value), in the order of the steps."""
 
@@ -37,6 +40,12 @@ class Objective:
             return values[-1]
         pairs = itertools.pairwise(curve)
         return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs) / span
+
+
+def never_logged(lost: Iterable[str], logged: Iterable[str]) -> str:
+    """Say that metrics are not there, and which are."""
+    there = ", ".join(sorted(logged)) or "nothing"
+    return f"objective={', '.join(lost)} {NEVER_LOGGED} {there}"
 
 
 def parse_objectives(text: str) -> list[Objective]:

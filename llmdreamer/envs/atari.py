@@ -2,42 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, SupportsFloat
+from typing import TYPE_CHECKING, Any
 
 import ale_py
 import gymnasium as gym
 import numpy as np
 
 from llmdreamer.envs.factory import make_registered
+from llmdreamer.envs.wrappers import ActionRepeat
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig
 
 
-class PooledRepeat(gym.Wrapper[Any, Any, Any, Any]):
-    """Repeat each action, sum the rewards, and show the brighter of the last two frames' pixels.
+class PooledRepeat(ActionRepeat):
+    """Show the brighter of the last two frames' pixels: the console draws some objects on every other
+    frame only."""
 
-    The console draws some objects on every other frame only.
-
-    Args:
-        repeat: frames of one policy step, >= 1.
-    """
-
-    def __init__(self, env: gym.Env[Any, Any], repeat: int) -> None:
-        assert repeat >= 1, repeat
-        super().__init__(env)
-        self._repeat = repeat
-
-    def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        total = 0.0
-        frames: list[Any] = []
-        for _ in range(self._repeat):
-            frame, reward, terminated, truncated, info = self.env.step(action)
-            frames = [*frames[-1:], frame]
-            total += float(reward)
-            if terminated or truncated:
-                break
-        return np.max(frames, 0), total, terminated, truncated, info
+    def _shown(self, last: list[Any]) -> Any:
+        return np.max(last, 0)
 
 
 def make(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:

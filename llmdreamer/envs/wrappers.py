@@ -23,9 +23,15 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
         total = 0.0
+        last: list[Any] = []
         for _ in range(self._repeat):
             observation, reward, terminated, truncated, info = self.env.step(action)
+            last = [*last[-1:], observation]
             total += float(reward)
             if terminated or truncated:
                 break
-        return observation, total, terminated, truncated, info
+        return self._shown(last), total, terminated, truncated, info
+
+    def _shown(self, last: list[Any]) -> Any:
+        """What a policy step shows of its last two observations, or its only one."""
+        return last[-1]

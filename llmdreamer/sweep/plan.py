@@ -36,9 +36,7 @@ class Plan:
     maximize: list[bool]  # one for each objective
     fixed: list[str]  # overrides of every run
     swept: dict[str, Override]  # lists, ranges and intervals, by key
-    arms: dict[
-        str, list[str]
-    ]  # overrides by the arm's name; one without name and overrides if none
+    arms: dict[str, list[str]]  # overrides by the arm's name; {"": []} where there is none
     seeds: list[int]
     rerun: bool
     hydra: list[str]  # Hydra's own overrides that runs need too

@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from llmdreamer.config.objective import Curve
+from llmdreamer.config.objective import NEVER_LOGGED, Curve
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.folder import Curves
 from llmdreamer.sweep.plan import Plan
@@ -32,7 +32,7 @@ from llmdreamer.sweep.search import (
 )
 from llmdreamer.sweep.sources import Outcome, Task
 from llmdreamer.sweep.storage import OWNER, Life, Store
-from llmdreamer.sweep.table import NEVER_LOGGED, Row, missing_objective, objective_values
+from llmdreamer.sweep.table import Row, missing_objective, objective_values
 from llmdreamer.tracking import TrackingError, redact, resolve_uri
 from llmdreamer.tracking.parent import tag_run
 

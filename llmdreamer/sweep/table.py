@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from llmdreamer.config.objective import never_logged
 from llmdreamer.sweep.folder import Curves
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.tracking.record import write_atomically
 
-NEVER_LOGGED = "was never logged; choose from"  # a run says so, too
 COLUMNS = ("label", "seed", "state", "env_step", "folder", "overrides", "cause")
 
 
@@ -48,9 +48,7 @@ def objective_values(plan: Plan, curves: Curves) -> list[float] | None:
 
 
 def missing_objective(plan: Plan, curves: Curves) -> str:
-    lost = [one.metric for one in plan.objectives if one.metric not in curves]
-    there = ", ".join(sorted(curves)) or "nothing"
-    return f"objective={', '.join(lost)} {NEVER_LOGGED} {there}"
+    return never_logged([one.metric for one in plan.objectives if one.metric not in curves], curves)
 
 
 def write_csv(plan: Plan, rows: Sequence[Row]) -> Path:

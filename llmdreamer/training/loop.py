@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmdreamer.config import arm, parse_objectives, to_yaml
+from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
@@ -196,10 +197,7 @@ class Run:
             self.tracker.artifact(video)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if lost := [metric for metric in metrics if metric not in self.last]:
-            raise ConfigError(
-                f"objective={', '.join(lost)} was never logged; choose from "
-                f"{', '.join(sorted(self.last))}"
-            )
+            raise ConfigError(never_logged(lost, self.last))
         print(summary(config, self.run_dir, result, self.tracker.ui_command))
         return TrainResult(self.last[metrics[0]], result)
 

@@ -1,5 +1,6 @@
 """What every test relies on: no network, one thread a process, a composed configuration on demand."""
 
+import importlib.util
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,13 @@ import pytest
 
 from llmdreamer import config
 from llmdreamer.config import Config
+
+if importlib.util.find_spec("absl") is not None:
+    # dm_control's logging keeps the stderr it found, which is pytest's, and closes it when Hydra
+    # sets up its own.
+    from absl import logging as absl_logging
+
+    absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(scope="session")

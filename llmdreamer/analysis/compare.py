@@ -113,7 +113,7 @@ def profile(records: Records) -> Part:
             for label in labels
         }
         figure = plot.profiles(thresholds, arms, f"{found.unit} t, {found.name}")
-        part.figures["profile" if number == 0 else f"profile-{number + 1}"] = figure
+        part.figures[_numbered("profile", number)] = figure
     return part if part.text or part.figures else Part(title, [_nothing(records, RETURN)])
 
 
@@ -144,7 +144,7 @@ def improvement(records: Records) -> Part:
             0.5,
             [f"{sentence.estimate(got, 2)}, n = {got.n}" for _, got in rows],
         )
-        part.figures["improvement" if number == 0 else f"improvement-{number + 1}"] = figure
+        part.figures[_numbered("improvement", number)] = figure
     return part if part.text or part.figures else Part(title, [_nothing(records, RETURN)])
 
 
@@ -178,7 +178,7 @@ def axes_of_the_question(records: Records) -> Part:
                 0.0,
                 [f"n = {row[3].n}, p = {p[row[:3]]:.2g}" for row in tested],
             )
-            part.figures["forest" if number == 0 else f"forest-{number + 1}"] = figure
+            part.figures[_numbered("forest", number)] = figure
     if not part.text:
         return Part(title, [_nothing(records, RETURN)])
     if part.figures:
@@ -262,6 +262,11 @@ def _curve(runs: list[tuple[Array, Array]]) -> plot.Curve | None:
 
 def _xy(run: pd.DataFrame, x: str = "x") -> tuple[Array, Array]:
     return run[x].to_numpy(np.float64), run["value"].to_numpy(np.float64)
+
+
+def _numbered(name: str, number: int) -> str:
+    """A figure's name: `forest`, and for the environments after the first `forest-2`, ..."""
+    return name if number == 0 else f"{name}-{number + 1}"
 
 
 def _nothing(records: Records, key: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -88,13 +87,18 @@ def sample_one_hot(log_probs: Tensor) -> Tensor:
     cumulative = log_probs.detach().exp().cumsum(-1)
     # Scaled by the total, which rounding leaves a little off 1, so that no draw falls beyond it.
     draw = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
-    index = (cumulative <= draw).sum(-1).clamp_(max=log_probs.shape[-1] - 1)
-    return F.one_hot(index, log_probs.shape[-1]).to(log_probs.dtype)
+    index = (cumulative <= draw).sum(-1, keepdim=True).clamp_(max=log_probs.shape[-1] - 1)
+    return _one_hot(index, log_probs)
 
 
 def mode_one_hot(log_probs: Tensor) -> Tensor:
     """The most probable class, one-hot: (..., K)."""
-    return F.one_hot(log_probs.argmax(-1), log_probs.shape[-1]).to(log_probs.dtype)
+    return _one_hot(log_probs.argmax(-1, keepdim=True), log_probs)
+
+
+def _one_hot(index: Tensor, like: Tensor) -> Tensor:
+    """Ones at `index` (..., 1), in the shape and type of `like`: `F.one_hot` is of 64-bit integers."""
+    return torch.zeros_like(like).scatter_(-1, index, 1.0)
 
 
 def straight_through(sample: Tensor, log_probs: Tensor) -> Tensor:

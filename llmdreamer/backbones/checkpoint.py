@@ -43,7 +43,7 @@ def from_scratch(model_type: str, keys: Mapping[str, Any]) -> PreTrainedModel:
                     f"backbone.config.{key}: {model_type} has no such key{did_you_mean(key, names)}"
                 )
         config = AutoConfig.for_model(model_type, **{**WORDLESS, **keys})
-        _without_dropout(config)
+        _settle(config)
         model: PreTrainedModel = AutoModel.from_config(config)
     except ConfigError:
         raise
@@ -81,7 +81,7 @@ def load_pretrained(
             )
         if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ConfigError(f"{source} is a {config.model_type} checkpoint: no causal model")
-        _without_dropout(config)
+        _settle(config)
         model = AutoModel.from_pretrained(
             source,
             config=config,
@@ -114,11 +114,17 @@ def embedding_rms(embeddings: nn.Module) -> float:
     return float((squares / len(words)) ** 0.5)
 
 
-def _without_dropout(config: PreTrainedConfig) -> None:
-    """A world model has no use for dropout, by whatever name: attn_pdrop, hidden_dropout, layerdrop."""
+def _settle(config: PreTrainedConfig) -> None:
+    """Turn dropout off, for which a world model has no use, and take the one-kernel form of GPT-2's GELU.
+
+    Dropout goes by many names: attn_pdrop, hidden_dropout, layerdrop. `gelu_new` is the same formula as
+    `gelu_pytorch_tanh`, in eight passes over memory instead of one.
+    """
     for key, value in config.to_dict().items():
         if "drop" in key and isinstance(value, float | int) and not isinstance(value, bool):
             setattr(config, key, 0.0)
+        elif value == "gelu_new":
+            setattr(config, key, "gelu_pytorch_tanh")
 
 
 def _is_directory(source: str) -> bool:

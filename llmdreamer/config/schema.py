@@ -146,6 +146,7 @@ class EnvConfig:
     max_restarts: int = 10
     image_size: int = 64
     max_text_bytes: int = 128
+    vector_scale: dict[str, list[float]] = field(default_factory=dict)
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 

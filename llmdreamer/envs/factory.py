@@ -59,7 +59,7 @@ def make_vector(cfg: EnvConfig, num_envs: int, seed: int, render: bool = False) 
     if cfg.max_episode_steps is not None and cfg.max_episode_steps < 1:
         raise ConfigError(f"env.max_episode_steps={cfg.max_episode_steps}: must be >= 1 or null")
     options = VectorOptions(
-        Frames(cfg.image_size, cfg.max_text_bytes),
+        Frames(cfg.image_size, cfg.max_text_bytes, cfg.vector_scale),
         cfg.action_repeat,
         cfg.processes,
         cfg.max_restarts,

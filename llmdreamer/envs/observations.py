@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,9 +49,10 @@ class Observation(Protocol):
 
 @dataclass(frozen=True)
 class Vector:
-    """A Box of at most one dimension, in float32."""
+    """A Box of at most one dimension, in float32, each number multiplied by a factor of its own."""
 
     space: spaces.Box
+    scale: tuple[float, ...] = ()  # none: the numbers as they come
     kind: Kind = "vector"
     dtype: np.dtype[Any] = FLOAT
 
@@ -62,6 +64,8 @@ class Vector:
         raw = _of_shape(value, self.space.shape)
         with np.errstate(over="ignore"):  # a float64 too large for float32 is seen just below
             array = raw.astype(self.dtype).reshape(self.shape)
+            if self.scale:
+                array *= np.asarray(self.scale, self.dtype)
         if not np.isfinite(array).all():
             raise ValueError(
                 f"observation is not finite ({'NaN' if np.isnan(array).any() else 'infinite'})"
@@ -163,12 +167,19 @@ def resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
 
 
 def observation_keys(
-    space: spaces.Space[Any], image_size: int, max_text_bytes: int
+    space: spaces.Space[Any],
+    image_size: int,
+    max_text_bytes: int,
+    vector_scale: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, Observation]:
     """Name every part of an observation; a space that is no Dict is one key, named by its kind.
 
+    Args:
+        vector_scale: factors of the vectors under these keys, one for each number.
+
     Raises:
-        ConfigError: if a part is of a kind that no encoder reads.
+        ConfigError: if a part is of a kind that no encoder reads, or is no vector of as many numbers
+            as `vector_scale` has factors for it.
     """
 
     def part(inner: spaces.Space[Any], where: str) -> Observation:
@@ -181,9 +192,22 @@ def observation_keys(
         return found
 
     if isinstance(space, spaces.Dict):
-        return {key: part(inner, f" at key '{key}'") for key, inner in space.spaces.items()}
-    only = part(space, "")
-    return {PLAIN_NAMES[only.kind]: only}
+        keys = {key: part(inner, f" at key '{key}'") for key, inner in space.spaces.items()}
+    else:
+        only = part(space, "")
+        keys = {PLAIN_NAMES[only.kind]: only}
+    scaled = {key: _scaled(keys, key, scale) for key, scale in (vector_scale or {}).items()}
+    return keys | scaled
+
+
+def _scaled(keys: Mapping[str, Observation], key: str, factors: Sequence[float]) -> Vector:
+    vector, name = keys.get(key), f"env.vector_scale.{key}={list(factors)}"
+    if not isinstance(vector, Vector):
+        boxes = [other for other, part in keys.items() if isinstance(part, Vector)]
+        raise ConfigError(f"{name}: the environment's vectors are {boxes}")
+    if (len(factors),) != vector.shape:
+        raise ConfigError(f"{name}: {len(factors)} factors for {vector.shape[0]} numbers")
+    return replace(vector, scale=tuple(factors))
 
 
 def _observation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
 
@@ -38,10 +38,11 @@ class Row(NamedTuple):
 
 
 class Frames(NamedTuple):
-    """How an environment is translated: pixels of an image's side, bytes of a text."""
+    """How an environment is translated: pixels of an image's side, bytes of a text, factors of vectors."""
 
     image_size: int = 64
     max_text_bytes: int = 128
+    vector_scale: Mapping[str, Sequence[float]] | None = None
 
 
 class Simulator:

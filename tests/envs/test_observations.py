@@ -1,12 +1,14 @@
 """Images, texts and vectors become arrays of one shape."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from llmdreamer.envs.observations import Words, observation_keys, resize
+from llmdreamer.errors import ConfigError
 
 
 def image_of(shape: tuple[int, ...], size: int = 16):
@@ -85,3 +87,33 @@ def test_a_vector_tells_nan_from_infinity():
         part.encode(np.array([0, np.nan]))
     with pytest.raises(ValueError, match=r"not finite \(infinite\)"):
         part.encode(np.array([0, np.inf]))
+
+
+def test_a_vector_is_scaled_number_by_number():
+    space = spaces.Box(-1, 1, (2,))
+    part = observation_keys(space, 64, 8, {"state": [10.0, 0.5]})["state"]
+    assert part.encode(np.array([0.25, -1.0])).tolist() == [2.5, -0.5]
+    both = spaces.Dict({"a": space, "b": space})
+    keys = observation_keys(both, 64, 8, {"b": [2.0, 2.0]})
+    assert keys["a"].encode(np.ones(2)).tolist() == [1, 1]
+    assert keys["b"].encode(np.ones(2)).tolist() == [2, 2]
+
+
+def test_a_vector_that_overflows_when_scaled_is_not_finite():
+    part = observation_keys(spaces.Box(-1, 1, (1,)), 64, 8, {"state": [1e30]})["state"]
+    with pytest.raises(ValueError, match="infinite"):
+        part.encode(np.array([1e30]))
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"),
+    [
+        ({"velocity": [1.0]}, "the environment's vectors are ['state']"),
+        ({"state": [1.0, 1.0, 1.0]}, "3 factors for 2 numbers"),
+        ({"text": [1.0]}, "the environment's vectors are ['state']"),
+    ],
+)
+def test_a_scale_for_what_is_not_there_is_refused(scale: dict[str, list[float]], told: str):
+    space = spaces.Dict({"state": spaces.Box(-1, 1, (2,)), "text": spaces.Text(4)})
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        observation_keys(space, 64, 8, scale)

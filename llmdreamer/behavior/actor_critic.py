@@ -108,7 +108,8 @@ class Behavior(nn.Module):
     def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
         """Two-hot loss of states 0..H-1 against their returns, and against the slow critic: (N, H)."""
         with torch.no_grad():
-            slow = self.slow_critic.mean(self.slow_critic(features[:, :-1]))
+            # All states, not a slice: of a strided input F.linear makes a product for every row.
+            slow = self.slow_critic.mean(self.slow_critic(features))[:, :-1]
         logits = logits[:, :-1]
         regulariser = self.algo.critic.slow_regulariser * self.critic.loss(logits, slow)
         return self.critic.loss(logits, returns) + regulariser

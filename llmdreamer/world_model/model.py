@@ -155,6 +155,7 @@ class WorldModel(nn.Module):
             "kl_representation": representation,
         }
         scale = {
+            "reconstruction": self.config.reconstruction,
             "kl_dynamics": self.config.kl_dynamic,
             "kl_representation": self.config.kl_representation,
         }

@@ -9,13 +9,14 @@ from llmdreamer.training.agent import Agent
 from llmdreamer.types import EnvSpec, SequenceBatch
 
 B, T, SPEC = 2, 5, EnvSpec({"state": (3,)}, 2, True)
+WEIGHTS = ["algo.world_model.reconstruction=3", "algo.world_model.kl_dynamic=0.5"]
 
 
 @pytest.fixture
 def world(compose):
     torch.manual_seed(0)
     return (
-        Agent(compose("algo.per_rank_sequence_length=5", "algo.imag_starts=5"), SPEC)
+        Agent(compose(*WEIGHTS, "algo.per_rank_sequence_length=5", "algo.imag_starts=5"), SPEC)
         .eval()
         .world_model
     )
@@ -75,14 +76,14 @@ def test_a_reset_forgets_all_that_came_before(world, batch):
     torch.testing.assert_close(one.latent.deter[:, 2:], two.latent.deter[:, 2:])
 
 
-def test_total_loss_weighs_the_kl_terms_as_configured(world, batch):
+def test_total_loss_weighs_its_parts_as_configured(world, batch):
     metrics = observe(world, batch).metrics
     parts = {
         name: metrics[f"world_model/{name}_loss"].item()
         for name in ("reconstruction", "reward", "continue", "kl_dynamics", "kl_representation")
     }
-    total = parts["reconstruction"] + parts["reward"] + parts["continue"]
-    total += 1.0 * parts["kl_dynamics"] + 0.1 * parts["kl_representation"]
+    total = 3.0 * parts["reconstruction"] + parts["reward"] + parts["continue"]
+    total += 0.5 * parts["kl_dynamics"] + 0.1 * parts["kl_representation"]
     assert metrics["world_model/loss"].item() == pytest.approx(total, rel=1e-5)
 
 

@@ -14,7 +14,7 @@ State = Any
 class Backbone(nn.Module, ABC):
     """A causal sequence model over tokens (D numbers each), which restarts where `is_first` says.
 
-    Laws, tested for every implementation in tests/backbones/test_laws.py:
+    Laws, tested for every implementation by `llmdreamer.testing.backbone_laws`:
 
     - a packed sequence with resets gives what each of its episodes gives alone;
     - `observe` gives what `step` gives token by token;

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from llmdreamer.backbones import mamba, mamba2
 from llmdreamer.backbones.attention import is_known, make_attention
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.backbones.catalogue import ANY, CATALOGUE, shape_of
 from llmdreamer.backbones.checkpoint import from_scratch, load_pretrained
 from llmdreamer.backbones.lora import add_lora, check_adapters
 from llmdreamer.backbones.statespace import Mix, StateSpaceBackbone
 from llmdreamer.backbones.window import make_window
+from llmdreamer.catalogue import ANY, SCANS, family_of, shape_of
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
 
-STATE_SPACE: dict[str, Mix] = {"mamba": mamba.mix, "mamba2": mamba2.mix}
-
 
 def make_huggingface(config: Config) -> Backbone:
-    """The backbone of any name but gru.
+    """The backbone of a model of transformers.
 
     Raises:
         ConfigError: if the model cannot be had, or cannot do what is asked of it.
@@ -34,7 +32,7 @@ def make_huggingface(config: Config) -> Backbone:
     if hf.peft:
         add_lora(model, config.lora)
     backbone: Backbone
-    mix = STATE_SPACE.get(model.config.model_type)
+    mix = _scan(model.config.model_type)
     if mix is not None:
         backbone = StateSpaceBackbone(model, mix, input_rms)
     elif is_known(model.config):
@@ -44,6 +42,15 @@ def make_huggingface(config: Config) -> Backbone:
     if hf.peft:
         check_adapters(backbone)
     return backbone
+
+
+def _scan(model_type: str) -> Mix | None:
+    """What runs a layer of a state-space model; None for any other."""
+    if model_type not in SCANS:
+        return None
+    module, _, function = SCANS[model_type].rpartition(".")
+    mix: Mix = getattr(import_module(module), function)
+    return mix
 
 
 def _model(config: Config) -> tuple[PreTrainedModel, float]:
@@ -56,7 +63,8 @@ def _model(config: Config) -> tuple[PreTrainedModel, float]:
         assert config.backbone.model_type is not None, "config.checks sees to it"
         return from_scratch(config.backbone.model_type, config.backbone.config or {}), 1.0
     shape = shape_of(name, config.size)
-    model_type = CATALOGUE[name].model_type
+    model_type = family_of(name).model_type
+    assert model_type is not None, "the catalogue sends no other here"
     if pretrained:
         none = f"size {config.size} has none that transformers reads"
         return load_pretrained(path or shape.checkpoint, model_type, none)

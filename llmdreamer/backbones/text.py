@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from llmdreamer.backbones.catalogue import shape_of
+from llmdreamer.catalogue import shape_of
 from llmdreamer.errors import ConfigError
 from llmdreamer.nets import MLP
 

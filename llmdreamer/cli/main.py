@@ -18,6 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from hydra.utils import execution_whitelist
 from omegaconf import DictConfig
 
 from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
@@ -43,7 +44,7 @@ def entry(task: Callable[[], Any]) -> int:
     """
     try:
         refuse_misused_flags(sys.argv[1:])
-        with _raw_errors():
+        with _raw_errors(), execution_whitelist(_trusted(sys.argv[1:])):
             task()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -127,6 +128,17 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
             raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
         if key == "sweeps" and override.value() is not None and alone:
             raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
+
+
+def _trusted(argv: Sequence[str]) -> list[str]:
+    """What Hydra may call beside its own and ours: all below the packages of a typed `trust=[...]`."""
+    parser = get_args_parser()
+    typed = OverridesParser.create().parse_overrides(
+        [word for word in parser.parse_intermixed_args(list(argv)).overrides if "trust=" in word]
+    )
+    named = [one.value() for one in typed if one.key_or_group == "trust"]
+    packages = named[-1] if named and isinstance(named[-1], list) else []
+    return [f"{package}.*" for package in packages]
 
 
 def _refuse_unknown(override: Override) -> None:

@@ -75,7 +75,8 @@ def sweep_name(choice: str | None, typed: Sequence[str]) -> str:
     singles = sorted(
         str(o.input_line)
         for o in overrides
-        if not o.is_sweep_override() and o.key_or_group not in ("rerun", "threads", "device")
+        if not o.is_sweep_override()
+        and o.key_or_group not in ("rerun", "threads", "device", "trust")
     )
     name = "-".join(key.rpartition(".")[2] for key in lists) or "runs"
     digest = hashlib.sha256(" ".join([*lists, *singles]).encode()).hexdigest()[:6]

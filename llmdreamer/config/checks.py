@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from llmdreamer.catalogue import ANY, family_of
 from llmdreamer.config.objective import parse_objectives
-from llmdreamer.config.schema import Config
+from llmdreamer.config.schema import BackboneConfig, Config
 from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.foreign import check_trusted
 
 POSTERIORS = ("decoupled", "coupled")
 SIZES = ("XS", "S", "M", "L")
@@ -126,6 +128,7 @@ def check(cfg: Config) -> None:
         if not rule.holds(value):
             raise ConfigError(f"{key}={value}: {rule.text}")
     _check_words(cfg)
+    _check_foreign(cfg)
     _check_budget(cfg)
     _check_arm(cfg)
 
@@ -152,6 +155,22 @@ def _check_words(cfg: Config) -> None:
         if not attrgetter(key)(cfg).strip():
             raise ConfigError(f"{key}='': must not be empty")
     parse_objectives(cfg.objective)
+
+
+def _check_foreign(cfg: Config) -> None:
+    """Code of other packages runs only if it was said to; what is for them is not read without them."""
+    backbone, algo = cfg.backbone, cfg.algo
+    for key, name in (("backbone.factory", backbone.factory), ("algo.agent", algo.agent)):
+        if name is not None:
+            check_trusted(key, name, cfg.trust)
+    unread = [
+        ("backbone.options", backbone.options, "backbone.factory", backbone.factory),
+        ("backbone.language_model", backbone.language_model, "backbone.factory", backbone.factory),
+        ("algo.options", algo.options, "algo.agent", algo.agent),
+    ]
+    for key, value, reader, name in unread:
+        if value and name is None:
+            raise ConfigError(f"{key}={value}: nothing reads it without {reader}")
 
 
 def _check_budget(cfg: Config) -> None:
@@ -198,14 +217,15 @@ def _check_budget(cfg: Config) -> None:
 def _check_arm(cfg: Config) -> None:
     """What a backbone cannot be asked for."""
     hf, backbone = cfg.algo.world_model.hf_model, cfg.backbone
-    # The GRU is not a language model: it has neither weights to load nor layers to adapt.
-    if backbone.name == "gru":
+    name = backbone.name
+    # What is no language model has neither weights to load nor layers to adapt.
+    if not is_language_model(backbone):
         if hf.peft:
-            raise ConfigError("backbone=gru takes no LoRA: set peft=false")
+            raise ConfigError(f"backbone={name} takes no LoRA: set peft=false")
         if hf.from_pretrained:
-            raise ConfigError("backbone=gru has no pretrained weights: set pretrained=false")
+            raise ConfigError(f"backbone={name} has no pretrained weights: set pretrained=false")
         if backbone.path is not None:
-            raise ConfigError(f"backbone.path={backbone.path}: backbone=gru has no checkpoint")
+            raise ConfigError(f"backbone.path={backbone.path}: backbone={name} has no checkpoint")
     thaw = cfg.algo.optimizer.thaw
     if thaw > 0 and not (hf.from_pretrained and not hf.peft):
         raise ConfigError(
@@ -218,7 +238,7 @@ def _check_arm(cfg: Config) -> None:
 def _check_hf(cfg: Config) -> None:
     """`backbone=hf` is told what it is, either by its type and shape or by a checkpoint."""
     backbone, pretrained = cfg.backbone, cfg.algo.world_model.hf_model.from_pretrained
-    if backbone.name != "hf":
+    if backbone.name != ANY or backbone.factory is not None:
         for key, value in (("model_type", backbone.model_type), ("config", backbone.config)):
             if value is not None:
                 raise ConfigError(
@@ -239,10 +259,22 @@ def _check_hf(cfg: Config) -> None:
         )
 
 
+def is_language_model(cfg: BackboneConfig) -> bool:
+    """Whether a backbone has weights to load and layers to adapt.
+
+    Raises:
+        ConfigError: if there is no such backbone.
+    """
+    return family_of(cfg.name).language_model if cfg.factory is None else cfg.language_model
+
+
 def arm(cfg: Config) -> str:
     """Name the arm of the experiment, as docs and tables do."""
-    if cfg.backbone.name == "gru":
-        return "reference" if cfg.posterior == "coupled" else "gru"
+    name = cfg.backbone.name
+    if not is_language_model(cfg.backbone):
+        if cfg.posterior != "coupled":
+            return name
+        return "reference" if name == "gru" else f"{name}-coupled"
     hf = cfg.algo.world_model.hf_model
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"

@@ -98,6 +98,8 @@ class OptimizerConfig:
 @dataclass
 class AlgoConfig:
     name: str = MISSING
+    agent: str | None = None  # of another package; the next is its own
+    options: dict[str, Any] = field(default_factory=dict)
     total_steps: int = MISSING
     learning_starts: int | None = None
     replay_ratio: float = MISSING
@@ -126,6 +128,9 @@ class BackboneConfig:
     path: str | None = None
     model_type: str | None = None
     config: Any = None  # a dict[str, Any]; Hydra takes no new key into a dict of that type
+    factory: str | None = None  # of another package; the next two are its own
+    language_model: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -186,6 +191,7 @@ class Config:
     seed: int = MISSING
     device: str = MISSING
     threads: int | None = None
+    trust: list[str] = field(default_factory=list)
     output_root: str = MISSING
     run_name: str | None = None
     resume: str | None = None

@@ -109,7 +109,8 @@ class Run:
                 self._step(display)
                 if interrupts.received is not None:
                     self._save(display)
-                    display.say(f"stopped; go on with: python run.py resume={self.run_dir}")
+                    trust = f" trust=[{','.join(config.trust)}]" if config.trust else ""
+                    display.say(f"stopped; go on with: python run.py resume={self.run_dir}{trust}")
                     raise Stopped(interrupts.received)
             self._save(display)
         return self._finish()

@@ -12,12 +12,11 @@ from torch import nn
 from llmdreamer.envs import make_vector
 from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit, SequenceReplay
-from llmdreamer.training.agent import Agent
+from llmdreamer.training.agent import Agent, make_agent
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
 from llmdreamer.training.optimizer import AgentOptimizer
-from llmdreamer.training.step import Learner
 from llmdreamer.types import Metrics, SequenceBatch
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ class Trainer:
         self.prefill = algo.learning_starts
         self.device = torch_device(config.device)
         self.envs = make_vector(config.env, config.env.num_envs, config.seed)
-        self.agent = Agent(config, self.envs.spec).to(self.device)
+        self.agent = make_agent(config, self.envs.spec).to(self.device)
         self.replay = SequenceReplay(
             run_dir / "replay",
             self.envs.spec,
@@ -48,7 +47,7 @@ class Trainer:
         )
         total_updates = int(algo.replay_ratio * (algo.total_steps - self.prefill))
         self.optimizer = AgentOptimizer(self.agent, algo.optimizer, total_updates)
-        self.learner = Learner(self.agent, self.optimizer, algo)
+        self.learner = self.agent.learner(self.optimizer, algo)
         self.credit = ReplayCredit(algo.replay_ratio)
         self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
         self.clock = Clock()
@@ -183,7 +182,7 @@ def restore_agent(config: Config, checkpoints: Checkpoints) -> Agent:
     state = checkpoints.newest(device)["trainer"]["agent"]
     envs = make_vector(config.env, 1, config.seed)
     envs.close()
-    agent = Agent(config, envs.spec).to(device)
+    agent = make_agent(config, envs.spec).to(device)
     load_agent(agent, state)
     return agent
 

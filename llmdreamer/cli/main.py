@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -113,6 +114,8 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
     for override in overrides:
         key, line = override.key_or_group, override.input_line
         _refuse_unknown(override)
+        if key == "hydra.searchpath":
+            _refuse_missing_path(override)
         if key == "sweeps" and override.is_sweep_override():
             first = next(iter(override.sweep_string_iterator()))
             raise ConfigError(
@@ -157,6 +160,24 @@ def _refuse_unknown(override: Override) -> None:
         raise ConfigError(
             f"{override.input_line}: no such option; choose from {', '.join(options)}{near}"
         )
+
+
+def _refuse_missing_path(override: Override) -> None:
+    """Refuse a search path that is not there: Hydra would warn, and not find the options below it."""
+    paths = override.value()
+    for path in paths if isinstance(paths, list) else [paths]:
+        scheme, _, place = str(path).rpartition("://")
+        if scheme == "pkg" and not _is_package(place):
+            raise ConfigError(f"{override.input_line}: there is no package {place} installed")
+        if scheme in ("", "file") and not Path(place).is_dir():
+            raise ConfigError(f"{override.input_line}: there is no folder {place}")
+
+
+def _is_package(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # a package that it would lie in
+        return False
 
 
 def group_options(group: str) -> list[str]:

@@ -44,7 +44,13 @@ class Behavior(nn.Module):
         super().__init__()
         self.algo = algo
         self.actor = Actor(features, spec, algo)
-        self.critic = TwoHotHead(features, algo.dense_units, algo.mlp_layers, algo.critic.bins)
+        self.critic = TwoHotHead(
+            features,
+            algo.dense_units,
+            algo.mlp_layers,
+            algo.critic.bins,
+            algo.critic.bins_in_symlog,
+        )
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)
 

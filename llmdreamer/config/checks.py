@@ -14,6 +14,7 @@ from llmdreamer.config.schema import BackboneConfig, Config
 from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.foreign import check_trusted
 
+OPTIMIZERS = ("laprop", "adam")
 POSTERIORS = ("decoupled", "coupled")
 SIZES = ("XS", "S", "M", "L")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -94,6 +95,10 @@ RANGES: dict[str, Rule] = {
     "algo.optimizer.beta2": below(0, 1),
     "algo.optimizer.eps": positive,
     "algo.optimizer.agc": positive,
+    "algo.optimizer.behavior_rate": positive,
+    "algo.optimizer.behavior_eps": positive,
+    "algo.optimizer.clip": positive,
+    "algo.optimizer.behavior_clip": positive,
     "lora.r": at_least(1),
     "lora.alpha": at_least(1),
     "lora.dropout": below(0, 1),
@@ -129,6 +134,7 @@ def check(cfg: Config) -> None:
             raise ConfigError(f"{key}={value}: {rule.text}")
     _check_words(cfg)
     _check_foreign(cfg)
+    _check_optimizer(cfg)
     _check_budget(cfg)
     _check_arm(cfg)
 
@@ -171,6 +177,31 @@ def _check_foreign(cfg: Config) -> None:
     for key, value, reader, name in unread:
         if value and name is None:
             raise ConfigError(f"{key}={value}: nothing reads it without {reader}")
+
+
+def _check_optimizer(cfg: Config) -> None:
+    """Each kind has a way to clip of its own, and LaProp one rate for all but the backbone."""
+    config = cfg.algo.optimizer
+    if config.kind not in OPTIMIZERS:
+        near = did_you_mean(config.kind, OPTIMIZERS)
+        raise ConfigError(
+            f"algo.optimizer.kind={config.kind}: choose from {', '.join(OPTIMIZERS)}{near}"
+        )
+    if config.kind == "adam" and config.agc is not None:
+        raise ConfigError(
+            f"algo.optimizer.agc={config.agc} is for kind=laprop: set it to null, and clip"
+        )
+    if config.kind == "laprop":
+        if config.agc is None:
+            raise ConfigError("algo.optimizer.agc=null: kind=laprop clips by it")
+        for key, default in (
+            ("clip", None),
+            ("behavior_clip", None),
+            ("behavior_eps", None),
+            ("behavior_rate", 1.0),
+        ):
+            if (value := getattr(config, key)) != default:
+                raise ConfigError(f"algo.optimizer.{key}={value} is for kind=adam")
 
 
 def _check_budget(cfg: Config) -> None:

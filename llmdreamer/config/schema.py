@@ -51,6 +51,7 @@ class WorldModelConfig:
     kl_dynamic: float = MISSING
     kl_representation: float = MISSING
     kl_free_nats: float = MISSING
+    continue_learns_gamma: bool = True
     recurrent_model: RecurrentModelConfig = field(default_factory=RecurrentModelConfig)
     transition_model: HiddenConfig = field(default_factory=HiddenConfig)
     representation_model: HiddenConfig = field(default_factory=HiddenConfig)
@@ -68,6 +69,7 @@ class ActorConfig:
 @dataclass
 class CriticConfig:
     bins: int = MISSING
+    bins_in_symlog: bool = False  # with a default, as below, for runs saved before it was there
     slow_rate: float = MISSING
     slow_regulariser: float = MISSING
     replay_loss: float = MISSING
@@ -92,7 +94,12 @@ class OptimizerConfig:
     beta1: float = MISSING
     beta2: float = MISSING
     eps: float = MISSING
-    agc: float = MISSING
+    agc: float | None = MISSING
+    kind: str = "laprop"
+    behavior_rate: float = 1.0
+    behavior_eps: float | None = None
+    clip: float | None = None
+    behavior_clip: float | None = None
 
 
 @dataclass

@@ -27,6 +27,9 @@ class Backbone(nn.Module, ABC):
     input_rms: float
     """Root mean square of the tokens that the model is used to."""
 
+    vocabulary: Tensor | None = None
+    """Word vectors (words, width) of a pretrained model, where texts are read with them; not in its state."""
+
     recurrent: bool = False
     """Whether `step` carries gradient and `stack` works, so that rows can be observed in a loop."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from torch import nn
 from transformers import PreTrainedModel
 
 from llmdreamer.backbones.attention import is_known, make_attention
@@ -26,9 +27,10 @@ def make_huggingface(config: Config) -> Backbone:
         ConfigError: if the model cannot be had, or cannot do what is asked of it.
     """
     model, input_rms = _model(config)
-    # Tokens are vectors: no word is ever looked up.
-    model.set_input_embeddings(None)  # type: ignore[arg-type]
     hf = config.algo.world_model.hf_model
+    words = model.get_input_embeddings() if config.algo.text_keys.encoder else None
+    # Tokens are vectors: no word is ever looked up in the model itself.
+    model.set_input_embeddings(None)  # type: ignore[arg-type]
     if hf.peft:
         add_lora(model, config.lora)
     backbone: Backbone
@@ -39,6 +41,8 @@ def make_huggingface(config: Config) -> Backbone:
         backbone = make_attention(model, hf.seq_len, input_rms)
     else:
         backbone = make_window(model, hf.seq_len, input_rms)
+    if hf.from_pretrained and isinstance(words, nn.Embedding):
+        backbone.vocabulary = words.weight.detach()
     if hf.peft:
         check_adapters(backbone)
     return backbone

@@ -50,7 +50,9 @@ class Agent(nn.Module):
         self.spec = spec
         check_keys(spec, config.algo)
         backbone = make_backbone(config)
-        text_table = make_table(config) if config.algo.text_keys.encoder else None
+        texts = config.algo.text_keys.encoder
+        text_table = make_table(config, backbone.vocabulary) if texts else None
+        backbone.vocabulary = None  # the table has it, and takes it to the device
         self.world_model = self.world_model_type(backbone, spec, config.algo, text_table)
         self.behavior = self.behavior_type(self.world_model.features, spec, config.algo)
 

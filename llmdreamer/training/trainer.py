@@ -93,7 +93,10 @@ class Trainer:
         if self.device.type == "cpu":
             return batch
         return SequenceBatch(
-            {key: value.to(self.device) for key, value in batch.observations.items()},
+            {
+                key: value if self.envs.spec.kind(key) == "text" else value.to(self.device)
+                for key, value in batch.observations.items()
+            },
             batch.action.to(self.device),
             batch.reward.to(self.device),
             batch.is_first.to(self.device),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from llmdreamer import parallel
 from llmdreamer.errors import ConfigError
 from llmdreamer.types import Metrics
 
@@ -110,12 +111,15 @@ class AgentOptimizer:
         self.inner = _optimizer(groups, config)
 
     def step(self, loss: Tensor) -> Metrics:
-        """Descend one step on `loss`."""
+        """Descend one step on `loss`, or on its mean over the processes that there are."""
         for group in self.inner.param_groups:
             still = self.config.thaw if group["name"] == "backbone" else 0
             group["lr"] = self._schedule(still) * self.rates[group["name"]]
         self.inner.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(
+            param for group in self.inner.param_groups for param in group["params"]
+        )
         norms = {
             f"optimizer/{group['name']}_gradient_norm": _norm(group["params"])
             for group in self.inner.param_groups

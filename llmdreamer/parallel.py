@@ -97,6 +97,11 @@ def all_of(fact: bool) -> bool:
     return not largest(int(not fact))
 
 
+def wait_for_all() -> None:
+    """Return once every process has come here."""
+    largest(0)
+
+
 def collected(thing: Thing) -> list[Thing]:
     """What each process has, in the order of their ranks, on the first; on others an empty list."""
     if size() == 1:

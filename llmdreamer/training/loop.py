@@ -206,6 +206,8 @@ class Run:
             if self.tracker is not None:
                 state = {"trainer": own, "metrics_offset": self.tracker.offset()}
                 self.checkpoints.save(state, trainer.policy_step)
+            # torchrun ends all when one leaves: none may while the first still writes.
+            parallel.wait_for_all()
 
     def _finish(self) -> TrainResult | None:
         """The last evaluation and what the run leaves; None in all processes but the first."""

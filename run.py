@@ -12,7 +12,7 @@ from llmdreamer import cli, config
 from llmdreamer.sweep.member import membership
 
 ROOT = Path(__file__).resolve().parent
-os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # where conf/config.yaml looks for sweeps/
+os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # where sweeps/ is looked for
 config.register()
 cli.register()
 

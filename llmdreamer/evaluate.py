@@ -16,6 +16,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
     parser.add_argument("--episodes", type=int, default=20, help="at least 1 (default 20)")
     parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
+    parser.add_argument(
+        "--trust", nargs="+", default=[], metavar="PACKAGE", help="whose code the run may name"
+    )
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
     args = parser.parse_args(argv)
     try:
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
 def _evaluate(args: argparse.Namespace) -> str:
     if not (args.run_dir / "checkpoints").is_dir():
         raise ConfigError(f"missing checkpoint: {args.run_dir} has no checkpoints/")
-    config = from_yaml(args.run_dir / "config.yaml")
+    config = from_yaml(args.run_dir / "config.yaml", args.trust)
     # Imported late: the refusals above do without torch.
     from llmdreamer.training.checkpoint import Checkpoints
     from llmdreamer.training.evaluate import evaluate, record_video

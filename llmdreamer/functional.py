@@ -16,16 +16,25 @@ def symexp(x: Tensor) -> Tensor:
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
-def symexp_bins(count: int) -> Tensor:
-    """Bin positions symexp(linspace(-20, 20)), exactly antisymmetric: (count,), increasing.
+def even_bins(count: int) -> Tensor:
+    """Bin positions linspace(-20, 20), exactly antisymmetric: (count,), increasing.
 
     Raises:
         ValueError: if `count` is even, because zero must be a bin.
     """
     if count % 2 == 0:
         raise ValueError(f"bins={count}: must be odd, so that zero is one of them")
-    half = symexp(torch.linspace(-20.0, 0.0, count // 2 + 1))
+    half = torch.linspace(-20.0, 0.0, count // 2 + 1)
     return torch.cat([half, -half[:-1].flip(0)])
+
+
+def symexp_bins(count: int) -> Tensor:
+    """Bin positions symexp(linspace(-20, 20)), exactly antisymmetric: (count,), increasing.
+
+    Raises:
+        ValueError: if `count` is even, because zero must be a bin.
+    """
+    return symexp(even_bins(count))
 
 
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:

@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmdreamer.functional import symexp_bins, symlog, two_hot_loss, two_hot_mean, unimix
+from llmdreamer.functional import (
+    even_bins,
+    symexp,
+    symexp_bins,
+    symlog,
+    two_hot_loss,
+    two_hot_mean,
+    unimix,
+)
 
 
 def init_linear(layer: nn.Linear, scale: float = 1.0) -> nn.Linear:
@@ -93,14 +101,23 @@ class VectorDecoder(nn.Module):
 
 
 class TwoHotHead(nn.Module):
-    """A scalar predicted as a categorical over symexp-spaced bins, zero at initialisation."""
+    """A scalar predicted as a categorical over symexp-spaced bins, zero at initialisation.
+
+    Args:
+        in_symlog: predict the scalar's symlog over even bins instead, as in 2023 (arXiv:2301.04104v1): the
+            mean is then taken in symlog space, so that it is no expectation of the scalar.
+    """
 
     bins: Tensor
 
-    def __init__(self, features: int, units: int, layers: int, bins: int) -> None:
+    def __init__(
+        self, features: int, units: int, layers: int, bins: int, in_symlog: bool = False
+    ) -> None:
         super().__init__()
+        self.in_symlog = in_symlog
         self.mlp = MLP(features, units, layers, bins, out_scale=0.0)
-        self.register_buffer("bins", symexp_bins(bins), persistent=False)
+        positions = even_bins(bins) if in_symlog else symexp_bins(bins)
+        self.register_buffer("bins", positions, persistent=False)
 
     def forward(self, feature: Tensor) -> Tensor:
         """(..., F) -> logits (..., bins)."""
@@ -108,22 +125,29 @@ class TwoHotHead(nn.Module):
         return logits
 
     def mean(self, logits: Tensor) -> Tensor:
-        return two_hot_mean(logits, self.bins)
+        mean = two_hot_mean(logits, self.bins)
+        return symexp(mean) if self.in_symlog else mean
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return two_hot_loss(logits, target, self.bins)
+        return two_hot_loss(logits, symlog(target) if self.in_symlog else target, self.bins)
 
 
 class ContinueHead(nn.Module):
     """Predicts gamma * P(not terminated): the discount that imagination uses.
 
     Source: danijar/dreamerv3 (2025), `contdisc`: the target is (1 - 1/horizon) * not terminated.
+
+    Args:
+        learn_gamma: False: the target is not terminated, and gamma a factor outside, as in 2023.
     """
 
-    def __init__(self, features: int, units: int, layers: int, gamma: float) -> None:
+    def __init__(
+        self, features: int, units: int, layers: int, gamma: float, learn_gamma: bool = True
+    ) -> None:
         super().__init__()
         self.mlp = MLP(features, units, layers, 1)
         self.gamma = gamma
+        self.learn_gamma = learn_gamma
 
     def forward(self, feature: Tensor) -> Tensor:
         """(..., F) -> logits (...)."""
@@ -131,8 +155,14 @@ class ContinueHead(nn.Module):
         return logits
 
     def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:
-        target = self.gamma * (~terminated).to(logits.dtype)
+        target = (~terminated).to(logits.dtype)
+        target = self.gamma * target if self.learn_gamma else target
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+    def discount(self, logits: Tensor) -> Tensor:
+        """(...) logits -> gamma * P(not terminated), (...)."""
+        probability = logits.sigmoid()
+        return probability if self.learn_gamma else self.gamma * probability
 
 
 class CategoricalHead(nn.Module):

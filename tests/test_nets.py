@@ -24,6 +24,22 @@ def test_reward_and_critic_heads_predict_zero_before_they_learn():
     assert head.mean(logits).tolist() == [0.0] * 5
 
 
+def test_bins_in_symlog_space_mean_and_aim_there():
+    head = TwoHotHead(8, 16, 1, 41, in_symlog=True)  # a bin for each whole number
+    assert head.mean(head(torch.randn(5, 8))).tolist() == [0.0] * 5
+    # Half on symlog 1, half on symlog 3: symlog 2, not the mean of e - 1 and e**3 - 1.
+    logits = torch.full((1, 41), -1e9)
+    logits[0, [21, 23]] = 0.0
+    torch.testing.assert_close(head.mean(logits), torch.tensor([torch.e**2 - 1]))
+    # A target of symlog 1.25 is three quarters of bin 1, one quarter of bin 2.
+    logits = torch.zeros(1, 41, requires_grad=True)
+    head.loss(logits, torch.tensor([torch.e**1.25 - 1])).sum().backward()
+    expected = torch.full((1, 41), 1 / 41)
+    expected[0, 21] -= 0.75
+    expected[0, 22] -= 0.25
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_vector_keys_are_concatenated_in_their_order_after_symlog():
     encoder = VectorEncoder({"b": (1,), "a": (2,)}, ["a", "b"], 4, 0)
     seen = encoder({"a": torch.tensor([[0.0, torch.e - 1]]), "b": torch.tensor([[1 - torch.e]])}, 1)
@@ -50,6 +66,15 @@ def test_continue_target_is_the_discount_and_zero_where_terminated():
     logits = torch.zeros(2, requires_grad=True)
     head.loss(logits, torch.tensor([False, True])).sum().backward()
     torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 0.75, 0.5]))
+
+
+def test_gamma_is_learnt_or_a_factor_outside():
+    inside, outside = (ContinueHead(2, 4, 1, 0.75, learn_gamma=learn) for learn in (True, False))
+    logits = torch.zeros(2, requires_grad=True)
+    outside.loss(logits, torch.tensor([False, True])).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 1.0, 0.5]))
+    assert inside.discount(logits).tolist() == [0.5, 0.5]
+    assert outside.discount(logits).tolist() == [0.375, 0.375]
 
 
 def test_no_class_is_less_likely_than_its_share_of_the_uniform():

@@ -1,13 +1,16 @@
-"""Where Hydra finds our sweeper, `hydra/sweeper=llmdreamer`: a shell around `llmdreamer.sweep`.
+"""Where Hydra finds our sweeper, `hydra/sweeper=llmdreamer`, a shell, and the specifications' folder.
 
 Hydra imports this module for every command, so it imports nothing heavy.
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -17,6 +20,15 @@ from llmdreamer.sweep.settings import Settings
 ConfigStore.instance().store(
     group="hydra/sweeper", name="llmdreamer", node=Settings, provider="llmdreamer"
 )
+
+
+class SweepsFolder(SearchPathPlugin):
+    """Makes sweeps/ a group beside those of conf/, and leaves `hydra.searchpath` to the user."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        root = os.environ.get("LLMDREAMER_ROOT")  # run.py sets it
+        if root is not None:
+            search_path.append("llmdreamer", f"file://{root}")
 
 
 class LLMDreamerSweeper(Sweeper):

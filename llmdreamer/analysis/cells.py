@@ -15,7 +15,7 @@ TAG = "tags."
 
 # Where a run is written, what it runs on, what it measures beside: none of it changes what is learned.
 _BOOKKEEPING = re.compile(
-    r"^(seed|device|threads|output_root|run_name|resume|objective|tracking\..*|checkpoint\..*"
+    r"^(seed|device|threads|trust|output_root|run_name|resume|objective|tracking\..*|checkpoint\..*"
     r"|eval\..*)$"
 )
 # Copies of knobs, and the environment, which is the stratum.

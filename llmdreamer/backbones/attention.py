@@ -12,14 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from llmdreamer.backbones.base import Backbone
+from llmdreamer.catalogue import LEARNED, ROTARY
 from llmdreamer.errors import ConfigError
-
-ROTARY = frozenset(
-    ["gemma3_text", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "qwen2", "qwen3"]
-    + ["smollm3", "stablelm", "starcoder2"]
-)
-LEARNED = frozenset({"gpt2"})
-"""The architectures that the laws are tested for: with rotary and with learned positions."""
 
 
 def is_known(config: PreTrainedConfig) -> bool:

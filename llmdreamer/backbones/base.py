@@ -14,7 +14,7 @@ State = Any
 class Backbone(nn.Module, ABC):
     """A causal sequence model over tokens (D numbers each), which restarts where `is_first` says.
 
-    Laws, tested for every implementation in tests/backbones/test_laws.py:
+    Laws, tested for every implementation by `llmdreamer.testing.backbone_laws`:
 
     - a packed sequence with resets gives what each of its episodes gives alone;
     - `observe` gives what `step` gives token by token;
@@ -26,6 +26,9 @@ class Backbone(nn.Module, ABC):
 
     input_rms: float
     """Root mean square of the tokens that the model is used to."""
+
+    vocabulary: Tensor | None = None
+    """Word vectors (words, width) of a pretrained model, where texts are read with them; not in its state."""
 
     recurrent: bool = False
     """Whether `step` carries gradient and `stack` works, so that rows can be observed in a loop."""

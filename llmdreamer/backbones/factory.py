@@ -1,12 +1,13 @@
-"""Builds the backbone that a configuration asks for: scratch or pretrained, whole or with LoRA."""
+"""Builds the backbone that a configuration asks for: one of ours, or another package's."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from llmdreamer import foreign
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.backbones.catalogue import shape_of
-from llmdreamer.backbones.gru import GRUBackbone
+from llmdreamer.catalogue import family_of
 from llmdreamer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -19,18 +20,31 @@ def make_backbone(config: Config) -> Backbone:
     Raises:
         ConfigError: if there is no such size, checkpoint or LoRA target, or a width disagrees.
     """
-    backbone: Backbone
-    if config.backbone.name == "gru":
-        backbone = GRUBackbone(shape_of("gru", config.size).width)
-    else:
-        # transformers takes seconds to import, and the control arm does not need it.
-        from llmdreamer.backbones.huggingface import make_huggingface
-
-        backbone = make_huggingface(config)
+    backbone = _made(config)
+    name = config.backbone.name
     asked = config.algo.world_model.recurrent_model.recurrent_state_size
     if asked is not None and asked != backbone.width:
         raise ConfigError(
-            f"algo.world_model.recurrent_model.recurrent_state_size={asked}: backbone="
-            f"{config.backbone.name} at size {config.size} is {backbone.width} wide"
+            f"algo.world_model.recurrent_model.recurrent_state_size={asked}: backbone={name} at size"
+            f" {config.size} is {backbone.width} wide"
         )
     return backbone
+
+
+def _made(config: Config) -> Backbone:
+    cfg = config.backbone
+    if cfg.factory is None:
+        # Imported by name, and late: transformers takes seconds, and the control arm does without.
+        module, _, function = family_of(cfg.name).factory.rpartition(".")
+        ours: Backbone = getattr(import_module(module), function)(config)
+        return ours
+    theirs = foreign.call("backbone.factory", cfg.factory, config.trust, [config], cfg.options)
+    if not isinstance(theirs, Backbone):
+        raise ConfigError(
+            f"backbone.factory={cfg.factory}: makes a {type(theirs).__name__}, not a"
+            " llmdreamer.backbones.Backbone"
+        )
+    # What the run's records say of it must be true.
+    if config.peft and not any(".lora_" in weight for weight, _ in theirs.named_parameters()):
+        raise ConfigError(f"peft=true: backbone={cfg.name} has made no adapters")
+    return theirs

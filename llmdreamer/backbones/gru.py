@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones.base import Backbone
+from llmdreamer.catalogue import shape_of
 from llmdreamer.nets import init_linear
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+
+
+def make_gru(config: Config) -> GRUBackbone:
+    """The GRU of the width that the catalogue gives to `config.size`."""
+    return GRUBackbone(shape_of(config.backbone.name, config.size).width)
 
 
 class GRUBackbone(Backbone):

@@ -2,48 +2,59 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
+from torch import nn
 from transformers import PreTrainedModel
 
-from llmdreamer.backbones import mamba, mamba2
 from llmdreamer.backbones.attention import is_known, make_attention
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.backbones.catalogue import ANY, CATALOGUE, shape_of
 from llmdreamer.backbones.checkpoint import from_scratch, load_pretrained
 from llmdreamer.backbones.lora import add_lora, check_adapters
 from llmdreamer.backbones.statespace import Mix, StateSpaceBackbone
 from llmdreamer.backbones.window import make_window
+from llmdreamer.catalogue import ANY, SCANS, family_of, shape_of
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
 
-STATE_SPACE: dict[str, Mix] = {"mamba": mamba.mix, "mamba2": mamba2.mix}
-
 
 def make_huggingface(config: Config) -> Backbone:
-    """The backbone of any name but gru.
+    """The backbone of a model of transformers.
 
     Raises:
         ConfigError: if the model cannot be had, or cannot do what is asked of it.
     """
     model, input_rms = _model(config)
-    # Tokens are vectors: no word is ever looked up.
-    model.set_input_embeddings(None)  # type: ignore[arg-type]
     hf = config.algo.world_model.hf_model
+    words = model.get_input_embeddings() if config.algo.text_keys.encoder else None
+    # Tokens are vectors: no word is ever looked up in the model itself.
+    model.set_input_embeddings(None)  # type: ignore[arg-type]
     if hf.peft:
         add_lora(model, config.lora)
     backbone: Backbone
-    mix = STATE_SPACE.get(model.config.model_type)
+    mix = _scan(model.config.model_type)
     if mix is not None:
         backbone = StateSpaceBackbone(model, mix, input_rms)
     elif is_known(model.config):
         backbone = make_attention(model, hf.seq_len, input_rms)
     else:
         backbone = make_window(model, hf.seq_len, input_rms)
+    if hf.from_pretrained and isinstance(words, nn.Embedding):
+        backbone.vocabulary = words.weight.detach()
     if hf.peft:
         check_adapters(backbone)
     return backbone
+
+
+def _scan(model_type: str) -> Mix | None:
+    """What runs a layer of a state-space model; None for any other."""
+    if model_type not in SCANS:
+        return None
+    module, _, function = SCANS[model_type].rpartition(".")
+    mix: Mix = getattr(import_module(module), function)
+    return mix
 
 
 def _model(config: Config) -> tuple[PreTrainedModel, float]:
@@ -56,7 +67,8 @@ def _model(config: Config) -> tuple[PreTrainedModel, float]:
         assert config.backbone.model_type is not None, "config.checks sees to it"
         return from_scratch(config.backbone.model_type, config.backbone.config or {}), 1.0
     shape = shape_of(name, config.size)
-    model_type = CATALOGUE[name].model_type
+    model_type = family_of(name).model_type
+    assert model_type is not None, "the catalogue sends no other here"
     if pretrained:
         none = f"size {config.size} has none that transformers reads"
         return load_pretrained(path or shape.checkpoint, model_type, none)

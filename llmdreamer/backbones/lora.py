@@ -13,14 +13,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llmdreamer.backbones.base import Backbone
+from llmdreamer.catalogue import LORA_TARGETS
 from llmdreamer.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import LoraConfig
-
-
-# Where peft has no default of its own.
-TARGETS = {"mamba": ["in_proj"], "mamba2": ["in_proj"]}
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
@@ -95,7 +92,7 @@ def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     if config.target_modules is not None:
         return list(config.target_modules)
     kind = model.config.model_type
-    usual = TARGETS.get(kind, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind))
+    usual = LORA_TARGETS.get(kind, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind))
     if not isinstance(usual, list):
         raise ConfigError(
             f"lora.target_modules=null: {kind} has no usual ones; name the layers to adapt"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
-from llmdreamer.backbones.catalogue import shape_of
+from llmdreamer.catalogue import shape_of
 from llmdreamer.errors import ConfigError
 from llmdreamer.nets import MLP
 
@@ -71,7 +71,7 @@ class TokenTable(nn.Module):
     def __init__(self, tokenizer: Tokenizer, weight: Tensor) -> None:
         super().__init__()
         self.width = weight.shape[1]
-        self.register_buffer("weight", weight.detach().clone(), persistent=False)
+        self.register_buffer("weight", weight.detach(), persistent=False)
         self.ids = lru_cache(KNOWN_TEXTS)(lambda text: _ids(tokenizer, text))
 
     def forward(self, text: bytes) -> Tensor:
@@ -108,40 +108,52 @@ class TextEncoder(nn.Module):
         self.mlp = MLP(units * len(keys), units, 1)
 
     def forward(self, observations: dict[str, Tensor], lead: int) -> Tensor:
-        """UTF-8 bytes (*lead dims, bytes) of each key, zeros behind -> (*lead dims, width)."""
+        """UTF-8 bytes (*lead dims, bytes) of each key, zeros behind -> (*lead dims, width).
+
+        They may be on another device than the module.
+        """
         vectors = [self._read(observations[key]) for key in self.keys]
         assert vectors[0].dim() == lead + 1, vectors[0].shape
         embedding: Tensor = self.mlp(torch.cat(vectors, -1))
         return embedding
 
     def _read(self, rows: Tensor) -> Tensor:
-        distinct, which = torch.unique(rows.flatten(0, -2), dim=0, return_inverse=True)
-        texts = [bytes(row).rstrip(b"\0") for row in distinct.cpu().numpy()]
+        # Looked up by their bytes, so a batch's texts are best left on the CPU: no device waits for them.
+        distinct, which = torch.unique(rows.cpu().flatten(0, -2), dim=0, return_inverse=True)
+        texts = [bytes(row).rstrip(b"\0") for row in distinct.numpy()]
         parts = [self.table(text) for text in texts]
         padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)
-        lengths = torch.tensor([len(part) for part in parts], device=rows.device)
-        counted = torch.arange(padded.shape[1], device=rows.device) < lengths[:, None]
+        device = padded.device
+        lengths = torch.tensor([len(part) for part in parts], device=device)
+        counted = torch.arange(padded.shape[1], device=device) < lengths[:, None]
         outputs, _ = self.gru(padded)
         # Padding stands behind the text, so it changes no output within it; those behind are left out.
         mean = (outputs * counted[..., None]).sum(1) / lengths[:, None]
-        return mean[which].unflatten(0, rows.shape[:-1])
+        return mean[which.to(device)].unflatten(0, rows.shape[:-1])
 
 
-def make_table(config: Config) -> nn.Module:
+def make_table(config: Config, vocabulary: Tensor | None) -> nn.Module:
     """What texts are read with: the checkpoint's tokens, or bytes where there are none.
+
+    Args:
+        vocabulary: of the backbone, (words, width); None if it was drawn, not loaded.
 
     Raises:
         ConfigError: if the model is on the hub, and its tokenizer cannot be had.
     """
-    if not config.algo.world_model.hf_model.from_pretrained:
+    if vocabulary is None:
         return ByteTable()
-    source = config.backbone.path or shape_of(config.backbone.name, config.size).checkpoint
+    source = config.backbone.path
+    if source is None:
+        if config.backbone.factory is not None:
+            raise ConfigError("algo.text_keys: set backbone.path to where the tokenizer is")
+        source = shape_of(config.backbone.name, config.size).checkpoint
     assert source is not None, "make_backbone has refused it"
-    return _token_table(source)
+    return _token_table(source, vocabulary)
 
 
-def _token_table(source: str) -> nn.Module:
-    from transformers import AutoModel, AutoTokenizer
+def _token_table(source: str, vocabulary: Tensor) -> nn.Module:
+    from transformers import AutoTokenizer
 
     path = Path(source).expanduser()
     local = path.is_dir()
@@ -161,19 +173,12 @@ def _token_table(source: str) -> nn.Module:
             f"algo.text_keys needs the tokenizer of {source}, which is not in the cache and the "
             "hub is unreachable; point backbone.path at a local directory that has it"
         ) from error
-    model = AutoModel.from_pretrained(
-        path if local else source,
-        dtype=torch.float32,
-        local_files_only=local,
-        trust_remote_code=False,
-    )
-    weight = model.get_input_embeddings().weight
-    if len(tokenizer) > weight.shape[0]:
+    if len(tokenizer) > vocabulary.shape[0]:
         raise ConfigError(
             f"{source}: its tokenizer has {len(tokenizer)} tokens, its model embeds "
-            f"{weight.shape[0]}; they are not of one model"
+            f"{vocabulary.shape[0]}; they are not of one model"
         )
-    return TokenTable(tokenizer, weight)
+    return TokenTable(tokenizer, vocabulary)
 
 
 def _ids(tokenizer: Tokenizer, text: bytes) -> list[int]:

@@ -44,7 +44,13 @@ class Behavior(nn.Module):
         super().__init__()
         self.algo = algo
         self.actor = Actor(features, spec, algo)
-        self.critic = TwoHotHead(features, algo.dense_units, algo.mlp_layers, algo.critic.bins)
+        self.critic = TwoHotHead(
+            features,
+            algo.dense_units,
+            algo.mlp_layers,
+            algo.critic.bins,
+            algo.critic.bins_in_symlog,
+        )
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)
 
@@ -67,9 +73,8 @@ class Behavior(nn.Module):
         policy = self.actor(imagined.features[:, :-1])
         advantage = (returns - value[:, :-1]) / self.return_norm.scale
         entropy = policy.entropy()
-        objective = (
-            policy.log_prob(imagined.action) * advantage + self.algo.actor.ent_coef * entropy
-        )
+        objective = self.actor_objective(policy.log_prob(imagined.action), advantage)
+        objective = objective + self.algo.actor.ent_coef * entropy
         actor_loss = -(weight * objective).mean()
         critic_loss = (weight * self._critic_loss(logits, imagined.features, returns)).mean()
         metrics = {
@@ -81,6 +86,10 @@ class Behavior(nn.Module):
             "behavior/return_scale": self.return_norm.scale.detach(),
         }
         return BehaviorLoss(actor_loss + critic_loss, returns, metrics)
+
+    def actor_objective(self, log_prob: Tensor, advantage: Tensor) -> Tensor:
+        """What the actor is to raise, beside its entropy: REINFORCE. All (N, H)."""
+        return log_prob * advantage
 
     def replay_loss(self, rows: Replayed, indices: Tensor, imagined_return: Tensor) -> BehaviorLoss:
         """The critic's loss on real trajectories, whose gradient also shapes the world model.

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from llmdreamer import parallel
+
 if TYPE_CHECKING:
     from llmdreamer.config import ReturnNormConfig
 
@@ -28,9 +30,10 @@ class ReturnNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
-        """Move towards the percentiles of `returns`, of any shape."""
+        """Move towards the percentiles of `returns`, of any shape, of all processes."""
+        returns = parallel.gathered(returns.detach())
         ends = torch.tensor([self.config.low, self.config.high], device=returns.device)
-        low, high = torch.quantile(returns.detach().flatten().float(), ends)
+        low, high = torch.quantile(returns.flatten().float(), ends)
         self.low.lerp_(low, 1 - self.config.decay)
         self.high.lerp_(high, 1 - self.config.decay)
 

@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 
+OPEN = ("env.kwargs.", "backbone.options.", "algo.options.")  # whose keys are not ours
 LONGEST = 400  # characters of a line
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
@@ -67,7 +68,7 @@ def _line(error: Exception) -> str:
 def unknown_key(key: str) -> str:
     """Say that a key does not exist, and which near one does."""
     parent, _, last = key.rpartition(".")
-    if parent == "env.kwargs" or parent.startswith("env.kwargs."):
+    if f"{parent}.".startswith(OPEN):
         return f"{parent} has no '{last}' yet: add it with +{key}=..."
     return f"unknown key '{key}'{did_you_mean(key, [*leaves(), *GROUPS])}"
 

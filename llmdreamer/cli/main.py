@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -18,6 +19,7 @@ from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
+from hydra.utils import execution_whitelist
 from omegaconf import DictConfig
 
 from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
@@ -43,7 +45,7 @@ def entry(task: Callable[[], Any]) -> int:
     """
     try:
         refuse_misused_flags(sys.argv[1:])
-        with _raw_errors():
+        with _raw_errors(), execution_whitelist(_trusted(sys.argv[1:])):
             task()
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -112,6 +114,8 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
     for override in overrides:
         key, line = override.key_or_group, override.input_line
         _refuse_unknown(override)
+        if key == "hydra.searchpath":
+            _refuse_missing_path(override)
         if key == "sweeps" and override.is_sweep_override():
             first = next(iter(override.sweep_string_iterator()))
             raise ConfigError(
@@ -127,6 +131,17 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
             raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
         if key == "sweeps" and override.value() is not None and alone:
             raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
+
+
+def _trusted(argv: Sequence[str]) -> list[str]:
+    """What Hydra may call beside its own and ours: all below the packages of a typed `trust=[...]`."""
+    parser = get_args_parser()
+    typed = OverridesParser.create().parse_overrides(
+        [word for word in parser.parse_intermixed_args(list(argv)).overrides if "trust=" in word]
+    )
+    named = [one.value() for one in typed if one.key_or_group == "trust"]
+    packages = named[-1] if named and isinstance(named[-1], list) else []
+    return [f"{package}.*" for package in packages]
 
 
 def _refuse_unknown(override: Override) -> None:
@@ -145,6 +160,24 @@ def _refuse_unknown(override: Override) -> None:
         raise ConfigError(
             f"{override.input_line}: no such option; choose from {', '.join(options)}{near}"
         )
+
+
+def _refuse_missing_path(override: Override) -> None:
+    """Refuse a search path that is not there: Hydra would warn, and not find the options below it."""
+    paths = override.value()
+    for path in paths if isinstance(paths, list) else [paths]:
+        scheme, _, place = str(path).rpartition("://")
+        if scheme == "pkg" and not _is_package(place):
+            raise ConfigError(f"{override.input_line}: there is no package {place} installed")
+        if scheme in ("", "file") and not Path(place).is_dir():
+            raise ConfigError(f"{override.input_line}: there is no folder {place}")
+
+
+def _is_package(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # a package that it would lie in
+        return False
 
 
 def group_options(group: str) -> list[str]:

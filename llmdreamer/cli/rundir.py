@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,6 +59,11 @@ def _resolve(started: str, _root_: DictConfig) -> str:
     # Hydra asks before it makes the folder and may ask again later, when the run is in it.
     if not OmegaConf.is_missing(_root_.hydra.runtime, "output_dir"):
         return str(_root_.hydra.runtime.output_dir)
+    rank = os.environ.get("RANK", "0")
+    if "TORCHELASTIC_RUN_ID" in os.environ and rank != "0":
+        # The first process chooses the run's folder, and tells the others once they are connected.
+        load(_root_, _root_.hydra.overrides.task)
+        return tempfile.mkdtemp(prefix=f"llmdreamer-process-{rank}-")
     return str(run_dir(load(_root_, _root_.hydra.overrides.task), started))
 
 
@@ -75,7 +81,8 @@ def sweep_name(choice: str | None, typed: Sequence[str]) -> str:
     singles = sorted(
         str(o.input_line)
         for o in overrides
-        if not o.is_sweep_override() and o.key_or_group not in ("rerun", "threads", "device")
+        if not o.is_sweep_override()
+        and o.key_or_group not in ("rerun", "threads", "device", "trust")
     )
     name = "-".join(key.rpartition(".")[2] for key in lists) or "runs"
     digest = hashlib.sha256(" ".join([*lists, *singles]).encode()).hexdigest()[:6]

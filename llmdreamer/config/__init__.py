@@ -1,6 +1,6 @@
 """Every configuration value: its type (schema), its range (checks), its way in and out (load)."""
 
-from llmdreamer.config.checks import RANGES, arm, check
+from llmdreamer.config.checks import RANGES, arm, check, is_language_model
 from llmdreamer.config.load import GROUPS, from_yaml, load, register, to_yaml
 from llmdreamer.config.objective import Objective, parse_objectives
 from llmdreamer.config.schema import (
@@ -54,6 +54,7 @@ __all__ = [
     "arm",
     "check",
     "from_yaml",
+    "is_language_model",
     "leaves",
     "load",
     "parse_objectives",

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
+from llmdreamer.catalogue import ANY, family_of
 from llmdreamer.config.objective import parse_objectives
-from llmdreamer.config.schema import Config
+from llmdreamer.config.schema import BackboneConfig, Config
 from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.foreign import check_trusted
 
+OPTIMIZERS = ("laprop", "adam")
 POSTERIORS = ("decoupled", "coupled")
 SIZES = ("XS", "S", "M", "L")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -93,6 +96,10 @@ RANGES: dict[str, Rule] = {
     "algo.optimizer.beta2": below(0, 1),
     "algo.optimizer.eps": positive,
     "algo.optimizer.agc": positive,
+    "algo.optimizer.behavior_rate": positive,
+    "algo.optimizer.behavior_eps": positive,
+    "algo.optimizer.clip": positive,
+    "algo.optimizer.behavior_clip": positive,
     "lora.r": at_least(1),
     "lora.alpha": at_least(1),
     "lora.dropout": below(0, 1),
@@ -127,6 +134,8 @@ def check(cfg: Config) -> None:
         if not rule.holds(value):
             raise ConfigError(f"{key}={value}: {rule.text}")
     _check_words(cfg)
+    _check_foreign(cfg)
+    _check_optimizer(cfg)
     _check_budget(cfg)
     _check_arm(cfg)
 
@@ -153,6 +162,47 @@ def _check_words(cfg: Config) -> None:
         if not attrgetter(key)(cfg).strip():
             raise ConfigError(f"{key}='': must not be empty")
     parse_objectives(cfg.objective)
+
+
+def _check_foreign(cfg: Config) -> None:
+    """Code of other packages runs only if it was said to; what is for them is not read without them."""
+    backbone, algo = cfg.backbone, cfg.algo
+    for key, name in (("backbone.factory", backbone.factory), ("algo.agent", algo.agent)):
+        if name is not None:
+            check_trusted(key, name, cfg.trust)
+    unread = [
+        ("backbone.options", backbone.options, "backbone.factory", backbone.factory),
+        ("backbone.language_model", backbone.language_model, "backbone.factory", backbone.factory),
+        ("algo.options", algo.options, "algo.agent", algo.agent),
+    ]
+    for key, value, reader, name in unread:
+        if value and name is None:
+            raise ConfigError(f"{key}={value}: nothing reads it without {reader}")
+
+
+def _check_optimizer(cfg: Config) -> None:
+    """Each kind has a way to clip of its own, and LaProp one rate for all but the backbone."""
+    config = cfg.algo.optimizer
+    if config.kind not in OPTIMIZERS:
+        near = did_you_mean(config.kind, OPTIMIZERS)
+        raise ConfigError(
+            f"algo.optimizer.kind={config.kind}: choose from {', '.join(OPTIMIZERS)}{near}"
+        )
+    if config.kind == "adam" and config.agc is not None:
+        raise ConfigError(
+            f"algo.optimizer.agc={config.agc} is for kind=laprop: set it to null, and clip"
+        )
+    if config.kind == "laprop":
+        if config.agc is None:
+            raise ConfigError("algo.optimizer.agc=null: kind=laprop clips by it")
+        for key, default in (
+            ("clip", None),
+            ("behavior_clip", None),
+            ("behavior_eps", None),
+            ("behavior_rate", 1.0),
+        ):
+            if (value := getattr(config, key)) != default:
+                raise ConfigError(f"algo.optimizer.{key}={value} is for kind=adam")
 
 
 def _check_budget(cfg: Config) -> None:
@@ -199,14 +249,15 @@ def _check_budget(cfg: Config) -> None:
 def _check_arm(cfg: Config) -> None:
     """What a backbone cannot be asked for."""
     hf, backbone = cfg.algo.world_model.hf_model, cfg.backbone
-    # The GRU is not a language model: it has neither weights to load nor layers to adapt.
-    if backbone.name == "gru":
+    name = backbone.name
+    # What is no language model has neither weights to load nor layers to adapt.
+    if not is_language_model(backbone):
         if hf.peft:
-            raise ConfigError("backbone=gru takes no LoRA: set peft=false")
+            raise ConfigError(f"backbone={name} takes no LoRA: set peft=false")
         if hf.from_pretrained:
-            raise ConfigError("backbone=gru has no pretrained weights: set pretrained=false")
+            raise ConfigError(f"backbone={name} has no pretrained weights: set pretrained=false")
         if backbone.path is not None:
-            raise ConfigError(f"backbone.path={backbone.path}: backbone=gru has no checkpoint")
+            raise ConfigError(f"backbone.path={backbone.path}: backbone={name} has no checkpoint")
     thaw = cfg.algo.optimizer.thaw
     if thaw > 0 and not (hf.from_pretrained and not hf.peft):
         raise ConfigError(
@@ -219,7 +270,7 @@ def _check_arm(cfg: Config) -> None:
 def _check_hf(cfg: Config) -> None:
     """`backbone=hf` is told what it is, either by its type and shape or by a checkpoint."""
     backbone, pretrained = cfg.backbone, cfg.algo.world_model.hf_model.from_pretrained
-    if backbone.name != "hf":
+    if backbone.name != ANY or backbone.factory is not None:
         for key, value in (("model_type", backbone.model_type), ("config", backbone.config)):
             if value is not None:
                 raise ConfigError(
@@ -240,10 +291,22 @@ def _check_hf(cfg: Config) -> None:
         )
 
 
+def is_language_model(cfg: BackboneConfig) -> bool:
+    """Whether a backbone has weights to load and layers to adapt.
+
+    Raises:
+        ConfigError: if there is no such backbone.
+    """
+    return family_of(cfg.name).language_model if cfg.factory is None else cfg.language_model
+
+
 def arm(cfg: Config) -> str:
     """Name the arm of the experiment, as docs and tables do."""
-    if cfg.backbone.name == "gru":
-        return "reference" if cfg.posterior == "coupled" else "gru"
+    name = cfg.backbone.name
+    if not is_language_model(cfg.backbone):
+        if cfg.posterior != "coupled":
+            return name
+        return "reference" if name == "gru" else f"{name}-coupled"
     hf = cfg.algo.world_model.hf_model
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"

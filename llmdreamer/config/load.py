@@ -45,7 +45,8 @@ def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         overrides: what the user typed (`hydra.overrides.task`).
 
     Raises:
-        ConfigError: if a value is missing, out of range or at odds with another.
+        ConfigError: if a value is missing, out of range or at odds with another, or a file says whom
+            to trust.
     """
     names = [field.name for field in dataclasses.fields(Config)]
     raw = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=False)
@@ -54,6 +55,8 @@ def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         composed = OmegaConf.merge(OmegaConf.structured(Config), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
+    if composed.trust and not any(_key(override) == "trust" for override in overrides):
+        raise ConfigError(f"trust={_spelled(composed.trust)} stands in a file: type it instead")
     if composed.resume is not None:
         composed = _continued(composed, overrides)
     config = _typed(composed)
@@ -67,8 +70,11 @@ def to_yaml(cfg: Config) -> str:
     return yaml.safe_dump(_redacted(dataclasses.asdict(cfg)), sort_keys=False)
 
 
-def from_yaml(path: str | Path) -> Config:
+def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
     """Read what `to_yaml` wrote. The file is data: nothing in it is looked up or run.
+
+    Args:
+        trust: packages whose code the file may name; whom it trusts itself does not count.
 
     Raises:
         ConfigError: if the file is missing, is not YAML, or holds other keys than the schema's.
@@ -88,6 +94,7 @@ def from_yaml(path: str | Path) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
     config = _typed(saved)
+    config.trust = list(trust)
     check(config)
     return config
 
@@ -125,11 +132,11 @@ def _continued(composed: Any, overrides: Sequence[str]) -> Any:
     for needed in ("config.yaml", "checkpoints"):
         if not (folder / needed).exists():
             raise ConfigError(f"missing checkpoint: {folder} has no {needed}; start the run anew")
-    typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    typed = [_key(override) for override in overrides]
     for key in typed:
         if key.partition("@")[0] in GROUPS:
             raise ConfigError(f"resume={folder} keeps that run's own {key}: leave out {key}=...")
-    saved = OmegaConf.structured(from_yaml(folder / "config.yaml"))
+    saved = OmegaConf.structured(from_yaml(folder / "config.yaml", composed.trust))
     written = OmegaConf.to_container(composed, resolve=False)
     for leaf in leaves():
         # A value follows what was typed if it is that key, or refers to it: `${replay_ratio}`.
@@ -138,6 +145,14 @@ def _continued(composed: Any, overrides: Sequence[str]) -> Any:
         if follows or REDACTED in str(OmegaConf.select(saved, leaf)):
             OmegaConf.update(saved, leaf, OmegaConf.select(composed, leaf))
     return saved
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _spelled(names: Sequence[str]) -> str:
+    return f"[{','.join(names)}]"
 
 
 def _related(one: str, other: str) -> bool:

@@ -52,6 +52,7 @@ class WorldModelConfig:
     kl_dynamic: float = MISSING
     kl_representation: float = MISSING
     kl_free_nats: float = MISSING
+    continue_learns_gamma: bool = True
     recurrent_model: RecurrentModelConfig = field(default_factory=RecurrentModelConfig)
     transition_model: HiddenConfig = field(default_factory=HiddenConfig)
     representation_model: HiddenConfig = field(default_factory=HiddenConfig)
@@ -69,6 +70,7 @@ class ActorConfig:
 @dataclass
 class CriticConfig:
     bins: int = MISSING
+    bins_in_symlog: bool = False  # with a default, as below, for runs saved before it was there
     slow_rate: float = MISSING
     slow_regulariser: float = MISSING
     replay_loss: float = MISSING
@@ -93,12 +95,19 @@ class OptimizerConfig:
     beta1: float = MISSING
     beta2: float = MISSING
     eps: float = MISSING
-    agc: float = MISSING
+    agc: float | None = MISSING
+    kind: str = "laprop"
+    behavior_rate: float = 1.0
+    behavior_eps: float | None = None
+    clip: float | None = None
+    behavior_clip: float | None = None
 
 
 @dataclass
 class AlgoConfig:
     name: str = MISSING
+    agent: str | None = None  # of another package; the next is its own
+    options: dict[str, Any] = field(default_factory=dict)
     total_steps: int = MISSING
     learning_starts: int | None = None
     replay_ratio: float = MISSING
@@ -127,6 +136,9 @@ class BackboneConfig:
     path: str | None = None
     model_type: str | None = None
     config: Any = None  # a dict[str, Any]; Hydra takes no new key into a dict of that type
+    factory: str | None = None  # of another package; the next two are its own
+    language_model: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -187,6 +199,7 @@ class Config:
     seed: int = MISSING
     device: str = MISSING
     threads: int | None = None
+    trust: list[str] = field(default_factory=list)
     output_root: str = MISSING
     run_name: str | None = None
     resume: str | None = None

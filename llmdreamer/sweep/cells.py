@@ -7,13 +7,23 @@ import json
 import re
 from dataclasses import asdict
 
-from llmdreamer.config import Config, arm
+from llmdreamer.config import Config, arm, is_language_model
 from llmdreamer.tracking import flatten
 from llmdreamer.tracking.record import Scalar
 
 # Where a run is, how fast it goes and what is told of it; the seed tells runs of a cell apart.
 _OUTSIDE = (
-    *("device", "threads", "output_root", "run_name", "resume", "objective", "seed", "seeds"),
+    *(
+        "device",
+        "threads",
+        "trust",
+        "output_root",
+        "run_name",
+        "resume",
+        "objective",
+        "seed",
+        "seeds",
+    ),
     *("rerun", "tracking", "checkpoint", "eval.video"),
 )
 _LORA = ("lora", "algo.optimizer.lora_lr")
@@ -22,11 +32,15 @@ _LORA = ("lora", "algo.optimizer.lora_lr")
 def identity(config: Config) -> dict[str, Scalar]:
     """The resolved configuration by dotted keys, without what has no effect in this run.
 
-    LoRA's values have none without `peft`, the backbone's learning rate none with it, and a GRU has
-    neither adapters nor a checkpoint. `env.kwargs` and all else count.
+    LoRA's values have none without `peft`, the backbone's learning rate none with it, and what is no
+    language model has neither adapters nor a checkpoint. `env.kwargs` and all else count.
     """
     dropped = [*_OUTSIDE]
-    if config.backbone.name == "gru":
+    if config.backbone.factory is None:
+        dropped += [f"backbone.{key}" for key in ("factory", "language_model", "options")]
+    if config.algo.agent is None:
+        dropped += ["algo.agent", "algo.options"]
+    if not is_language_model(config.backbone):
         dropped += [*_LORA, "backbone.path"]
     elif config.algo.world_model.hf_model.peft:
         dropped.append("algo.optimizer.backbone_lr")

@@ -68,6 +68,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
             f"hydra/launcher={launcher}: the sweeper starts its runs itself;"
             " for several machines start several drivers: docs/clusters.md"
         )
+    _refuse_trust(settings)
     typed = _by_key([*_spelled(settings.params), *arguments])
     seeds = _seeds(master, typed.pop("seed", None))
     for key in _DRIVERS:
@@ -90,10 +91,18 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         rerun=master.rerun,
         hydra=[o for o in master.hydra.overrides.hydra if not _DRIVERS_HYDRA.match(o)],
         # An arm may give what the specification leaves open, such as the environment.
-        base=load(loader.load_sweep_config(master, [*fixed, *next(iter(arms.values()))])),
+        base=load(loader.load_sweep_config(master, [*fixed, *next(iter(arms.values()))]), fixed),
         master=master,
         loader=loader,
     )
+
+
+def _refuse_trust(settings: Settings) -> None:
+    """Whom to trust is typed: what stands in a specification would look typed to its runs."""
+    given = [*_spelled(settings.params), *shlex.split(" ".join(settings.arms.values()))]
+    for line in given:
+        if line.lstrip("+~").startswith("trust="):
+            raise ConfigError(f"{line} stands in a file: type it instead")
 
 
 def _spelled(params: dict[str, Any]) -> list[str]:

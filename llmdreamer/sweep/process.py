@@ -15,7 +15,7 @@ from llmdreamer.sweep.sources import Outcome, Task
 from llmdreamer.tracking.parent import TRIAL_VARIABLE
 
 # What a resumed run takes from the command line; all else is in its saved configuration.
-_KEPT = ("threads", "device", "tracking.")
+_KEPT = ("threads", "device", "trust", "tracking.")
 # On these a run has written its checkpoint and left: it is asked to, and so may a scheduler.
 _ASKED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT)
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from llmdreamer import foreign
 from llmdreamer.backbones import State, make_backbone
 from llmdreamer.backbones.text import make_table
 from llmdreamer.behavior.actor_critic import Behavior
+from llmdreamer.errors import ConfigError
 from llmdreamer.functional import mode_one_hot, sample_one_hot
+from llmdreamer.training.step import Learner
 from llmdreamer.types import EnvSpec, Latent
 from llmdreamer.world_model.model import WorldModel
 from llmdreamer.world_model.observations import check_keys
 
 if TYPE_CHECKING:
-    from llmdreamer.config import Config
+    from llmdreamer.config import AlgoConfig, Config
+    from llmdreamer.training.optimizer import AgentOptimizer
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,29 @@ class Memory:
 class Agent(nn.Module):
     """World model and behavior, with their weights in one module.
 
+    A variant of the algorithm is a subclass that names other parts, or another `learner`.
+
     Raises:
         ConfigError: if the keys, the backbone or its checkpoint are not there.
     """
+
+    world_model_type: ClassVar[type[WorldModel]] = WorldModel
+    behavior_type: ClassVar[type[Behavior]] = Behavior
 
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         super().__init__()
         self.spec = spec
         check_keys(spec, config.algo)
         backbone = make_backbone(config)
-        text_table = make_table(config) if config.algo.text_keys.encoder else None
-        self.world_model = WorldModel(backbone, spec, config.algo, text_table)
-        self.behavior = Behavior(self.world_model.features, spec, config.algo)
+        texts = config.algo.text_keys.encoder
+        text_table = make_table(config, backbone.vocabulary) if texts else None
+        backbone.vocabulary = None  # the table has it, and takes it to the device
+        self.world_model = self.world_model_type(backbone, spec, config.algo, text_table)
+        self.behavior = self.behavior_type(self.world_model.features, spec, config.algo)
+
+    def learner(self, optimizer: AgentOptimizer, algo: AlgoConfig) -> Learner:
+        """What trains this agent, an update at a time."""
+        return Learner(self, optimizer, algo)
 
     def initial(self, streams: int) -> Memory:
         """An empty memory; the first row's `is_first` makes its contents irrelevant."""
@@ -88,3 +103,20 @@ class Agent(nn.Module):
         policy = self.behavior.actor(features)
         action = policy.sample() if explore else policy.mode()
         return action, Memory(stoch, action, state)
+
+
+def make_agent(config: Config, spec: EnvSpec) -> Agent:
+    """The agent of `config`: ours, or the variant that `algo.agent` names.
+
+    Raises:
+        ConfigError: as `Agent`, or if that is not there, or makes no agent.
+    """
+    name = config.algo.agent
+    if name is None:
+        return Agent(config, spec)
+    made = foreign.call("algo.agent", name, config.trust, [config, spec], config.algo.options)
+    if not isinstance(made, Agent):
+        raise ConfigError(
+            f"algo.agent={name}: makes a {type(made).__name__}, not a llmdreamer.training.agent.Agent"
+        )
+    return made

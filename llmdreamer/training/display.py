@@ -23,9 +23,9 @@ FIELDS = "updates {updates} | return {episode_return} | loss {loss} | {speed} up
 class Display:
     """The progress of one run, in environment steps. Use as a context manager."""
 
-    def __init__(self, total: int, done: int, updates: int) -> None:
-        self._console = Console()
-        self._live = self._console.is_terminal
+    def __init__(self, total: int, done: int, updates: int, *, quiet: bool = False) -> None:
+        self._console = Console(quiet=quiet)
+        self._live = self._console.is_terminal and not quiet
         self._fields: dict[str, Any] = {
             "updates": str(updates),
             "episode_return": "-",

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from llmdreamer import parallel
 from llmdreamer.config import arm, parse_objectives, to_yaml
 from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
+from llmdreamer.tracking.record import Status
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
@@ -40,6 +42,9 @@ class TrainResult:
 def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> TrainResult:
     """Run `config` in `run_dir` to its end, going on from the newest checkpoint if it resumes.
 
+    Of several processes that torchrun started, the first evaluates, records and writes checkpoints, in its
+    `run_dir`.
+
     Args:
         overrides: what was typed on the command line, for the record.
 
@@ -47,6 +52,11 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         ConfigError: if something asked for is not there: before training.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
+    with parallel.joined():
+        return _train(config, parallel.of_the_first(run_dir), overrides)
+
+
+def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
     prepare_torch(config)
     trainer = Trainer(config, run_dir)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
@@ -57,24 +67,28 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         saved = checkpoints.newest(trainer.device)
         trainer.load_state_dict(saved["trainer"])
         cursor = int(saved["metrics_offset"])
-    (run_dir / "config.yaml").write_text(to_yaml(config))
-    uri = resolve_uri(config.tracking.uri, Path.cwd())
-    info = _run_info(config, run_dir, overrides)
-    tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
+    tracker = _tracker(config, run_dir, overrides, cursor) if parallel.is_first() else None
+    status: Status = "FAILED"
     try:
         with Interrupts() as interrupts:
             run = Run(config, run_dir, trainer, checkpoints, tracker)
             result = run.to_the_end(interrupts)
-    except Stopped:
-        tracker.finish("KILLED")
-        raise
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        status = "FINISHED"
+    except (Stopped, KeyboardInterrupt):
+        status = "KILLED"
         raise
     finally:
         trainer.close()
-    tracker.finish("FINISHED")
+        if tracker is not None:
+            tracker.finish(status)
     return result
+
+
+def _tracker(config: Config, run_dir: Path, overrides: Sequence[str], cursor: int) -> Tracker:
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    uri = resolve_uri(config.tracking.uri, Path.cwd())
+    info = _run_info(config, run_dir, overrides)
+    return Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
 
 
 class Run:
@@ -86,7 +100,7 @@ class Run:
         run_dir: Path,
         trainer: Trainer,
         checkpoints: Checkpoints,
-        tracker: Tracker,
+        tracker: Tracker | None,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -98,21 +112,27 @@ class Run:
         self._updates_before = trainer.updates
 
     def to_the_end(self, interrupts: Interrupts) -> TrainResult:
-        """Train for the rest of the budget, evaluate, and say where everything lies."""
+        """Train for the rest of the budget, evaluate, and say where everything lies.
+
+        All processes return what the first has found.
+        """
         config, trainer = self.config, self.trainer
         total = config.algo.total_steps
         if trainer.policy_step == 0:
             self._log(trainer.counts())
-        budget = total * config.env.action_repeat
-        with Display(budget, trainer.env_step, trainer.updates) as display:
+        budget, quiet = total * config.env.action_repeat, self.tracker is None
+        with Display(budget, trainer.env_step, trainer.updates, quiet=quiet) as display:
             while trainer.policy_step < total:
                 self._step(display)
-                if interrupts.received is not None:
+                if (received := parallel.largest(interrupts.received or 0)) > 0:
                     self._save(display)
-                    display.say(f"stopped; go on with: python run.py resume={self.run_dir}")
-                    raise Stopped(interrupts.received)
+                    trust = f" trust=[{','.join(config.trust)}]" if config.trust else ""
+                    display.say(f"stopped; go on with: python run.py resume={self.run_dir}{trust}")
+                    raise Stopped(received)
             self._save(display)
-        return self._finish()
+        result = parallel.of_the_first(self._finish())
+        assert result is not None
+        return result
 
     def _step(self, display: Display) -> None:
         config, trainer = self.config, self.trainer
@@ -125,7 +145,8 @@ class Run:
             self._flush(display)
         display.update(trainer.env_step)
         ending = trainer.policy_step >= config.algo.total_steps
-        if _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending:
+        due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
+        if due and self.tracker is not None:
             with trainer.clock.stage("evaluation"):
                 result = evaluate(trainer.agent, config.env, config.eval.episodes, config.seed)
             self._log(result.metrics())
@@ -143,23 +164,24 @@ class Run:
         trainer = self.trainer
         # One copy off the device for all of them.
         rows = torch.stack([torch.stack(list(row.values())).float() for row in self._pending])
-        means = dict(zip(self._pending[0], rows.mean(0).tolist(), strict=True))
+        mean = parallel.mean(rows.mean(0))
+        means = dict(zip(self._pending[0], mean.tolist(), strict=True))
         self._pending.clear()
         elapsed, shares = trainer.clock.read()
         speed = (trainer.updates - self._updates_before) / elapsed
         self._updates_before = trainer.updates
         learned_on = max(1, trainer.policy_step - trainer.prefill)
         algo = self.config.algo
-        rows_per_update = algo.per_rank_batch_size * algo.per_rank_sequence_length
-        ratio = trainer.updates / learned_on
+        rows_per_batch = algo.per_rank_batch_size * algo.per_rank_sequence_length
+        ratio = trainer.updates * parallel.size() / learned_on
         means |= {
             "time/updates_per_second": speed,
             **{f"time/{stage}_share": share for stage, share in shares.items()},
-            "compute/flops": trainer.updates * trainer.flops_per_update,
+            "compute/flops": trainer.updates * parallel.size() * trainer.flops_per_update,
             "system/peak_memory_bytes": peak_memory(trainer.device),
             "replay/updates": float(trainer.updates),
             "replay/ratio": ratio,
-            "replay/train_ratio": ratio * rows_per_update,
+            "replay/train_ratio": ratio * rows_per_batch,
         }
         self._log(means)
         display.update(
@@ -171,6 +193,8 @@ class Run:
 
     def _log(self, metrics: dict[str, float]) -> None:
         self.last |= metrics
+        if self.tracker is None:
+            return
         with self.trainer.clock.stage("tracking"):
             self.tracker.log(metrics, self.trainer.env_step)
 
@@ -178,10 +202,17 @@ class Run:
         trainer = self.trainer
         self._flush(display)  # what is not logged yet would be lost to the resumed run
         with trainer.clock.stage("checkpoint"):
-            state = {"trainer": trainer.state_dict(), "metrics_offset": self.tracker.offset()}
-            self.checkpoints.save(state, trainer.policy_step)
+            own = trainer.state_dict()
+            if self.tracker is not None:
+                state = {"trainer": own, "metrics_offset": self.tracker.offset()}
+                self.checkpoints.save(state, trainer.policy_step)
+            # torchrun ends all when one leaves: none may while the first still writes.
+            parallel.wait_for_all()
 
-    def _finish(self) -> TrainResult:
+    def _finish(self) -> TrainResult | None:
+        """The last evaluation and what the run leaves; None in all processes but the first."""
+        if self.tracker is None:
+            return None
         config, trainer = self.config, self.trainer
         result = evaluate(trainer.agent, config.env, config.eval.final_episodes, config.seed)
         self._log(result.metrics())
@@ -212,7 +243,7 @@ def prepare_torch(config: Config) -> None:
 
 def _crossed(trainer: Trainer, every: int) -> bool:
     """Whether the last policy step passed a multiple of `every`; never if that is 0."""
-    before = trainer.policy_step - trainer.config.env.num_envs
+    before = trainer.policy_step - trainer.config.env.num_envs * parallel.size()
     return every > 0 and trainer.policy_step // every > before // every
 
 

@@ -1,17 +1,22 @@
-"""The optimiser of the whole agent: LaProp with adaptive gradient clipping, rates by parameter group."""
+"""The optimiser of the whole agent: LaProp or Adam, with rates and clipping by parameter group."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from llmdreamer import parallel
+from llmdreamer.errors import ConfigError
 from llmdreamer.types import Metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import OptimizerConfig
+
+BEHAVIOR = ("actor", "critic")
+"""Parts of `Agent.behavior` that Adam has groups for."""
 
 SMALLEST_NORM = 1e-3
 """Tensors of a smaller norm are clipped as if they had this one, or zeros could never grow."""
@@ -82,7 +87,11 @@ def _gradient(param: Tensor) -> Tensor:
 
 
 class AgentOptimizer:
-    """LaProp over three groups (backbone, adapters, the rest), with warm-up and final decay.
+    """LaProp or Adam over groups of parameters, with warm-up and final decay.
+
+    LaProp has three groups: backbone, adapters, the rest. Adam is the recipe of 2023
+    (arXiv:2301.04104v1): actor and critic are groups of their own, and the gradients of world model, actor
+    and critic are each clipped by their norm.
 
     For the first `thaw` updates the backbone stays still, so that it is not pulled about by heads that
     know nothing yet; its own warm-up begins when it joins.
@@ -92,31 +101,44 @@ class AgentOptimizer:
         self.config = config
         self.total_updates = max(1, total_updates)
         self.updates = 0
-        groups = _groups(agent)
-        rates = {"backbone": config.backbone_lr, "lora": config.lora_lr, "rest": None}
-        self.rates = {name: config.lr if (rate := rates[name]) is None else rate for name in groups}
-        self.laprop = LaProp(
-            [{"params": params, "name": name} for name, params in groups.items()],
-            config.lr,
-            (config.beta1, config.beta2),
-            config.eps,
-            config.agc,
-        )
+        groups = _groups(agent, BEHAVIOR if config.kind == "adam" else ())
+        behavior = config.behavior_rate * config.lr
+        rates = {"backbone": config.backbone_lr, "lora": config.lora_lr}
+        rates |= dict.fromkeys(BEHAVIOR, behavior)
+        self.rates = {
+            name: config.lr if (rate := rates.get(name)) is None else rate for name in groups
+        }
+        self.inner = _optimizer(groups, config)
 
     def step(self, loss: Tensor) -> Metrics:
-        """Descend one step on `loss`."""
-        for group in self.laprop.param_groups:
+        """Descend one step on `loss`, or on its mean over the processes that there are."""
+        for group in self.inner.param_groups:
             still = self.config.thaw if group["name"] == "backbone" else 0
             group["lr"] = self._schedule(still) * self.rates[group["name"]]
-        self.laprop.zero_grad(set_to_none=True)
+        self.inner.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        parallel.average_gradients(
+            param for group in self.inner.param_groups for param in group["params"]
+        )
         norms = {
             f"optimizer/{group['name']}_gradient_norm": _norm(group["params"])
-            for group in self.laprop.param_groups
+            for group in self.inner.param_groups
         }
-        self.laprop.step()
+        self._clip()
+        self.inner.step()
         self.updates += 1
         return norms
+
+    def _clip(self) -> None:
+        """Scale the gradients of world model, actor and critic down to their largest norms."""
+        world: list[Tensor] = []
+        for group in self.inner.param_groups:
+            if group["name"] not in BEHAVIOR:
+                world += group["params"]
+            elif self.config.behavior_clip is not None:
+                nn.utils.clip_grad_norm_(group["params"], self.config.behavior_clip)
+        if self.config.clip is not None:
+            nn.utils.clip_grad_norm_(world, self.config.clip)
 
     def _schedule(self, still: int) -> float:
         """Share of the full rate at this update: zero, linear rise, plateau, linear fall."""
@@ -129,19 +151,47 @@ class AgentOptimizer:
         return rise * fall
 
     def state_dict(self) -> dict[str, Any]:
-        return {"updates": self.updates, "laprop": self.laprop.state_dict()}
+        return {"updates": self.updates, self.config.kind: self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            ConfigError: if the state is of another kind of optimiser.
+        """
+        if self.config.kind not in state:
+            raise ConfigError(
+                f"algo.optimizer.kind={self.config.kind}: the checkpoint is of another kind"
+            )
         self.updates = state["updates"]
-        self.laprop.load_state_dict(state["laprop"])
+        self.inner.load_state_dict(state[self.config.kind])
 
 
-def _groups(agent: nn.Module) -> dict[str, list[Tensor]]:
-    """The parameters that train, by the rate they train at; empty groups are left out."""
-    groups: dict[str, list[Tensor]] = {"backbone": [], "lora": [], "rest": []}
+def _optimizer(groups: dict[str, list[Tensor]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    named: list[dict[str, Any]] = [
+        {"params": params, "name": name} for name, params in groups.items()
+    ]
+    betas = (config.beta1, config.beta2)
+    if config.kind == "laprop":
+        assert config.agc is not None, "config.checks sees to it"
+        return LaProp(named, config.lr, betas, config.eps, config.agc)
+    for group in named:
+        if group["name"] in BEHAVIOR and config.behavior_eps is not None:
+            group["eps"] = config.behavior_eps
+    return torch.optim.Adam(named, config.lr, betas, config.eps)
+
+
+def _groups(agent: nn.Module, apart: Sequence[str]) -> dict[str, list[Tensor]]:
+    """The parameters that train, by the rate they train at; empty groups are left out.
+
+    Args:
+        apart: parts of the agent's behavior that are groups of their own.
+    """
+    groups: dict[str, list[Tensor]] = {name: [] for name in ("backbone", "lora", "rest", *apart)}
     for name, param in agent.named_parameters():
         if param.requires_grad:
-            kind = "lora" if ".lora_" in name else "backbone" if ".backbone." in name else "rest"
+            part = next((one for one in apart if name.startswith(f"behavior.{one}.")), "rest")
+            kind = "lora" if ".lora_" in name else "backbone" if ".backbone." in name else part
             groups[kind].append(param)
     return {kind: params for kind, params in groups.items() if params}
 

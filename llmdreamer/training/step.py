@@ -9,12 +9,12 @@ from torch import Tensor
 
 from llmdreamer.behavior.actor_critic import Replayed
 from llmdreamer.behavior.imagine import imagine
-from llmdreamer.training.agent import Agent
-from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.types import Latent, Metrics, SequenceBatch
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
+    from llmdreamer.training.agent import Agent
+    from llmdreamer.training.optimizer import AgentOptimizer
 
 
 class Learner:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from llmdreamer import parallel
 from llmdreamer.envs import make_vector
 from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit, SequenceReplay
-from llmdreamer.training.agent import Agent
+from llmdreamer.training.agent import Agent, make_agent
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
 from llmdreamer.training.optimizer import AgentOptimizer
-from llmdreamer.training.step import Learner
 from llmdreamer.types import Metrics, SequenceBatch
 
 if TYPE_CHECKING:
@@ -25,40 +26,58 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROCESS_SEED = 7_000_003
+"""Between the seeds of two processes of a run; evaluation's are elsewhere."""
+
 
 class Trainer:
-    """Environments, replay, agent and optimiser of one run."""
+    """Environments, replay, agent and optimiser of one run, or of one of its processes.
+
+    Of several processes each has its own environments, replay and noise. `policy_step` and `env_step` count
+    the steps of all.
+
+    Raises:
+        ConfigError: if something asked for is not there, or so many processes would never train.
+    """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         torch.manual_seed(config.seed)
-        algo = config.algo
+        algo, processes, rank = config.algo, parallel.size(), parallel.rank()
+        _check_processes(config, processes)
+        seed = (config.seed + rank * PROCESS_SEED) % 2**32
         assert algo.learning_starts is not None, "config.load fills it in"
         self.config = config
         self.prefill = algo.learning_starts
         self.device = torch_device(config.device)
-        self.envs = make_vector(config.env, config.env.num_envs, config.seed)
-        self.agent = Agent(config, self.envs.spec).to(self.device)
+        self.envs = make_vector(config.env, config.env.num_envs, seed)
+        self.agent = make_agent(config, self.envs.spec).to(self.device)
         self.replay = SequenceReplay(
-            run_dir / "replay",
+            run_dir / ("replay" if rank == 0 else f"replay-{rank}"),
             self.envs.spec,
             config.env.num_envs,
-            config.replay.capacity,
+            config.replay.capacity // processes,
             algo.per_rank_sequence_length,
-            config.seed,
+            seed,
         )
-        total_updates = int(algo.replay_ratio * (algo.total_steps - self.prefill))
+        # An update of n processes reads n batches, so there are n times fewer of them.
+        ratio = algo.replay_ratio / processes
+        total_updates = int(ratio * (algo.total_steps - self.prefill))
         self.optimizer = AgentOptimizer(self.agent, algo.optimizer, total_updates)
-        self.learner = Learner(self.agent, self.optimizer, algo)
-        self.credit = ReplayCredit(algo.replay_ratio)
-        self.collector = Collector(self.envs, self.agent, self.replay, config.seed)
+        self.learner = self.agent.learner(self.optimizer, algo)
+        self.credit = ReplayCredit(ratio)
+        self.collector = Collector(self.envs, self.agent, self.replay, seed)
+        self._ready = False
         self.clock = Clock()
         # Counted at the run's first update and kept: counting takes other kernels, which round
         # differently, so a resumed run must not do it again.
         self.flops_per_update = 0.0
+        parallel.share_weights(self.agent)
+        if rank > 0:  # the weights are drawn alike, all else is not
+            torch.manual_seed(seed)
 
     @property
     def policy_step(self) -> int:
-        return self.collector.policy_step
+        return self.collector.policy_step * parallel.size()
 
     @property
     def env_step(self) -> int:
@@ -75,7 +94,9 @@ class Trainer:
 
     def learn(self) -> list[Metrics]:
         """The gradient updates that the replay ratio owes by now."""
-        if not self.replay.ready:
+        # Streams differ by their episodes' ends, and an update is made by all or by none.
+        self._ready = self._ready or parallel.all_of(self.replay.ready)
+        if not self._ready:
             return []
         due = self.credit.due(self.policy_step, self.prefill)
         return [self._update() for _ in range(due)]
@@ -94,7 +115,10 @@ class Trainer:
         if self.device.type == "cpu":
             return batch
         return SequenceBatch(
-            {key: value.to(self.device) for key, value in batch.observations.items()},
+            {
+                key: value if self.envs.spec.kind(key) == "text" else value.to(self.device)
+                for key, value in batch.observations.items()
+            },
             batch.action.to(self.device),
             batch.reward.to(self.device),
             batch.is_first.to(self.device),
@@ -102,15 +126,23 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that moves; the replay's rows are on the disk when this returns."""
+        """All that moves, of all processes on the first of them; replay's rows are on the disk then."""
         self.replay.flush()
-        state = {
+        first, *others = parallel.collected(self._own_state()) or [{}]
+        return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "credit": self.credit.state_dict(),
+            "flops_per_update": self.flops_per_update,
+            **first,
+            "others": others,
+        }
+
+    def _own_state(self) -> dict[str, Any]:
+        """What processes do not share."""
+        state = {
             "replay": self.replay.state_dict(),
             "collector": self.collector.state_dict(),
-            "flops_per_update": self.flops_per_update,
             "torch_rng": torch.get_rng_state(),
         }
         if self.device.type == "cuda":
@@ -121,12 +153,19 @@ class Trainer:
         """Go on from `state_dict`; the replay is cut back to where it was.
 
         Raises:
-            ConfigError: if the checkpoint is of an agent of another shape.
+            ConfigError: if the checkpoint is of an agent of another shape, or of more or fewer processes.
         """
+        others = state.get("others", [])
+        if len(others) + 1 != parallel.size():
+            raise ConfigError(
+                f"the checkpoint is of {len(others) + 1} processes, this run has {parallel.size()}:"
+                " start it with torchrun --nproc-per-node"
+            )
         load_agent(self.agent, state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.credit.load_state_dict(state["credit"])
         self.flops_per_update = state["flops_per_update"]
+        state = [state, *others][parallel.rank()]
         self.replay.load_state_dict(state["replay"])
         if not self.collector.load_state_dict(state["collector"]):
             log.warning(
@@ -183,7 +222,7 @@ def restore_agent(config: Config, checkpoints: Checkpoints) -> Agent:
     state = checkpoints.newest(device)["trainer"]["agent"]
     envs = make_vector(config.env, 1, config.seed)
     envs.close()
-    agent = Agent(config, envs.spec).to(device)
+    agent = make_agent(config, envs.spec).to(device)
     load_agent(agent, state)
     return agent
 
@@ -195,7 +234,10 @@ def torch_device(name: str) -> torch.device:
         ConfigError: if it is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    # Of several processes on a machine each has a device of its own, unless one is named.
+    if name == "cuda" and parallel.size() > 1:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     device = torch.device(name)
     if device.type == "cuda":
         there = torch.cuda.device_count()
@@ -204,6 +246,16 @@ def torch_device(name: str) -> torch.device:
                 f"device={name}: this machine has {there} CUDA devices; device=cpu works"
             )
     return device
+
+
+def _check_processes(config: Config, processes: int) -> None:
+    """What `config.checks` sees to for one process, for several of them."""
+    envs, rows = config.env.num_envs * processes, config.algo.per_rank_sequence_length + 1
+    if processes > 1 and config.algo.total_steps // envs < rows:
+        raise ConfigError(
+            f"nothing would train: algo.total_steps={config.algo.total_steps} in {envs} environments of"
+            f" {processes} processes never fills a sequence of {rows} rows"
+        )
 
 
 def _count(module: nn.Module, *, trainable: bool) -> float:

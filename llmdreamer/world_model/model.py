@@ -85,8 +85,12 @@ class WorldModel(nn.Module):
         self.deter_norm = nn.RMSNorm(backbone.width, 1e-4)
         self.prior = CategoricalHead(backbone.width, prior_units, 1, stoch, config.unimix)
         self.decoder = ObservationDecoder(self.features, spec, algo)
-        self.reward = TwoHotHead(self.features, units, layers, algo.critic.bins)
-        self.continues = ContinueHead(self.features, units, layers, algo.gamma)
+        self.reward = TwoHotHead(
+            self.features, units, layers, algo.critic.bins, algo.critic.bins_in_symlog
+        )
+        self.continues = ContinueHead(
+            self.features, units, layers, algo.gamma, config.continue_learns_gamma
+        )
 
     def observe(self, batch: SequenceBatch) -> Observed:
         """The loss on a batch, and the latents it went through.
@@ -181,7 +185,9 @@ class WorldModel(nn.Module):
 
     def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Expected reward on arriving at a state, and its discount (0 where it ends): (...), (...)."""
-        return self.reward.mean(self.reward(features)), self.continues(features).sigmoid()
+        return self.reward.mean(self.reward(features)), self.continues.discount(
+            self.continues(features)
+        )
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

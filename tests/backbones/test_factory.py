@@ -5,7 +5,7 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.backbones.catalogue import CATALOGUE
+from llmdreamer.catalogue import CATALOGUE
 from llmdreamer.errors import ConfigError
 
 torch.set_num_threads(1)

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from llmdreamer.backbones import text
+from llmdreamer.backbones import make_backbone, text
 from llmdreamer.backbones.text import ByteTable, TextEncoder, TokenTable, make_table
 
 torch.set_num_threads(1)
@@ -37,14 +37,20 @@ def checkpoint(tmp_path_factory):
 
 
 def pretrained(compose, path):
-    return compose("backbone=gpt2", "pretrained=true", f"backbone.path={path}")
+    keys = ["algo.text_keys.encoder=[mission]", "algo.mlp_keys.encoder=[]"]
+    return compose("backbone=gpt2", "pretrained=true", f"backbone.path={path}", *keys)
+
+
+def table(config):
+    """As the agent has it: the words come with the backbone, if it is a pretrained one."""
+    return make_table(config, make_backbone(config).vocabulary)
 
 
 @pytest.fixture(params=["bytes", "tokens"])
 def encoder(request, compose, checkpoint):
     config = compose() if request.param == "bytes" else pretrained(compose, checkpoint)
     torch.manual_seed(0)
-    return TextEncoder(make_table(config), ["mission"], 16)
+    return TextEncoder(table(config), ["mission"], 16)
 
 
 def read(encoder: TextEncoder, *texts: str) -> torch.Tensor:
@@ -85,11 +91,11 @@ def test_all_that_trains_has_a_gradient_and_the_models_table_has_none(encoder):
 def test_tokens_are_the_tokenizers_and_vectors_the_models(compose, checkpoint):
     from transformers import GPT2Model
 
-    table = make_table(pretrained(compose, checkpoint))
-    assert isinstance(table, TokenTable)
-    assert table.ids(GO.encode()) == [0, 1, 2, 3, 5]
+    tokens = table(pretrained(compose, checkpoint))
+    assert isinstance(tokens, TokenTable)
+    assert tokens.ids(GO.encode()) == [0, 1, 2, 3, 5]
     weight = GPT2Model.from_pretrained(checkpoint).wte.weight.detach()
-    close(table(GO.encode()), weight[[0, 1, 2, 3, 5]] / weight.square().mean().sqrt())
+    close(tokens(GO.encode()), weight[[0, 1, 2, 3, 5]] / weight.square().mean().sqrt())
 
 
 def test_an_equal_text_is_tokenized_once():
@@ -113,8 +119,8 @@ def test_a_checkpoint_without_a_tokenizer_is_read_by_bytes_and_says_so(
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
     with caplog.at_level(logging.WARNING, logger=text.__name__):
-        table = make_table(pretrained(compose, tmp_path))
-    assert isinstance(table, ByteTable)
+        read_with = table(pretrained(compose, tmp_path))
+    assert isinstance(read_with, ByteTable)
     assert f"{tmp_path} has no tokenizer" in caplog.text
 
 
@@ -124,12 +130,20 @@ def test_a_damaged_tokenizer_is_one_line(compose, tmp_path, checkpoint):
     (tmp_path / "tokenizer.json").write_text("{")
     (tmp_path / "tokenizer_config.json").unlink(missing_ok=True)
     with pytest.raises(ValueError, match="its tokenizer cannot be read"):
-        make_table(pretrained(compose, tmp_path))
+        table(pretrained(compose, tmp_path))
 
 
 def test_a_hub_model_without_its_tokenizer_is_one_line(compose):
     with pytest.raises(
         ValueError, match="algo.text_keys needs the tokenizer of nobody/nothing"
     ) as e:
-        make_table(pretrained(compose, "nobody/nothing"))
+        make_table(pretrained(compose, "nobody/nothing"), torch.ones(8, 2))
     assert "\n" not in str(e.value)
+
+
+def test_words_are_kept_only_to_read_texts_with(compose, checkpoint):
+    path = f"backbone.path={checkpoint}"
+    assert make_backbone(compose("pretrained=true", path)).vocabulary is None
+    backbone = make_backbone(pretrained(compose, checkpoint))
+    assert backbone.vocabulary.shape == (8, 32)
+    assert not [name for name in backbone.state_dict() if "vocabulary" in name or "wte" in name]

@@ -122,6 +122,26 @@ def test_what_a_backbone_is_not_asked_for(compose, overrides, message):
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["kind=adm"], "algo.optimizer.kind=adm: choose from laprop, adam; did you mean 'adam'?"),
+        (["kind=adam"], "algo.optimizer.agc=0.3 is for kind=laprop: set it to null, and clip"),
+        (["agc=null"], "algo.optimizer.agc=null: kind=laprop clips by it"),
+        (["clip=1000"], "algo.optimizer.clip=1000.0 is for kind=adam"),
+        (["behavior_clip=100"], "algo.optimizer.behavior_clip=100.0 is for kind=adam"),
+        (["behavior_eps=1e-5"], "algo.optimizer.behavior_eps=1e-05 is for kind=adam"),
+        (["behavior_rate=0.3"], "algo.optimizer.behavior_rate=0.3 is for kind=adam"),
+    ],
+)
+def test_a_constant_of_one_optimiser_is_not_silently_left_unread_by_the_other(
+    compose, overrides, message
+):
+    with pytest.raises(ConfigError) as error:
+        compose(*[f"algo.optimizer.{override}" for override in overrides])
+    assert message in str(error.value)
+
+
 def test_pretrained_weights_that_train_whole_may_wait(compose):
     assert compose("pretrained=true", "algo.optimizer.thaw=5").algo.optimizer.thaw == 5
 

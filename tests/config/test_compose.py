@@ -50,6 +50,32 @@ def test_the_seed_experiment_has_the_seed_documents_values(compose):
     assert (cfg.peft, cfg.pretrained) == (True, False)
 
 
+def test_the_recipe_of_2023_has_its_papers_values(compose):
+    algo = compose("algo=dreamer_v3_2023", "model=S").algo
+    optimizer, world = algo.optimizer, algo.world_model
+    assert (optimizer.kind, optimizer.lr, optimizer.eps, optimizer.clip) == (
+        "adam",
+        1e-4,
+        1e-8,
+        1e3,
+    )
+    assert optimizer.behavior_rate * optimizer.lr == pytest.approx(3e-5)
+    assert (optimizer.behavior_eps, optimizer.behavior_clip) == (1e-5, 100)
+    assert (optimizer.beta1, optimizer.beta2, optimizer.warmup, optimizer.anneal) == (
+        0.9,
+        0.999,
+        0,
+        0,
+    )
+    assert (world.kl_dynamic, world.kl_representation, world.kl_free_nats) == (0.5, 0.1, 1)
+    assert not world.continue_learns_gamma
+    assert (algo.critic.replay_loss, algo.critic.slow_rate) == (0, 0.02)
+    assert algo.critic.bins_in_symlog
+    norm = algo.return_norm
+    assert (norm.decay, norm.low, norm.high, norm.minimum_scale) == (0.99, 0.05, 0.95, 1)
+    assert (algo.horizon, algo.lmbda, algo.actor.ent_coef) == (15, 0.95, 3e-4)
+
+
 def test_a_typed_value_beats_the_experiment(compose):
     cfg = compose("exp=llm_dreamer_v3", "peft=false", "model=XS", "env=acrobot")
     assert (cfg.peft, cfg.size, cfg.env.id) == (False, "XS", "Acrobot-v1")

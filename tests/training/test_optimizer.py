@@ -1,12 +1,14 @@
-"""LaProp, its clipping, its schedule and its groups, against plain NumPy and numbers by hand."""
+"""LaProp and Adam, their clipping, schedule and groups, against plain NumPy and numbers by hand."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from llmdreamer.errors import ConfigError
 from llmdreamer.training.optimizer import AgentOptimizer, LaProp
 
 torch.set_num_threads(1)
@@ -68,7 +70,7 @@ def make(compose):
 
 
 def rates(optimizer):
-    return {group["name"]: group["lr"] for group in optimizer.laprop.param_groups}
+    return {group["name"]: group["lr"] for group in optimizer.inner.param_groups}
 
 
 def test_backbone_adapters_and_the_rest_have_rates_of_their_own(make):
@@ -132,3 +134,69 @@ def test_a_resumed_optimizer_goes_on_as_if_never_stopped(make):
     steps(other, resumed, 3)
     for left, right in zip(toy.parameters(), other.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+class Parts(nn.Module):
+    """A world model of two tensors and a behavior of two parts, with gradients given by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.world_model = nn.Module()
+        self.world_model.backbone = nn.Linear(2, 1, bias=False)
+        self.world_model.head = nn.Linear(2, 1, bias=False)
+        self.behavior = nn.Module()
+        self.behavior.actor = nn.Linear(2, 1, bias=False)
+        self.behavior.critic = nn.Linear(2, 1, bias=False)
+
+    def loss(self, gradients):
+        return sum(
+            (param * torch.tensor(gradient)).sum()
+            for param, gradient in zip(self.parameters(), gradients, strict=True)
+        )
+
+
+ADAM = ("kind=adam", "agc=null", "warmup=0", "beta1=0.9", "beta2=0.99")
+
+
+def test_adam_with_clipped_norms_computes_what_its_formulas_say(make):
+    rng = np.random.default_rng(0)
+    parts = Parts()
+    rates = ("lr=0.1", "backbone_lr=0.02", "behavior_rate=0.3", "eps=0.01", "behavior_eps=0.5")
+    optimizer = make(parts, *ADAM, *rates, "clip=2.0", "behavior_clip=0.5")
+    values = [param.detach().numpy().astype(float) for param in parts.parameters()]
+    first, second = ([np.zeros((1, 2)) for _ in values] for _ in range(2))
+    for t in range(1, 5):
+        # The first update is too small to be clipped, in all three parts.
+        gradients = [(0.1 if t == 1 else 3.0) * rng.normal(size=(1, 2)) for _ in values]
+        norms = optimizer.step(parts.loss([gradient.tolist() for gradient in gradients]))
+        world = math.hypot(*(float(x) for i in (0, 1) for x in gradients[i][0]))
+        assert norms["optimizer/critic_gradient_norm"].item() == pytest.approx(
+            np.linalg.norm(gradients[3]), rel=1e-5
+        )
+        for i in range(4):
+            norm, largest = (world, 2.0) if i < 2 else (np.linalg.norm(gradients[i]), 0.5)
+            gradient = gradients[i] * min(1.0, largest / norm)
+            first[i] = 0.9 * first[i] + 0.1 * gradient
+            second[i] = 0.99 * second[i] + 0.01 * gradient**2
+            root = np.sqrt(second[i] / (1 - 0.99**t)) + (0.01 if i < 2 else 0.5)
+            rate = (0.02, 0.1, 0.03, 0.03)[i]
+            values[i] -= rate * first[i] / (1 - 0.9**t) / root
+    for param, value in zip(parts.parameters(), values, strict=True):
+        np.testing.assert_allclose(param.detach().numpy(), value, rtol=2e-5, atol=1e-6)
+
+
+def test_adam_without_norms_does_not_clip(make):
+    parts = Parts()
+    optimizer = make(parts, *ADAM, "lr=0.1", "eps=1.0", "clip=null", "behavior_clip=null")
+    before = parts.behavior.critic.weight.detach().clone()
+    optimizer.step(parts.loss([[[9.0, 0.0]]] * 4))
+    # Its first step is rate * g / (|g| + eps).
+    moved = before - parts.behavior.critic.weight.detach()
+    torch.testing.assert_close(moved, torch.tensor([[0.09, 0.0]]), rtol=1e-4, atol=1e-7)
+
+
+def test_a_checkpoint_of_another_kind_of_optimiser_is_refused(make):
+    adam, laprop = make(Parts(), *ADAM), make(Parts())
+    with pytest.raises(ConfigError, match=r"algo.optimizer.kind=laprop: the checkpoint is of an"):
+        laprop.load_state_dict(adam.state_dict())
+    adam.load_state_dict(copy.deepcopy(adam.state_dict()))

@@ -26,6 +26,7 @@ SMALL = [
 ]
 ARMS = {
     "reference": ["backbone=gru", "posterior=coupled"],
+    "reference-2023": ["algo=dreamer_v3_2023", "backbone=gru", "posterior=coupled"],
     "gru": ["backbone=gru"],
     "scratch": ["backbone=gpt2"],
     "pretrained": ["backbone=gpt2", "pretrained=true"],

@@ -126,3 +126,11 @@ def test_a_coupled_memory_can_be_gone_on_from_anywhere(coupled, batch):
 def test_attention_takes_no_coupled_posterior(compose):
     with pytest.raises(ConfigError, match="posterior=coupled needs a backbone .* backbone=gru"):
         Agent(compose("posterior=coupled"), SPEC)
+
+
+def test_gamma_is_in_the_discount_wherever_it_is_learnt(compose):
+    for recipe, discount in (("dreamer_v3", 0.5), ("dreamer_v3_2023", 0.45)):
+        world = Agent(compose("backbone=gru", f"algo={recipe}", "algo.gamma=0.9"), SPEC).world_model
+        torch.nn.init.zeros_(world.continues.mlp[-1].weight)  # either answer is as likely
+        _, predicted = world.predict(torch.randn(3, world.features))
+        torch.testing.assert_close(predicted, torch.full((3,), discount))

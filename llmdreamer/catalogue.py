@@ -1,4 +1,8 @@
-"""The sizes of every backbone: its published checkpoint, and its shape when trained from scratch."""
+"""Every backbone by name: where it is made, its published checkpoints, and its shapes from scratch.
+
+All that the rest of the program knows of a family is here. The configuration reads it too, so it
+imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +26,19 @@ class Shape:
 
 @dataclass(frozen=True)
 class Family:
-    """A named backbone: the architecture behind it, as transformers calls it, and its sizes."""
+    """A named backbone.
 
-    model_type: str
+    Args:
+        model_type: the architecture behind it, as transformers calls it; None if it is none of theirs.
+        sizes: its shapes.
+        factory: dotted name of the function that makes it from the configuration.
+        language_model: whether it has weights to load and layers to adapt (`pretrained`, `peft`).
+    """
+
+    model_type: str | None
     sizes: Mapping[str, Shape]
+    factory: str = "llmdreamer.backbones.huggingface.make_huggingface"
+    language_model: bool = True
 
 
 def _gpt2(width: int, layers: int, heads: int, positions: int, name: str | None = None) -> Shape:
@@ -132,12 +145,43 @@ CATALOGUE: dict[str, Family] = {
     ),
     # A GRU of width D has 6 D² weights: these widths give it gpt2's count (12 D² a layer) to 1%.
     "gru": Family(
-        "gru",
+        None,
         {"XS": Shape(256, 1), "S": Shape(3764, 1), "M": Shape(7096, 1), "L": Shape(10864, 1)},
+        "llmdreamer.backbones.gru.make_gru",
+        language_model=False,
     ),
 }
 ANY = "hf"
-"""The backbone that is any causal model of transformers, which brings its own shape."""
+"""The backbone that is any causal model of transformers, which brings its own type and shape."""
+
+# How an architecture of transformers is run: as attention under our mask, if it is listed with the
+# kind of its positions; by our scan, if it has one; else by windows that are encoded anew. The laws
+# of tests/backbones are tested for all that are listed.
+ROTARY = frozenset(
+    ["gemma3_text", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "qwen2", "qwen3"]
+    + ["smollm3", "stablelm", "starcoder2"]
+)
+LEARNED = frozenset({"gpt2"})
+SCANS = {"mamba": "llmdreamer.backbones.mamba.mix", "mamba2": "llmdreamer.backbones.mamba2.mix"}
+"""What runs a layer of a state-space model, see `llmdreamer.backbones.statespace`."""
+LORA_TARGETS = {"mamba": ["in_proj"], "mamba2": ["in_proj"]}
+"""The layers that adapters go into, where peft has no default of its own."""
+
+
+def family_of(name: str) -> Family:
+    """The family of a backbone's name; `hf` is one without sizes.
+
+    Raises:
+        ConfigError: if there is no such backbone.
+    """
+    if name == ANY:
+        return Family(None, {})
+    if name not in CATALOGUE:
+        names = [*CATALOGUE, ANY]
+        raise ConfigError(
+            f"backbone={name}: choose from {', '.join(names)}{did_you_mean(name, names)}"
+        )
+    return CATALOGUE[name]
 
 
 def shape_of(name: str, size: str) -> Shape:
@@ -146,12 +190,7 @@ def shape_of(name: str, size: str) -> Shape:
     Raises:
         ConfigError: if there is no such backbone, or it has no such size.
     """
-    if name not in CATALOGUE:
-        names = [*CATALOGUE, ANY]
-        raise ConfigError(
-            f"backbone={name}: choose from {', '.join(names)}{did_you_mean(name, names)}"
-        )
-    sizes = CATALOGUE[name].sizes
+    sizes = family_of(name).sizes
     if size not in sizes:
         raise ConfigError(f"backbone={name} has no size {size}; choose from {', '.join(sizes)}")
     return sizes[size]

@@ -1,0 +1,1 @@
+"""Options for `hydra.searchpath=[pkg://llmdreamer_example.conf]`."""

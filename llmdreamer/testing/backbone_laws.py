@@ -1,0 +1,204 @@
+"""The laws of `llmdreamer.backbones.Backbone`, to be tested for every implementation, whoever's it is.
+
+@pytest.mark.parametrize("law", LAWS)
+def test_the_backbone_keeps_the_law(law):
+    law(make_my_backbone().eval())
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from llmdreamer.backbones import Backbone
+
+B, T = 3, 12
+LONG = 150
+"""Tokens of a long episode: more than the smallest size of GPT-2 has positions."""
+
+LAST = torch.full((B, 1), T - 1)
+# Episodes begin in the middle, twice in a row, at the last row, and, in row 0, not even at the start.
+RESETS = [(0, 5), (1, 0), (1, 3), (1, 4), (2, 0), (2, 11)]
+
+
+def close(left: Tensor, right: Tensor) -> None:
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=2e-5)
+
+
+def packed(backbone: Backbone) -> tuple[Tensor, Tensor]:
+    """Three sequences with episodes that begin anywhere: tokens (B, T, D) and is_first (B, T)."""
+    generator = torch.Generator().manual_seed(1)
+    is_first = torch.zeros(B, T, dtype=torch.bool)
+    for row, t in RESETS:
+        is_first[row, t] = True
+    return torch.randn(B, T, backbone.width, generator=generator), is_first
+
+
+def encode(backbone: Backbone, tokens: Tensor) -> Tensor:
+    """One episode alone, (T, D) -> (T, D)."""
+    none = torch.zeros(1, len(tokens), dtype=torch.bool)
+    return backbone.observe(tokens.unsqueeze(0), none)[0][0]
+
+
+def _start(is_first: Tensor, row: int, t: int) -> int:
+    """The row that the episode of (row, t) begins at."""
+    return max([0, *[s for s in range(t + 1) if is_first[row, s]]])
+
+
+@torch.no_grad()
+def a_packed_sequence_gives_what_each_episode_gives_alone(backbone: Backbone) -> None:
+    tokens, is_first = packed(backbone)
+    deter, _ = backbone.observe(tokens, is_first)
+    assert deter.shape == tokens.shape
+    for row in range(B):
+        starts = sorted({0, *[t for t in range(T) if is_first[row, t]]})
+        for start, end in zip(starts, [*starts[1:], T], strict=True):
+            close(deter[row, start:end], encode(backbone, tokens[row, start:end]))
+
+
+@torch.no_grad()
+def observe_gives_what_step_gives_token_by_token(backbone: Backbone) -> None:
+    tokens, is_first = packed(backbone)
+    deter, _ = backbone.observe(tokens, is_first)
+    state = backbone.initial(B)
+    for t in range(T):
+        stepped, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
+        close(stepped, deter[:, t])
+
+
+@torch.no_grad()
+def steps_from_a_selected_state_give_what_encoding_its_prefix_anew_gives(
+    backbone: Backbone,
+) -> None:
+    tokens, is_first = packed(backbone)
+    _, states = backbone.observe(tokens, is_first)
+    _dream_on(backbone, states)
+
+
+def _dream_on(backbone: Backbone, states: object) -> None:
+    """Steps from `states`, of the packed sequences, against encoding all anew."""
+    tokens, is_first = packed(backbone)
+    indices = torch.tensor([[0, 4, 5, 11], [2, 3, 4, 11], [1, 3, 10, 11]])
+    state = backbone.select(states, indices)
+    dreamt = torch.randn(indices.numel(), 6, backbone.width)
+    steps = []
+    for t in range(6):
+        deter, state = backbone.step(dreamt[:, t], state)
+        steps.append(deter)
+    for n, (row, t) in enumerate((r, int(t)) for r in range(B) for t in indices[r]):
+        prefix = tokens[row, _start(is_first, row, t) : t + 1]
+        anew = encode(backbone, torch.cat([prefix, dreamt[n]]))
+        close(torch.stack(steps, 1)[n], anew[len(prefix) :])
+
+
+@torch.no_grad()
+def selecting_leaves_the_observed_states_as_they_were(backbone: Backbone) -> None:
+    tokens, is_first = packed(backbone)
+    _, states = backbone.observe(tokens, is_first)
+    token = torch.randn(B, backbone.width)
+    first, _ = backbone.step(token, backbone.select(states, LAST))
+    second, _ = backbone.step(token, backbone.select(states, LAST))
+    assert torch.equal(first, second)
+
+
+@torch.no_grad()
+def a_reset_empties_the_masked_streams_only(backbone: Backbone) -> None:
+    tokens, _ = packed(backbone)
+    state = backbone.initial(B)
+    for t in range(3):
+        deter, state = backbone.step(tokens[:, t], state)
+    state = backbone.reset(state, torch.tensor([False, True, False]))
+    deter, _ = backbone.step(tokens[:, 3], state)
+    close(deter[1], encode(backbone, tokens[1, 3:4])[0])
+    close(deter[2], encode(backbone, tokens[2, :4])[3])
+
+
+@torch.no_grad()
+def a_state_survives_being_written_down(backbone: Backbone) -> None:
+    tokens, _ = packed(backbone)
+    state = backbone.initial(B)
+    for t in range(5):
+        _, state = backbone.step(tokens[:, t], state)
+    saved = {key: value.clone() for key, value in backbone.state_dict_of(state).items()}
+    assert all(isinstance(value, Tensor) for value in saved.values())
+    going_on, _ = backbone.step(tokens[:, 5], state)
+    resumed, _ = backbone.step(tokens[:, 5], backbone.state_from_dict(saved))
+    assert torch.equal(going_on, resumed)
+
+
+def an_empty_memory_survives_being_written_down(backbone: Backbone) -> None:
+    state = backbone.state_from_dict(backbone.state_dict_of(backbone.initial(2)))
+    token = torch.randn(2, backbone.width)
+    assert torch.equal(backbone.step(token, state)[0], backbone.step(token, backbone.initial(2))[0])
+
+
+@torch.no_grad()
+def a_long_episode_is_acted_in_as_it_is_trained_on(backbone: Backbone) -> None:
+    tokens = torch.randn(1, LONG, backbone.width)
+    deter = encode(backbone, tokens[0])
+    state = backbone.initial(1)
+    for t in range(LONG):
+        stepped, state = backbone.step(tokens[:, t], state)
+        close(stepped[0], deter[t])
+
+
+@torch.no_grad()
+def under_autocast_acting_stays_near_training(backbone: Backbone) -> None:
+    tokens, is_first = packed(backbone)
+    with torch.autocast("cpu", torch.bfloat16):
+        deter, states = backbone.observe(tokens, is_first)
+        state = backbone.initial(B)
+        for t in range(T):
+            stepped, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
+            assert (stepped - deter[:, t]).abs().max() < 0.02 * deter.abs().max()
+        selected = backbone.select(states, LAST)
+        token = torch.randn(B, backbone.width)
+        left, right = backbone.step(token, state)[0], backbone.step(token, selected)[0]
+    assert (left - right).abs().max() < 0.02 * deter.abs().max()
+
+
+def a_gradient_reaches_every_token_and_none_from_another_episode(backbone: Backbone) -> None:
+    tokens, is_first = packed(backbone)
+    tokens.requires_grad_()
+    deter, states = backbone.observe(tokens, is_first)
+    # Row 1's third episode begins at 4.
+    deter[1, 4:].pow(2).sum().backward()  # type: ignore[no-untyped-call]
+    assert tokens.grad is not None
+    reached = tokens.grad.abs().sum(-1) > 0
+    assert reached[1, 4:].all() and reached.sum() == T - 4
+    # What is dreamt on from there has a gradient only if rows may be observed by such steps.
+    selected = backbone.select(states, LAST)
+    assert not any(part.requires_grad for part in backbone.state_dict_of(selected).values())
+    _, state = backbone.step(torch.randn(B, backbone.width), selected)
+    parts = backbone.state_dict_of(state).values()
+    assert any(part.requires_grad for part in parts) == backbone.recurrent
+
+
+@torch.no_grad()
+def stacked_steps_are_what_observe_leaves(backbone: Backbone) -> None:
+    """Of a recurrent backbone; nothing is asked of others."""
+    if not backbone.recurrent:
+        return
+    tokens, is_first = packed(backbone)
+    state, states = backbone.initial(B), []
+    for t in range(T):
+        _, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
+        states.append(state)
+    _dream_on(backbone, backbone.stack(states))
+
+
+LAWS: list[Callable[[Backbone], None]] = [
+    a_packed_sequence_gives_what_each_episode_gives_alone,
+    observe_gives_what_step_gives_token_by_token,
+    steps_from_a_selected_state_give_what_encoding_its_prefix_anew_gives,
+    selecting_leaves_the_observed_states_as_they_were,
+    a_reset_empties_the_masked_streams_only,
+    a_state_survives_being_written_down,
+    an_empty_memory_survives_being_written_down,
+    a_long_episode_is_acted_in_as_it_is_trained_on,
+    under_autocast_acting_stays_near_training,
+    a_gradient_reaches_every_token_and_none_from_another_episode,
+    stacked_steps_are_what_observe_leaves,
+]

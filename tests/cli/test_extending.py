@@ -1,0 +1,114 @@
+"""Code of another package: installed for real, run by the user's word, and by no file's."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+SEARCH = "hydra.searchpath=[pkg://llmdreamer_example.conf]"
+WORD = "trust=[llmdreamer_example]"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """examples/llmdreamer_example, built and installed where nothing else lies."""
+    target = tmp_path_factory.mktemp("packages")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--no-input",
+        "--disable-pip-version-check",
+        "install",
+        "-q",
+    ]
+    offline = ["--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    source = str(ROOT / "examples" / "llmdreamer_example")
+    subprocess.run([*pip, *offline, source], check=True, capture_output=True, timeout=120)
+    return target
+
+
+def typed(installed, folder, *argv):
+    path = os.pathsep.join([str(ROOT), str(installed)])
+    return subprocess.run(
+        [sys.executable, *argv],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": path, "LLMDREAMER_FULL_ERROR": "0"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def refused(done, *lines):
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert all(line in done.stderr for line in lines)
+
+
+def test_another_packages_backbone_environment_and_variant_train_by_the_users_word(
+    installed, tmp_path
+):
+    run = str(ROOT / "run.py")
+    theirs = [SEARCH, "backbone=minlstm", "algo=signs", "env=thermostat"]
+    refused(
+        typed(installed, tmp_path, run, *theirs),
+        "=llmdreamer_example.",
+        f"is code of another package: type {WORD} to let it run",
+    )
+    assert list(tmp_path.iterdir()) == []
+
+    small = ["algo.total_steps=48", "algo.learning_starts=44", "eval.every=0", "run_name=first"]
+    small += ["backbone.options.width=64", "eval.final_episodes=1", "checkpoint.every=40"]
+    done = typed(installed, tmp_path, run, *theirs, WORD, *small)
+    assert done.returncode == 0, done.stderr
+    assert "evaluation return" in done.stdout
+
+    # A saved configuration is data of whoever wrote it: the word is typed again.
+    again = [run, "resume=outputs/first", "algo.total_steps=52"]
+    refused(typed(installed, tmp_path, *again), f"type {WORD} to let it run")
+    looked_at = ["-m", "llmdreamer.evaluate", "outputs/first", "--episodes", "1"]
+    refused(typed(installed, tmp_path, *looked_at), f"type {WORD} to let it run")
+    done = typed(installed, tmp_path, *looked_at, "--trust", "llmdreamer_example")
+    assert (done.returncode, done.stdout[:7]) == (0, "return ")
+
+
+@pytest.fixture
+def written(tmp_path_factory):
+    """A folder of options that say whom to trust."""
+    folder = tmp_path_factory.mktemp("options")
+    for group, text in (
+        ("exp/own", "trust: [os]\nbackbone: {name: x, factory: os.system}"),
+        ("sweeps/own", "hydra: {sweeper: {params: {trust: '[os]', seed: [1, 2]}}}"),
+        ("sweeps/arms", "hydra: {sweeper: {arms: {a: 'trust=[os] seed=3'}}}"),
+    ):
+        path = folder / f"{group}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"# @package _global_\n{text}\n")
+    return f"hydra.searchpath=[file://{folder}]"
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["exp=own"], "trust=[os] stands in a file: type it instead\n"),
+        (["-m", "sweeps=own"], "trust=[os] stands in a file: type it instead\n"),
+        (["-m", "sweeps=arms"], "trust=[os] stands in a file: type it instead\n"),
+        (["exp=own", "trust=[sys]"], "backbone.factory=os.system is code of another package: type"),
+    ],
+)
+def test_no_file_says_whom_to_trust(command, written, tmp_path, argv, line):
+    code, _, err = command(written, *argv)
+    assert (code, err.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
+    assert line in err
+
+
+def test_hydras_own_whitelist_opens_by_the_same_word(command, training):
+    theirs = "+hydra.callbacks.theirs._target_=lightroom.callback.Listener"
+    assert command(theirs)[0] == command(theirs, "trust=[light]")[0] == 2
+    assert command(theirs, "trust=[lightroom]")[0] == 0
+    assert len(training.runs) == 1

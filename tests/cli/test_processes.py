@@ -1,0 +1,93 @@
+"""A run of two processes, as torchrun starts it: lived apart, recorded once, resumed by as many."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import run
+from llmdreamer.cli import rundir
+from llmdreamer.tracking.spool import read
+from llmdreamer.training.checkpoint import Checkpoints
+
+ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+RUN = (
+    "threads=1",
+    "backbone=gru",
+    "run_name=two",
+    "replay_ratio=0.2",
+    "algo.total_steps=72",
+    "algo.learning_starts=32",
+    "algo.per_rank_batch_size=2",
+    "algo.per_rank_sequence_length=8",
+    "algo.imag_starts=2",
+    "algo.horizon=3",
+    "algo.dense_units=16",
+    "eval.every=60",
+    "eval.episodes=1",
+    "eval.final_episodes=1",
+    "tracking.log_every=2",
+)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """The folder where two processes have trained."""
+    folder = tmp_path_factory.mktemp("two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, str(ROOT / "run.py"), *RUN],
+        cwd=folder,
+        env=os.environ | {"TMPDIR": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("evaluation return") == 1
+    return folder
+
+
+def test_a_run_of_two_processes_is_recorded_once(two):
+    assert [path.name for path in (two / "outputs").iterdir()] == ["two"]
+    rows = list(read(two / "outputs" / "two" / "metrics.jsonl"))
+    steps = [row.env_step for row in rows]
+    assert steps == sorted(steps) and steps[-1] == 72
+    # 40 steps of both after the prefill owe 8 updates at 0.2, which two batches each make 4.
+    last = [row.metrics for row in rows if "replay/updates" in row.metrics][-1]
+    assert last["replay/updates"] == 4
+    assert last["replay/ratio"] == pytest.approx(0.2)
+    assert last["replay/train_ratio"] == pytest.approx(0.2 * 2 * 8)
+    assert sum("eval/return" in row.metrics for row in rows) == 2
+
+
+def test_two_processes_live_apart(two):
+    folder = two / "outputs" / "two"
+    state = Checkpoints(folder / "checkpoints", 2).newest(torch.device("cpu"))["trainer"]
+    (other,) = state["others"]
+    assert not torch.equal(state["torch_rng"], other["torch_rng"])
+    assert (folder / "replay").is_dir() and (folder / "replay-1").is_dir()
+    seen = [own["collector"]["rows"]["observations"]["state"] for own in (state, other)]
+    assert not torch.equal(*seen)
+
+
+def test_one_process_does_not_go_on_for_two(two, monkeypatch, capsys):
+    monkeypatch.chdir(two)
+    monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", ["run.py", "resume=outputs/two", "algo.total_steps=80"])
+    assert run.main() == 2
+    assert "is of 2 processes, this run has 1: start it with torchrun" in capsys.readouterr().err
+
+
+def test_only_the_first_process_chooses_a_folder(command, training, monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setattr(rundir.tempfile, "tempdir", str(tmp_path / "own"))
+    (tmp_path / "own").mkdir()
+    for rank, parent in (("0", tmp_path / "outputs"), ("1", tmp_path / "own")):
+        monkeypatch.setenv("RANK", rank)
+        assert command("run_name=x")[0] == 0
+        assert training.runs[-1][1].parent == parent

@@ -81,7 +81,7 @@ class Update:
         self._time(agent.behavior, "replay_loss", "behaviour")
         self._time(agent.behavior, "update_slow_critic", "behaviour")
         self._time(optimizer, "step", "backward")
-        self._time(optimizer.laprop, "step", "optimiser", within="backward")
+        self._time(optimizer.inner, "step", "optimiser", within="backward")
 
     def _time(self, owner: Any, name: str, phase: str, within: str | None = None) -> None:
         call: Callable[..., Any] = getattr(owner, name)

@@ -88,6 +88,7 @@ RANGES: dict[str, Rule] = {
     "algo.optimizer.thaw": at_least(0),
     "algo.optimizer.warmup": at_least(0),
     "algo.optimizer.anneal": share,
+    "algo.optimizer.max_skipped": at_least(1),
     "algo.optimizer.beta1": below(0, 1),
     "algo.optimizer.beta2": below(0, 1),
     "algo.optimizer.eps": positive,

@@ -89,6 +89,7 @@ class OptimizerConfig:
     thaw: int = 0  # with a default, for runs saved before it was there
     warmup: int = MISSING
     anneal: float = MISSING
+    max_skipped: int = 10
     beta1: float = MISSING
     beta2: float = MISSING
     eps: float = MISSING

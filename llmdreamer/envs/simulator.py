@@ -96,7 +96,9 @@ class Simulator:
                 shown[name] = part.encode(plain[name])
             except (KeyError, TypeError, ValueError) as error:
                 raise SimulatorError(f"key '{name}': {error}") from error
-        if not np.isfinite(reward):
+        with np.errstate(over="ignore"):  # one too large for float32, as it is stored, is infinite
+            stored = np.float32(reward)
+        if not np.isfinite(stored):
             raise SimulatorError(f"reward is {reward}")
         return Row(shown, reward, terminated, truncated)
 

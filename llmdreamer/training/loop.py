@@ -20,7 +20,9 @@ from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
+from llmdreamer.training.guard import Diverged
 from llmdreamer.training.interrupts import Interrupts, Stopped
+from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.training.report import commit, plot_returns, summary
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.types import Metrics
@@ -45,6 +47,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 
     Raises:
         ConfigError: if something asked for is not there: before training.
+        Diverged: if numbers stop being finite; it names the last good checkpoint.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     prepare_torch(config)
@@ -68,6 +71,11 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
     except Stopped:
         tracker.finish("KILLED")
         raise
+    except Diverged as error:
+        tracker.finish("FAILED")
+        path = checkpoints.newest_path
+        told = "no checkpoint was written yet" if path is None else f"the last good one is {path}"
+        raise Diverged(f"{error}; {told}") from error
     except BaseException as error:
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         raise
@@ -137,14 +145,19 @@ class Run:
             self._save(display)
 
     def _flush(self, display: Display) -> None:
-        """Log the mean of the metrics of the updates since the last time."""
+        """Log the mean of the metrics of the updates since the last time, skipped ones left out."""
         if not self._pending:
             return
         trainer = self.trainer
         # One copy off the device for all of them.
         rows = torch.stack([torch.stack(list(row.values())).float() for row in self._pending])
-        means = dict(zip(self._pending[0], rows.mean(0).tolist(), strict=True))
+        rows, names = rows.cpu(), list(self._pending[0])
+        sound = rows[:, names.index(SKIPPED)] == 0
+        # With none left, the row says NaN.
+        means = dict(zip(names, rows[sound].mean(0).tolist(), strict=True))
+        del means[SKIPPED]
         self._pending.clear()
+        trainer.guard.look()
         elapsed, shares = trainer.clock.read()
         speed = (trainer.updates - self._updates_before) / elapsed
         self._updates_before = trainer.updates
@@ -157,6 +170,7 @@ class Run:
             **{f"time/{stage}_share": share for stage, share in shares.items()},
             "compute/flops": trainer.updates * trainer.flops_per_update,
             "system/peak_memory_bytes": peak_memory(trainer.device),
+            "optimizer/skipped_updates": float(trainer.guard.skipped),
             "replay/updates": float(trainer.updates),
             "replay/ratio": ratio,
             "replay/train_ratio": ratio * rows_per_update,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmdreamer.config import arm, parse_objectives, to_yaml
+from llmdreamer.config import AUTO, arm, parse_objectives, to_yaml
 from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
@@ -53,8 +53,8 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
     prepare_torch(config)
     trainer = Trainer(config, run_dir)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
-    cursor = 0  # a trial killed before its first checkpoint begins anew in its folder
-    if config.resume is None:
+    cursor = 0  # a run killed before its first checkpoint begins anew in its folder
+    if config.resume in (None, AUTO):
         trainer.replay.clear()
     else:
         saved = checkpoints.newest(trainer.device)

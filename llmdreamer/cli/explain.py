@@ -16,6 +16,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 
+_PLUGIN = "Unknown plugin class"  # which Hydra raises as a bare RuntimeError
 LONGEST = 400  # characters of a line
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
@@ -39,7 +40,8 @@ def explain(error: Exception, task: Callable[..., Any]) -> Told | None:
     if own_frames(error, task) is not None:
         return None
     kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
-    return Told(_flat(_line(error)), ConfigError.exit_code) if isinstance(error, kinds) else None
+    typed = isinstance(error, kinds) or str(error).startswith(_PLUGIN)
+    return Told(_flat(_line(error)), ConfigError.exit_code) if typed else None
 
 
 def _line(error: Exception) -> str:

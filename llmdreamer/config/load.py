@@ -28,7 +28,7 @@ REDACTED = "***"
 # What the same command may say otherwise when it goes on with a run by itself: nothing that has
 # shaped what the run has learned so far.
 _MAY_CHANGE = (
-    *("resume", "device", "threads", "objective", "output_root", "seeds", "rerun"),
+    *("resume", "run_name", "device", "threads", "objective", "output_root", "seeds", "rerun"),
     *("algo.total_steps", "env.processes", "env.max_restarts", "algo.optimizer.max_skipped"),
     *("checkpoint.", "eval.", "tracking."),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
     from llmdreamer.config import Config
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFull(RuntimeError):
+    """Experience cannot be stored any more. What a checkpoint cannot is no error: training goes on."""
+
+    exit_code = 1
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a run leaves: the last value of its (first) objective, and the last evaluation."""
@@ -48,6 +58,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
     Raises:
         ConfigError: if something asked for is not there: before training.
         Diverged: if numbers stop being finite; it names the last good checkpoint.
+        DiskFull: if experience cannot be stored any more.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     prepare_torch(config)
@@ -64,25 +75,32 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
     uri = resolve_uri(config.tracking.uri, Path.cwd())
     info = _run_info(config, run_dir, overrides)
     tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
-    try:
-        with Interrupts() as interrupts:
+    # To the very end: a second signal must not cut short what the first one began.
+    with Interrupts() as interrupts:
+        try:
             run = Run(config, run_dir, trainer, checkpoints, tracker)
             result = run.to_the_end(interrupts)
-    except Stopped:
-        tracker.finish("KILLED")
-        raise
-    except Diverged as error:
-        tracker.finish("FAILED")
-        path = checkpoints.newest_path
+        except BaseException as error:
+            stopped = isinstance(error, Stopped | KeyboardInterrupt)
+            tracker.finish("KILLED" if stopped else "FAILED")
+            _explain(error, run_dir, checkpoints)
+            raise
+        finally:
+            trainer.close()
+        tracker.finish("FINISHED")
+    return result
+
+
+def _explain(error: BaseException, run_dir: Path, checkpoints: Checkpoints) -> None:
+    """Raise, of an error that is no bug of ours, one that says in one line how to go on from it."""
+    path = checkpoints.newest_path
+    if isinstance(error, Diverged):
         told = "no checkpoint was written yet" if path is None else f"the last good one is {path}"
         raise Diverged(f"{error}; {told}") from error
-    except BaseException as error:
-        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
-        raise
-    finally:
-        trainer.close()
-    tracker.finish("FINISHED")
-    return result
+    if isinstance(error, OSError) and error.errno in _FULL:
+        raise DiskFull(
+            f"the disk is full ({error}): make room and go on with: python run.py resume={run_dir}"
+        ) from error
 
 
 class Run:

@@ -1,7 +1,6 @@
 """Lets `tiny` be imported by name, and trains the one finished run that many tests copy."""
 
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import TINY
+from tiny import TINY, wait_only
 
 from llmdreamer.config import Config
 from llmdreamer.tracking import tracker
@@ -18,28 +17,24 @@ from llmdreamer.training.loop import train
 
 @pytest.fixture
 def untracked(monkeypatch):
-    """Rows stay in the run's folder: a process that only waits stands in for the one that uploads."""
-    monkeypatch.setattr(tracker, "_spawn_shipper", _wait)
-
-
-def _wait(folder, uri):
-    return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    """Rows stay in the run's folder."""
+    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
 
 
 @pytest.fixture(scope="session")
 def finished(compose, tmp_path_factory) -> tuple[Config, Path]:
-    """64 policy steps with checkpoints at 32 and 64. Copy it, do not change it."""
-    config = compose(*TINY, "checkpoint.every=32")
+    """64 policy steps, and the checkpoints of the last two of 16, 32, 48, 64. Do not change it."""
+    config = compose(*TINY)
     folder = tmp_path_factory.mktemp("finished") / "run"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracker, "_spawn_shipper", _wait)
+        patch.setattr(tracker, "_spawn_shipper", wait_only)
         train(config, folder)
     return config, folder
 
 
 @pytest.fixture
 def copy(finished, tmp_path) -> tuple[Config, Path]:
-    """That run again, to be harmed."""
+    """That run again, to be harmed, where `run_name=run` finds it."""
     config, folder = finished
-    return config, Path(shutil.copytree(folder, tmp_path / "run"))
+    return config, Path(shutil.copytree(folder, tmp_path / "outputs" / "run"))

@@ -16,7 +16,8 @@ from llmdreamer.training.loop import train
 def going_on(config, folder, steps, max_skipped):
     optimizer = replace(config.algo.optimizer, max_skipped=max_skipped)
     algo = replace(config.algo, total_steps=steps, optimizer=optimizer)
-    return replace(config, resume=str(folder), algo=algo)
+    rarely = replace(config.checkpoint, every=1000)
+    return replace(config, resume=str(folder), algo=algo, checkpoint=rarely)
 
 
 def poison(config, folder, where):

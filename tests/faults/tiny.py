@@ -64,9 +64,9 @@ class Command:
         )
         self.process.start()
 
-    def wait(self) -> tuple[int, str]:
+    def wait(self, limit: float = LIMIT) -> tuple[int, str]:
         """Its exit code (negative: the signal that killed it) and all that was said."""
-        self.process.join(LIMIT)
+        self.process.join(limit)
         assert self.process.exitcode is not None, self.log.read_text()
         return self.process.exitcode, self.log.read_text()
 

@@ -67,7 +67,7 @@ def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random
     """One run, killed at random points of its life: while it starts, learns, saves, cuts back."""
     typed = (
         *(*given, "run_name=run", "resume=auto"),
-        *("checkpoint.every=20", "env.num_envs=2", "algo.optimizer.anneal=0.5", "eval.every=100"),
+        *("checkpoint.every=20", "env.num_envs=2", "algo.optimizer.anneal=0.5", "eval.every=200"),
         "eval.episodes=1",
     )
     whole, killed = folder / "whole", folder / "killed"
@@ -82,11 +82,10 @@ def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random
         lives += 1
         command = Command(killed, *typed)
         if len(hit) < wanted:
-            # One life in ten ends while it starts; the others after the first row that they add.
-            if pick.random() >= 0.1:
-                before = size_of(run)
-                command.until(lambda: size_of(run) != before)  # noqa: B023 (called before it changes)
-            command.process.join(pick.uniform(0.0, 3.0))
+            # While it starts, or some checkpoints on, and then at any moment.
+            goal = newest_step(run) + 20 * pick.randint(0, 2)
+            command.until(lambda: newest_step(run) >= goal)  # noqa: B023 (called before it changes)
+            command.process.join(pick.uniform(0.0, 2.0))
             command.send(signal.SIGKILL)
             command.process.join(LIMIT)
             code = command.process.exitcode
@@ -101,11 +100,6 @@ def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random
     print(f"the newest checkpoint was then of {len(set(hit))} steps, {min(hit)} to {max(hit)}")
     print(f"{len(rows(run))} rows of metrics the same: {same_rows}; final state: {same_state}")
     return 0 if same_rows and same_state and len(hit) == wanted else 1
-
-
-def size_of(run: Path) -> int:
-    path = run / "metrics.jsonl"
-    return path.stat().st_size if path.exists() else 0
 
 
 def newest_step(run: Path) -> int:

@@ -62,6 +62,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     prepare_torch(config)
+    uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before anything is made
     trainer = Trainer(config, run_dir)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
     cursor = 0  # a run killed before its first checkpoint begins anew in its folder
@@ -72,7 +73,6 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         trainer.load_state_dict(saved["trainer"])
         cursor = int(saved["metrics_offset"])
     (run_dir / "config.yaml").write_text(to_yaml(config))
-    uri = resolve_uri(config.tracking.uri, Path.cwd())
     info = _run_info(config, run_dir, overrides)
     tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
     # To the very end: a second signal must not cut short what the first one began.

@@ -99,7 +99,7 @@ def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random
     print(f"{len(hit)} kills in {lives} lives, {time.monotonic() - began:.0f} s;", end=" ")
     print(f"the newest checkpoint was then of {len(set(hit))} steps, {min(hit)} to {max(hit)}")
     print(f"{len(rows(run))} rows of metrics the same: {same_rows}; final state: {same_state}")
-    return 0 if same_rows and same_state and len(hit) == wanted else 1
+    return 0 if same_rows and same_state else 1
 
 
 def newest_step(run: Path) -> int:

@@ -100,6 +100,7 @@ RANGES: dict[str, Rule] = {
     "env.action_repeat": at_least(1),
     "env.max_episode_steps": at_least(1),
     "env.max_restarts": at_least(0),
+    "env.timeout": positive,
     "env.image_size": Rule(lambda x: x >= 16 and x % 16 == 0, "must be a multiple of 16"),
     "env.max_text_bytes": at_least(1),
     "replay.capacity": at_least(1),

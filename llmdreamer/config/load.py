@@ -29,7 +29,13 @@ REDACTED = "***"
 # shaped what the run has learned so far.
 _MAY_CHANGE = (
     *("resume", "run_name", "device", "threads", "objective", "output_root", "seeds", "rerun"),
-    *("algo.total_steps", "env.processes", "env.max_restarts", "algo.optimizer.max_skipped"),
+    *(
+        "algo.total_steps",
+        "env.processes",
+        "env.max_restarts",
+        "env.timeout",
+        "algo.optimizer.max_skipped",
+    ),
     *("checkpoint.", "eval.", "tracking."),
 )
 _SECRET_KEY = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credentials?)$", re.I)

@@ -145,6 +145,7 @@ class EnvConfig:
     max_episode_steps: int | None = None
     processes: bool = False
     max_restarts: int = 10
+    timeout: float | None = 300.0
     image_size: int = 64
     max_text_bytes: int = 128
     vector_scale: dict[str, list[float]] = field(default_factory=dict)

@@ -71,7 +71,8 @@ class Command:
         return self.process.exitcode, self.log.read_text()
 
     def send(self, signum: int) -> None:
-        os.kill(self.process.pid, signum)  # type: ignore[arg-type]
+        if self.process.is_alive():  # which also reaps it, so that its number is still its own
+            os.kill(self.process.pid, signum)  # type: ignore[arg-type]
 
     def until(self, happened: Callable[[], bool]) -> bool:
         """Wait for something; False if the process ends before."""

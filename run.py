@@ -19,11 +19,15 @@ cli.register()
 
 @hydra.main(config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=cli.TRUSTED)
 @cli.job
-def run(cfg: DictConfig) -> float:
+def run(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
-    settings = config.load(cfg, hydra_cfg.overrides.task)
     folder = Path(hydra_cfg.runtime.output_dir)
-    with membership(folder):  # of a sweep, if a sweep started this process
+    with membership(folder):
+        # Read only now: who held the folder before may have left a checkpoint to go on from.
+        settings = config.load(cfg, hydra_cfg.overrides.task)
+        if cfg.resume == config.AUTO and cli.finished(settings):
+            print(f"{folder} is finished: {settings.algo.total_steps} policy steps are done")
+            return None
         # Imported late: --help, --cfg and every refusal above do without torch.
         from llmdreamer.training.loop import train
 

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -91,6 +92,10 @@ def load_pretrained(
         )
     except ConfigError:
         raise
+    except UnpicklingError as error:
+        raise ConfigError(
+            f"{source} holds more than tensors, and was not loaded: give it as safetensors"
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         if local or not isinstance(error, OSError):
             raise ConfigError(f"backbone.path={source}: {_reason(error)}") from error

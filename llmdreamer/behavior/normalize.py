@@ -30,12 +30,14 @@ class ReturnNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
-        """Move towards the percentiles of `returns`, of any shape, of all processes."""
+        """Move towards the percentiles of `returns`, of any shape, of all processes, if they are finite."""
         returns = parallel.gathered(returns.detach())
         ends = torch.tensor([self.config.low, self.config.high], device=returns.device)
         low, high = torch.quantile(returns.flatten().float(), ends)
-        self.low.lerp_(low, 1 - self.config.decay)
-        self.high.lerp_(high, 1 - self.config.decay)
+        # Once NaN, a moving average stays NaN. Decided on the device, which is not waited for.
+        finite = (high - low).isfinite()
+        self.low.lerp_(torch.where(finite, low, self.low), 1 - self.config.decay)
+        self.high.lerp_(torch.where(finite, high, self.high), 1 - self.config.decay)
 
     @property
     def scale(self) -> Tensor:

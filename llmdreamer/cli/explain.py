@@ -17,6 +17,7 @@ from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 
 OPEN = ("env.kwargs.", "backbone.options.", "algo.options.")  # whose keys are not ours
+_PLUGIN = "Unknown plugin class"  # which Hydra raises as a bare RuntimeError
 LONGEST = 400  # characters of a line
 _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
 
@@ -40,7 +41,8 @@ def explain(error: Exception, task: Callable[..., Any]) -> Told | None:
     if own_frames(error, task) is not None:
         return None
     kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
-    return Told(_flat(_line(error)), ConfigError.exit_code) if isinstance(error, kinds) else None
+    typed = isinstance(error, kinds) or str(error).startswith(_PLUGIN)
+    return Told(_flat(_line(error)), ConfigError.exit_code) if typed else None
 
 
 def _line(error: Exception) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.config import Config, arm, load
+from llmdreamer.config import AUTO, Config, arm, folder_in, from_yaml, load
 from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.folder import is_finished
 from llmdreamer.sweep.settings import SWEEPER
 
 
@@ -33,18 +34,24 @@ def run_dir(cfg: Config, started: str) -> Path:
     Raises:
         ConfigError: if the folder would lie outside output_root, holds a run, or cannot be written.
     """
-    if cfg.resume is not None:
-        return Path(cfg.resume)
-    root = Path(cfg.output_root).expanduser()
+    if cfg.resume not in (None, AUTO):
+        return Path(str(cfg.resume))
     default = f"{started}_{arm(cfg)}_{cfg.env.id}_{cfg.seed}"
     name = cfg.run_name if cfg.run_name is not None else re.sub(r"[^A-Za-z0-9._-]", "-", default)
-    folder = root / name
-    if not folder.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(f"run_name={name}: {folder} leads outside output_root={root}")
-    if (folder / "config.yaml").exists():
+    folder = folder_in(cfg.output_root, name)
+    # What lies there with resume=auto was stopped before its first checkpoint.
+    if cfg.resume is None and (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} holds a run: go on with resume={folder}, or change run_name")
     _check_writable(folder)
     return folder
+
+
+def finished(cfg: Config) -> bool:
+    """Return whether the run that `cfg` resumes has come to its end, and is not to be made longer."""
+    folder = Path(str(cfg.resume))
+    if cfg.resume in (None, AUTO) or not is_finished(folder):
+        return False
+    return from_yaml(folder / "config.yaml").algo.total_steps >= cfg.algo.total_steps
 
 
 def _check_writable(folder: Path) -> None:

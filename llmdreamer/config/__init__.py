@@ -1,7 +1,7 @@
 """Every configuration value: its type (schema), its range (checks), its way in and out (load)."""
 
 from llmdreamer.config.checks import RANGES, arm, check, is_language_model
-from llmdreamer.config.load import GROUPS, from_yaml, load, register, to_yaml
+from llmdreamer.config.load import AUTO, GROUPS, folder_in, from_yaml, load, register, to_yaml
 from llmdreamer.config.objective import Objective, parse_objectives
 from llmdreamer.config.schema import (
     ActorConfig,
@@ -28,6 +28,7 @@ from llmdreamer.config.schema import (
 from llmdreamer.errors import ConfigError
 
 __all__ = [
+    "AUTO",
     "GROUPS",
     "RANGES",
     "ActorConfig",
@@ -53,6 +54,7 @@ __all__ = [
     "WorldModelConfig",
     "arm",
     "check",
+    "folder_in",
     "from_yaml",
     "is_language_model",
     "leaves",

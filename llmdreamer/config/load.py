@@ -22,7 +22,22 @@ from llmdreamer.config.schema import Config, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 
 GROUPS = ("algo", "model", "backbone", "lora", "env", "exp", "sweeps")
+AUTO = "auto"
+"""`resume=auto`: go on with the run called `run_name`, or begin it."""
 REDACTED = "***"
+# What the same command may say otherwise when it goes on with a run by itself: nothing that has
+# shaped what the run has learned so far.
+_MAY_CHANGE = (
+    *("resume", "run_name", "device", "threads", "objective", "output_root", "seeds", "rerun"),
+    *(
+        "algo.total_steps",
+        "env.processes",
+        "env.max_restarts",
+        "env.timeout",
+        "algo.optimizer.max_skipped",
+    ),
+    *("checkpoint.", "eval.", "tracking."),
+)
 _SECRET_KEY = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credentials?)$", re.I)
 _USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -39,6 +54,7 @@ def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     """Return the composed configuration typed, complete and checked.
 
     With `resume`, the run's own saved configuration, changed only by the `overrides` typed beside it.
+    With `resume=auto` and a run to go on with, its folder is in `resume`; without, `auto` stays there.
 
     Args:
         cfg: as Hydra composed it; a `hydra` node is ignored.
@@ -57,12 +73,24 @@ def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(_first_line(error)) from error
     if composed.trust and not any(_key(override) == "trust" for override in overrides):
         raise ConfigError(f"trust={_spelled(composed.trust)} stands in a file: type it instead")
+    if composed.resume == AUTO:
+        return _automatic(composed)
     if composed.resume is not None:
         composed = _continued(composed, overrides)
-    config = _typed(composed)
-    _fill(config)
-    check(config)
-    return config
+    return _complete(composed)
+
+
+def folder_in(output_root: str, name: str) -> Path:
+    """Return the folder of a run by its name.
+
+    Raises:
+        ConfigError: if it would lie outside output_root.
+    """
+    root = Path(output_root).expanduser()
+    folder = root / name
+    if not folder.resolve().is_relative_to(root.resolve()):
+        raise ConfigError(f"run_name={name}: {folder} leads outside output_root={root}")
+    return folder
 
 
 def to_yaml(cfg: Config) -> str:
@@ -95,6 +123,13 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
     config = _typed(saved)
     config.trust = list(trust)
+    check(config)
+    return config
+
+
+def _complete(cfg: Any) -> Config:
+    config = _typed(cfg)
+    _fill(config)
     check(config)
     return config
 
@@ -153,6 +188,30 @@ def _key(override: str) -> str:
 
 def _spelled(names: Sequence[str]) -> str:
     return f"[{','.join(names)}]"
+
+
+def _automatic(composed: Any) -> Config:
+    """The configuration as typed; if the run called so has a checkpoint, that run's, which must agree."""
+    typed = _complete(composed)
+    if typed.run_name is None:
+        raise ConfigError("resume=auto: give run_name=..., the run to look for")
+    folder = folder_in(typed.output_root, typed.run_name)
+    if not (folder / "config.yaml").exists() or not any(folder.glob("checkpoints/step-*.pt")):
+        return typed
+    saved = OmegaConf.structured(from_yaml(folder / "config.yaml", composed.trust))
+    now = OmegaConf.structured(typed)
+    for leaf in leaves():
+        was, wanted = OmegaConf.select(saved, leaf), OmegaConf.select(now, leaf)
+        if leaf.startswith(_MAY_CHANGE) or REDACTED in str(was):
+            OmegaConf.update(saved, leaf, wanted)
+        # A null was filled in when the run began, perhaps for another length.
+        elif was != wanted and OmegaConf.select(composed, leaf) is not None:
+            raise ConfigError(
+                f"resume=auto: {folder} was begun with {leaf}={was}, this command has {wanted};"
+                f" change run_name, or type resume={folder} {leaf}={wanted}"
+            )
+    OmegaConf.update(saved, "resume", str(folder))
+    return _complete(saved)
 
 
 def _related(one: str, other: str) -> bool:

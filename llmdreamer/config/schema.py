@@ -92,6 +92,7 @@ class OptimizerConfig:
     thaw: int = 0  # with a default, for runs saved before it was there
     warmup: int = MISSING
     anneal: float = MISSING
+    max_skipped: int = 10
     beta1: float = MISSING
     beta2: float = MISSING
     eps: float = MISSING
@@ -157,6 +158,7 @@ class EnvConfig:
     max_episode_steps: int | None = None
     processes: bool = False
     max_restarts: int = 10
+    timeout: float | None = 300.0
     image_size: int = 64
     max_text_bytes: int = 128
     vector_scale: dict[str, list[float]] = field(default_factory=dict)

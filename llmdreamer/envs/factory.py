@@ -63,6 +63,7 @@ def make_vector(cfg: EnvConfig, num_envs: int, seed: int, render: bool = False) 
         cfg.action_repeat,
         cfg.processes,
         cfg.max_restarts,
+        cfg.timeout,
     )
     return VectorEnv([partial(make_env, cfg, render)] * num_envs, seed, options)
 

@@ -96,7 +96,9 @@ class Simulator:
                 shown[name] = part.encode(plain[name])
             except (KeyError, TypeError, ValueError) as error:
                 raise SimulatorError(f"key '{name}': {error}") from error
-        if not np.isfinite(reward):
+        with np.errstate(over="ignore"):  # one too large for float32, as it is stored, is infinite
+            stored = np.float32(reward)
+        if not np.isfinite(stored):
             raise SimulatorError(f"reward is {reward}")
         return Row(shown, reward, terminated, truncated)
 
@@ -154,12 +156,13 @@ class LocalSeat:
 
 
 class ProcessSeat:
-    """An environment in a process of its own, which may die without taking this one along.
+    """An environment in a process of its own, which may die or hang without taking this one along.
 
     Spawned, not forked: a fork would copy torch's threads in the middle of what they hold.
     """
 
-    def __init__(self, make: Make, frames: Frames) -> None:
+    def __init__(self, make: Make, frames: Frames, timeout: float | None = None) -> None:
+        self._timeout = timeout  # seconds for an answer
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, make, frames), daemon=True)
@@ -167,7 +170,7 @@ class ProcessSeat:
         theirs.close()  # so that its death closes the pipe
 
     def settle(self) -> None:
-        self.keys, self.actions = self.receive()
+        self.keys, self.actions = self._receive(None)  # a simulator may be fetched and compiled
 
     def send(self, method: str, *args: Any) -> None:
         try:
@@ -176,7 +179,13 @@ class ProcessSeat:
             log.debug("the environment's process is gone; receive() tells it")
 
     def receive(self) -> Any:
+        return self._receive(self._timeout)
+
+    def _receive(self, timeout: float | None) -> Any:
         try:
+            if not self._pipe.poll(timeout):
+                self.process.kill()
+                raise SimulatorError(f"no answer in {timeout} s; its process was killed")
             error, value = self._pipe.recv()
         except (EOFError, OSError) as gone:
             self.process.join(PATIENCE)

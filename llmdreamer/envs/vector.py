@@ -45,6 +45,7 @@ class VectorOptions:
     action_repeat: int = 1  # told on `spec`; the environments already repeat
     processes: bool = False
     max_restarts: int = 0
+    timeout: float | None = None
 
 
 class VectorEnv:
@@ -53,9 +54,9 @@ class VectorEnv:
     There is no autoreset: after an episode's last row the caller resets that environment, so every
     row an episode shows is seen once and in order.
 
-    An environment that raises, shows a number that is not finite, or whose process dies is made
-    anew, `max_restarts` times in all. Then `step` returns the first row of its next episode: the
-    one under way ended, cut off, with the row before.
+    An environment that raises, shows a number that is not finite, or whose process dies or does not
+    answer is made anew, `max_restarts` times in all. Then `step` returns the first row of its next
+    episode: the one under way ended, cut off, with the row before.
 
     Args:
         makers: of environments alike, at least one. To run in processes they must pickle.
@@ -206,8 +207,9 @@ class VectorEnv:
                 raise ConfigError(f"environment {i} cannot be started: {error}") from error
 
     def _seat(self, make: Make) -> Seat:
-        kind = ProcessSeat if self._options.processes else LocalSeat
-        return kind(make, self._options.frames)
+        if self._options.processes:
+            return ProcessSeat(make, self._options.frames, self._options.timeout)
+        return LocalSeat(make, self._options.frames)
 
     def _begin(self, index: int) -> None:
         """Take the first row of an episode whose reset was asked for, however many attempts it needs."""

@@ -1,4 +1,4 @@
-"""The other end of a sweep: what the process of a trial does because it is one.
+"""A run's hold on its folder; and the other end of a sweep: what a trial's process does as one.
 
 A driver gives it its identity in two environment variables: `LLMDREAMER_DRIVER`, the driver's
 process id, and `LLMDREAMER_TRIAL`, the tags of its MLflow run as JSON.
@@ -14,25 +14,34 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llmdreamer.errors import ConfigError
+
 DRIVER_VARIABLE = "LLMDREAMER_DRIVER"
+LOCK = "run.lock"  # in the run's folder
 LOOK_EVERY = 0.5  # seconds between two looks at whether the driver lives
 
 
 @contextmanager
 def membership(folder: Path) -> Iterator[None]:
-    """Hold the run's folder alone, and stop when the driver is gone. Outside a sweep, do nothing.
+    """Hold the run's folder alone. In a sweep, also stop when the driver is gone.
 
-    A process that a killed driver left behind may still be writing its last checkpoint here:
-    whoever comes next waits for its end.
+    A process that a killed driver left behind may still be writing its last checkpoint here: in a
+    sweep, whoever comes next waits for its end. The lock is the operating system's and ends with the
+    process, however that ends.
+
+    Raises:
+        ConfigError: outside a sweep, if another process holds the folder.
     """
-    driver = os.environ.get(DRIVER_VARIABLE)
-    if driver is None:
-        yield
-        return
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
-    threading.Thread(target=_follow, args=(int(driver),), daemon=True).start()
-    with FileLock(folder / "trial.lock"):
+    driver = os.environ.get(DRIVER_VARIABLE)
+    if driver is not None:
+        threading.Thread(target=_follow, args=(int(driver),), daemon=True).start()
+    try:
+        held = FileLock(folder / LOCK).acquire(timeout=0 if driver is None else -1)
+    except Timeout:
+        raise ConfigError(f"{folder} is in use: another process trains in it") from None
+    with held:
         yield
 
 

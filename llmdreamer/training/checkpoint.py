@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import pickle
 import re
 from pathlib import Path
 from typing import IO, Any, cast
@@ -58,15 +59,17 @@ class Checkpoints:
         """The newest checkpoint whose bytes are what they were.
 
         Raises:
-            ConfigError: if there is none.
+            ConfigError: if there is none, or it holds more than tensors and plain types.
         """
+        damaged: list[str] = []
         for path in self._paths():
             with open(path, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
             if found == path.stem.rsplit("-", 1)[1]:
-                state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-                return state
-            log.warning("%s is damaged: trying the one before it", path)
+                if damaged:
+                    log.warning("damaged: %s; going on from %s", ", ".join(damaged), path)
+                return _load(path, device)
+            damaged.append(str(path))
         raise ConfigError(f"missing checkpoint: {self.folder} holds no undamaged one")
 
     @property
@@ -78,6 +81,20 @@ class Checkpoints:
         """Newest first. Two of one step, which only a resumed run can leave, are the same run's."""
         paths = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
         return sorted(paths, key=lambda path: (path.name[:17], path.stat().st_mtime), reverse=True)
+
+
+def _load(path: Path, device: torch.device) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        # Its bytes are as they were written, so it was not a Checkpoints that wrote them.
+        raise ConfigError(
+            f"{path} is no checkpoint of a run: it holds more than tensors and plain values, and"
+            " was not loaded"
+        ) from error
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path} is no checkpoint of a run: it holds a {type(state).__name__}")
+    return state
 
 
 class _Hashing:

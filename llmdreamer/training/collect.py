@@ -13,6 +13,7 @@ from torch import Tensor
 from llmdreamer.envs import VectorEnv
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.training.agent import Agent, Memory
+from llmdreamer.training.guard import Diverged
 from llmdreamer.types import TimeStep
 
 
@@ -40,7 +41,11 @@ class Collector:
         self._lengths = np.zeros(envs.num_envs, np.int64)
 
     def step(self, *, explore_at_random: bool) -> list[Episode]:
-        """Act once in every environment; the episodes that ended by it."""
+        """Act once in every environment; the episodes that ended by it.
+
+        Raises:
+            Diverged: if an action is not finite; neither environment nor replay sees it.
+        """
         rows = self._begin()
         action = self.envs.random_action(self._rng) if explore_at_random else None
         # The agent takes every row in even while actions are random: its memory is then right
@@ -75,7 +80,10 @@ class Collector:
         observations, is_first = to_tensors(rows, self._device)
         action, self._memory = self.agent.act(observations, is_first, self._memory, explore=True)
         if given is None:
-            return action.cpu().numpy()
+            chosen = action.cpu().numpy()
+            if not np.isfinite(chosen).all():
+                raise Diverged("the policy's action is not finite")
+            return chosen
         self._memory = replace(self._memory, action=torch.from_numpy(given).to(self._device))
         return given
 

@@ -39,4 +39,5 @@ class Interrupts:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signum
+        if self.received is None:  # the exit code tells the first
+            self.received = signum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmdreamer import parallel
-from llmdreamer.config import arm, parse_objectives, to_yaml
+from llmdreamer.config import AUTO, arm, parse_objectives, to_yaml
 from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
@@ -22,13 +23,24 @@ from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
+from llmdreamer.training.guard import Diverged
 from llmdreamer.training.interrupts import Interrupts, Stopped
+from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.training.report import commit, plot_returns, summary
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.types import Metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class DiskFull(RuntimeError):
+    """Experience cannot be stored any more. What a checkpoint cannot is no error: training goes on."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -50,6 +62,8 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 
     Raises:
         ConfigError: if something asked for is not there: before training.
+        Diverged: if numbers stop being finite; it names the last good checkpoint.
+        DiskFull: if experience cannot be stored any more.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     with parallel.joined():
@@ -58,37 +72,55 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
     prepare_torch(config)
+    uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before anything is made
     trainer = Trainer(config, run_dir)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
-    cursor = 0  # a trial killed before its first checkpoint begins anew in its folder
-    if config.resume is None:
+    cursor = 0  # a run killed before its first checkpoint begins anew in its folder
+    if config.resume in (None, AUTO):
         trainer.replay.clear()
     else:
         saved = checkpoints.newest(trainer.device)
         trainer.load_state_dict(saved["trainer"])
         cursor = int(saved["metrics_offset"])
-    tracker = _tracker(config, run_dir, overrides, cursor) if parallel.is_first() else None
+    tracker = _tracker(config, run_dir, overrides, uri, cursor) if parallel.is_first() else None
     status: Status = "FAILED"
-    try:
-        with Interrupts() as interrupts:
+    # To the very end: a second signal must not cut short what the first one began.
+    with Interrupts() as interrupts:
+        try:
             run = Run(config, run_dir, trainer, checkpoints, tracker)
             result = run.to_the_end(interrupts)
-        status = "FINISHED"
-    except (Stopped, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    finally:
-        trainer.close()
-        if tracker is not None:
-            tracker.finish(status)
+            status = "FINISHED"
+        except (Stopped, KeyboardInterrupt):
+            status = "KILLED"
+            raise
+        except (Diverged, OSError) as error:
+            _explain(error, run_dir, checkpoints)
+            raise
+        finally:
+            trainer.close()
+            if tracker is not None:
+                tracker.finish(status)
     return result
 
 
-def _tracker(config: Config, run_dir: Path, overrides: Sequence[str], cursor: int) -> Tracker:
+def _tracker(
+    config: Config, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int
+) -> Tracker:
     (run_dir / "config.yaml").write_text(to_yaml(config))
-    uri = resolve_uri(config.tracking.uri, Path.cwd())
     info = _run_info(config, run_dir, overrides)
     return Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
+
+
+def _explain(error: Diverged | OSError, run_dir: Path, checkpoints: Checkpoints) -> None:
+    """Raise, of an error that is no bug of ours, one that says in one line how to go on from it."""
+    path = checkpoints.newest_path
+    if isinstance(error, Diverged):
+        told = "no checkpoint was written yet" if path is None else f"the last good one is {path}"
+        raise Diverged(f"{error}; {told}") from error
+    if error.errno in _FULL:
+        raise DiskFull(
+            f"the disk is full ({error}): make room and go on with: python run.py resume={run_dir}"
+        ) from error
 
 
 class Run:
@@ -158,15 +190,19 @@ class Run:
             self._save(display)
 
     def _flush(self, display: Display) -> None:
-        """Log the mean of the metrics of the updates since the last time."""
+        """Log the mean of the metrics of the updates since the last time, skipped ones left out."""
         if not self._pending:
             return
         trainer = self.trainer
         # One copy off the device for all of them.
         rows = torch.stack([torch.stack(list(row.values())).float() for row in self._pending])
-        mean = parallel.mean(rows.mean(0))
-        means = dict(zip(self._pending[0], mean.tolist(), strict=True))
+        rows, names = rows.cpu(), list(self._pending[0])
+        sound = rows[:, names.index(SKIPPED)] == 0  # in all processes alike
+        # With none left, the row says NaN.
+        means = dict(zip(names, parallel.mean(rows[sound].mean(0)).tolist(), strict=True))
+        del means[SKIPPED]
         self._pending.clear()
+        trainer.guard.look()
         elapsed, shares = trainer.clock.read()
         speed = (trainer.updates - self._updates_before) / elapsed
         self._updates_before = trainer.updates
@@ -179,6 +215,7 @@ class Run:
             **{f"time/{stage}_share": share for stage, share in shares.items()},
             "compute/flops": trainer.updates * parallel.size() * trainer.flops_per_update,
             "system/peak_memory_bytes": peak_memory(trainer.device),
+            "optimizer/skipped_updates": float(trainer.guard.skipped),
             "replay/updates": float(trainer.updates),
             "replay/ratio": ratio,
             "replay/train_ratio": ratio * rows_per_batch,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 BEHAVIOR = ("actor", "critic")
 """Parts of `Agent.behavior` that Adam has groups for."""
+SKIPPED = "optimizer/skipped"
+"""The metric that says whether an update was skipped."""
 
 SMALLEST_NORM = 1e-3
 """Tensors of a smaller norm are clipped as if they had this one, or zeros could never grow."""
@@ -41,19 +43,24 @@ class LaProp(torch.optim.Optimizer):
         agc: float = 0.3,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "updates": 0})
+        self.sound: Tensor | None = None
+        """Whether the gradients may be used, a scalar bool on their device; None: they may."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient.
+
+        With `sound` (a scalar bool tensor, set by the caller) false, gradients are replaced by zeros and
+        every weight and moment stays bit for bit as it was. The decision is arithmetic on the device:
+        nothing here waits for it, as an `if` would.
+        """
         assert closure is None, "LaProp takes no closure"
         for group in self.param_groups:
             params = [param for param in group["params"] if param.grad is not None]
             if params:
-                group["updates"] += 1
                 self._update(group, params)
 
     def _update(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        beta1, beta2 = group["betas"]
         for param in params:
             if not self.state[param]:
                 self.state[param] = {
@@ -62,15 +69,27 @@ class LaProp(torch.optim.Optimizer):
                 }
         square = [self.state[param]["square"] for param in params]
         momentum = [self.state[param]["momentum"] for param in params]
+        like, (beta1, beta2) = params[0], group["betas"]
+        sound = like.new_ones((), dtype=torch.bool) if self.sound is None else self.sound
+        # In double precision: 1 - beta ** updates is the difference of two numbers near 1.
+        updates = (group["updates"] + sound).double()
+        group["updates"] = updates
+        for param in params:
+            _gradient(param).masked_fill_(~sound, 0.0)  # times zero, NaN would stay NaN
         gradient = clip_adaptively(params, [_gradient(param) for param in params], group["agc"])
-        torch._foreach_mul_(square, beta2)
+        torch._foreach_mul_(square, torch.where(sound, beta2, 1.0).to(like.dtype))
         torch._foreach_addcmul_(square, gradient, gradient, 1 - beta2)
-        scale = torch._foreach_div(square, 1 - beta2 ** group["updates"])
+        # Before the first sound update the correction is 0, and so are gradient and square.
+        correction = (1 - beta2**updates).clamp(min=1 - beta2).to(like.dtype)
+        scale = torch._foreach_div(square, correction)
         torch._foreach_sqrt_(scale)
         torch._foreach_add_(scale, group["eps"])
-        torch._foreach_lerp_(momentum, torch._foreach_div(gradient, scale), 1 - beta1)
-        rate = group["lr"] / (1 - beta1 ** group["updates"])
-        torch._foreach_add_(params, momentum, alpha=-rate)
+        torch._foreach_div_(gradient, scale)
+        torch._foreach_mul_(momentum, torch.where(sound, beta1, 1.0).to(like.dtype))
+        torch._foreach_add_(momentum, gradient, alpha=1 - beta1)
+        rate = group["lr"] / (1 - beta1**updates).clamp(min=1 - beta1)
+        change = torch._foreach_mul(momentum, torch.where(sound, -rate, 0.0).to(like.dtype))
+        torch._foreach_add_(params, change)
 
 
 def clip_adaptively(params: list[Tensor], gradients: list[Tensor], share: float) -> list[Tensor]:
@@ -111,7 +130,14 @@ class AgentOptimizer:
         self.inner = _optimizer(groups, config)
 
     def step(self, loss: Tensor) -> Metrics:
-        """Descend one step on `loss`, or on its mean over the processes that there are."""
+        """Descend one step on `loss`, or on its mean over the processes that there are.
+
+        Unless it or a gradient is not finite: then nothing moves but the count of updates, and with it
+        the schedule.
+
+        Returns:
+            Norms of the gradients, and `skipped`, 1 or 0.
+        """
         for group in self.inner.param_groups:
             still = self.config.thaw if group["name"] == "backbone" else 0
             group["lr"] = self._schedule(still) * self.rates[group["name"]]
@@ -120,14 +146,19 @@ class AgentOptimizer:
         parallel.average_gradients(
             param for group in self.inner.param_groups for param in group["params"]
         )
-        norms = {
-            f"optimizer/{group['name']}_gradient_norm": _norm(group["params"])
-            for group in self.inner.param_groups
-        }
-        self._clip()
-        self.inner.step()
+        norms = {group["name"]: _norm(group["params"]) for group in self.inner.param_groups}
+        # A norm is finite only if every number below it is.
+        numbers = torch.stack([parallel.mean(loss.detach()), *norms.values()])
+        sound = numbers.isfinite().all()
+        if isinstance(self.inner, LaProp):
+            self.inner.sound = sound
+            self.inner.step()
+        elif sound:  # torch's Adam cannot decide on the device, so here it is waited for
+            self._clip()
+            self.inner.step()
         self.updates += 1
-        return norms
+        told = {f"optimizer/{name}_gradient_norm": norm for name, norm in norms.items()}
+        return told | {SKIPPED: (~sound).float()}
 
     def _clip(self) -> None:
         """Scale the gradients of world model, actor and critic down to their largest norms."""

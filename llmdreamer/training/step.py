@@ -26,7 +26,14 @@ class Learner:
         self.algo = algo
 
     def update(self, batch: SequenceBatch) -> Metrics:
-        """World model, imagination, actor and critic: one backward pass and one optimiser step."""
+        """Learn from a batch: one backward pass and one optimiser step."""
+        loss, metrics = self.loss(batch)
+        step = self.optimizer.step(loss)
+        self.agent.behavior.update_slow_critic()
+        return metrics | step
+
+    def loss(self, batch: SequenceBatch) -> tuple[Tensor, Metrics]:
+        """World model, imagination, actor and critic: the sum that is descended."""
         world_model, behavior = self.agent.world_model, self.agent.behavior
 
         # Learn the world: encode what was seen, predict what came.
@@ -52,9 +59,8 @@ class Learner:
         )
         replayed = behavior.replay_loss(rows, starts, dreamt.returns[:, 0].view_as(starts))
 
-        step = self.optimizer.step(world.loss + dreamt.loss + replayed.loss)
-        behavior.update_slow_critic()
-        return world.metrics | dreamt.metrics | replayed.metrics | step
+        metrics = world.metrics | dreamt.metrics | replayed.metrics
+        return world.loss + dreamt.loss + replayed.loss, metrics
 
     def _starts(self, deter: Tensor) -> Tensor:
         """The rows of each sequence that imagination starts from: (B, n), distinct, in order."""

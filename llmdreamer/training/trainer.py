@@ -18,13 +18,15 @@ from llmdreamer.training.agent import Agent, make_agent
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
-from llmdreamer.training.optimizer import AgentOptimizer
+from llmdreamer.training.guard import Diverged, Guard, not_finite, trace
+from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
 from llmdreamer.types import Metrics, SequenceBatch
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
 
 log = logging.getLogger(__name__)
+REPORTS = 5  # lines about skipped updates; beyond them, the metric says how many
 
 PROCESS_SEED = 7_000_003
 """Between the seeds of two processes of a run; evaluation's are elsewhere."""
@@ -68,6 +70,9 @@ class Trainer:
         self.collector = Collector(self.envs, self.agent, self.replay, seed)
         self._ready = False
         self.clock = Clock()
+        self.guard = Guard()
+        self._newest: SequenceBatch | None = None  # batch that was learned from
+        self._reports = 0
         # Counted at the run's first update and kept: counting takes other kernels, which round
         # differently, so a resumed run must not do it again.
         self.flops_per_update = 0.0
@@ -93,22 +98,61 @@ class Trainer:
             return self.collector.step(explore_at_random=self.policy_step < self.prefill)
 
     def learn(self) -> list[Metrics]:
-        """The gradient updates that the replay ratio owes by now."""
+        """The gradient updates that the replay ratio owes by now.
+
+        Raises:
+            Diverged: if too many of them in a row were not finite.
+        """
         # Streams differ by their episodes' ends, and an update is made by all or by none.
         self._ready = self._ready or parallel.all_of(self.replay.ready)
         if not self._ready:
             return []
+        # Not at once: by now an action has been waited for, so the device has nothing left to do.
+        self.guard.look()
+        if self.guard.fresh:
+            self._report()
         due = self.credit.due(self.policy_step, self.prefill)
         return [self._update() for _ in range(due)]
 
     def _update(self) -> Metrics:
         with self.clock.stage("replay"):
-            batch = self._batch()
+            batch = self._newest = self._batch()
         with self.clock.stage("update"):
             if self.flops_per_update > 0:
-                return self.learner.update(batch)
-            metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
-            return metrics
+                metrics = self.learner.update(batch)
+            else:
+                metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
+        self.guard.note(metrics[SKIPPED])
+        return metrics
+
+    def _report(self) -> None:
+        """Tell of updates skipped since the last time, or give up.
+
+        Raises:
+            Diverged: if they are too many in a row.
+        """
+        guard, limit = self.guard, self.config.algo.optimizer.max_skipped
+        fresh, guard.fresh = guard.fresh, 0
+        ending = guard.in_a_row >= limit
+        if self._reports >= REPORTS and not ending:
+            return
+        self._reports += 1
+        origin = "an earlier batch"
+        # The newest update was one of them; of several processes none could be traced alone.
+        if guard.in_a_row and self._newest is not None and parallel.size() == 1:
+            origin = self._trace(self._newest)
+        if ending:
+            raise Diverged(f"{guard.in_a_row} updates in a row were not finite, first in {origin}")
+        log.warning(
+            "%d updates skipped by update %d: not finite, first in %s", fresh, self.updates, origin
+        )
+
+    def _trace(self, batch: SequenceBatch) -> str:
+        norm = self.agent.behavior.return_norm
+        before = {name: value.clone() for name, value in norm.state_dict().items()}
+        origin = trace(self.agent, batch, lambda: self.learner.loss(batch))
+        norm.load_state_dict(before)
+        return origin
 
     def _batch(self) -> SequenceBatch:
         batch = self.replay.sample(self.config.algo.per_rank_batch_size)
@@ -126,12 +170,19 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that moves, of all processes on the first of them; replay's rows are on the disk then."""
+        """All that moves, of all processes on the first of them; replay's rows are on the disk then.
+
+        Raises:
+            Diverged: if a weight or a moment is not finite: it must not replace one that is.
+        """
         self.replay.flush()
         first, *others = parallel.collected(self._own_state()) or [{}]
+        learned = {"agent": self.agent.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if name := not_finite(learned):
+            raise Diverged(f"{name} is not finite")
         return {
-            "agent": self.agent.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **learned,
+            "guard": self.guard.state_dict(),
             "credit": self.credit.state_dict(),
             "flops_per_update": self.flops_per_update,
             **first,
@@ -163,6 +214,8 @@ class Trainer:
             )
         load_agent(self.agent, state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if "guard" in state:  # not in checkpoints from before there was one
+            self.guard.load_state_dict(state["guard"])
         self.credit.load_state_dict(state["credit"])
         self.flops_per_update = state["flops_per_update"]
         state = [state, *others][parallel.rank()]

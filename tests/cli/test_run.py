@@ -3,9 +3,11 @@
 import re
 
 import pytest
+from filelock import FileLock
 
 from llmdreamer.config import from_yaml
 from llmdreamer.errors import ConfigError
+from llmdreamer.tracking.record import RunFiles, Wanted, save
 
 
 class Diverged(RuntimeError):
@@ -20,7 +22,12 @@ def test_a_run_gets_a_folder_of_its_own_where_the_command_was_typed(command, tra
     assert (cfg.seed, run_dir, code, err) == (7, folder, 0, "")
     assert out == "trained seed 7\n"
     assert re.search(r"INFO llmdreamer.training: trained seed 7", (folder / "run.log").read_text())
-    assert {p.name for p in folder.iterdir()} == {"run.log", "config.yaml", "checkpoints"}
+    assert {p.name for p in folder.iterdir()} == {
+        "run.log",
+        "run.lock",
+        "config.yaml",
+        "checkpoints",
+    }
 
 
 def test_an_environments_name_stays_within_one_folder(command, training, tmp_path):
@@ -61,6 +68,61 @@ def test_resume_goes_on_in_the_same_folder_and_makes_no_other(command, training,
     assert cfg.resume == "outputs/first"
     assert [p.name for p in (tmp_path / "outputs").iterdir()] == ["first"]
     assert (first / "run.log").read_text().count("trained seed 3") == 2
+
+
+AUTO = ("resume=auto", "run_name=first", "algo.horizon=4")
+
+
+def leave_checkpoint(folder):
+    (folder / "checkpoints" / "step-000000000009-0123456789abcdef.pt").touch()
+
+
+def test_auto_begins_a_run_and_then_goes_on_with_it(command, training, tmp_path):
+    folder = tmp_path / "outputs" / "first"
+    for _ in range(2):  # killed before its first checkpoint, it begins anew in its folder
+        assert command(*AUTO)[::2] == (0, "")
+    leave_checkpoint(folder)
+    assert command(*AUTO, "algo.total_steps=6000", "eval.every=0", "model=XS")[::2] == (0, "")
+    assert [run_dir for _, run_dir in training.runs] == [folder] * 3
+    assert [cfg.resume for cfg, _ in training.runs] == ["auto", "auto", "outputs/first"]
+    last = training.runs[-1][0]
+    assert (last.algo.horizon, last.algo.total_steps, last.eval.every) == (4, 6000, 0)
+    # The prefill was chosen by the length that the run began with.
+    assert last.algo.learning_starts == training.runs[0][0].algo.learning_starts
+
+
+def test_auto_refuses_a_run_that_was_begun_otherwise(command, training, tmp_path):
+    command(*AUTO)
+    leave_checkpoint(tmp_path / "outputs" / "first")
+    code, _, err = command(*AUTO, "replay_ratio=1.0")
+    assert (code, len(training.runs)) == (2, 1)
+    assert err == (
+        "resume=auto: outputs/first was begun with replay_ratio=0.5, this command has 1.0;"
+        " change run_name, or type resume=outputs/first replay_ratio=1.0\n"
+    )
+
+
+def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, training, tmp_path):
+    command(*AUTO)
+    folder = tmp_path / "outputs" / "first"
+    leave_checkpoint(folder)
+    save(Wanted("", "", "", {}, {}, 0.0, status="FINISHED"), RunFiles(folder).wanted)
+    before = len(training.runs)
+    code, out, err = command(*AUTO)
+    assert (code, err, len(training.runs)) == (0, "", before)
+    assert out == f"{folder} is finished: 3000 policy steps are done\n"
+    command(*AUTO, "algo.total_steps=6000")
+    assert len(training.runs) == before + 1
+
+
+def test_a_folder_in_use_is_refused_at_once(command, training, tmp_path):
+    command("run_name=first")
+    leave_checkpoint(tmp_path / "outputs" / "first")
+    with FileLock(tmp_path / "outputs" / "first" / "run.lock"):
+        for typed in (["resume=outputs/first"], AUTO[:2]):
+            code, _, err = command(*typed)
+            assert (code, len(training.runs)) == (2, 1)
+            assert "outputs/first is in use: another process trains in it" in err
 
 
 def test_hydras_own_sweeper_runs_every_combination_once(command, training):

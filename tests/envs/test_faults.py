@@ -23,16 +23,20 @@ CAUSES = {
     "raise": "OSError: a fuse is blown",
     "nan": "key 'state': observation is not finite (NaN)",
     "kill": "its process died (signal 9)",
+    "hang": "no answer in 5.0 s; its process was killed",
 }
 
 
-def room(processes: bool = False, restarts: int = 10, **kwargs: Any) -> VectorEnv:
+def room(
+    processes: bool = False, restarts: int = 10, timeout: float | None = None, **kwargs: Any
+) -> VectorEnv:
     cfg = EnvConfig(
         id="lightroom:LightRoom-v0",
         num_envs=N,
         action_repeat=1,
         processes=processes,
         max_restarts=restarts,
+        timeout=timeout,
         image_size=16,
         kwargs={"show": ["state", "mission"], **kwargs},
     )
@@ -41,12 +45,20 @@ def room(processes: bool = False, restarts: int = 10, **kwargs: Any) -> VectorEn
 
 @pytest.mark.parametrize(
     ("fault", "processes"),
-    [("raise", False), ("nan", False), ("raise", True), ("nan", True), ("kill", True)],
+    [
+        ("raise", False),
+        ("nan", False),
+        ("raise", True),
+        ("nan", True),
+        ("kill", True),
+        ("hang", True),
+    ],
 )
 def test_a_failed_environment_begins_a_new_episode_and_the_other_goes_on(
     fault: str, processes: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    envs = room(processes, fault=fault, once=str(tmp_path / "broken"))
+    timeout = 5.0 if fault == "hang" else None
+    envs = room(processes, timeout=timeout, fault=fault, once=str(tmp_path / "broken"))
     try:
         envs.reset()
         before = [envs.step(STILL), envs.step(STILL)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class LightRoom(gym.Env):
     Args:
         show: which of the three; one alone is shown without a Dict.
         act: the kind of action space.
-        fault: `raise`, `nan` or `kill` on step 3, if `once` is not there yet; it is then.
+        fault: `raise`, `nan`, `kill` or `hang` on step 3, if `once` is not there yet; it is then.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's own spelling)
@@ -81,6 +82,8 @@ class LightRoom(gym.Env):
             raise OSError("a fuse is blown")
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "hang":
+            time.sleep(3600)
         self.broken = True
 
     def observe(self):

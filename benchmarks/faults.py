@@ -1,0 +1,173 @@
+"""Campaigns against one run, longer than a test may be; the figures they gave are in docs/log.md.
+
+    python benchmarks/faults.py kills [--kills 100] [--steps 4000] [--backbone gru] [--seed 0]
+    python benchmarks/faults.py memory [--steps 200000]
+    python benchmarks/faults.py replay [--rows 5000000]
+
+`kills`: SIGKILL and the same command, again and again, beside the uninterrupted run. `memory`: of a long
+run, with its open files and threads. `replay`: the same of experience on the disk.
+
+The commands and their environment are those of tests/faults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["LLMDREAMER_ROOT"] = str(ROOT)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
+
+from tiny import LIMIT, Command, rows, same, saved
+
+from llmdreamer.replay import SequenceReplay
+from llmdreamer.types import EnvSpec, TimeStep
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    campaigns = parser.add_subparsers(dest="campaign", required=True)
+    of_kills = campaigns.add_parser("kills")
+    of_kills.add_argument("--kills", type=int, default=100)
+    of_kills.add_argument("--steps", type=int, default=4000)
+    of_kills.add_argument("--backbone", default="gru")
+    of_kills.add_argument("--seed", type=int, default=0)
+    campaigns.add_parser("memory").add_argument("--steps", type=int, default=200_000)
+    campaigns.add_parser("replay").add_argument("--rows", type=int, default=5_000_000)
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="faults-"))
+    try:
+        if given.campaign == "kills":
+            typed = (f"backbone={given.backbone}", f"algo.total_steps={given.steps}")
+            return kills(folder, given.kills, typed, random.Random(given.seed))
+        return (
+            memory(folder, given.steps)
+            if given.campaign == "memory"
+            else replay(folder, given.rows)
+        )
+    finally:
+        shutil.rmtree(folder)
+
+
+def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random) -> int:
+    """One run, killed at random points of its life: while it starts, learns, saves, cuts back."""
+    typed = (
+        *(*given, "run_name=run", "resume=auto"),
+        *("checkpoint.every=20", "env.num_envs=2", "algo.optimizer.anneal=0.5", "eval.every=200"),
+        "eval.episodes=1",
+    )
+    whole, killed = folder / "whole", folder / "killed"
+    for each in (whole, killed):
+        each.mkdir()
+    began = time.monotonic()
+    assert Command(whole, *typed).wait(3600)[0] == 0
+    print(f"uninterrupted: {time.monotonic() - began:.0f} s", flush=True)
+    run, hit, lives, code = killed / "outputs" / "run", [], 0, None
+    began = time.monotonic()
+    while code != 0:
+        lives += 1
+        command = Command(killed, *typed)
+        if len(hit) < wanted:
+            # While it starts, or some checkpoints on, and then at any moment.
+            goal = newest_step(run) + 20 * pick.randint(0, 2)
+            command.until(lambda: newest_step(run) >= goal)  # noqa: B023 (called before it changes)
+            command.process.join(pick.uniform(0.0, 2.0))
+            command.send(signal.SIGKILL)
+            command.process.join(LIMIT)
+            code = command.process.exitcode
+            if code == -signal.SIGKILL:
+                hit.append(newest_step(run))
+        else:
+            code = command.wait(3600)[0]
+        assert code in (0, -signal.SIGKILL), command.log.read_text()
+    same_rows = repr(rows(run)) == repr(rows(whole / "outputs" / "run"))
+    same_state = same(saved(run), saved(whole / "outputs" / "run"))
+    print(f"{len(hit)} kills in {lives} lives, {time.monotonic() - began:.0f} s;", end=" ")
+    print(f"the newest checkpoint was then of {len(set(hit))} steps, {min(hit)} to {max(hit)}")
+    print(f"{len(rows(run))} rows of metrics the same: {same_rows}; final state: {same_state}")
+    return 0 if same_rows and same_state else 1
+
+
+def newest_step(run: Path) -> int:
+    return max((int(path.name[5:17]) for path in run.glob("checkpoints/*.pt")), default=0)
+
+
+def memory(folder: Path, steps: int) -> int:
+    """A run's memory, open files and threads at ten points of it."""
+    command = Command(
+        folder,
+        *("run_name=run", f"algo.total_steps={steps}", "replay_ratio=0.05", "env.num_envs=4"),
+        *(f"checkpoint.every={max(1, steps // 40)}", f"eval.every={max(1, steps // 20)}"),
+        *("eval.episodes=2", "replay.capacity=20000"),
+    )
+    run, done, seen = folder / "outputs" / "run", 0, []
+    print("| policy steps | resident, MB | open files | threads |\n|---|---|---|---|", flush=True)
+    while command.process.is_alive():
+        time.sleep(0.2)
+        if (now := newest_step(run)) >= done + steps / 10:
+            done = now
+            files, threads = handles(command.process.pid)
+            seen.append((resident(command.process.pid), files, threads))
+            print(f"| {now} | {seen[-1][0]:.0f} | {files} | {threads} |", flush=True)
+    code, said = command.wait()
+    if code != 0:
+        print(said)
+        return 1
+    growth = seen[-1][0] - seen[0][0]
+    print(f"grown by {growth:.0f} MB after the first tenth")
+    return 0
+
+
+def resident(pid: int | None) -> float:
+    """Megabytes, files that the kernel keeps in its own cache not counted."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+def handles(pid: int | None) -> tuple[int, int]:
+    return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
+
+
+def replay(folder: Path, wanted: int) -> int:
+    """Append and sample as a run does; nothing of it may stay in memory."""
+    spec, envs = EnvSpec({"state": (4,)}, 2, True), 4
+    buffer = SequenceReplay(folder / "replay", spec, envs, wanted, 64, 0)
+    rng = np.random.default_rng(0)
+    no, action = np.zeros(envs, np.bool_), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
+    print("| rows | resident, MB | on the disk, MB | 16 sequences of 64, ms | open files |")
+    print("|---|---|---|---|---|", flush=True)
+    seen = []
+    for step in range(1, wanted // envs + 1):
+        state = rng.standard_normal((envs, 4), np.float32)
+        buffer.append(TimeStep({"state": state}, state[:, 0], no | (step == 1), no, no), action)
+        if step % (wanted // envs // 10) == 0:
+            buffer.flush()
+            for _ in range(3):  # what is newly complete is served first
+                buffer.sample(16)
+            began = time.perf_counter()
+            buffer.sample(16)
+            took = 1e3 * (time.perf_counter() - began)
+            disk = sum(path.stat().st_size for path in folder.rglob("*.rows")) / 1e6
+            seen.append(resident(os.getpid()))
+            line = f"{len(buffer)} | {seen[-1]:.0f} | {disk:.0f} | {took:.1f}"
+            print(f"| {line} | {handles(os.getpid())[0]} |", flush=True)
+    print(f"grown by {seen[-1] - seen[0]:.1f} MB after the first tenth")
+    return 0 if seen[-1] - seen[0] < 20 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

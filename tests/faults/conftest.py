@@ -1,0 +1,40 @@
+"""Lets `tiny` be imported by name, and trains the one finished run that many tests copy."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from tiny import TINY, wait_only
+
+from llmdreamer.config import Config
+from llmdreamer.tracking import tracker
+from llmdreamer.training.loop import train
+
+
+@pytest.fixture
+def untracked(monkeypatch):
+    """Rows stay in the run's folder."""
+    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
+
+
+@pytest.fixture(scope="session")
+def finished(compose, tmp_path_factory) -> tuple[Config, Path]:
+    """64 policy steps, and the checkpoints of the last two of 16, 32, 48, 64. Do not change it."""
+    config = compose(*TINY)
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker, "_spawn_shipper", wait_only)
+        train(config, folder)
+    return config, folder
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> tuple[Config, Path]:
+    """That run again, to be harmed, where `run_name=run` finds it."""
+    config, folder = finished
+    return config, Path(shutil.copytree(folder, tmp_path / "outputs" / "run"))

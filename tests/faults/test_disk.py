@@ -1,0 +1,99 @@
+"""Disks that fill, files that tear, bits that flip, and processes killed while they write."""
+
+import itertools
+import os
+import time
+
+import torch
+from tiny import CONTEXT, contents, rows, run, same, saved
+
+from llmdreamer.training.checkpoint import Checkpoints
+
+CPU = torch.device("cpu")
+RESUME = ("run_name=run", "resume=auto")
+
+
+def save_for_ever(folder):
+    """A checkpoint of two megabytes after another, each of one number throughout."""
+    checkpoints = Checkpoints(folder, keep=2)
+    for step in itertools.count(1):
+        checkpoints.save({"weights": torch.full((1 << 19,), float(step)), "step": step}, step)
+
+
+def test_killed_while_it_writes_or_prunes_there_is_always_a_whole_checkpoint(tmp_path):
+    debris = 0
+    for life in range(12):
+        folder = tmp_path / str(life)
+        process = CONTEXT.Process(target=save_for_ever, args=(folder,))
+        process.start()
+        while not list(folder.glob("*.pt")):
+            time.sleep(0.001)
+        # At twelve places of what takes a few milliseconds: written, hashed, renamed, pruned.
+        time.sleep(0.003 * life)
+        process.kill()
+        process.join()
+        debris += bool(list(folder.glob("*.tmp")))
+        names = [path.name for path in folder.glob("*.pt")]
+        assert 1 <= len(names) <= 3
+        state = Checkpoints(folder, keep=2).newest(CPU)
+        assert max(names).startswith(f"step-{state['step']:012d}")
+        assert (state["weights"] == state["step"]).all()
+        assert not list(folder.glob("*.tmp"))
+    assert debris > 0  # or no kill came while one was written
+
+
+def test_a_full_disk_costs_a_checkpoint_and_one_line_but_not_the_run(tmp_path, copy):
+    _, folder = copy
+    before = contents(folder / "checkpoints")
+    code, said = run(
+        tmp_path, *RESUME, "algo.total_steps=80", "checkpoint.every=1000", file_size=2**20
+    )
+    assert (code, said.count("no checkpoint at policy step 80: ")) == (0, 1)
+    assert "evaluation return" in said and "Traceback" not in said
+    assert contents(folder / "checkpoints") == before
+
+
+def test_a_disk_too_full_for_experience_ends_the_run_in_one_line(tmp_path):
+    run_dir = tmp_path / "outputs" / "new"
+    limit = 2**14 + 5  # in the middle of a row
+    code, said = run(
+        tmp_path,
+        *("run_name=new", "algo.total_steps=5000", "algo.learning_starts=4999"),  # at random: fast
+        "checkpoint.every=1000000",
+        file_size=limit,
+    )
+    assert code == 1 and "Traceback" not in said
+    assert said.splitlines()[-1] == (
+        "the disk is full ([Errno 27] File too large): make room and go on with:"
+        f" python run.py resume={run_dir}"
+    )
+    (path,) = (run_dir / "replay").rglob("*.rows")
+    assert limit - 40 < path.stat().st_size <= limit
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_after_a_flipped_bit_the_run_goes_on_from_the_checkpoint_before(tmp_path, copy, finished):
+    _, folder = copy
+    before, newest = sorted((folder / "checkpoints").iterdir())
+    flip(newest)
+    (folder / "tracking" / "run.json").unlink()  # as if it had not come to its end
+    code, said = run(tmp_path, *RESUME)
+    assert code == 0 and f"damaged: {newest}; going on from {before}\n" in said
+    assert same(saved(folder), saved(finished[1]))
+
+
+def test_torn_last_lines_are_cut_and_nothing_committed_is_lost(tmp_path, copy, finished):
+    _, folder = copy
+    max((folder / "checkpoints").iterdir()).unlink()  # killed before the last checkpoint ...
+    (folder / "tracking" / "run.json").unlink()
+    (path,) = (folder / "replay").rglob("*.rows")
+    for file in (path, folder / "metrics.jsonl"):  # ... in the middle of a row of each
+        os.truncate(file, file.stat().st_size - 7)
+    assert run(tmp_path, *RESUME)[0] == 0
+    assert same(saved(folder), saved(finished[1]))
+    assert rows(folder) == rows(finished[1])

@@ -153,6 +153,9 @@ def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
             "ended": run.ended,
         }
         row |= {knob: run.tags.get(knob, "unknown") for knob in KNOBS}
+        if "posterior" not in run.tags:
+            # Once it was no tag; before that it was no choice.
+            row["posterior"] = run.params.get("posterior", "decoupled")
         row |= {PARAM + name: value for name, value in run.params.items()}
         row |= {TAG + name: value for name, value in run.tags.items()}
         rows.append(row)

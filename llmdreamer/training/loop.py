@@ -221,6 +221,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
         "arm": arm(config),
         "size": config.size,
         "backbone": config.backbone.name,
+        "posterior": config.posterior,
         "env": config.env.id,
         "seed": str(config.seed),
         "peft": str(config.peft).lower(),

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # an environment's process reads this file, and has no use for torch
+    import torch
     from torch import Tensor
 
 Metrics: TypeAlias = "dict[str, Tensor]"
@@ -88,6 +89,16 @@ class SequenceBatch:
     reward: Tensor  # (B, T + 1)
     is_first: Tensor  # (B, T + 1), bool
     terminated: Tensor  # (B, T + 1), bool
+
+    def to(self, device: torch.device) -> SequenceBatch:
+        """The same there."""
+        return SequenceBatch(
+            {key: value.to(device) for key, value in self.observations.items()},
+            self.action.to(device),
+            self.reward.to(device),
+            self.is_first.to(device),
+            self.terminated.to(device),
+        )
 
 
 class Latent(NamedTuple):

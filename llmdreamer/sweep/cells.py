@@ -14,7 +14,7 @@ from llmdreamer.tracking.record import Scalar
 # Where a run is, how fast it goes and what is told of it; the seed tells runs of a cell apart.
 _OUTSIDE = (
     *("device", "threads", "output_root", "run_name", "resume", "objective", "seed", "seeds"),
-    *("rerun", "tracking", "checkpoint", "eval.video"),
+    *("rerun", "tracking", "checkpoint", "eval.video", "eval.open_loop"),
 )
 _LORA = ("lora", "algo.optimizer.lora_lr")
 

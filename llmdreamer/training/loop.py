@@ -14,6 +14,7 @@ import torch
 from llmdreamer.config import arm, parse_objectives, to_yaml
 from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
+from llmdreamer.openloop import FILE
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 from llmdreamer.training.checkpoint import Checkpoints
@@ -21,6 +22,7 @@ from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
 from llmdreamer.training.interrupts import Interrupts, Stopped
+from llmdreamer.training.openloop import foretell
 from llmdreamer.training.report import commit, plot_returns, summary
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.types import Metrics
@@ -177,6 +179,8 @@ class Run:
     def _save(self, display: Display) -> None:
         trainer = self.trainer
         self._flush(display)  # what is not logged yet would be lost to the resumed run
+        if norms := trainer.adapter_norms():
+            self._log(norms)
         with trainer.clock.stage("checkpoint"):
             state = {"trainer": trainer.state_dict(), "metrics_offset": self.tracker.offset()}
             self.checkpoints.save(state, trainer.policy_step)
@@ -185,6 +189,8 @@ class Run:
         config, trainer = self.config, self.trainer
         result = evaluate(trainer.agent, config.env, config.eval.final_episodes, config.seed)
         self._log(result.metrics())
+        if config.eval.open_loop > 0:
+            self._foretell()
         self.tracker.offset()  # so that the plot sees every row
         picture = plot_returns(self.run_dir)
         self.tracker.artifact(picture)
@@ -200,6 +206,13 @@ class Run:
             raise ConfigError(never_logged(lost, self.last))
         print(summary(config, self.run_dir, result, self.tracker.ui_command))
         return TrainResult(self.last[metrics[0]], result)
+
+    def _foretell(self) -> None:
+        """Measure how far ahead the world model sees."""
+        config, trainer = self.config, self.trainer
+        found = foretell(trainer.agent, config, config.eval.open_loop, config.seed)
+        self._log(found.metrics())
+        self.tracker.artifact(found.save(self.run_dir / FILE))
 
 
 def prepare_torch(config: Config) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from llmdreamer.backbones.lora import adapter_norms
 from llmdreamer.envs import make_vector
 from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit, SequenceReplay
@@ -18,7 +19,7 @@ from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.training.step import Learner
-from llmdreamer.types import Metrics, SequenceBatch
+from llmdreamer.types import Metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -82,24 +83,12 @@ class Trainer:
 
     def _update(self) -> Metrics:
         with self.clock.stage("replay"):
-            batch = self._batch()
+            batch = self.replay.sample(self.config.algo.per_rank_batch_size).to(self.device)
         with self.clock.stage("update"):
             if self.flops_per_update > 0:
                 return self.learner.update(batch)
             metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
             return metrics
-
-    def _batch(self) -> SequenceBatch:
-        batch = self.replay.sample(self.config.algo.per_rank_batch_size)
-        if self.device.type == "cpu":
-            return batch
-        return SequenceBatch(
-            {key: value.to(self.device) for key, value in batch.observations.items()},
-            batch.action.to(self.device),
-            batch.reward.to(self.device),
-            batch.is_first.to(self.device),
-            batch.terminated.to(self.device),
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that moves; the replay's rows are on the disk when this returns."""
@@ -146,6 +135,11 @@ class Trainer:
                 self.agent.world_model.backbone, trainable=True
             ),
         }
+
+    def adapter_norms(self) -> dict[str, float]:
+        """`lora/LAYER` of each layer that has an adapter: see `lora.adapter_norms`."""
+        norms = adapter_norms(self.agent.world_model.backbone)
+        return {f"lora/{layer}": norm for layer, norm in norms.items()}
 
     def close(self) -> None:
         self.envs.close()

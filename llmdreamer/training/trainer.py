@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from llmdreamer.backbones.lora import adapter_norms
 from llmdreamer.envs import make_vector
 from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit, SequenceReplay
@@ -138,6 +137,11 @@ class Trainer:
 
     def adapter_norms(self) -> dict[str, float]:
         """`lora/LAYER` of each layer that has an adapter: see `lora.adapter_norms`."""
+        if not self.config.peft:
+            return {}
+        # peft and transformers take seconds to import; here they are.
+        from llmdreamer.backbones.lora import adapter_norms
+
         norms = adapter_norms(self.agent.world_model.backbone)
         return {f"lora/{layer}": norm for layer, norm in norms.items()}
 

@@ -24,6 +24,7 @@ from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.openloop import foretell
 from llmdreamer.training.report import commit, plot_returns, summary
+from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.types import Metrics
 
@@ -96,6 +97,7 @@ class Run:
         self.checkpoints = checkpoints
         self.tracker = tracker
         self.last: dict[str, float] = {}  # newest value of every metric
+        self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
         self._updates_before = trainer.updates
 
@@ -109,10 +111,13 @@ class Run:
         with Display(budget, trainer.env_step, trainer.updates) as display:
             while trainer.policy_step < total:
                 self._step(display)
+                if self.system.due():
+                    self._log(self.system.read())
                 if interrupts.received is not None:
                     self._save(display)
                     display.say(f"stopped; go on with: python run.py resume={self.run_dir}")
                     raise Stopped(interrupts.received)
+            self._log(self.system.read())
             self._save(display)
         return self._finish()
 

@@ -44,6 +44,7 @@ class Policy:
         import torch
 
         from llmdreamer.envs.actions import action_kind
+        from llmdreamer.envs.factory import frames_of
         from llmdreamer.envs.observations import observation_keys
         from llmdreamer.envs.spaces import space_from_plain
         from llmdreamer.envs.vector import spec_of
@@ -52,8 +53,8 @@ class Policy:
 
         config = from_yaml(folder / CONFIG)
         spaces = json.loads((folder / SPACES).read_text())
-        sizes = (config.env.image_size, config.env.max_text_bytes)
-        keys = observation_keys(space_from_plain(spaces["observation"]), *sizes)
+        frames = frames_of(config.env)
+        keys = observation_keys(space_from_plain(spaces["observation"]), *frames)
         actions = action_kind(space_from_plain(spaces["action"]))
         device = torch_device("auto")
         agent = Agent(config, spec_of(keys, actions, config.env.action_repeat)).to(device)

@@ -116,7 +116,7 @@ def _trajectories(example: Example, context: int, key: str, chosen: list[int]) -
         )
         for number in chosen
     }
-    return plot.foretold(panels, "policy steps after the last look", "environment's unit")
+    return plot.foretold(panels, "policy steps after the last look", "as the agent sees it")
 
 
 def _strip(example: Example, context: int) -> Figure:

@@ -14,7 +14,8 @@
 # # One run from inside
 #
 # Losses, KL, return normaliser, the replay ratio that was held, gradient norms and speed of one run:
-# the newest, or the one whose id or name begins with `RUN`, whatever its end.
+# the newest, or the one whose id or name begins with `RUN`, whatever its end. Then how far each layer's
+# adapter has moved it, how far ahead the world model sees, and what it imagined beside what came.
 
 # %%
 import os

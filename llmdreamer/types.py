@@ -6,6 +6,7 @@ S x K stochastic state, F = D + S*K feature.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:  # an environment's process reads this file, and has no use for torch
+    import torch
     from torch import Tensor
 
 Metrics: TypeAlias = "dict[str, Tensor]"
@@ -88,6 +90,19 @@ class SequenceBatch:
     reward: Tensor  # (B, T + 1)
     is_first: Tensor  # (B, T + 1), bool
     terminated: Tensor  # (B, T + 1), bool
+
+    def to(self, device: torch.device, but: Sequence[str] = ()) -> SequenceBatch:
+        """The same there, but for the observations `but`: texts are read where their bytes are."""
+        return SequenceBatch(
+            {
+                key: value if key in but else value.to(device)
+                for key, value in self.observations.items()
+            },
+            self.action.to(device),
+            self.reward.to(device),
+            self.is_first.to(device),
+            self.terminated.to(device),
+        )
 
 
 class Latent(NamedTuple):

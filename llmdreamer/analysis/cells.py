@@ -7,7 +7,7 @@ from collections import Counter
 
 import pandas as pd
 
-KNOBS = ("backbone", "size", "pretrained", "peft", "replay_ratio")
+KNOBS = ("backbone", "posterior", "size", "pretrained", "peft", "replay_ratio")
 """The axes of the question. A comparison changes one of them."""
 
 PARAM = "params."
@@ -20,8 +20,8 @@ _BOOKKEEPING = re.compile(
 )
 # Copies of knobs, and the environment, which is the stratum.
 _COPIES = re.compile(
-    r"^(algo\.replay_ratio|algo\.world_model\.hf_model\.(peft|from_pretrained)|env\.id|backbone\.name"
-    r"|backbone|size|pretrained|peft|replay_ratio)$"
+    r"^(algo\.replay_ratio|algo\.world_model\.(posterior|hf_model\.(peft|from_pretrained))|env\.id"
+    r"|backbone\.name|backbone|posterior|size|pretrained|peft|replay_ratio)$"
 )
 
 
@@ -77,8 +77,8 @@ _WIDTH = re.compile(r"dense_units|mlp_layers|hidden_size|stochastic_size|discret
 def one_knob_apart(runs: pd.DataFrame) -> list[tuple[str, str, str]]:
     """(knob, label, other label) for each two arms that differ in exactly one knob.
 
-    The first label is the one with the larger value, `true`, or the language model; what is shown
-    is first minus other.
+    The first label is the one with the larger value, `true`, the language model, or DreamerV3's own
+    posterior; what is shown is first minus other.
     """
     settings = {
         str(label): tuple(str(group[knob].iloc[0]) for knob in KNOBS)
@@ -103,6 +103,8 @@ def _rank(knob: str, value: str) -> tuple[float, str]:
         return (("XS", "S", "M", "L").index(value) if value in ("XS", "S", "M", "L") else -1, value)
     if knob == "backbone":
         return (0 if value == "gru" else 1, value)
+    if knob == "posterior":
+        return (float(value == "coupled"), value)
     try:
         return (float(value), value)
     except ValueError:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
 
-from llmdreamer.analysis import plot
+from llmdreamer.analysis import openloop, plot
 from llmdreamer.analysis.aggregate import Array
 from llmdreamer.analysis.load import Records
 from llmdreamer.analysis.part import Part
+from llmdreamer.errors import ConfigError
+from llmdreamer.openloop import FILE
+from llmdreamer.openloop import load as load_open_loop
+from llmdreamer.tracking.read import fetch_artifact
+from llmdreamer.tracking.store import TrackingError
 
 # Title of a panel: (metrics in it, unit of its y-axis).
 PANELS = {
@@ -25,8 +32,6 @@ PANELS = {
     "Replay ratio held": (r"^replay/ratio$", "updates per policy step"),
     "Gradient norms": (r"^optimizer/.*gradient_norm$", "norm before clipping"),
     "Updates per second": (r"^time/updates_per_second$", "1/s"),
-    "Prediction error by horizon": (r"^open_loop/|^prediction/", "error"),
-    "LoRA weight norms by layer": (r"^lora/", "norm"),
     "Time split": (r"^time/(?!updates_per_second).*", "see each name"),
 }
 
@@ -59,7 +64,45 @@ def everything(records: Records, run: str | None = None) -> list[Part]:
         units = {title: unit for title, (_, unit) in PANELS.items()}
         panels |= _with_target(panels, row)
         figures["inside"] = plot.lines(panels, "environment steps", units)
-    return [Part("One run", text, [facts] if len(facts) else [], figures)]
+    part = Part("One run", text, [facts] if len(facts) else [], figures)
+    return [part, *_adapters(series), *_foretold(records, row)]
+
+
+def _foretold(records: Records, row: pd.Series) -> list[Part]:
+    """What the run has left of its open-loop imagination, or a sentence that it has left none."""
+    try:
+        with TemporaryDirectory() as folder:
+            path = fetch_artifact(records.uri, row["artifacts"], FILE, Path(folder))
+            return openloop.everything(load_open_loop(path))
+    except (TrackingError, ConfigError) as error:
+        text = f"Not shown: {error}. python -m llmdreamer.imagine RUN_DIR makes it of a checkpoint."
+        return [Part("Prediction error by horizon", [text])]
+
+
+def _adapters(series: dict[str, tuple[Array, Array]]) -> list[Part]:
+    """How far adapters have moved each layer, in blocks from first to last; nothing without any."""
+    norms = {name.removeprefix("lora/"): y for name, (_, y) in _matching(series, "^lora/").items()}
+    if not norms:
+        return []
+    lines: dict[str, list[tuple[int, float, float]]] = {}
+    for name, y in norms.items():
+        block, layer = _block(name)
+        lines.setdefault(layer, []).append((block, float(y[0]), float(y[-1])))
+    table = pd.DataFrame(
+        [
+            {"layer": name, "at first": f"{y[0]:.4g}", "at last": f"{y[-1]:.4g}"}
+            for name, y in sorted(norms.items(), key=lambda item: (_block(item[0]), item[0]))
+        ]
+    )
+    figure = plot.by_block({name: sorted(rows) for name, rows in sorted(lines.items())})
+    text = "How large the adapters' change of each layer is, as a share of the layer's own weights."
+    return [Part("LoRA weight norms by layer", [text], [table], {"lora-norms": figure})]
+
+
+def _block(name: str) -> tuple[int, str]:
+    """`h.3.attn.c_attn` is block 3 of `attn.c_attn`; of a name without a number, block 0 of itself."""
+    found = re.search(r"(?:^|\.)(\d+)\.", name)
+    return (int(found[1]), name[found.end() :]) if found else (0, name)
 
 
 def _series(points: pd.DataFrame) -> dict[str, tuple[Array, Array]]:

@@ -31,6 +31,7 @@ RUN_COLUMNS = [
     "seed",
     "started",
     "ended",
+    "artifacts",
 ]
 CURVE_COLUMNS = ["run_id", "key", "env_step", "seconds", "value"]
 
@@ -48,6 +49,7 @@ class Records:
     runs: pd.DataFrame
     curves: pd.DataFrame
     notes: list[str] = field(default_factory=list)
+    uri: str = ""  # of the store
 
     def of(self, key: str) -> pd.DataFrame:
         """The points of one metric, each with its run's label, environment and seed."""
@@ -74,7 +76,8 @@ def load(
     """
     source = f"{uri}, experiment {experiment}"
     try:
-        stored = read_experiment(resolve_uri(uri, Path.cwd()), experiment, keys)
+        uri = resolve_uri(uri, Path.cwd())
+        stored = read_experiment(uri, experiment, keys)
     except (TrackingError, ConfigError) as error:
         return Records(source, _no_runs(), _no_curves(), [str(error)])
     parents = {run.parent for run in stored.runs}
@@ -90,7 +93,7 @@ def load(
             f"{_runs(repeated)} left out: a newer run has the same configuration and seed."
         )
     curves = _curves(stored.points, frame)
-    return Records(source, frame, curves, notes)
+    return Records(source, frame, curves, notes, uri)
 
 
 def tidy(points: Points) -> pd.DataFrame:
@@ -151,8 +154,12 @@ def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
             else -1,
             "started": run.started,
             "ended": run.ended,
+            "artifacts": run.artifacts,
         }
         row |= {knob: run.tags.get(knob, "unknown") for knob in KNOBS}
+        if "posterior" not in run.tags:
+            # Once it was no tag; before that it was no choice.
+            row["posterior"] = run.params.get("posterior", "decoupled")
         row |= {PARAM + name: value for name, value in run.params.items()}
         row |= {TAG + name: value for name, value in run.tags.items()}
         rows.append(row)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -86,6 +87,27 @@ def check_adapters(backbone: Backbone) -> None:
         raise ConfigError(
             f"lora.target_modules {sorted(dead)} get no gradient in this model: leave them out"
         )
+
+
+@torch.no_grad()
+def adapter_norms(backbone: nn.Module) -> dict[str, float]:
+    """How large the change is that adapters make: by layer, the norm of scaling * B A over that of W.
+
+    Frobenius norms; 0 at the start, where B is. Empty without adapters.
+    """
+    norms = {}
+    for name, layer in backbone.named_modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        weight = cast(Tensor, layer.get_base_layer().weight)
+        for adapter in layer.active_adapters:
+            a, b = (
+                cast(Tensor, side[adapter].weight).float() for side in (layer.lora_A, layer.lora_B)
+            )
+            # |BA|² = sum(BᵀB * AAᵀ): r x r numbers in the place of a whole weight.
+            change = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt() * layer.scaling[adapter]
+            norms[name.removeprefix("model.")] = float(change / weight.float().norm())
+    return norms
 
 
 def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:

@@ -182,6 +182,7 @@ class EvalConfig:
     episodes: int = MISSING
     final_episodes: int = MISSING
     video: bool = MISSING
+    open_loop: int = 32  # runs from before there was one go on
 
 
 @dataclass

@@ -59,13 +59,18 @@ def make_vector(cfg: EnvConfig, num_envs: int, seed: int, render: bool = False) 
     if cfg.max_episode_steps is not None and cfg.max_episode_steps < 1:
         raise ConfigError(f"env.max_episode_steps={cfg.max_episode_steps}: must be >= 1 or null")
     options = VectorOptions(
-        Frames(cfg.image_size, cfg.max_text_bytes, cfg.vector_scale),
+        frames_of(cfg),
         cfg.action_repeat,
         cfg.processes,
         cfg.max_restarts,
         cfg.timeout,
     )
     return VectorEnv([partial(make_env, cfg, render)] * num_envs, seed, options)
+
+
+def frames_of(cfg: EnvConfig) -> Frames:
+    """How the observations of `cfg.id` are translated."""
+    return Frames(cfg.image_size, cfg.max_text_bytes, cfg.vector_scale)
 
 
 def make_env(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:

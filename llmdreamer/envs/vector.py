@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmdreamer.envs import snapshot as snapshots
+from llmdreamer.envs.actions import Actions
+from llmdreamer.envs.observations import Observation
 from llmdreamer.envs.simulator import (
     Frames,
     LocalSeat,
@@ -79,14 +81,7 @@ class VectorEnv:
             raise
         self._keys, self._actions = self._seats[0].keys, self._seats[0].actions
         self.num_envs = len(makers)
-        self.spec = EnvSpec(
-            observations={name: part.shape for name, part in self._keys.items()},
-            action_size=self._actions.size,
-            discrete=self._actions.discrete,
-            action_repeat=self._options.action_repeat,
-            groups=self._actions.groups,
-            texts=tuple(name for name, part in self._keys.items() if part.kind == "text"),
-        )
+        self.spec = spec_of(self._keys, self._actions, self._options.action_repeat)
         self._children = np.random.SeedSequence(seed).spawn(self.num_envs)
         self._pending_seeds: list[int | None] = [_seed(child) for child in self._children]
         self._steps = [0] * self.num_envs
@@ -282,6 +277,18 @@ class VectorEnv:
             terminated=rows.terminated.copy(),
             truncated=rows.truncated.copy(),
         )
+
+
+def spec_of(keys: Mapping[str, Observation], actions: Actions, action_repeat: int) -> EnvSpec:
+    """What an environment shows and takes, of how it is translated."""
+    return EnvSpec(
+        observations={name: part.shape for name, part in keys.items()},
+        action_size=actions.size,
+        discrete=actions.discrete,
+        action_repeat=action_repeat,
+        groups=actions.groups,
+        texts=tuple(name for name, part in keys.items() if part.kind == "text"),
+    )
 
 
 def _seed(sequence: np.random.SeedSequence) -> int:

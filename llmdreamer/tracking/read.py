@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ class StoredRun:
     ended: float | None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    artifacts: str = ""  # where its files are, a URI
 
     @property
     def parent(self) -> str | None:
@@ -117,7 +119,8 @@ def _read_database(
         for run_id, key, value in database.rows(query, scope):
             found.setdefault(run_id, {})[key] = value
     rows = database.rows(
-        f"SELECT run_uuid, name, status, start_time, end_time FROM runs WHERE {ours}"  # noqa: S608
+        "SELECT run_uuid, name, status, start_time, end_time, artifact_uri FROM runs"  # noqa: S608
+        f" WHERE {ours}"
         " ORDER BY start_time, run_uuid",
         scope,
     )
@@ -130,8 +133,9 @@ def _read_database(
             None if ended is None else ended / 1000,
             params.get(run_id, {}),
             tags.get(run_id, {}),
+            artifacts or "",
         )
-        for run_id, name, status, started, ended in rows
+        for run_id, name, status, started, ended, artifacts in rows
     ]
     return Stored(runs, _database_points(database, ours, scope, keys))
 
@@ -174,6 +178,7 @@ def _read_server(
             None if run.info.end_time is None else run.info.end_time / 1000,
             dict(run.data.params),
             dict(run.data.tags),
+            run.info.artifact_uri,
         )
         for run in found
     ]
@@ -191,6 +196,29 @@ def _read_server(
         for metric in history
     ]
     return Stored(runs, Points.of(points))
+
+
+def fetch_artifact(uri: str, artifacts: str, name: str, folder: Path) -> Path:
+    """A file of a run: where it lies, or a copy below `folder` if that is not a folder here.
+
+    Args:
+        uri: of the store.
+        artifacts: as `StoredRun.artifacts`.
+
+    Raises:
+        TrackingError: if it is not there.
+    """
+    parts = urlsplit(artifacts)
+    if parts.scheme in ("", "file"):
+        path = Path(unquote(parts.path)) / name
+        if not path.is_file():
+            raise TrackingError(f"no {name} in {path.parent}")
+        return path
+    with speaking(uri):
+        from mlflow.artifacts import download_artifacts
+
+        found = download_artifacts(f"{artifacts}/{name}", dst_path=str(folder), tracking_uri=uri)
+        return Path(found)
 
 
 def _coded(names: Sequence[str]) -> tuple[list[str], NDArray[np.int32]]:

@@ -53,7 +53,7 @@ class Shipper:
         if wanted is None:
             raise TrackingError(f"{folder} is no tracked run: it has no {self.files.wanted.name}")
         self.wanted = wanted
-        self.uri = _with_password(wanted.uri)
+        self.uri = with_password(wanted.uri)
         self.rows = 0  # shipped by this object
         self._client: MlflowClient | None = None
         self._run_id = ""
@@ -229,7 +229,7 @@ def say(line: str) -> None:
         pass  # whoever listened is gone, and the uploads go on without
 
 
-def _with_password(uri: str) -> str:
+def with_password(uri: str) -> str:
     """Passwords are not written to run folders: they come with the environment."""
     full = os.environ.get("MLFLOW_TRACKING_URI", uri)
     return full if redact(full) == uri else uri

@@ -16,6 +16,7 @@ from llmdreamer import parallel
 from llmdreamer.config import AUTO, arm, parse_objectives, to_yaml
 from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
+from llmdreamer.openloop import FILE
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 from llmdreamer.tracking.record import Status
@@ -25,8 +26,10 @@ from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
 from llmdreamer.training.guard import Diverged
 from llmdreamer.training.interrupts import Interrupts, Stopped
+from llmdreamer.training.openloop import foretell
 from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.training.report import commit, plot_returns, summary
+from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.types import Metrics
 
@@ -140,6 +143,7 @@ class Run:
         self.checkpoints = checkpoints
         self.tracker = tracker
         self.last: dict[str, float] = {}  # newest value of every metric
+        self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
         self._updates_before = trainer.updates
 
@@ -156,11 +160,14 @@ class Run:
         with Display(budget, trainer.env_step, trainer.updates, quiet=quiet) as display:
             while trainer.policy_step < total:
                 self._step(display)
+                if self.system.due():
+                    self._log(self.system.read())
                 if (received := parallel.largest(interrupts.received or 0)) > 0:
                     self._save(display)
                     trust = f" trust=[{','.join(config.trust)}]" if config.trust else ""
                     display.say(f"stopped; go on with: python run.py resume={self.run_dir}{trust}")
                     raise Stopped(received)
+            self._log(self.system.read())
             self._save(display)
         result = parallel.of_the_first(self._finish())
         assert result is not None
@@ -238,6 +245,8 @@ class Run:
     def _save(self, display: Display) -> None:
         trainer = self.trainer
         self._flush(display)  # what is not logged yet would be lost to the resumed run
+        if norms := trainer.adapter_norms():
+            self._log(norms)
         with trainer.clock.stage("checkpoint"):
             own = trainer.state_dict()
             if self.tracker is not None:
@@ -253,6 +262,8 @@ class Run:
         config, trainer = self.config, self.trainer
         result = evaluate(trainer.agent, config.env, config.eval.final_episodes, config.seed)
         self._log(result.metrics())
+        if config.eval.open_loop > 0:
+            self._foretell(self.tracker)
         self.tracker.offset()  # so that the plot sees every row
         picture = plot_returns(self.run_dir)
         self.tracker.artifact(picture)
@@ -268,6 +279,13 @@ class Run:
             raise ConfigError(never_logged(lost, self.last))
         print(summary(config, self.run_dir, result, self.tracker.ui_command))
         return TrainResult(self.last[metrics[0]], result)
+
+    def _foretell(self, tracker: Tracker) -> None:
+        """Measure how far ahead the world model sees."""
+        config, trainer = self.config, self.trainer
+        found = foretell(trainer.agent, config, config.eval.open_loop, config.seed)
+        self._log(found.metrics())
+        tracker.artifact(found.save(self.run_dir / FILE))
 
 
 def prepare_torch(config: Config) -> None:
@@ -289,6 +307,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
         "arm": arm(config),
         "size": config.size,
         "backbone": config.backbone.name,
+        "posterior": config.posterior,
         "env": config.env.id,
         "seed": str(config.seed),
         "peft": str(config.peft).lower(),

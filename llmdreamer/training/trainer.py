@@ -116,7 +116,8 @@ class Trainer:
 
     def _update(self) -> Metrics:
         with self.clock.stage("replay"):
-            batch = self._newest = self._batch()
+            sampled = self.replay.sample(self.config.algo.per_rank_batch_size)
+            batch = self._newest = sampled.to(self.device, but=self.envs.spec.texts)
         with self.clock.stage("update"):
             if self.flops_per_update > 0:
                 metrics = self.learner.update(batch)
@@ -153,21 +154,6 @@ class Trainer:
         origin = trace(self.agent, batch, lambda: self.learner.loss(batch))
         norm.load_state_dict(before)
         return origin
-
-    def _batch(self) -> SequenceBatch:
-        batch = self.replay.sample(self.config.algo.per_rank_batch_size)
-        if self.device.type == "cpu":
-            return batch
-        return SequenceBatch(
-            {
-                key: value if self.envs.spec.kind(key) == "text" else value.to(self.device)
-                for key, value in batch.observations.items()
-            },
-            batch.action.to(self.device),
-            batch.reward.to(self.device),
-            batch.is_first.to(self.device),
-            batch.terminated.to(self.device),
-        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that moves, of all processes on the first of them; replay's rows are on the disk then.
@@ -238,6 +224,16 @@ class Trainer:
                 self.agent.world_model.backbone, trainable=True
             ),
         }
+
+    def adapter_norms(self) -> dict[str, float]:
+        """`lora/LAYER` of each layer that has an adapter: see `lora.adapter_norms`."""
+        if not self.config.peft:
+            return {}
+        # peft and transformers take seconds to import; here they are.
+        from llmdreamer.backbones.lora import adapter_norms
+
+        norms = adapter_norms(self.agent.world_model.backbone)
+        return {f"lora/{layer}": norm for layer, norm in norms.items()}
 
     def close(self) -> None:
         self.envs.close()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from llmdreamer.backbones.text import TextEncoder
 from llmdreamer.conv import SHRINK, ImageDecoder, ImageEncoder
 from llmdreamer.errors import ConfigError
+from llmdreamer.functional import symexp
 from llmdreamer.nets import VectorDecoder, VectorEncoder
 from llmdreamer.types import EnvSpec, Kind
 
@@ -64,6 +65,22 @@ class ObservationDecoder(nn.Module):
             self.vector = VectorDecoder(features, shapes, algo.mlp_keys.decoder, units, layers)
         if algo.cnn_keys.decoder:
             self.image = ImageDecoder(features, shapes, algo.cnn_keys.decoder, algo.cnn_depth)
+
+    @property
+    def vectors(self) -> list[str]:
+        """The keys that are predicted, of numbers."""
+        return [] if self.vector is None else self.vector.keys
+
+    @property
+    def images(self) -> list[str]:
+        """The keys that are predicted, of pictures."""
+        return [] if self.image is None else self.image.keys
+
+    def predict(self, feature: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Vectors (..., numbers) in their own unit and images (..., H, W, C) in [0, 1], by key."""
+        vectors = {} if self.vector is None else self.vector(feature)
+        images = {} if self.image is None else self.image(feature)
+        return {key: symexp(value) for key, value in vectors.items()}, images
 
     def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
         """The sum of the decoders' squared errors, 0 without any: (B, T, F) -> (B, T)."""

@@ -10,7 +10,7 @@ import scipy.stats
 from recorded import EXPERIMENT, Recorded
 
 from llmdreamer.analysis import compare
-from llmdreamer.analysis.cells import differences, one_knob_apart
+from llmdreamer.analysis.cells import differences, label_arms, one_knob_apart
 from llmdreamer.analysis.load import RETURN, Records, load
 from llmdreamer.analysis.part import picture
 from llmdreamer.analysis.scores import scores
@@ -124,7 +124,7 @@ def arms() -> Callable[..., Records]:
         runs, curves = [], []
         for number, (label, knobs, env, seed, value) in enumerate(rows):
             plain = {"backbone": "gpt2", "size": "S", "pretrained": "false", "peft": "false"}
-            plain |= {"replay_ratio": "1.0"} | knobs
+            plain |= {"replay_ratio": "1.0", "posterior": "decoupled"} | knobs
             run = {"run_id": str(number), "name": label, "status": "FINISHED", "label": label}
             runs.append(run | {"arm": label, "env": env, "seed": seed, "started": 0.0} | plain)
             curves += [
@@ -163,6 +163,25 @@ def test_only_arms_one_knob_apart_are_compared(arms: Callable[..., Records]):
         ("pretrained", "pretrained-lora", "random-frozen-lora"),
         ("peft", "random-frozen-lora", "scratch"),
     ]
+
+
+def test_the_posterior_is_a_knob_of_its_own(arms: Callable[..., Records]):
+    """GPT-2 against DreamerV3's own agent changes the memory and the posterior: no single knob."""
+    records = arms(
+        ("scratch", {}, "E", 0, 1.0),
+        ("gru", {"backbone": "gru"}, "E", 0, 1.0),
+        ("reference", {"backbone": "gru", "posterior": "coupled"}, "E", 0, 1.0),
+    )
+    assert one_knob_apart(records.runs) == [
+        ("backbone", "scratch", "gru"),
+        ("posterior", "reference", "gru"),
+    ]
+
+
+def test_posteriors_are_never_averaged_even_under_one_tag(arms: Callable[..., Records]):
+    posteriors = ({}, {"posterior": "coupled"})
+    runs = arms(*[("gru", {"backbone": "gru"} | knobs, "E", 0, 1.0) for knobs in posteriors]).runs
+    assert list(label_arms(runs)) == ["gru posterior=decoupled", "gru posterior=coupled"]
 
 
 def test_what_else_differs_is_named(arms: Callable[..., Records]):

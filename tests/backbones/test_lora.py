@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.backbones.lora import add_lora, check_adapters
+from llmdreamer.backbones.lora import adapter_norms, add_lora, check_adapters
 from llmdreamer.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -98,3 +99,25 @@ def test_an_adapter_that_is_cut_off_is_found(compose):
     backbone.model.layers[1].self_attn.v_proj.forward = lambda x: x[..., :64].detach()
     with pytest.raises(ConfigError, match=r"\['v_proj'\] get no gradient"):
         check_adapters(backbone)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "smollm2", "mamba"])
+def test_an_adapters_norm_is_that_of_what_it_adds_to_the_weights(name, compose):
+    """Merged by peft itself, the weights have moved by as much as is told."""
+    backbone = make_backbone(compose(f"backbone={name}", "peft=true"))
+    assert set(adapter_norms(backbone).values()) == {0.0}
+    layers = {n: m for n, m in backbone.model.named_modules() if isinstance(m, LoraLayer)}
+    for layer in layers.values():
+        layer.lora_B["default"].weight.normal_()
+    told = adapter_norms(backbone)
+    assert told.keys() == layers.keys()
+    for layer_name, layer in layers.items():
+        before = layer.get_base_layer().weight.clone()
+        layer.merge()
+        moved = (layer.get_base_layer().weight - before).norm() / before.norm()
+        assert told[layer_name] == pytest.approx(moved.item(), rel=1e-4)
+
+
+def test_without_adapters_there_are_no_norms(compose):
+    assert adapter_norms(make_backbone(compose("backbone=gru"))) == {}

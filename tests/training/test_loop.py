@@ -17,7 +17,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from llmdreamer import openloop as open_loop
 from llmdreamer.config import from_yaml
+from llmdreamer.imagine import main as imagine
 from llmdreamer.tracking import prepare, tracker
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
@@ -92,13 +94,14 @@ def saved(run_dir, keep=2):
 
 def metrics(run_dir):
     """Every row's values but the clock's and the machine's."""
-    return [
+    rows = [
         (
             row.env_step,
             {k: v for k, v in row.metrics.items() if not k.startswith(("time/", "system/"))},
         )
         for row in read(run_dir / "metrics.jsonl")
     ]
+    return [row for row in rows if row[1]]  # some rows are the machine's alone
 
 
 def differing(left, right, path=""):
@@ -217,9 +220,11 @@ def test_the_table_of_metrics_names_every_one_and_no_other(recorded):
     logged = {key for row in read(run_dir / "metrics.jsonl") for key in row.metrics}
     lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
     named = set(re.findall(r"`([a-z_]+/[a-z_]+)`", " ".join(x.split(" | ")[0] for x in lines)))
-    # Neither adapters nor Adam nor evaluations and checkpoints on the way are in this run.
+    # Neither adapters nor Adam nor images nor evaluations and checkpoints on the way are in this run.
     named -= {f"optimizer/{group}_gradient_norm" for group in ("lora", "actor", "critic")}
     named -= {"time/evaluation_share", "time/checkpoint_share"}
+    named -= {"open_loop/image_error", "open_loop/image_error_repeated"}
+    named -= {"system/gpu_memory_bytes", "system/gpu_memory_share"}
     assert logged - {"time/evaluation_share", "time/checkpoint_share"} == named
 
 
@@ -227,8 +232,9 @@ def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):
     _, _, run = recorded
     assert run.info.status == "FINISHED"
     assert run.data.params["algo.horizon"] == "3"
-    tags = {key: run.data.tags[key] for key in ("arm", "seed", "backbone", "overrides")}
-    assert tags == {"arm": "scratch", "seed": "3", "backbone": "gpt2", "overrides": "seed=3"}
+    tags = {"arm": "scratch", "seed": "3", "backbone": "gpt2", "posterior": "decoupled"}
+    tags |= {"overrides": "seed=3"}
+    assert {key: run.data.tags[key] for key in tags} == tags
 
 
 def test_mlflow_has_every_row_by_environment_step(recorded):
@@ -285,3 +291,35 @@ def test_sigterm_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path):
     while (status := [run.info.status for run in runs_in(uri)]) != ["KILLED"]:
         assert time.monotonic() < deadline, status
         time.sleep(0.2)
+
+
+@pytest.mark.parametrize("source", [[], ["--replay"]])
+def test_a_runs_world_model_is_measured_from_its_folder(recorded, tmp_path, capsys, source):
+    run_dir = recorded[0]
+    assert imagine([str(run_dir), "--windows=4", "--samples=2", f"--out={tmp_path}", *source]) == 0
+    assert "steps ahead" in capsys.readouterr().out
+    found = open_loop.load(tmp_path / open_loop.FILE)
+    assert (found.context, found.horizon) == (5, 3) and found.windows[0] <= 4
+    assert (tmp_path / "prediction-error.png").exists()
+    assert (tmp_path / "imagined-state.svg").exists()
+
+
+def test_what_a_run_measured_at_its_end_lies_in_its_folder_and_its_artifacts(recorded):
+    run_dir, uri, run = recorded
+    found = open_loop.load(run_dir / open_loop.FILE)
+    (row,) = [r for r in read(run_dir / "metrics.jsonl") if "open_loop/vector_error" in r.metrics]
+    assert row.metrics == found.metrics()
+    names = [item.path for item in connect(uri).list_artifacts(run.info.run_id)]
+    assert open_loop.FILE in names
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [(["--horizon=0"], "--horizon 0: must be >= 1"), (["--replay"], "missing replay")],
+)
+def test_what_cannot_be_imagined_is_one_line(recorded, tmp_path, capsys, typed, said):
+    shutil.copytree(recorded[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.copy(recorded[0] / "config.yaml", tmp_path)
+    assert imagine([str(tmp_path), *typed]) == 2
+    line = capsys.readouterr().err
+    assert said in line and line.count("\n") == 1

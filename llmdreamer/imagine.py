@@ -1,0 +1,94 @@
+"""`python -m llmdreamer.imagine RUN_DIR`: how far ahead does a run's world model see?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmdreamer.config import from_yaml
+from llmdreamer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+    from llmdreamer.openloop import OpenLoop
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and draw open-loop imagination; 0, or 2 after a line that says what is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m llmdreamer.imagine", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
+    parser.add_argument("--context", type=int, help="rows looked at (default: fills a sequence)")
+    parser.add_argument("--horizon", type=int, help="rows imagined (default: algo.horizon)")
+    parser.add_argument("--windows", type=int, default=32, help="pieces of experience (default 32)")
+    parser.add_argument("--samples", type=int, default=8, help="trajectories a piece (default 8)")
+    parser.add_argument("--seed", type=int, help="of episodes and draws (default: the run's)")
+    parser.add_argument(
+        "--replay", action="store_true", help="windows of the run's replay, not of fresh episodes"
+    )
+    parser.add_argument("--out", type=Path, help="folder (default: RUN_DIR/imagined)")
+    args = parser.parse_args(argv)
+    try:
+        for name in ("context", "horizon", "windows", "samples"):
+            value = getattr(args, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"--{name} {value}: must be >= 1")
+        print(_imagine(args))
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _imagine(args: argparse.Namespace) -> str:
+    if not (args.run_dir / "checkpoints").is_dir():
+        raise ConfigError(f"missing checkpoint: {args.run_dir} has no checkpoints/")
+    config = from_yaml(args.run_dir / "config.yaml")
+    # Imported late: the refusals above do without torch.
+    from llmdreamer.analysis.openloop import everything
+    from llmdreamer.analysis.part import save
+    from llmdreamer.openloop import FILE
+
+    found = _measured(args, config)
+    folder = args.out or args.run_dir / "imagined"
+    try:
+        parts = everything(found)
+        for part in parts:
+            save(part, folder)
+        found.save(folder / FILE)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from error
+    (table,) = parts[0].tables
+    return "\n".join([table.to_string(index=False), *parts[0].text, f"pictures  {folder}"])
+
+
+def _measured(args: argparse.Namespace, config: Config) -> OpenLoop:
+    import torch
+
+    from llmdreamer.training.checkpoint import Checkpoints
+    from llmdreamer.training.loop import prepare_torch
+    from llmdreamer.training.openloop import (
+        fresh_windows,
+        measured,
+        replayed_windows,
+        usual_context,
+    )
+    from llmdreamer.training.trainer import restore_agent
+
+    prepare_torch(config)
+    agent = restore_agent(config, Checkpoints(args.run_dir / "checkpoints", config.checkpoint.keep))
+    horizon = args.horizon or config.algo.horizon
+    context = args.context or usual_context(config.algo, horizon)
+    length, seed = context + horizon, config.seed if args.seed is None else args.seed
+    torch.manual_seed(seed)
+    batch = (
+        replayed_windows(agent, config, args.run_dir, args.windows, length, seed)
+        if args.replay
+        else fresh_windows(agent, config, args.windows, length, seed)
+    )
+    return measured(agent, batch, context, args.samples)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

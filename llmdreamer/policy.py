@@ -1,0 +1,151 @@
+"""What a run has learned to do, in files of data that act without the run, its environment or the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmdreamer.config import from_yaml, to_yaml
+from llmdreamer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+    from llmdreamer.envs.actions import Actions
+    from llmdreamer.envs.observations import Observation
+    from llmdreamer.training.agent import Agent
+
+CONFIG, SPACES, WEIGHTS = "config.yaml", "spaces.json", "agent.pt"
+
+
+class Policy:
+    """An agent that lives one episode at a time: an observation in, an action out, its memory between.
+
+    Observations and actions are the environment's own, as its `step` gives and takes them. Actions are
+    the mode of the policy, as in evaluations.
+    """
+
+    def __init__(
+        self, agent: Agent, keys: Mapping[str, Observation], actions: Actions, *, is_plain: bool
+    ) -> None:
+        self.agent = agent.eval()
+        self._keys, self._actions, self._is_plain = keys, actions, is_plain
+        self.reset()
+
+    @classmethod
+    def load(cls, folder: Path) -> Policy:
+        """Read what `export` wrote. Weights are tensors and nothing else; no code comes with them.
+
+        Raises:
+            ConfigError: if the files are not those of a policy.
+        """
+        import torch
+
+        from llmdreamer.envs.actions import action_kind
+        from llmdreamer.envs.factory import frames_of
+        from llmdreamer.envs.observations import observation_keys
+        from llmdreamer.envs.spaces import space_from_plain
+        from llmdreamer.envs.vector import spec_of
+        from llmdreamer.training.agent import Agent
+        from llmdreamer.training.trainer import load_agent, torch_device
+
+        config = from_yaml(folder / CONFIG)
+        spaces = json.loads((folder / SPACES).read_text())
+        frames = frames_of(config.env)
+        keys = observation_keys(space_from_plain(spaces["observation"]), *frames)
+        actions = action_kind(space_from_plain(spaces["action"]))
+        device = torch_device("auto")
+        agent = Agent(config, spec_of(keys, actions, config.env.action_repeat)).to(device)
+        load_agent(agent, torch.load(folder / WEIGHTS, map_location=device, weights_only=True))
+        return cls(agent, keys, actions, is_plain="dict" not in spaces["observation"])
+
+    def reset(self) -> None:
+        """An episode begins with the next observation."""
+        self._memory = self.agent.initial(1)
+        self._is_first = True
+
+    def act(self, observation: Any) -> Any:
+        """The action for an observation, of the episode that goes on or has just begun.
+
+        Raises:
+            ValueError: if the observation is not of the environment's space.
+        """
+        import numpy as np
+        import torch
+
+        parts = {next(iter(self._keys)): observation} if self._is_plain else observation
+        if not isinstance(parts, Mapping) or self._keys.keys() - parts.keys():
+            raise ValueError(f"an observation of the keys {sorted(self._keys)} is needed")
+        device = next(self.agent.parameters()).device
+        seen = {
+            key: torch.from_numpy(np.ascontiguousarray(part.encode(parts[key])))[None].to(device)
+            for key, part in self._keys.items()
+        }
+        is_first = torch.tensor([self._is_first], device=device)
+        action, self._memory = self.agent.act(seen, is_first, self._memory, explore=False)
+        self._is_first = False
+        return self._actions.decode(action[0].cpu().numpy())
+
+
+def export(run_dir: Path, folder: Path) -> dict[str, Path]:
+    """Write the policy of a run's newest checkpoint into `folder`; the files by name.
+
+    Raises:
+        ConfigError: if there is no checkpoint, or the policy needs more than data can hold.
+    """
+    if not (run_dir / "checkpoints").is_dir():
+        raise ConfigError(f"missing checkpoint: {run_dir} has no checkpoints/")
+    config = from_yaml(run_dir / "config.yaml")
+    import torch
+
+    from llmdreamer.envs.factory import make_env
+    from llmdreamer.envs.spaces import space_to_plain
+    from llmdreamer.training.checkpoint import Checkpoints
+    from llmdreamer.training.trainer import restore_agent
+
+    agent = restore_agent(config, Checkpoints(run_dir / "checkpoints", config.checkpoint.keep))
+    env = make_env(config.env, False)
+    spaces = {
+        "observation": space_to_plain(env.observation_space),
+        "action": space_to_plain(env.action_space),
+    }
+    env.close()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(to_yaml(_alone(config, agent)))
+    (folder / SPACES).write_text(json.dumps(spaces, indent=1))
+    torch.save(agent.state_dict(), folder / WEIGHTS)
+    return {name: folder / name for name in (CONFIG, SPACES, WEIGHTS)}
+
+
+def _alone(config: Config, agent: Agent) -> Config:
+    """The configuration without checkpoints elsewhere: a pretrained model by its shape."""
+    algo, hf = config.algo, config.algo.world_model.hf_model
+    if not hf.from_pretrained:
+        return config
+    if algo.text_keys.encoder:
+        raise ConfigError(
+            "pretrained=true with algo.text_keys: its table of words is no part of a policy yet"
+        )
+    model: Any = agent.world_model.backbone.model
+    shape = {k: v for k, v in model.config.to_diff_dict().items() if k not in _NOT_SHAPE}
+    hf = replace(hf, from_pretrained=False)
+    world_model = replace(algo.world_model, hf_model=hf)
+    optimizer = replace(algo.optimizer, thaw=0)
+    backbone = replace(
+        config.backbone, name="hf", path=None, model_type=model.config.model_type, config=shape
+    )
+    algo = replace(algo, world_model=world_model, optimizer=optimizer)
+    return replace(config, pretrained=False, algo=algo, backbone=backbone)
+
+
+# Of a model's configuration what says where it is from, or of words that are not there.
+_NOT_SHAPE = {"model_type", "architectures", "transformers_version", "dtype", "vocab_size"}
+_NOT_SHAPE |= {
+    "_name_or_path",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "task_specific_params",
+}

@@ -1,0 +1,60 @@
+"""What the machine is doing beside the training: processors, memory, disk, read now and then."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import psutil
+import torch
+
+EVERY = 10.0  # seconds
+
+
+class SystemMonitor:
+    """Readings for a run's record. One costs about a millisecond; nothing runs between two."""
+
+    def __init__(self, device: torch.device, folder: Path, every: float = EVERY) -> None:
+        self.device = device
+        self.folder = folder
+        self.every = every
+        self._process = psutil.Process()
+        self._since, self._busy = time.monotonic(), self._processor_seconds()
+        psutil.cpu_percent(None)  # its first answer means nothing
+
+    def due(self) -> bool:
+        """Whether the last reading is `every` seconds old."""
+        return time.monotonic() - self._since >= self.every
+
+    def read(self) -> dict[str, float]:
+        """Metrics of now, or means since the last reading."""
+        now, busy = time.monotonic(), self._processor_seconds()
+        cores = (busy - self._busy) / max(1e-9, now - self._since)
+        self._since, self._busy = now, busy
+        metrics = {
+            "system/cpu_share": psutil.cpu_percent(None) / 100,
+            "system/process_cores": cores,
+            "system/memory_share": psutil.virtual_memory().percent / 100,
+            "system/memory_bytes": float(self._held()),
+            "system/disk_free_bytes": float(shutil.disk_usage(self.folder).free),
+        }
+        if self.device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(self.device)
+            metrics["system/gpu_memory_bytes"] = float(total - free)
+            metrics["system/gpu_memory_share"] = (total - free) / total
+        return metrics
+
+    def _processor_seconds(self) -> float:
+        times = self._process.cpu_times()
+        return float(times.user + times.system)
+
+    def _held(self) -> int:
+        """Resident bytes of this process and those it has started, as its environments'."""
+        held = 0
+        for process in [self._process, *self._process.children(recursive=True)]:
+            try:
+                held += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                pass  # it has ended since it was listed
+        return held

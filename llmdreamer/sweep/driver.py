@@ -13,10 +13,12 @@ from omegaconf import DictConfig
 
 from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.board import Board
 from llmdreamer.sweep.grid import Grid
 from llmdreamer.sweep.parent import SweepParent
 from llmdreamer.sweep.plan import Plan, read_plan
 from llmdreamer.sweep.pool import Pool, cores
+from llmdreamer.sweep.presence import Presence
 from llmdreamer.sweep.process import Program, Slot
 from llmdreamer.sweep.sources import Chain, Source
 from llmdreamer.sweep.table import Row, show, write_csv
@@ -57,9 +59,13 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
 
 
 def _run(plan: Plan, source: Source, slots: list[Slot]) -> None:
+    presence = Presence.of_driver(plan.folder)
+    board = Board(plan, source)
     try:
-        Pool(source, slots, make_program(plan)).run()
+        with board:
+            Pool(source, slots, make_program(plan), board).run()
     finally:
+        presence.close()
         rows = source.rows
         table = write_csv(plan, rows)
         show(plan, rows)

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DRIVER_VARIABLE = "LLMDREAMER_DRIVER"
+LOCK = "trial.lock"  # in the run's folder, held by its process
 LOOK_EVERY = 0.5  # seconds between two looks at whether the driver lives
 
 
@@ -32,7 +33,7 @@ def membership(folder: Path) -> Iterator[None]:
     from filelock import FileLock
 
     threading.Thread(target=_follow, args=(int(driver),), daemon=True).start()
-    with FileLock(folder / "trial.lock"):
+    with FileLock(folder / LOCK):
         yield
 
 

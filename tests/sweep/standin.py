@@ -39,6 +39,10 @@ def live(folder: Path, given: dict[str, str]) -> None:
         starts.write(f"{first} {os.getpid()} {environment[0]} {environment[1]}\n")
     if given.get("seed") == os.environ.get("STANDIN_FAIL"):
         sys.exit("lr is a mess")
+    wanted = Wanted(
+        "", "", "", {"algo.total_steps": STEPS, "env.action_repeat": 1}, {}, time.time()
+    )
+    save(wanted, RunFiles(folder).wanted)
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(143))
     spool = Spool(folder / "metrics.jsonl")
@@ -50,7 +54,7 @@ def live(folder: Path, given: dict[str, str]) -> None:
         (folder / "checkpoints" / f"step-{step:012d}-{0:016x}.pt").touch()
         if stopped:
             sys.exit(143)
-    wanted = Wanted("", "", "", {}, {}, 0.0, status="FINISHED")
+    wanted.status, wanted.ended = "FINISHED", time.time()
     save(wanted, RunFiles(folder).wanted)
 
 

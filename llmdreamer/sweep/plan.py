@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from llmdreamer.config import Config, load, parse_objectives
 from llmdreamer.config.objective import Objective
 from llmdreamer.errors import ConfigError, did_you_mean
-from llmdreamer.sweep.settings import Settings
+from llmdreamer.sweep.settings import LAUNCHERS, Ray, Settings, Submitit
 
 DIRECTIONS = ("maximize", "minimize")
 # What only the driver reads. A run's own folder is given to it.
@@ -32,6 +32,7 @@ class Plan:
     name: str
     folder: Path
     settings: Settings
+    launcher: Submitit | Ray | None  # None: processes are the driver's own
     objectives: list[Objective]
     maximize: list[bool]  # one for each objective
     fixed: list[str]  # overrides of every run
@@ -62,12 +63,6 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     """
     settings = OmegaConf.to_object(master.hydra.sweeper)
     assert isinstance(settings, Settings)
-    launcher = master.hydra.runtime.choices.get("hydra/launcher")
-    if launcher != "basic":
-        raise ConfigError(
-            f"hydra/launcher={launcher}: the sweeper starts its runs itself;"
-            " for several machines start several drivers: docs/clusters.md"
-        )
     typed = _by_key([*_spelled(settings.params), *arguments])
     seeds = _seeds(master, typed.pop("seed", None))
     for key in _DRIVERS:
@@ -81,6 +76,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         name=settings.study_name or folder.name,
         folder=folder,
         settings=settings,
+        launcher=_launcher(master),
         objectives=objectives,
         maximize=_maximize(settings.direction, objectives),
         fixed=fixed,
@@ -94,6 +90,19 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         master=master,
         loader=loader,
     )
+
+
+def _launcher(master: DictConfig) -> Submitit | Ray | None:
+    choice = master.hydra.runtime.choices.get("hydra/launcher")
+    if choice == "basic":
+        return None
+    launcher = OmegaConf.to_object(master.hydra.launcher)
+    if not isinstance(launcher, Submitit | Ray):
+        raise ConfigError(
+            f"hydra/launcher={choice}: the sweeper starts its runs itself;"
+            f" choose from basic, {', '.join(LAUNCHERS)} (docs/clusters.md)"
+        )
+    return launcher
 
 
 def _spelled(params: dict[str, Any]) -> list[str]:

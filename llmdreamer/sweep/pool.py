@@ -22,8 +22,7 @@ ASK_EVERY = 1.0  # seconds before a source that had nothing is asked again
 class Pool:
     """Runs what a source gives, `len(slots)` at a time."""
 
-    def __init__(self, source: Source, slots: list[Slot], program: Program, board: Board) -> None:
-        self._source, self._board = source, board
+    def __init__(self, slots: list[Slot], program: Program) -> None:
         self._free = list(slots)
         self._slots = len(slots)
         self._program = program
@@ -32,12 +31,13 @@ class Pool:
         self._signal: int | None = None
         self._busy = 0.0  # slot-seconds in which a process lived
 
-    def run(self) -> None:
+    def run(self, source: Source, board: Board) -> None:
         """Run all. The first Ctrl-C or SIGTERM lets the runs write checkpoints, a second does not.
 
         Raises:
             KeyboardInterrupt, SystemExit: after it was stopped so.
         """
+        self._source, self._board = source, board
         before = {sig: signal.signal(sig, self._note) for sig in (signal.SIGINT, signal.SIGTERM)}
         began = time.monotonic()
         try:

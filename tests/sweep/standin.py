@@ -2,8 +2,9 @@
 
     python standin.py key=value ... hydra.run.dir=FOLDER
 
-The return at step s is `(lr + seed) * s`. Variables: STANDIN_STEP, seconds a step; STANDIN_FAIL, a seed that
-fails; STANDIN_METRIC, the metric logged. Every start adds a line to FOLDER/starts.txt.
+The return at step s is `(lr + seed) * s`. Variables: STANDIN_STEP, seconds a step; STANDIN_STEPS (10);
+STANDIN_FAIL, a seed that fails; STANDIN_METRIC, the metric logged. Every start adds a line
+to FOLDER/starts.txt.
 """
 
 import json
@@ -17,7 +18,7 @@ from llmdreamer.sweep.member import membership
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
-STEPS = 10
+STEPS = int(os.environ.get("STANDIN_STEPS", "10"))
 
 
 def main() -> None:

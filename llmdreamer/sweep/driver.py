@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     source = make_source(plan)
     engine = make_engine(plan)
     try:
+        pool = Pool(slots, make_program(plan, engine))
         plan.folder.mkdir(parents=True, exist_ok=True)
         parent = SweepParent()
         if (
@@ -59,7 +61,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         ):  # who takes the callback away wants no parent run
             parent.begin(master)
         try:
-            _run(plan, source, Pool(slots, make_program(plan, engine)))
+            _run(plan, source, pool)
         finally:
             parent.end(master)
     finally:
@@ -138,6 +140,8 @@ def cpus(launcher: Submitit | Ray) -> int:
 
 def make_program(plan: Plan, engine: Engine) -> Program:
     settings = plan.settings
+    if settings.command and shutil.which(settings.command[0]) is None:
+        raise ConfigError(f"hydra.sweeper.command: there is no program {settings.command[0]}")
     own = [sys.executable, str(Path(sys.argv[0]).resolve())]
     # Who says how many threads, in the configuration or to OpenMP, is not overruled.
     ours = plan.base.threads is None and "OMP_NUM_THREADS" not in os.environ

@@ -84,7 +84,7 @@ def make_engine(plan: Plan) -> Engine:
     """The engine of `hydra/launcher`.
 
     Raises:
-        ConfigError: if its package is missing, or it cannot be reached.
+        ConfigError: if it cannot be reached, or does not know an option.
     """
     if isinstance(plan.launcher, Submitit):
         from llmdreamer.sweep.remote import SubmititEngine

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     """
     settings = OmegaConf.to_object(master.hydra.sweeper)
     assert isinstance(settings, Settings)
+    _check(settings)
     typed = _by_key([*_spelled(settings.params), *arguments])
     seeds = _seeds(master, typed.pop("seed", None))
     for key in _DRIVERS:
@@ -92,6 +94,19 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     )
 
 
+def _check(settings: Settings) -> None:
+    for key in ("retries", "stop_within"):
+        if (value := getattr(settings, key)) < 0:
+            raise ConfigError(f"hydra.sweeper.{key}={value}: must be >= 0")
+    for key, value in settings.params.items():
+        if isinstance(value, dict):
+            inner = next(iter(value), "...")
+            raise ConfigError(
+                f"hydra.sweeper.params.{key} holds {value}: the key of a value is written in one,"
+                f" '{key}.{inner}: VALUES', or typed as {key}.{inner}=VALUES"
+            )
+
+
 def _launcher(master: DictConfig) -> Submitit | Ray | None:
     choice = master.hydra.runtime.choices.get("hydra/launcher")
     if choice == "basic":
@@ -102,6 +117,9 @@ def _launcher(master: DictConfig) -> Submitit | Ray | None:
             f"hydra/launcher={choice}: the sweeper starts its runs itself;"
             f" choose from basic, {', '.join(LAUNCHERS)} (docs/clusters.md)"
         )
+    package = "ray" if isinstance(launcher, Ray) else "submitit"
+    if find_spec(package) is None:
+        raise ConfigError(f"hydra/launcher={choice}: pip install 'llmdreamer[{package}]'")
     return launcher
 
 
@@ -151,12 +169,19 @@ def _seeds(master: DictConfig, typed: Override | None) -> list[int]:
             raise ConfigError(f"seeds={master.seeds} and {_input(typed)}: give one of the two")
         if not typed.is_discrete_sweep():
             raise ConfigError(f"{_input(typed)}: seeds are a list or a range")
-        return [int(seed) for seed in typed.sweep_string_iterator()]
-    first = int(master.seed) if typed is None else int(str(typed.value()))
+        return [_seed(typed, seed) for seed in typed.sweep_string_iterator()]
+    first = int(master.seed) if typed is None else _seed(typed, str(typed.value()))
     count = 1 if master.seeds is None else int(master.seeds)
     if count < 1:
         raise ConfigError(f"seeds={count}: must be >= 1")
     return list(range(first, first + count))
+
+
+def _seed(typed: Override, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"{_input(typed)}: {value!r} is no whole number") from None
 
 
 def _maximize(direction: Any, objectives: Sequence[Objective]) -> list[bool]:

@@ -202,12 +202,8 @@ class SubmititEngine:
     """A job of Slurm's, or of submitit's local stand-in for it, for each process."""
 
     def __init__(self, settings: Submitit, sweep: Path, heartbeat: int) -> None:
-        try:
-            import submitit
-        except ImportError as error:
-            raise ConfigError(
-                f"hydra/launcher=submitit_{settings.cluster}: pip install 'llmdreamer[submitit]'"
-            ) from error
+        import submitit
+
         try:
             logs = sweep / FOLDER / "submitit"
             self._executor = submitit.AutoExecutor(folder=logs, cluster=settings.cluster)
@@ -248,10 +244,8 @@ class RayEngine:
     """A task of Ray's for each process."""
 
     def __init__(self, settings: Ray, sweep: Path, heartbeat: int) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError("hydra/launcher=ray: pip install 'llmdreamer[ray]'") from error
+        import ray
+
         init, options = _given(settings.init), _given(settings.remote)
         _reach(init.get("address"))
         try:

@@ -125,21 +125,6 @@ def test_the_process_of_a_silent_driver_leaves(place):
 TWO = ["seed=0,1", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=g"]
 
 
-def test_an_engine_that_is_not_installed_is_one_line(sweeping: Sweeping):
-    # Python looks here first, and finds that there is no such module.
-    for name in ("ray", "submitit"):
-        (sweeping.folder / f"{name}.py").write_text(f"raise ImportError('no {name}')")
-    blind = {"PYTHONPATH": f"{sweeping.folder}:{os.environ['LLMDREAMER_ROOT']}"}
-    code, out = sweeping(*TWO, "hydra/launcher=ray", **blind)
-    assert (code, out.splitlines()[-1]) == (2, "hydra/launcher=ray: pip install 'llmdreamer[ray]'")
-
-
-def test_a_place_decides_over_its_devices_itself(sweeping: Sweeping):
-    code, out = sweeping(*TWO, "hydra/launcher=ray", "hydra.sweeper.devices=[0]")
-    assert code == 2
-    assert out.startswith("hydra.sweeper.devices=[0]: ")
-
-
 def test_an_address_where_nobody_answers_is_one_line():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

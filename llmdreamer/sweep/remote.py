@@ -5,16 +5,18 @@ Driver and place speak by files in a folder both see (the sweep's), so that all 
 | file | writer | says |
 |---|---|---|
 | `pulse` | the driver | a number that changes: it lives |
-| `JOB/began` | the place | the process is about to start |
+| `JOB/began` | the place | the process is about to start; then, by a number that changes: we live |
 | `JOB/stop`, `JOB/kill` | the driver | send the process SIGTERM, SIGKILL |
 | `JOB/ended` | the place | the process has ended, with this exit code |
 
-No law of locks or clocks is asked of the file system. A driver that is silent for four heartbeats has
-died: its processes write checkpoints and leave, as those of a driver on this machine do.
+No law of locks or clocks is asked of the file system. Who is silent for four heartbeats has died. Of a dead
+driver, the processes write checkpoints and leave, as those of a driver on this machine do. A dead place is
+known before its scheduler says so, or without it: Slurm may keep no record of ended jobs.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import shutil
@@ -53,14 +55,14 @@ class Errand:
     cwd: Path
     box: Path
     pulse: Path
-    silence: float  # seconds without a pulse that mean the driver's death
+    heartbeat: float  # seconds between two signs of life; after four that are missing, who gives them is dead
 
 
 def execute(errand: Errand, inherited: Mapping[str, str] | None = None) -> None:
     """At the place: run the process to its end, as the driver wishes."""
     os.chdir(errand.cwd)
     box = errand.box
-    (box / "began").touch()
+    write_atomically(box / "began", "")
     if (box / "stop").exists():
         code = 128 + signal.SIGTERM
     else:
@@ -72,13 +74,14 @@ def execute(errand: Errand, inherited: Mapping[str, str] | None = None) -> None:
 
 def _attend(process: subprocess.Popen[bytes], errand: Errand) -> int:
     told = False
-    beat, heard = _beat(errand.pulse), time.monotonic()
+    driver = Pulse(errand.pulse, errand.heartbeat)
+    shown = 0.0
     while (code := process.poll()) is None:
         time.sleep(LOOK_EVERY)
-        if (now := _beat(errand.pulse)) != beat:
-            beat, heard = now, time.monotonic()
-        is_alone = time.monotonic() - heard > errand.silence
-        if not told and (is_alone or (errand.box / "stop").exists()):
+        if time.monotonic() - shown > errand.heartbeat:
+            shown = time.monotonic()
+            write_atomically(errand.box / "began", str(shown))
+        if not told and (driver.is_silent() or (errand.box / "stop").exists()):
             told = True
             process.terminate()
         if (errand.box / "kill").exists():
@@ -86,11 +89,23 @@ def _attend(process: subprocess.Popen[bytes], errand: Errand) -> int:
     return code
 
 
-def _beat(pulse: Path) -> str:
-    try:
-        return pulse.read_text()
-    except OSError:
-        return ""
+class Pulse:
+    """The other side's signs of life, timed by our clock alone."""
+
+    def __init__(self, path: Path, heartbeat: float) -> None:
+        self._path, self._silence = path, 4.0 * heartbeat
+        self._last, self._heard = self._read(), time.monotonic()
+
+    def is_silent(self) -> bool:
+        if (now := self._read()) != self._last:
+            self._last, self._heard = now, time.monotonic()
+        return time.monotonic() - self._heard > self._silence
+
+    def _read(self) -> str:
+        try:
+            return self._path.read_text()
+        except OSError:
+            return ""
 
 
 @contextmanager
@@ -115,6 +130,8 @@ class Placed:
     box: Path
     is_over: Callable[[], bool]  # whether the scheduler has done with it, well or not
     cancel: Callable[[], None]
+    heartbeat: float
+    _pulse: Pulse | None = None  # once it has begun
     _code: int | None = None
     _looked_at: float = 0.0
     _over_at: float | None = None
@@ -137,11 +154,21 @@ class Placed:
         if self._killed_at is not None and time.monotonic() - self._killed_at > LATE:
             self._cancel()  # nobody there reads our files
         if self._over_at is None:
-            if self.is_over() or (self._is_cancelled and not self._has_begun()):
+            if self._is_gone():
                 self._over_at = time.monotonic()
         elif time.monotonic() - self._over_at > LATE:
             return -signal.SIGKILL  # the place is gone, and the process with it
         return None
+
+    def _is_gone(self) -> bool:
+        if not self._has_begun():
+            return self._is_cancelled or self.is_over()
+        if self._pulse is None:
+            self._pulse = Pulse(self.box / "began", self.heartbeat)
+        if self._pulse.is_silent():
+            self._cancel()  # should it be there after all, it would be there twice
+            return True
+        return self.is_over()
 
     def _has_begun(self) -> bool:
         return (self.box / "began").exists()
@@ -171,7 +198,7 @@ class _Posted:
     def __init__(self, sweep: Path, heartbeat: int) -> None:
         self.folder = sweep / FOLDER / uuid.uuid4().hex
         self.folder.mkdir(parents=True)
-        self._silence = 4.0 * heartbeat
+        self.heartbeat = heartbeat
         self._ended = threading.Event()
         self._beat()
         self._thread = threading.Thread(target=self._beat_on, args=(heartbeat,), daemon=True)
@@ -180,7 +207,7 @@ class _Posted:
     def errand(self, order: Order) -> Errand:
         box = self.folder / uuid.uuid4().hex
         box.mkdir()
-        return Errand(order, Path.cwd(), box, self.folder / "pulse", self._silence)
+        return Errand(order, Path.cwd(), box, self.folder / "pulse", self.heartbeat)
 
     def _beat(self) -> None:
         write_atomically(self.folder / "pulse", str(time.time()))
@@ -204,10 +231,11 @@ class SubmititEngine:
     def __init__(self, settings: Submitit, sweep: Path, heartbeat: int) -> None:
         import submitit
 
+        logging.getLogger("submitit").propagate = False  # it prints what it has to say itself
         try:
             logs = sweep / FOLDER / "submitit"
             self._executor = submitit.AutoExecutor(folder=logs, cluster=settings.cluster)
-            self._executor.update_parameters(**_parameters(settings))
+            self._executor.update_parameters(name=sweep.name, **_parameters(settings))
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
         self._posted = _Posted(sweep, heartbeat)
@@ -216,7 +244,8 @@ class SubmititEngine:
         errand = self._posted.errand(order)
         # Slurm hands the environment on: a password in it comes into no file.
         job = self._executor.submit(execute, errand)
-        return Placed(errand.box, job.done, lambda: job.cancel(check=False))
+        cancel = functools.partial(job.cancel, check=False)
+        return Placed(errand.box, job.done, cancel, errand.heartbeat)
 
     def close(self) -> None:
         self._posted.close()
@@ -266,6 +295,7 @@ class RayEngine:
             errand.box,
             lambda: bool(self._ray.wait([task], timeout=0)[0]),
             lambda: self._ray.cancel(task, force=True),
+            errand.heartbeat,
         )
 
     def close(self) -> None:

@@ -29,17 +29,18 @@ while sys.argv[2] != "short":
 class Place:
     """A scheduler that starts a thread for a job when it is told to."""
 
-    def __init__(self, folder: Path, kind: str = "", silence: float = 60.0):
+    def __init__(self, folder: Path, kind: str = "", heartbeat: float = 15.0):
         self.folder, self.cancelled = folder, False
         box, pulse = folder / "box", folder / "pulse"
         box.mkdir()
         pulse.write_text("1")
         order = Order([sys.executable, "-c", PROGRAM, str(folder), kind], {"KNOWN": "a"}, folder)
-        self.errand = Errand(order, Path.cwd(), box, pulse, silence)
+        self.errand = Errand(order, Path.cwd(), box, pulse, heartbeat)
         self.thread = threading.Thread(target=execute, args=(self.errand, {"KNOWN": "b"}))
-        self.job = Placed(
-            box, lambda: bool(self.thread.ident) and not self.thread.is_alive(), self.cancel
-        )
+        self.job = Placed(box, self.is_over, self.cancel, heartbeat)
+
+    def is_over(self) -> bool:
+        return self.thread.ident is not None and not self.thread.is_alive()
 
     def cancel(self):
         self.cancelled = True
@@ -108,8 +109,22 @@ def test_a_place_that_vanishes_ends_its_process(place, monkeypatch):
     assert job.poll() == -signal.SIGKILL
 
 
+def test_a_place_that_falls_silent_is_given_up_though_its_scheduler_says_nothing(
+    place, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(remote, "LATE", 0.3)
+    there = place(heartbeat=0.125)
+    there.job.is_over = lambda: False
+    for beat in range(6):
+        (tmp_path / "box" / "began").write_text(str(beat))
+        assert there.job.poll() is None
+        time.sleep(0.25)
+    until(lambda: there.job.poll() is not None, seconds=30)
+    assert (there.job.poll(), there.cancelled) == (-signal.SIGKILL, True)
+
+
 def test_the_process_of_a_silent_driver_leaves(place):
-    there = place(silence=0.5)
+    there = place(heartbeat=0.125)
     began = time.monotonic()
     there.begin()
     for number in range(5):

@@ -40,6 +40,7 @@ from llmdreamer.tracking.record import write_atomically
 log = logging.getLogger(__name__)
 FOLDER = ".jobs"  # in the sweep's folder
 LOOK_EVERY = 0.2  # seconds between two looks at the files
+QUEUE_EVERY = 10.0  # seconds between two looks at Slurm's queue for a job that has not begun
 # Seconds that a job's last word may take on its way through a network file system.
 LATE = 5.0
 # What schedulers send before they take the place away; submitit's own answer would requeue the job,
@@ -238,6 +239,7 @@ class SubmititEngine:
             self._executor.update_parameters(name=sweep.name, **_parameters(settings))
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
+        self._cluster = settings.cluster
         self._posted = _Posted(sweep, heartbeat)
 
     def start(self, order: Order) -> Job:
@@ -245,10 +247,38 @@ class SubmititEngine:
         # Slurm hands the environment on: a password in it comes into no file.
         job = self._executor.submit(execute, errand)
         cancel = functools.partial(job.cancel, check=False)
-        return Placed(errand.box, job.done, cancel, errand.heartbeat)
+        return Placed(errand.box, self._is_over(job), cancel, errand.heartbeat)
+
+    def _is_over(self, job: Any) -> Callable[[], bool]:
+        """submitit asks sacct, which knows nothing where Slurm keeps no accounts: ask the queue too."""
+        asked = time.monotonic()
+
+        def is_over() -> bool:
+            nonlocal asked
+            if job.done():
+                return True
+            if self._cluster != "slurm" or time.monotonic() - asked < QUEUE_EVERY:
+                return False
+            asked = time.monotonic()
+            return not is_queued(job.job_id)
+
+        return is_over
 
     def close(self) -> None:
         self._posted.close()
+
+
+def is_queued(job: str) -> bool:
+    """Whether Slurm's queue holds the job, waiting or running; yes where it does not answer."""
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--format=%T", f"--jobs={job}"],  # noqa: S607  (the site's own)
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return bool(asked.stdout.strip()) or (
+        asked.returncode != 0 and "Invalid job id" not in asked.stderr
+    )
 
 
 _SHARED = (

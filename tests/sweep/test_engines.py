@@ -140,6 +140,25 @@ def test_the_process_of_a_silent_driver_leaves(place):
 TWO = ["seed=0,1", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=g"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "is_there"),
+    [
+        ("echo PENDING", True),
+        ("true", False),
+        ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", False),
+        ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", True),
+    ],
+)
+def test_a_job_is_gone_when_the_queue_says_so_not_when_it_is_silent(
+    tmp_path, monkeypatch, answer, is_there
+):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f"#!/bin/sh\n{answer}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert remote.is_queued("7") is is_there
+
+
 def test_an_address_where_nobody_answers_is_one_line():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -140,7 +140,8 @@ class Reader:
         folders = [folder / f"seed-{seed}" for seed in header.seeds] if several else [folder]
         if not row.folder:  # its configuration was refused
             folders = []
-        runs = [self._run(one, header, row.state) for one in folders]
+        is_known = row.state in ENDED and bool(row.values)
+        runs = [self._run(one, header, is_known=is_known) for one in folders]
         done = sum(run.state == "finished" for run in runs)
         line = Line(
             number=row.number,
@@ -160,8 +161,8 @@ class Reader:
             line.left = max((run.left for run in runs if run.left is not None), default=None)
         return line
 
-    def _run(self, folder: Path, header: Header, recorded: str) -> _Run:
-        """One run's folder. Curves are read only of runs whose end is not in the table."""
+    def _run(self, folder: Path, header: Header, *, is_known: bool) -> _Run:
+        """One run's folder. Curves are read only of runs whose result is not in the table."""
         run, wanted = _Run(), load(Wanted, RunFiles(folder).wanted)
         if is_held(folder / LOCK):
             run.state = "running"
@@ -175,7 +176,7 @@ class Reader:
             if isinstance(steps[0], int) and isinstance(steps[1], int):
                 run.total = steps[0] * steps[1]
             run.seconds = (wanted.ended or time.time()) - wanted.started
-        if run.state == "waiting" or (recorded in ENDED and run.state != "running"):
+        if run.state == "waiting" or (is_known and run.state != "running"):
             return run
         tail = self._tails.setdefault(folder, Tail(folder))
         curves = tail.read()

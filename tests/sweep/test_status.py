@@ -100,6 +100,13 @@ def test_a_run_that_finished_after_its_driver_died_is_finished(tmp_path):
     assert (line.state, line.env_step, line.values, line.left) == ("finished", 100, [9.0], None)
 
 
+def test_a_pruned_trial_shows_how_far_it_came(tmp_path):
+    folders = Folders(tmp_path)
+    run(folders.row(state="pruned"), [(10, 9.0, 50.0), (20, 2.0, 40.0)], status="KILLED")
+    (line,) = folders.look().lines
+    assert (line.state, line.env_step, line.values, line.left) == ("pruned", 20, [2.0], None)
+
+
 def test_a_trial_of_several_seeds_is_one_line(tmp_path):
     folders = Folders(tmp_path, seeds=(3, 4, 5))
     folder = folders.row(state="running", seed=None)

@@ -1,25 +1,35 @@
 """Where Hydra finds our sweeper, `hydra/sweeper=llmdreamer`, a shell, and the specifications' folder.
 
+The options of hydra/launcher say where the sweeper places its processes; Hydra launches nothing.
+
 Hydra imports this module for every command, so it imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from llmdreamer.sweep.settings import Settings
+from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.settings import LAUNCHERS, Settings
 
 ConfigStore.instance().store(
     group="hydra/sweeper", name="llmdreamer", node=Settings, provider="llmdreamer"
 )
+for _name, _node in LAUNCHERS.items():
+    ConfigStore.instance().store(
+        group="hydra/launcher", name=_name, node=_node, provider="llmdreamer"
+    )
 
 
 class SweepsFolder(SearchPathPlugin):
@@ -47,3 +57,22 @@ class LLMDreamerSweeper(Sweeper):
 
         assert self.config is not None and self.hydra_context is not None
         sweep(self.config, self.hydra_context.config_loader, arguments)
+
+
+class Place(Launcher):
+    """What another sweeper gets that was told to launch by one of our options."""
+
+    def __init__(self, **settings: Any) -> None:
+        raise ConfigError(
+            "this hydra/launcher is for hydra/sweeper=llmdreamer, which is the default"
+        )
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        raise NotImplementedError
+
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
+        raise NotImplementedError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType, UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -15,6 +15,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.sweep.settings import Settings
 
 OPEN = ("env.kwargs.", "backbone.options.", "algo.options.")  # whose keys are not ours
 _PLUGIN = "Unknown plugin class"  # which Hydra raises as a bare RuntimeError
@@ -72,7 +73,8 @@ def unknown_key(key: str) -> str:
     parent, _, last = key.rpartition(".")
     if f"{parent}.".startswith(OPEN):
         return f"{parent} has no '{last}' yet: add it with +{key}=..."
-    return f"unknown key '{key}'{did_you_mean(key, [*leaves(), *GROUPS])}"
+    sweepers = [f"hydra.sweeper.{one.name}" for one in fields(Settings)]
+    return f"unknown key '{key}'{did_you_mean(key, [*leaves(), *GROUPS, *sweepers])}"
 
 
 def _mistyped(override: str, cause: BaseException) -> str:
@@ -83,7 +85,10 @@ def _mistyped(override: str, cause: BaseException) -> str:
     inner = next((leaf for leaf in leaves() if leaf.startswith(f"{key}.")), None)
     if inner is not None:
         return f"{key}={value}: {key} holds several values, set them one by one: {inner}=..."
-    return f"{key}={value}: {cause}"
+    kinds = get_type_hints(Settings)  # Hydra's own keys are told in OmegaConf's words
+    if kind := kinds.get(key.removeprefix("hydra.sweeper.")):
+        return f"{key}={value}: must be {_words(kind)}"
+    return f"{key}={value}: {str(cause).splitlines()[0]}"
 
 
 def _words(kind: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,15 @@ from omegaconf import DictConfig
 
 from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.board import Board
+from llmdreamer.sweep.engine import Engine, make_engine
 from llmdreamer.sweep.grid import Grid
 from llmdreamer.sweep.parent import SweepParent
 from llmdreamer.sweep.plan import Plan, read_plan
 from llmdreamer.sweep.pool import Pool, cores
+from llmdreamer.sweep.presence import Presence
 from llmdreamer.sweep.process import Program, Slot
+from llmdreamer.sweep.settings import Ray, Submitit
 from llmdreamer.sweep.sources import Chain, Source
 from llmdreamer.sweep.table import Row, show, write_csv
 from llmdreamer.tracking import resolve_uri
@@ -44,22 +49,33 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; runs have written checkpoints.
     """
     plan = read_plan(master, loader, arguments)
-    source = make_source(plan)
     slots = make_slots(plan)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    parent = SweepParent()
-    if "llmdreamer" in master.hydra.callbacks:  # who takes the callback away wants no parent run
-        parent.begin(master)
+    source = make_source(plan)
+    engine = make_engine(plan)
     try:
-        _run(plan, source, slots)
+        pool = Pool(slots, make_program(plan, engine))
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        parent = SweepParent()
+        if (
+            "llmdreamer" in master.hydra.callbacks
+        ):  # who takes the callback away wants no parent run
+            parent.begin(master)
+        try:
+            _run(plan, source, pool)
+        finally:
+            parent.end(master)
     finally:
-        parent.end(master)
+        engine.close()
 
 
-def _run(plan: Plan, source: Source, slots: list[Slot]) -> None:
+def _run(plan: Plan, source: Source, pool: Pool) -> None:
+    presence = Presence.of_driver(plan.folder)
+    board = Board(plan, source)
     try:
-        Pool(source, slots, make_program(plan)).run()
+        with board:
+            pool.run(source, board)
     finally:
+        presence.close()
         rows = source.rows
         table = write_csv(plan, rows)
         show(plan, rows)
@@ -93,6 +109,11 @@ def make_slots(plan: Plan) -> list[Slot]:
     settings = plan.settings
     if settings.per_device < 1:
         raise ConfigError(f"hydra.sweeper.per_device={settings.per_device}: must be >= 1")
+    if plan.launcher is not None and settings.devices:
+        raise ConfigError(
+            f"hydra.sweeper.devices={settings.devices}: of another place's devices its scheduler"
+            " decides (gpus_per_node, num_gpus); leave it out"
+        )
     places: list[int | None] = [*settings.devices] * settings.per_device
     count = settings.n_jobs if settings.n_jobs is not None else max(1, len(places))
     if count < 1:
@@ -102,18 +123,31 @@ def make_slots(plan: Plan) -> list[Slot]:
             f"hydra.sweeper.n_jobs={count}: {len(settings.devices)} devices take"
             f" {len(places)} runs (hydra.sweeper.per_device={settings.per_device})"
         )
+    if plan.launcher is not None:
+        return [Slot(None, cpus(plan.launcher))] * count
     typed = os.environ.get("OMP_NUM_THREADS")
     threads = int(typed) if typed and typed.isdigit() else max(1, cores() // count)
     return [Slot(place, threads) for place in (places or [None] * count)[:count]]
 
 
-def make_program(plan: Plan) -> Program:
+def cpus(launcher: Submitit | Ray) -> int:
+    """The cores that a run is given, at least one."""
+    given = (
+        launcher.cpus_per_task if isinstance(launcher, Submitit) else launcher.remote["num_cpus"]
+    )
+    return max(1, int(given or 1))
+
+
+def make_program(plan: Plan, engine: Engine) -> Program:
     settings = plan.settings
+    if settings.command and shutil.which(settings.command[0]) is None:
+        raise ConfigError(f"hydra.sweeper.command: there is no program {settings.command[0]}")
     own = [sys.executable, str(Path(sys.argv[0]).resolve())]
     # Who says how many threads, in the configuration or to OpenMP, is not overruled.
     ours = plan.base.threads is None and "OMP_NUM_THREADS" not in os.environ
     return Program(
         command=list(settings.command) or own,
+        engine=engine,
         hydra=plan.hydra,
         objective=plan.base.objective,
         set_threads=ours,

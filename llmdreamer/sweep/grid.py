@@ -44,31 +44,39 @@ class Grid:
         self._plan = plan
         self._root = Path(plan.base.output_root).expanduser().resolve() / "cells"
         self._cells: dict[str, Cell] = {}
-        for arm, overrides, seed in combinations(plan):
-            self._add(arm, overrides, seed)
+        for combination in combinations(plan):
+            self._add(combination)
         self._look_for_finished()
 
     @property
     def rows(self) -> list[Row]:
         return [cell.row for cell in self._cells.values()]
 
-    def _add(self, arm: str, overrides: list[str], seed: int) -> None:
-        full = [*self._plan.fixed, *overrides, f"seed={seed}"]
-        label = " ".join(overrides)
+    @property
+    def total(self) -> int:
+        return len(self._cells)
+
+    def _add(self, one: Combination) -> None:
+        # The arm last: it is what the cell is about.
+        full = [*self._plan.fixed, *one.values, *one.fixed, f"seed={one.seed}"]
+        params = " ".join(one.values)
+        label = f"{one.arm} {params}".strip()
         row = Row(
-            label=arm or label or "-", group=label, seed=seed, overrides=redact(" ".join(full))
-        )
+            label=label or "-", group=label, seed=one.seed, overrides=redact(" ".join(full)),
+            number=len(self._cells), arm=one.arm, params=params,
+        )  # fmt: skip
         try:
             config = self._plan.compose(full)
         except ConfigError as error:
             row.state, row.cause, row.exit_code = "failed", str(error), error.exit_code
             log.error("failed %s: %s", label, error)
-            self._cells[f"refused {label} {seed}"] = Cell(full, row, is_done=True)
+            self._cells[f"refused {label} {one.seed}"] = Cell(full, row, is_done=True)
             return
         name = run_name(config)
         if name in self._cells:  # the values that differ have no effect here
             return
-        row.label = arm or label or config_arm(config)
+        row.arm = one.arm or config_arm(config)
+        row.label = label or row.arm
         row.group, row.folder = digest(config), str(self._root / name)
         self._cells[name] = Cell(full, row, self._root / name)
 
@@ -151,8 +159,16 @@ class Grid:
                 cell.row.state = "unfinished"
 
 
-def combinations(plan: Plan) -> Iterator[tuple[str, list[str], int]]:
-    """Every (arm, overrides, seed), in the order typed, the seed varying fastest.
+@dataclass(frozen=True)
+class Combination:
+    arm: str  # its name; empty where there are none
+    values: list[str]  # one of each list, as overrides
+    fixed: list[str]  # the arm's overrides
+    seed: int
+
+
+def combinations(plan: Plan) -> Iterator[Combination]:
+    """Every combination, in the order typed, the seed varying fastest.
 
     Raises:
         ConfigError: if a sweep has no end of values.
@@ -171,8 +187,7 @@ def combinations(plan: Plan) -> Iterator[tuple[str, list[str], int]]:
     for arm, fixed in plan.arms.items():
         for values in itertools.product(*lists):
             for seed in plan.seeds:
-                # The arm last: it is what the cell is about.
-                yield arm, [*values, *fixed], seed
+                yield Combination(arm, [*values], fixed, seed)
 
 
 def _label(row: Row) -> str:

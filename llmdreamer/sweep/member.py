@@ -17,7 +17,7 @@ from pathlib import Path
 from llmdreamer.errors import ConfigError
 
 DRIVER_VARIABLE = "LLMDREAMER_DRIVER"
-LOCK = "run.lock"  # in the run's folder
+LOCK = "run.lock"  # in the run's folder, held by its process
 LOOK_EVERY = 0.5  # seconds between two looks at whether the driver lives
 
 

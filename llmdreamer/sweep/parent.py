@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.settings import SWEEPER
+from llmdreamer.sweep.table import TABLE, UNTOLD
 from llmdreamer.tracking import TrackingError, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
 from llmdreamer.tracking.record import Status, write_atomically
@@ -75,7 +76,7 @@ class SweepParent(Callback):
         os.environ.pop(PARENT_VARIABLE, None)
         if self._parent is None:
             return
-        table = Path(config.hydra.sweep.dir).resolve() / "results.csv"
+        table = Path(config.hydra.sweep.dir).resolve() / TABLE
         try:
             if _is_ours(config):
                 # Our sweeper leaves its own table, of the trials that never became a run, too.
@@ -115,11 +116,11 @@ def _head() -> str:
 
 
 def _markdown(table: str) -> str:
-    """The first rows of a CSV text for the note, without the folders."""
+    """The first rows of a CSV text for the note, without what is told twice."""
     rows = list(csv.DictReader(io.StringIO(table)))
     if not rows:
         return ""
-    columns = [name for name in rows[0] if name not in ("folder", "overrides")]
+    columns = [name for name in rows[0] if name not in UNTOLD]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows[:NOTE_ROWS]:
         lines.append(f"| {' | '.join(row[name].replace('|', chr(92) + '|') for name in columns)} |")

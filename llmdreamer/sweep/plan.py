@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from llmdreamer.config import Config, load, parse_objectives
 from llmdreamer.config.objective import Objective
 from llmdreamer.errors import ConfigError, did_you_mean
-from llmdreamer.sweep.settings import Settings
+from llmdreamer.sweep.settings import LAUNCHERS, Ray, Settings, Submitit
 
 DIRECTIONS = ("maximize", "minimize")
 # What only the driver reads. A run's own folder is given to it.
@@ -32,6 +33,7 @@ class Plan:
     name: str
     folder: Path
     settings: Settings
+    launcher: Submitit | Ray | None  # None: processes are the driver's own
     objectives: list[Objective]
     maximize: list[bool]  # one for each objective
     fixed: list[str]  # overrides of every run
@@ -62,13 +64,8 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     """
     settings = OmegaConf.to_object(master.hydra.sweeper)
     assert isinstance(settings, Settings)
-    launcher = master.hydra.runtime.choices.get("hydra/launcher")
-    if launcher != "basic":
-        raise ConfigError(
-            f"hydra/launcher={launcher}: the sweeper starts its runs itself;"
-            " for several machines start several drivers: docs/clusters.md"
-        )
     _refuse_trust(settings)
+    _check(settings)
     typed = _by_key([*_spelled(settings.params), *arguments])
     seeds = _seeds(master, typed.pop("seed", None))
     for key in _DRIVERS:
@@ -82,6 +79,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         name=settings.study_name or folder.name,
         folder=folder,
         settings=settings,
+        launcher=_launcher(master),
         objectives=objectives,
         maximize=_maximize(settings.direction, objectives),
         fixed=fixed,
@@ -103,6 +101,35 @@ def _refuse_trust(settings: Settings) -> None:
     for line in given:
         if line.lstrip("+~").startswith("trust="):
             raise ConfigError(f"{line} stands in a file: type it instead")
+
+
+def _check(settings: Settings) -> None:
+    for key in ("retries", "stop_within"):
+        if (value := getattr(settings, key)) < 0:
+            raise ConfigError(f"hydra.sweeper.{key}={value}: must be >= 0")
+    for key, value in settings.params.items():
+        if isinstance(value, dict):
+            inner = next(iter(value), "...")
+            raise ConfigError(
+                f"hydra.sweeper.params.{key} holds {value}: the key of a value is written in one,"
+                f" '{key}.{inner}: VALUES', or typed as {key}.{inner}=VALUES"
+            )
+
+
+def _launcher(master: DictConfig) -> Submitit | Ray | None:
+    choice = master.hydra.runtime.choices.get("hydra/launcher")
+    if choice == "basic":
+        return None
+    launcher = OmegaConf.to_object(master.hydra.launcher)
+    if not isinstance(launcher, Submitit | Ray):
+        raise ConfigError(
+            f"hydra/launcher={choice}: the sweeper starts its runs itself;"
+            f" choose from basic, {', '.join(LAUNCHERS)} (docs/clusters.md)"
+        )
+    package = "ray" if isinstance(launcher, Ray) else "submitit"
+    if find_spec(package) is None:
+        raise ConfigError(f"hydra/launcher={choice}: pip install 'llmdreamer[{package}]'")
+    return launcher
 
 
 def _spelled(params: dict[str, Any]) -> list[str]:
@@ -151,12 +178,19 @@ def _seeds(master: DictConfig, typed: Override | None) -> list[int]:
             raise ConfigError(f"seeds={master.seeds} and {_input(typed)}: give one of the two")
         if not typed.is_discrete_sweep():
             raise ConfigError(f"{_input(typed)}: seeds are a list or a range")
-        return [int(seed) for seed in typed.sweep_string_iterator()]
-    first = int(master.seed) if typed is None else int(str(typed.value()))
+        return [_seed(typed, seed) for seed in typed.sweep_string_iterator()]
+    first = int(master.seed) if typed is None else _seed(typed, str(typed.value()))
     count = 1 if master.seeds is None else int(master.seeds)
     if count < 1:
         raise ConfigError(f"seeds={count}: must be >= 1")
     return list(range(first, first + count))
+
+
+def _seed(typed: Override, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(f"{_input(typed)}: {value!r} is no whole number") from None
 
 
 def _maximize(direction: Any, objectives: Sequence[Objective]) -> list[bool]:

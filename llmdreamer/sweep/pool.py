@@ -8,6 +8,7 @@ import signal
 import time
 from types import FrameType
 
+from llmdreamer.sweep.board import Board
 from llmdreamer.sweep.folder import is_finished
 from llmdreamer.sweep.process import Program, Slot, Worker
 from llmdreamer.sweep.sources import Outcome, Source, Task
@@ -21,8 +22,7 @@ ASK_EVERY = 1.0  # seconds before a source that had nothing is asked again
 class Pool:
     """Runs what a source gives, `len(slots)` at a time."""
 
-    def __init__(self, source: Source, slots: list[Slot], program: Program) -> None:
-        self._source = source
+    def __init__(self, slots: list[Slot], program: Program) -> None:
         self._free = list(slots)
         self._slots = len(slots)
         self._program = program
@@ -31,12 +31,13 @@ class Pool:
         self._signal: int | None = None
         self._busy = 0.0  # slot-seconds in which a process lived
 
-    def run(self) -> None:
+    def run(self, source: Source, board: Board) -> None:
         """Run all. The first Ctrl-C or SIGTERM lets the runs write checkpoints, a second does not.
 
         Raises:
             KeyboardInterrupt, SystemExit: after it was stopped so.
         """
+        self._source, self._board = source, board
         before = {sig: signal.signal(sig, self._note) for sig in (signal.SIGINT, signal.SIGTERM)}
         began = time.monotonic()
         try:
@@ -64,6 +65,7 @@ class Pool:
             if time.monotonic() - looked > LOOK_EVERY:
                 looked = time.monotonic()
                 self._look()
+            self._board.tick()
             time.sleep(TICK)
 
     def _fill(self) -> None:
@@ -78,6 +80,7 @@ class Pool:
             worker = Worker(task, self._free.pop(0), self._program)
             log.info("%s %s", "resume" if worker.start() else "start", task.label)
             self._workers.append(worker)
+            self._board.changed()
 
     def _reap(self) -> None:
         for worker in list(self._workers):
@@ -99,6 +102,7 @@ class Pool:
         told = log.error if outcome.kind == "failed" else log.info
         told("%s %s%s", outcome.kind, task.label, f": {outcome.cause}" if outcome.cause else "")
         self._source.ended(task, outcome)
+        self._board.changed()
 
     def _look(self) -> None:
         for worker in self._workers:
@@ -120,9 +124,12 @@ class Pool:
         """Where an error ends the sweep, its runs leave with a checkpoint as they would otherwise."""
         for worker in self._workers:
             worker.stop(wanted=False)
-        while any(not worker.has_exited() for worker in self._workers):
-            for worker in self._workers:
+        while self._workers:
+            for worker in list(self._workers):
                 worker.kill_if_late()
+                if worker.has_exited():
+                    self._workers.remove(worker)
+                    self._busy += worker.seconds
             time.sleep(TICK)
 
     def _tell_load(self, seconds: float) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from dataclasses import dataclass, field
 
-from llmdreamer.sweep.folder import LOG, Tail, is_finished, last_line, newest_checkpoint
-from llmdreamer.sweep.member import DRIVER_VARIABLE
+from llmdreamer.sweep.engine import Engine, Job, Order
+from llmdreamer.sweep.folder import Tail, is_finished, last_line, newest_checkpoint
 from llmdreamer.sweep.sources import Outcome, Task
-from llmdreamer.tracking.parent import TRIAL_VARIABLE
+from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 
 # What a resumed run takes from the command line; all else is in its saved configuration.
 _KEPT = ("threads", "device", "trust", "tracking.")
@@ -39,6 +38,7 @@ class Program:
     """What is started, and how patiently."""
 
     command: list[str]
+    engine: Engine  # where it lives
     hydra: list[str]  # Hydra's own overrides, of every run
     objective: str  # which may be another now than when a run began
     set_threads: bool  # whether `threads` is ours to give
@@ -55,7 +55,8 @@ class Worker:
     program: Program
     tail: Tail = field(init=False)
     seconds: float = 0.0
-    _process: subprocess.Popen[bytes] | None = None
+    _job: Job | None = None
+    _code: int | None = None  # of its exit
     _began: float = 0.0
     _deaths: int = 0
     _checkpoint: str | None = None
@@ -82,36 +83,30 @@ class Worker:
             ]
         self.tail = Tail(folder)
         arguments = [*overrides, *self.program.hydra, f"hydra.run.dir={_quoted(str(folder))}"]
-        with open(folder / LOG, "ab") as output:
-            self._process = subprocess.Popen(
-                [*self.program.command, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=os.environ | self._environment(),
-                start_new_session=True,  # a Ctrl-C is the driver's, which tells its runs in order
-            )
+        order = Order([*self.program.command, *arguments], self._environment(), folder)
+        self._job, self._code = self.program.engine.start(order), None
         self._began = time.monotonic()
         return resumes
 
     def _environment(self) -> dict[str, str]:
         return self.slot.environment() | {
-            DRIVER_VARIABLE: str(os.getpid()),
+            # A place may have inherited another sweep's.
+            **{one: os.environ[one] for one in (PARENT_VARIABLE,) if one in os.environ},
             TRIAL_VARIABLE: json.dumps(self.task.tags),
             "COLUMNS": "200",
         }
 
     def has_exited(self) -> bool:
-        assert self._process is not None
-        if self._process.poll() is None:
-            return False
-        self.seconds += time.monotonic() - self._began
-        return True
+        assert self._job is not None
+        if self._code is None and (code := self._job.poll()) is not None:
+            self._code = code
+            self.seconds += time.monotonic() - self._began
+        return self._code is not None
 
     def outcome(self, *, interrupted: bool) -> Outcome | None:
         """What the exit means; None if the run is to be gone on with, now or by the next driver."""
-        assert self._process is not None
-        code = self._process.returncode
+        assert self._code is not None
+        code = self._code
         if code == 0 or is_finished(self.task.folder):
             return self.finished()
         left = code < 0 or code in _ASKED
@@ -139,8 +134,8 @@ class Worker:
         """Have the run write its checkpoint and leave. `wanted`: it is not to be gone on with."""
         self._wanted = self._wanted or wanted
         self._asked_at = time.monotonic()
-        if self._process is not None:
-            self._process.terminate()
+        if self._job is not None and not self.has_exited():
+            self._job.terminate()
 
     def is_stopping(self) -> bool:
         return self._asked_at is not None
@@ -153,8 +148,8 @@ class Worker:
             self.kill()
 
     def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+        if self._job is not None and not self.has_exited():
+            self._job.kill()
 
 
 def _quoted(text: str) -> str:

@@ -29,7 +29,8 @@ def space(swept: dict[str, Override]) -> dict[str, BaseDistribution]:
         try:
             found[override.get_key_element()] = create_optuna_distribution_from_override(override)
         except (ValueError, AssertionError) as error:
-            raise ConfigError(f"{override.input_line}: {error}") from error
+            reason = str(error) or "no values, range or interval"
+            raise ConfigError(f"{override.input_line}: {reason}") from error
     if not found:
         raise ConfigError("hydra.sweeper.n_trials: a study needs values to choose from, key=A,B")
     return found

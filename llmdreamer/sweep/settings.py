@@ -9,6 +9,59 @@ SWEEPER = "llmdreamer"
 """Our option of the group hydra/sweeper."""
 
 
+_PLACE = "hydra_plugins.llmdreamer_sweeper.Place"
+
+
+@dataclass
+class Submitit:
+    """`hydra/launcher=submitit_slurm` and `submitit_local`: each process of a run is a job."""
+
+    _target_: str = _PLACE
+    cluster: str = "slurm"  # slurm | local
+    # Of a job. At its end the run writes a checkpoint and goes on in another job.
+    timeout_min: int = 1440
+    cpus_per_task: int = 1
+    gpus_per_node: int | None = None
+    mem_gb: float | None = None
+    # Of Slurm only; null: the site's default.
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    exclude: str | None = None
+    # Seconds before the limit at which a run is told to write its checkpoint.
+    signal_delay_s: int = 180
+    # Shell lines before the job, such as `module load cuda`.
+    setup: list[str] = field(default_factory=list)
+    # Any other option of sbatch, by its name.
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SubmititLocal(Submitit):
+    cluster: str = "local"
+
+
+@dataclass
+class Ray:
+    """`hydra/launcher=ray`: each process of a run is a task."""
+
+    _target_: str = _PLACE
+    # Arguments of ray.init. Without an address, a cluster is started here, of `num_cpus` cores.
+    init: dict[str, Any] = field(
+        default_factory=lambda: {"address": None, "num_cpus": None, "num_gpus": None}
+    )
+    # What a task takes: options of ray.remote.
+    remote: dict[str, Any] = field(
+        default_factory=lambda: {"num_cpus": 1, "num_gpus": None, "resources": None}
+    )
+
+
+LAUNCHERS = {"submitit_slurm": Submitit, "submitit_local": SubmititLocal, "ray": Ray}
+"""Our options of the group hydra/launcher, named as Hydra's plugins name theirs."""
+
+
 @dataclass
 class Settings:
     """`hydra.sweeper.*`; docs/sweeps.md tells more of each."""

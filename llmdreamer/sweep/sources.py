@@ -38,6 +38,10 @@ class Source(Protocol):
     def rows(self) -> list[Row]:
         """The results so far."""
 
+    @property
+    def total(self) -> int:
+        """How many rows there will be."""
+
     def next(self) -> Task | None:
         """The next run, claimed by this driver; None if there is none just now."""
 
@@ -63,6 +67,10 @@ class Chain:
     @property
     def rows(self) -> list[Row]:
         return [row for source in self._sources for row in source.rows]
+
+    @property
+    def total(self) -> int:
+        return sum(source.total for source in self._sources)
 
     def next(self) -> Task | None:
         for place, source in enumerate(self._sources):

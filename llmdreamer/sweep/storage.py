@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 
 from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.presence import FOLDER, Presence
 from llmdreamer.tracking import redact
 
 log = logging.getLogger(__name__)
@@ -109,16 +110,14 @@ class Life:
     """This driver's signs of life: a locked file on this machine, heartbeats in the database."""
 
     def __init__(self, folder: Path, store: Store) -> None:
-        self._folder = folder / ".drivers"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder / FOLDER
         self._storage = store.optuna
         self._interval = float(store.optuna.get_heartbeat_interval() or 1)
-        self._token = uuid.uuid4().hex
-        self._lock = FileLock(self._folder / self._token)
-        self._lock.acquire()
+        token = uuid.uuid4().hex
+        self._presence = Presence(folder, token)
         self._trials: set[int] = set()
         self._ended = threading.Event()
-        self.name = f"{socket.gethostname()}/{os.getpid()}/{self._token}"
+        self.name = f"{socket.gethostname()}/{os.getpid()}/{token}"
         threading.Thread(target=self._beat, daemon=True).start()
 
     def begin(self, trial_id: int) -> None:
@@ -132,8 +131,7 @@ class Life:
     def close(self) -> None:
         self._ended.set()
         self._trials.clear()
-        self._lock.release()
-        (self._folder / self._token).unlink(missing_ok=True)
+        self._presence.close()
 
     def _beat(self) -> None:
         while not self._ended.wait(self._interval):

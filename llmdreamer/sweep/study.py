@@ -61,7 +61,7 @@ class Study:
 
     def __init__(self, plan: Plan, arm: str = "", name: str | None = None) -> None:
         self._plan = plan
-        self._arm = plan.arms[arm]
+        self._arm, self._arm_name = plan.arms[arm], arm
         self.name = name or plan.name
         self._folder = plan.folder if name is None else plan.folder / arm
         self._space = space(plan.swept)
@@ -268,6 +268,10 @@ class Study:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
     @property
+    def total(self) -> int:
+        return self.n_trials
+
+    @property
     def rows(self) -> list[Row]:
         return [self._row(trial) for trial in self._trials()]
 
@@ -279,6 +283,9 @@ class Study:
             group=f"{self.name} {trial.number}",
             seed=self._plan.seeds[0] if len(self._plan.seeds) == 1 else None,
             overrides=redact(" ".join([*self._plan.fixed, *values, *self._arm])),
+            number=trial.number,
+            arm=self._arm_name,
+            params=" ".join(values),
             folder=str(self._folder / str(trial.number)),
             state=states.get(trial.state, trial.state.name.lower()),
             env_step=trial.user_attrs.get("env_step", 0),

@@ -18,7 +18,12 @@ from llmdreamer.sweep.folder import Curves
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.tracking.record import write_atomically
 
-COLUMNS = ("label", "seed", "state", "env_step", "folder", "overrides", "cause")
+TABLE = "results.csv"
+# The objectives' columns stand between the two.
+_BEFORE = ("label", "seed", "state", "env_step")
+_AFTER = ("folder", "overrides", "cause", "number", "arm", "params")
+UNTOLD = ("folder", "overrides", "number", "arm", "params")
+"""The columns that a reader has no use for: the label says it shorter."""
 
 
 @dataclass
@@ -29,6 +34,9 @@ class Row:
     group: str  # equal for the runs that differ in the seed alone
     seed: int | None
     overrides: str
+    number: int = 0  # of the trial, or of the cell's run in the order typed
+    arm: str = ""
+    params: str = ""  # what differs between the runs of an arm, as typed
     folder: str = ""
     state: str = "waiting"
     env_step: int = 0
@@ -55,14 +63,50 @@ def write_csv(plan: Plan, rows: Sequence[Row]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [str(objective) for objective in plan.objectives]
-    writer.writerow([*COLUMNS[:4], *names, *COLUMNS[4:]])
+    writer.writerow([*_BEFORE, *names, *_AFTER])
     for row in rows:
-        cells = ["" if (value := getattr(row, name)) is None else value for name in COLUMNS]
         values = [repr(value) for value in row.values] or [""] * len(names)
-        writer.writerow([*cells[:4], *values, *cells[4:]])
-    path = plan.folder / "results.csv"
+        before, after = ([_cell(row, name) for name in part] for part in (_BEFORE, _AFTER))
+        writer.writerow([*before, *values, *after])
+    path = plan.folder / TABLE
     write_atomically(path, text.getvalue())
     return path
+
+
+def _cell(row: Row, name: str) -> object:
+    return "" if (value := getattr(row, name)) is None else value
+
+
+def read_csv(path: Path) -> list[Row]:
+    """The rows as `write_csv` left them. Their `group` is not told there.
+
+    Raises:
+        ValueError: if the file is none of ours.
+    """
+    with open(path, newline="") as file:
+        reader = csv.DictReader(file)
+        columns = list(reader.fieldnames or [])
+        if columns[:4] != list(_BEFORE) or "folder" not in columns:
+            raise ValueError(f"{path} is not the table of a sweep")
+        objectives = columns[len(_BEFORE) : columns.index("folder")]
+        return [_row(cells, objectives) for cells in reader]
+
+
+def _row(cells: dict[str, str], objectives: Sequence[str]) -> Row:
+    return Row(
+        label=cells["label"],
+        group="",
+        seed=int(cells["seed"]) if cells["seed"] else None,
+        overrides=cells["overrides"],
+        number=int(cells.get("number") or 0),
+        arm=cells.get("arm", ""),
+        params=cells.get("params", ""),
+        folder=cells["folder"],
+        state=cells["state"],
+        env_step=int(cells["env_step"]),
+        values=[float(cells[name]) for name in objectives if cells[name]],
+        cause=cells["cause"],
+    )
 
 
 def show(plan: Plan, rows: Sequence[Row], console: Console | None = None) -> None:

@@ -1,5 +1,7 @@
 """Every mistake in a command is one line that names it, exits 2 and leaves nothing behind."""
 
+import sys
+
 import pytest
 
 from llmdreamer.errors import did_you_mean
@@ -46,6 +48,16 @@ MISTAKES = [
     ("-m seeds=2 seed=0,1", "seeds=2 and seed=0,1: give one of the two"),
     ("-m algo.horizon=interval(1,9)", "a grid needs single values; for a search give hydra.sweeper"),
     ("-m hydra.sweeper.n_trials=3", "a study needs values to choose from"),
+    ("-m seed=0,a", "seed=0,a: 'a' is no whole number"),
+    ("-m seed=0,1 hydra.sweeper.retries=-1", "hydra.sweeper.retries=-1: must be >= 0"),
+    ("-m seed=0,1 hydra.sweeper.n_trails=1", "; did you mean 'hydra.sweeper.n_trials'?"),
+    ("-m seed=0,1 hydra.sweeper.n_trials=x", "n_trials=x: must be an integer or null"),
+    ("-m seed=0,1 hydra.sweeper.devices=0", "devices=0: must be a list, like [a,b]"),
+    ("-m seed=0,1 hydra.sweeper.command=[nobody]", "hydra.sweeper.command: there is no program nobody"),
+    ("-m +hydra.sweeper.params.algo.horizon=5", "in one, 'algo.horizon: VALUES', or typed as algo"),
+    (f"{STUDY} env.id=glob(*)", "env.id=glob(*): no values, range or interval"),
+    ("-m seed=0,1 hydra/launcher=submitit_slurm hydra.launcher.timeout_min=x", "could not be converted"),
+    ("-m seed=0,1 hydra/launcher=submitit", "; did you mean 'submitit_local'?"),
     (f"{STUDY} hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0: must be >= 1"),
     (f"{STUDY} algo.lrr=1,2", "unknown key 'algo.lrr'; did you mean 'algo.optimizer.lr'?"),
     (f"{STUDY} algo.gamma=range(1,1)", "algo.gamma=range(1,1): "),
@@ -91,6 +103,21 @@ def test_a_mistake_is_one_line(command, tmp_path, training, typed, line):
     assert (code, err.count("\n"), out) == (2, 1, "")
     assert training.runs == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["submitit_slurm", "ray"])
+def test_an_engine_that_is_not_installed_is_one_line(command, tmp_path, monkeypatch, name):
+    package = name.partition("_")[0]
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = command("-m", "seed=0,1", f"hydra/launcher={name}")
+    assert (code, err) == (2, f"hydra/launcher={name}: pip install 'llmdreamer[{package}]'\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_decides_over_its_devices_itself(command, monkeypatch):
+    monkeypatch.setattr("llmdreamer.sweep.plan.find_spec", lambda name: name)
+    code, _, err = command("-m", "seed=0,1", "hydra/launcher=ray", "hydra.sweeper.devices=[0]")
+    assert (code, err[:28]) == (2, "hydra.sweeper.devices=[0]: o")
 
 
 def test_a_misspelt_option_in_one_cell_fails_before_any_job(command, training):

@@ -2,8 +2,9 @@
 
     python standin.py key=value ... hydra.run.dir=FOLDER
 
-The return at step s is `(lr + seed) * s`. Variables: STANDIN_STEP, seconds a step; STANDIN_FAIL, a seed that
-fails; STANDIN_METRIC, the metric logged. Every start adds a line to FOLDER/starts.txt.
+The return at step s is `(lr + seed) * s`. Variables: STANDIN_STEP, seconds a step; STANDIN_STEPS (10);
+STANDIN_FAIL, a seed that fails; STANDIN_METRIC, the metric logged. Every start adds a line
+to FOLDER/starts.txt.
 """
 
 import json
@@ -17,7 +18,7 @@ from llmdreamer.sweep.member import membership
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
-STEPS = 10
+STEPS = int(os.environ.get("STANDIN_STEPS", "10"))
 
 
 def main() -> None:
@@ -39,6 +40,10 @@ def live(folder: Path, given: dict[str, str]) -> None:
         starts.write(f"{first} {os.getpid()} {environment[0]} {environment[1]}\n")
     if given.get("seed") == os.environ.get("STANDIN_FAIL"):
         sys.exit("lr is a mess")
+    wanted = Wanted(
+        "", "", "", {"algo.total_steps": STEPS, "env.action_repeat": 1}, {}, time.time()
+    )
+    save(wanted, RunFiles(folder).wanted)
     stopped = []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(143))
     spool = Spool(folder / "metrics.jsonl")
@@ -50,7 +55,7 @@ def live(folder: Path, given: dict[str, str]) -> None:
         (folder / "checkpoints" / f"step-{step:012d}-{0:016x}.pt").touch()
         if stopped:
             sys.exit(143)
-    wanted = Wanted("", "", "", {}, {}, 0.0, status="FINISHED")
+    wanted.status, wanted.ended = "FINISHED", time.time()
     save(wanted, RunFiles(folder).wanted)
 
 

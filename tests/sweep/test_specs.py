@@ -43,7 +43,9 @@ def test_a_specification_is_sound(plan, name):
     for read in plan(f"sweeps={name}"):
         if read.settings.n_trials is None:
             cells = list(combinations(read))
-            points = [[*values, f"seed={seed}"] for _, values, seed in (cells[0], cells[-1])]
+            points = [
+                [*one.values, *one.fixed, f"seed={one.seed}"] for one in (cells[0], cells[-1])
+            ]
         else:
             dimensions = space(read.swept)
             check(read)

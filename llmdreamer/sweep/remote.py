@@ -1,0 +1,348 @@
+"""Runs as jobs of submitit (Slurm) or Ray, which call `execute` at the place they have found.
+
+Driver and place speak by files in a folder both see (the sweep's), so that all schedulers are alike:
+
+| file | writer | says |
+|---|---|---|
+| `pulse` | the driver | a number that changes: it lives |
+| `JOB/began` | the place | the process is about to start; then, by a number that changes: we live |
+| `JOB/stop`, `JOB/kill` | the driver | send the process SIGTERM, SIGKILL |
+| `JOB/ended` | the place | the process has ended, with this exit code |
+
+No law of locks or clocks is asked of the file system. Who is silent for four heartbeats has died. Of a dead
+driver, the processes write checkpoints and leave, as those of a driver on this machine do. A dead place is
+known before its scheduler says so, or without it: Slurm may keep no record of ended jobs.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llmdreamer.errors import ConfigError
+from llmdreamer.sweep.engine import Job, Order, spawn
+from llmdreamer.sweep.settings import Ray, Submitit
+from llmdreamer.tracking.record import write_atomically
+
+log = logging.getLogger(__name__)
+FOLDER = ".jobs"  # in the sweep's folder
+LOOK_EVERY = 0.2  # seconds between two looks at the files
+QUEUE_EVERY = 10.0  # seconds between two looks at Slurm's queue for a job that has not begun
+# Seconds that a job's last word may take on its way through a network file system.
+LATE = 5.0
+# What schedulers send before they take the place away; submitit's own answer would requeue the job,
+# while our driver is there to start it again.
+_WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True)
+class Errand:
+    """An order, and where its place and its driver speak."""
+
+    order: Order
+    cwd: Path
+    box: Path
+    pulse: Path
+    heartbeat: float  # seconds between two signs of life; after four that are missing, who gives them is dead
+
+
+def execute(errand: Errand, inherited: Mapping[str, str] | None = None) -> None:
+    """At the place: run the process to its end, as the driver wishes."""
+    os.chdir(errand.cwd)
+    box = errand.box
+    write_atomically(box / "began", "")
+    if (box / "stop").exists():
+        code = 128 + signal.SIGTERM
+    else:
+        process = spawn(errand.order, inherited)
+        with _handed_on(process):
+            code = _attend(process, errand)
+    write_atomically(box / "ended", str(code))
+
+
+def _attend(process: subprocess.Popen[bytes], errand: Errand) -> int:
+    told = False
+    driver = Pulse(errand.pulse, errand.heartbeat)
+    shown = 0.0
+    while (code := process.poll()) is None:
+        time.sleep(LOOK_EVERY)
+        if time.monotonic() - shown > errand.heartbeat:
+            shown = time.monotonic()
+            write_atomically(errand.box / "began", str(shown))
+        if not told and (driver.is_silent() or (errand.box / "stop").exists()):
+            told = True
+            process.terminate()
+        if (errand.box / "kill").exists():
+            process.kill()
+    return code
+
+
+class Pulse:
+    """The other side's signs of life, timed by our clock alone."""
+
+    def __init__(self, path: Path, heartbeat: float) -> None:
+        self._path, self._silence = path, 4.0 * heartbeat
+        self._last, self._heard = self._read(), time.monotonic()
+
+    def is_silent(self) -> bool:
+        if (now := self._read()) != self._last:
+            self._last, self._heard = now, time.monotonic()
+        return time.monotonic() - self._heard > self._silence
+
+    def _read(self) -> str:
+        try:
+            return self._path.read_text()
+        except OSError:
+            return ""
+
+
+@contextmanager
+def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hand a scheduler's warnings on; a Ctrl-C is the driver's."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {one: signal.signal(one, lambda *_: process.terminate()) for one in _WARNINGS}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Placed:
+    """A job of a scheduler's, seen from the driver."""
+
+    box: Path
+    is_over: Callable[[], bool]  # whether the scheduler has done with it, well or not
+    cancel: Callable[[], None]
+    heartbeat: float
+    _pulse: Pulse | None = None  # once it has begun
+    _code: int | None = None
+    _looked_at: float = 0.0
+    _over_at: float | None = None
+    _killed_at: float | None = None
+    _is_cancelled: bool = False
+
+    def poll(self) -> int | None:
+        if self._code is None and time.monotonic() - self._looked_at > LOOK_EVERY:
+            self._looked_at = time.monotonic()
+            self._code = self._look()
+            if self._code is not None:
+                shutil.rmtree(self.box, ignore_errors=True)
+        return self._code
+
+    def _look(self) -> int | None:
+        try:
+            return int((self.box / "ended").read_text())
+        except FileNotFoundError:
+            pass
+        if self._killed_at is not None and time.monotonic() - self._killed_at > LATE:
+            self._cancel()  # nobody there reads our files
+        if self._over_at is None:
+            if self._is_gone():
+                self._over_at = time.monotonic()
+        elif time.monotonic() - self._over_at > LATE:
+            return -signal.SIGKILL  # the place is gone, and the process with it
+        return None
+
+    def _is_gone(self) -> bool:
+        if not self._has_begun():
+            return self._is_cancelled or self.is_over()
+        if self._pulse is None:
+            self._pulse = Pulse(self.box / "began", self.heartbeat)
+        if self._pulse.is_silent():
+            self._cancel()  # should it be there after all, it would be there twice
+            return True
+        return self.is_over()
+
+    def _has_begun(self) -> bool:
+        return (self.box / "began").exists()
+
+    def terminate(self) -> None:
+        (self.box / "stop").touch()
+        if not self._has_begun():  # it would wait for a place only to leave it
+            self._cancel()
+
+    def kill(self) -> None:
+        # By `execute`, if it is there: a place taken away leaves a hanging process behind.
+        (self.box / "kill").touch()
+        if self._killed_at is None:
+            self._killed_at = time.monotonic()
+        if not self._has_begun():
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if not self._is_cancelled:
+            self._is_cancelled = True
+            self.cancel()
+
+
+class _Posted:
+    """What both engines share: the folder of the files, and the driver's pulse."""
+
+    def __init__(self, sweep: Path, heartbeat: int) -> None:
+        self.folder = sweep / FOLDER / uuid.uuid4().hex
+        self.folder.mkdir(parents=True)
+        self.heartbeat = heartbeat
+        self._ended = threading.Event()
+        self._beat()
+        self._thread = threading.Thread(target=self._beat_on, args=(heartbeat,), daemon=True)
+        self._thread.start()
+
+    def errand(self, order: Order) -> Errand:
+        box = self.folder / uuid.uuid4().hex
+        box.mkdir()
+        return Errand(order, Path.cwd(), box, self.folder / "pulse", self.heartbeat)
+
+    def _beat(self) -> None:
+        write_atomically(self.folder / "pulse", str(time.time()))
+
+    def _beat_on(self, every: float) -> None:
+        while not self._ended.wait(every):
+            try:
+                self._beat()
+            except OSError as error:  # the next one may get through
+                log.warning("no pulse: %s", error)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class SubmititEngine:
+    """A job of Slurm's, or of submitit's local stand-in for it, for each process."""
+
+    def __init__(self, settings: Submitit, sweep: Path, heartbeat: int) -> None:
+        import submitit
+
+        logging.getLogger("submitit").propagate = False  # it prints what it has to say itself
+        try:
+            logs = sweep / FOLDER / "submitit"
+            self._executor = submitit.AutoExecutor(folder=logs, cluster=settings.cluster)
+            self._executor.update_parameters(name=sweep.name, **_parameters(settings))
+        except (RuntimeError, ValueError, TypeError, NameError) as error:
+            raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
+        self._cluster = settings.cluster
+        self._posted = _Posted(sweep, heartbeat)
+
+    def start(self, order: Order) -> Job:
+        errand = self._posted.errand(order)
+        # Slurm hands the environment on: a password in it comes into no file.
+        job = self._executor.submit(execute, errand)
+        cancel = functools.partial(job.cancel, check=False)
+        return Placed(errand.box, self._is_over(job), cancel, errand.heartbeat)
+
+    def _is_over(self, job: Any) -> Callable[[], bool]:
+        """submitit asks sacct, which knows nothing where Slurm keeps no accounts: ask the queue too."""
+        asked = time.monotonic()
+
+        def is_over() -> bool:
+            nonlocal asked
+            if job.done():
+                return True
+            if self._cluster != "slurm" or time.monotonic() - asked < QUEUE_EVERY:
+                return False
+            asked = time.monotonic()
+            return not is_queued(job.job_id)
+
+        return is_over
+
+    def close(self) -> None:
+        self._posted.close()
+
+
+def is_queued(job: str) -> bool:
+    """Whether Slurm's queue holds the job, waiting or running; yes where it does not answer."""
+    asked = subprocess.run(
+        ["squeue", "--noheader", "--format=%T", f"--jobs={job}"],  # noqa: S607  (the site's own)
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return bool(asked.stdout.strip()) or (
+        asked.returncode != 0 and "Invalid job id" not in asked.stderr
+    )
+
+
+_SHARED = (
+    "timeout_min",
+    "cpus_per_task",
+    "gpus_per_node",
+    "mem_gb",
+)  # of all of submitit's executors
+
+
+def _parameters(settings: Submitit) -> dict[str, Any]:
+    """As AutoExecutor names them: what only Slurm knows begins with slurm_."""
+    given = {
+        key: value
+        for key, value in asdict(settings).items()
+        if key not in ("_target_", "cluster") and value not in (None, [], {})
+    }
+    return {key if key in _SHARED else f"slurm_{key}": value for key, value in given.items()}
+
+
+class RayEngine:
+    """A task of Ray's for each process."""
+
+    def __init__(self, settings: Ray, sweep: Path, heartbeat: int) -> None:
+        import ray
+
+        init, options = _given(settings.init), _given(settings.remote)
+        _reach(init.get("address"))
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **init)
+            # Ray's own retry would neither know the checkpoint nor count.
+            self._task = ray.remote(**{"max_retries": 0, **options})(execute)
+        except (ConnectionError, ValueError, TypeError, RuntimeError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"hydra/launcher=ray: {reason}") from error
+        self._ray = ray
+        self._posted = _Posted(sweep, heartbeat)
+
+    def start(self, order: Order) -> Job:
+        errand = self._posted.errand(order)
+        # Workers have the environment in which somebody started the cluster.
+        task = self._task.remote(errand, dict(os.environ))
+        return Placed(
+            errand.box,
+            lambda: bool(self._ray.wait([task], timeout=0)[0]),
+            lambda: self._ray.cancel(task, force=True),
+            errand.heartbeat,
+        )
+
+    def close(self) -> None:
+        self._posted.close()
+        self._ray.shutdown()
+
+
+def _reach(address: object) -> None:
+    """Refuse an address where nobody answers: Ray itself would wait for minutes, and then abort."""
+    host, _, port = str(address).removeprefix("ray://").rpartition(":")
+    if not port.isdigit():  # `auto`, `local` or none: Ray looks, and says so
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise ConfigError(f"hydra.launcher.init.address={address}: {error}") from error
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if value is not None}

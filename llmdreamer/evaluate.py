@@ -11,13 +11,16 @@ from llmdreamer.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate the newest checkpoint of a run; 0, or 2 after a line that says what is wrong."""
+    """Evaluate a run's newest checkpoint or best policy; 0, or 2 after a line that says what is wrong."""
     parser = argparse.ArgumentParser(prog="python -m llmdreamer.evaluate", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
     parser.add_argument("--episodes", type=int, default=20, help="at least 1 (default 20)")
     parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
     parser.add_argument(
         "--trust", nargs="+", default=[], metavar="PACKAGE", help="whose code the run may name"
+    )
+    parser.add_argument(
+        "--best", action="store_true", help="the policy that did best on the way, not the last"
     )
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
     args = parser.parse_args(argv)
@@ -36,13 +39,15 @@ def _evaluate(args: argparse.Namespace) -> str:
         raise ConfigError(f"missing checkpoint: {args.run_dir} has no checkpoints/")
     config = from_yaml(args.run_dir / "config.yaml", args.trust)
     # Imported late: the refusals above do without torch.
+    from llmdreamer.training.best import FOLDER
     from llmdreamer.training.checkpoint import Checkpoints
     from llmdreamer.training.evaluate import evaluate, record_video
     from llmdreamer.training.loop import prepare_torch
     from llmdreamer.training.trainer import restore_agent
 
     prepare_torch(config)
-    agent = restore_agent(config, Checkpoints(args.run_dir / "checkpoints", config.checkpoint.keep))
+    folder = args.run_dir / (FOLDER if args.best else "checkpoints")
+    agent = restore_agent(config, Checkpoints(folder, config.checkpoint.keep))
     seed = config.seed if args.seed is None else args.seed
     result = evaluate(agent, config.env, args.episodes, seed)
     line = (

@@ -182,7 +182,8 @@ class EvalConfig:
     episodes: int = MISSING
     final_episodes: int = MISSING
     video: bool = MISSING
-    open_loop: int = 32  # runs from before there was one go on
+    keep_best: bool = True  # this and the next are not in runs saved before
+    open_loop: int = 32
 
 
 @dataclass

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 EVALUATION_SEED = 1_000_003
 """Added to the run's seed, so that no evaluation episode begins as a training one did."""
 
+FRESH = 500_009
+"""Added to the run's seed for episodes that no choice was made by."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -20,15 +20,16 @@ from llmdreamer.openloop import FILE
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 from llmdreamer.tracking.record import Status
+from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
-from llmdreamer.training.evaluate import Evaluation, evaluate, record_video
+from llmdreamer.training.evaluate import FRESH, Evaluation, evaluate, record_video
 from llmdreamer.training.guard import Diverged
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.openloop import foretell
 from llmdreamer.training.optimizer import SKIPPED
-from llmdreamer.training.report import commit, plot_returns, summary
+from llmdreamer.training.report import Best, commit, plot_returns, summary
 from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.types import Metrics
@@ -143,6 +144,8 @@ class Run:
         self.checkpoints = checkpoints
         self.tracker = tracker
         self.last: dict[str, float] = {}  # newest value of every metric
+        goes_on = trainer.policy_step > 0
+        self.best = BestPolicy(run_dir, trainer.device, goes_on=goes_on) if tracker else None
         self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
         self._updates_before = trainer.updates
@@ -189,6 +192,7 @@ class Run:
             with trainer.clock.stage("evaluation"):
                 result = evaluate(trainer.agent, config.env, config.eval.episodes, config.seed)
             self._log(result.metrics())
+            self._offer(result)
             display.say(
                 f"evaluation at env step {trainer.env_step}: {result.mean:.1f} ± "
                 f"{result.deviation:.1f} over {config.eval.episodes} episodes"
@@ -262,23 +266,39 @@ class Run:
         config, trainer = self.config, self.trainer
         result = evaluate(trainer.agent, config.env, config.eval.final_episodes, config.seed)
         self._log(result.metrics())
+        if self.best is not None and self.best.policy_step is not None:  # the only one is no choice
+            self._offer(result)
         if config.eval.open_loop > 0:
             self._foretell(self.tracker)
+        if config.eval.video:
+            path = self.run_dir / "policy.gif"
+            self.tracker.artifact(record_video(trainer.agent, config.env, config.seed, path))
+        best = self._evaluate_best()
         self.tracker.offset()  # so that the plot sees every row
         picture = plot_returns(self.run_dir)
         self.tracker.artifact(picture)
         if (checkpoint := self.checkpoints.newest_path) is not None:
             self.tracker.artifact(checkpoint, "checkpoints")
-        if config.eval.video:
-            video = record_video(
-                trainer.agent, config.env, config.seed, self.run_dir / "policy.gif"
-            )
-            self.tracker.artifact(video)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if lost := [metric for metric in metrics if metric not in self.last]:
             raise ConfigError(never_logged(lost, self.last))
-        print(summary(config, self.run_dir, result, self.tracker.ui_command))
+        print(summary(config, self.run_dir, result, best, self.tracker.ui_command))
         return TrainResult(self.last[metrics[0]], result)
+
+    def _offer(self, result: Evaluation) -> None:
+        if self.config.eval.keep_best and self.best is not None:
+            self.best.offer(self.trainer.agent, result, self.trainer.policy_step)
+
+    def _evaluate_best(self) -> Best | None:
+        """Evaluate the best policy on episodes that it was not chosen by: the agent has its weights then."""
+        config, agent = self.config, self.trainer.agent
+        if not config.eval.keep_best or self.best is None or self.best.policy_step is None:
+            return None
+        self.best.restore(agent)
+        episodes, seed = config.eval.final_episodes, config.seed + FRESH
+        result = evaluate(agent, config.env, episodes, seed)
+        self._log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
+        return Best(result, self.best.policy_step * config.env.action_repeat)
 
     def _foretell(self, tracker: Tracker) -> None:
         """Measure how far ahead the world model sees."""

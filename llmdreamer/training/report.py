@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,29 @@ def plot_returns(run_dir: Path) -> Path:
     return path
 
 
-def summary(config: Config, run_dir: Path, result: Evaluation, ui_command: str) -> str:
+@dataclass(frozen=True)
+class Best:
+    """What the best policy of a run is worth."""
+
+    evaluation: Evaluation  # of episodes that it was not chosen by
+    env_step: int  # at which it was
+
+
+def summary(
+    config: Config, run_dir: Path, result: Evaluation, best: Best | None, ui_command: str
+) -> str:
     """The last lines of a run."""
     lines = [
         f"evaluation return  {result.mean:.1f} ± {result.deviation:.1f} "
         f"(mean ± sd of {len(result.returns)} episodes, policy mode)",
+    ]
+    if best is not None:
+        found = best.evaluation
+        lines.append(
+            f"best policy        {found.mean:.1f} ± {found.deviation:.1f} "
+            f"(of env step {best.env_step}, on {len(found.returns)} other episodes)"
+        )
+    lines += [
         f"run                {run_dir}",
         f"checkpoint         {run_dir / 'checkpoints'}",
         f"plot               {run_dir / 'returns.png'}",

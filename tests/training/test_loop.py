@@ -19,6 +19,7 @@ from gymnasium import spaces
 
 from llmdreamer import openloop as open_loop
 from llmdreamer.config import from_yaml
+from llmdreamer.evaluate import main as evaluated
 from llmdreamer.imagine import main as imagine
 from llmdreamer.tracking import prepare, tracker
 from llmdreamer.tracking.spool import read
@@ -203,7 +204,8 @@ def recorded(compose, tmp_path_factory):
     before = Path.cwd()
     os.chdir(folder)  # the store's artifacts lie where the command was typed
     try:
-        train(compose(*TINY, "seed=3", f"tracking.uri={uri}"), run_dir, ["seed=3"])
+        often = [one for one in TINY if one != "eval.every=0"] + ["eval.every=32"]
+        train(compose(*often, "seed=3", f"tracking.uri={uri}"), run_dir, ["seed=3"])
     finally:
         os.chdir(before)
     (run,) = runs_in(uri)
@@ -254,6 +256,15 @@ def test_mlflow_has_the_runs_files(recorded):
     assert {"config.yaml", "returns.png", "checkpoints"} <= top
     kept = {Path(i.path).name for i in client.list_artifacts(run.info.run_id, "checkpoints")}
     assert kept == {path.name for path in (run_dir / "checkpoints").iterdir()}
+
+
+def test_the_best_policy_is_kept_and_evaluated_anew(recorded, capsys):
+    run_dir = recorded[0]
+    rows = [row.metrics for row in read(run_dir / "metrics.jsonl") if "eval/return" in row.metrics]
+    best = Checkpoints(run_dir / "best", 1).newest(torch.device("cpu"))
+    assert best["mean"] == max(row["eval/return"] for row in rows)
+    assert evaluated(["--best", "--episodes=2", str(run_dir)]) == 0
+    assert re.match(r"return \d+\.\d ± ", capsys.readouterr().out)
 
 
 def test_the_saved_configuration_is_the_runs_own(recorded):

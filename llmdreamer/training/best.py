@@ -1,0 +1,63 @@
+"""The policy that did best in an evaluation, kept beside the checkpoints.
+
+A policy may get worse again before its run ends. The last evaluation says what training led to; the best
+policy is what one would use. Which was best is chosen by few episodes, so it is evaluated anew, on others.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.trainer import load_agent
+
+if TYPE_CHECKING:
+    from llmdreamer.training.agent import Agent
+    from llmdreamer.training.evaluate import Evaluation
+
+FOLDER = "best"  # in the run's folder
+_STEP = re.compile(r"step-(\d+)-")
+
+
+class BestPolicy:
+    """The weights of the agent with the highest mean return so far; of equal ones, the latest.
+
+    Args:
+        goes_on: whether what an earlier life of the run has kept still counts.
+    """
+
+    def __init__(self, run_dir: Path, device: torch.device, *, goes_on: bool) -> None:
+        self._device = device
+        self._kept = Checkpoints(run_dir / FOLDER, keep=1)
+        self._mean = -float("inf")
+        path = self._kept.newest_path
+        if path is not None and goes_on:
+            self._mean = float(self._kept.newest(device)["mean"])
+        elif path is not None:
+            path.unlink()
+
+    @property
+    def policy_step(self) -> int | None:
+        """When it was; None if nothing was kept yet."""
+        path = self._kept.newest_path
+        match = None if path is None else _STEP.match(path.name)
+        return None if match is None else int(match[1])
+
+    def offer(self, agent: Agent, evaluation: Evaluation, policy_step: int) -> None:
+        """Keep the agent if none was better."""
+        if evaluation.mean >= self._mean:
+            state = {"trainer": {"agent": agent.state_dict()}, "mean": evaluation.mean}
+            if self._kept.save(state, policy_step) is not None:
+                self._mean = evaluation.mean
+
+    def restore(self, agent: Agent) -> None:
+        """Give `agent` the weights that were kept.
+
+        Raises:
+            ConfigError: if none were, or the file is damaged.
+        """
+        load_agent(agent, self._kept.newest(self._device)["trainer"]["agent"])

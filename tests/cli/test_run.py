@@ -110,7 +110,7 @@ def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, trai
     before = len(training.runs)
     code, out, err = command(*AUTO)
     assert (code, err, len(training.runs)) == (0, "", before)
-    assert out == f"{folder} is finished: 3000 policy steps are done\n"
+    assert out == f"{folder} is finished: 4500 policy steps are done\n"
     command(*AUTO, "algo.total_steps=6000")
     assert len(training.runs) == before + 1
 

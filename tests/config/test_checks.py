@@ -55,7 +55,7 @@ def test_a_number_is_finite(cfg, key, value):
         ("replay.capacity", 32, "replay.capacity=32: one sequence of 33 rows does not fit"),
         ("env.num_envs", 500_000, "replay.capacity=1000000: one sequence of 33 rows does not"),
         ("algo.learning_starts", 5000, "nothing would train: algo.learning_starts=5000 of"),
-        ("env.num_envs", 200, "nothing would train: algo.total_steps=3000 with env.num_envs=200"),
+        ("env.num_envs", 200, "nothing would train: algo.total_steps=4500 with env.num_envs=200"),
         ("algo.imag_starts", 33, "algo.imag_starts=33: a sequence has 32 positions"),
         ("algo.return_norm.low", 0.95, "algo.return_norm.low=0.95: must be below"),
         ("algo.actor.min_std", 1.0, "algo.actor.min_std=1.0: must be below algo.actor.max_std=1.0"),

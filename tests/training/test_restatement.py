@@ -26,6 +26,8 @@ def agent(compose):
             "algo.world_model.stochastic_size=4",
             "algo.world_model.discrete_size=5",
             "algo.gamma=0.9",
+            "algo.actor.unimix=0.01",
+            "algo.world_model.reconstruction=2",
         ),
         SPEC,
     ).double()
@@ -174,7 +176,7 @@ def test_the_loss_of_the_world_model(agent):
             target = 0.0 if ended else 0.9
             proceeds = 1 / (1 + math.exp(-seen["continues"][b, t]))
             total = 1.1 * max(1.0, kl)
-            total += ((seen["decoder"][b, t] - symlog[b, t + 1]) ** 2).sum()
+            total += 2 * ((seen["decoder"][b, t] - symlog[b, t + 1]) ** 2).sum()
             total += cross_entropy_two_hot(seen["reward"][b, t], reward[b, t + 1].item())
             total -= target * math.log(proceeds) + (1 - target) * math.log(1 - proceeds)
             expected += total / (B * T)

@@ -18,7 +18,10 @@ CONF = str(Path(os.environ["LLMDREAMER_ROOT"]) / "conf")
 KEYS = sorted({*leaves(), *GROUPS, *(leaf.rpartition(".")[0] or leaf for leaf in leaves())})
 words = st.text("abcdefghijklmnopqrstuvwxyzXSML0123456789._-", min_size=1, max_size=12)
 numbers = st.one_of(
-    st.integers(-(2**70), 2**70), st.integers(-2, 300), st.floats(allow_nan=True), st.booleans()
+    st.integers(-(2**70), 2**70),
+    st.integers(-2, 300),
+    st.floats(allow_subnormal=False),
+    st.booleans(),
 )
 plain = st.one_of(
     numbers.map(str),

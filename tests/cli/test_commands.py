@@ -68,7 +68,7 @@ def test_a_sweep_leaves_a_table_of_its_results(swept):
     folder, _ = swept
     (table,) = folder.glob("outputs/sweeps/*/results.csv")
     head, *rows = table.read_text().splitlines()
-    assert head == "label,seed,state,env_step,eval/return,folder,overrides,cause"
+    assert head == "label,seed,state,env_step,eval/return,folder,overrides,cause,number,arm,params"
     assert len(rows) == 4
     assert all(",finished,16," in row for row in rows)
 

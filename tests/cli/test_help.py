@@ -22,6 +22,7 @@ def help_text(tmp_path_factory):
         cwd=tmp_path_factory.mktemp("help"),
         capture_output=True,
         text=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout

@@ -27,6 +27,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--replay", action="store_true", help="windows of the run's replay, not of fresh episodes"
     )
+    parser.add_argument(
+        "--trust", nargs="+", default=[], metavar="PACKAGE", help="whose code the run may name"
+    )
     parser.add_argument("--out", type=Path, help="folder (default: RUN_DIR/imagined)")
     args = parser.parse_args(argv)
     try:
@@ -44,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
 def _imagine(args: argparse.Namespace) -> str:
     if not (args.run_dir / "checkpoints").is_dir():
         raise ConfigError(f"missing checkpoint: {args.run_dir} has no checkpoints/")
-    config = from_yaml(args.run_dir / "config.yaml")
+    config = from_yaml(args.run_dir / "config.yaml", args.trust)
     # Imported late: the refusals above do without torch.
     from llmdreamer.analysis.openloop import everything
     from llmdreamer.analysis.part import save

@@ -74,8 +74,9 @@ class LaProp(torch.optim.Optimizer):
         # In double precision: 1 - beta ** updates is the difference of two numbers near 1.
         updates = (group["updates"] + sound).double()
         group["updates"] = updates
+        unsound = ~sound
         for param in params:
-            _gradient(param).masked_fill_(~sound, 0.0)  # times zero, NaN would stay NaN
+            _gradient(param).masked_fill_(unsound, 0.0)  # times zero, NaN would stay NaN
         gradient = clip_adaptively(params, [_gradient(param) for param in params], group["agc"])
         torch._foreach_mul_(square, torch.where(sound, beta2, 1.0).to(like.dtype))
         torch._foreach_addcmul_(square, gradient, gradient, 1 - beta2)

@@ -11,8 +11,10 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from hydra._internal.core_plugins import file_config_source
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -38,7 +40,24 @@ class SweepsFolder(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         root = os.environ.get("LLMDREAMER_ROOT")  # run.py sets it
         if root is not None:
-            search_path.append("llmdreamer", f"file://{root}")
+            search_path.append("llmdreamer", f"{Specifications.scheme()}://{root}")
+
+
+class Specifications(file_config_source.FileConfigSource):
+    """The files of sweeps/ and no other folder beside it.
+
+    Hydra's help lists every file below a search path, and fails on some: an environment in .venv has
+    thousands.
+    """
+
+    @staticmethod
+    def scheme() -> str:
+        return "llmdreamer"
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        if config_path:
+            return super().list(config_path, results_filter)
+        return [] if results_filter is ObjectType.CONFIG else ["sweeps"]
 
 
 class LLMDreamerSweeper(Sweeper):

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hydra.core.object_type import ObjectType
 
+from hydra_plugins.llmdreamer_sweeper import Specifications
 from llmdreamer.cli import group_options
 from llmdreamer.config import GROUPS
 
@@ -16,7 +18,7 @@ ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
 @pytest.fixture(scope="module")
 def help_text(tmp_path_factory):
-    # In a process of its own, as it is typed: in one that has run other commands, Hydra keeps some of them.
+    # In a process of its own, as it is typed.
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), "--help"],
         cwd=tmp_path_factory.mktemp("help"),
@@ -40,3 +42,14 @@ def test_help_is_short_and_tells_of_sweeps_and_exit_codes(help_text):
     assert max(map(len, lines)) <= 100
     assert "python run.py -m" in help_text
     assert "Exit codes" in help_text
+
+
+def test_hydra_looks_into_no_folder_of_the_checkout_but_sweeps(tmp_path):
+    for name in (".venv/lib/theirs.yml", "sweeps/mine.yaml", "docs/page.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text("a: 1\n")
+    source = Specifications("llmdreamer", f"llmdreamer://{tmp_path}")
+    assert source.list("", ObjectType.GROUP) == ["sweeps"]
+    assert source.list("", ObjectType.CONFIG) == []
+    assert source.list("sweeps", None) == ["mine"]
+    assert source.load_config("sweeps/mine").config == {"a": 1}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -88,16 +91,20 @@ def unimix(logits: Tensor, share: float) -> Tensor:
     return torch.log((1 - share) * logits.softmax(-1) + share / logits.shape[-1])
 
 
-def sample_one_hot(log_probs: Tensor) -> Tensor:
-    """A one-hot sample of a categorical by inverting its cumulative distribution: (..., K).
+def sample_class(log_probs: Tensor) -> Tensor:
+    """A sample of a categorical by inverting its cumulative distribution: (..., K) -> (..., 1), int64.
 
     Several times faster than `multinomial` on a CPU, and the same distribution up to rounding.
     """
     cumulative = log_probs.detach().exp().cumsum(-1)
     # Scaled by the total, which rounding leaves a little off 1, so that no draw falls beyond it.
     draw = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
-    index = (cumulative <= draw).sum(-1, keepdim=True).clamp_(max=log_probs.shape[-1] - 1)
-    return _one_hot(index, log_probs)
+    return (cumulative <= draw).sum(-1, keepdim=True).clamp_(max=log_probs.shape[-1] - 1)
+
+
+def sample_one_hot(log_probs: Tensor) -> Tensor:
+    """The same sample, one-hot: (..., K)."""
+    return _one_hot(sample_class(log_probs), log_probs)
 
 
 def mode_one_hot(log_probs: Tensor) -> Tensor:
@@ -108,6 +115,48 @@ def mode_one_hot(log_probs: Tensor) -> Tensor:
 def _one_hot(index: Tensor, like: Tensor) -> Tensor:
     """Ones at `index` (..., 1), in the shape and type of `like`: `F.one_hot` is of 64-bit integers."""
     return torch.zeros_like(like).scatter_(-1, index, 1.0)
+
+
+def ones_at(columns: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """Rows of zeros with ones at `columns` (..., S): (..., width)."""
+    zeros = torch.zeros(*columns.shape[:-1], width, dtype=dtype, device=columns.device)
+    return zeros.scatter_(-1, columns, 1.0)
+
+
+def linear_at(columns: Tensor, weight: Tensor) -> Tensor:
+    """`F.linear(ones_at(columns, ...), weight)`: the sum of those columns of `weight`, without the zeros.
+
+    With S ones among S * K numbers that is a K-th of the additions. There are too few rows to pay for
+    turning the weight round where they are fewer than its columns.
+
+    Args:
+        columns: (..., S), int64, distinct in each row.
+        weight: (out, width).
+
+    Returns:
+        (..., out)
+    """
+    if columns.shape[:-1].numel() < weight.shape[1]:
+        return F.linear(ones_at(columns, weight.shape[1], weight.dtype), weight)
+    out: Tensor = _LinearAt.apply(columns, weight)
+    return out
+
+
+class _LinearAt(torch.autograd.Function):
+    """Looks columns up on the way there; on the way back a product is the faster of the two."""
+
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(columns)
+        ctx.width = weight.shape[1]
+        rows = F.embedding_bag(columns.flatten(0, -2), weight.t().contiguous(), mode="sum")
+        return rows.unflatten(0, columns.shape[:-1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        (columns,) = ctx.saved_tensors
+        ones = ones_at(columns.flatten(0, -2), ctx.width, gradient.dtype)
+        return None, gradient.flatten(0, -2).t() @ ones
 
 
 def straight_through(sample: Tensor, log_probs: Tensor) -> Tensor:

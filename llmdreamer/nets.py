@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from llmdreamer.functional import (
     even_bins,
+    linear_at,
     symexp,
     symexp_bins,
     symlog,
@@ -18,9 +20,12 @@ from llmdreamer.functional import (
     two_hot_mean,
     unimix,
 )
+from llmdreamer.types import Code
+
+Linear = TypeVar("Linear", bound=nn.Linear)
 
 
-def init_linear(layer: nn.Linear, scale: float = 1.0) -> nn.Linear:
+def init_linear(layer: Linear, scale: float = 1.0) -> Linear:
     """Truncated normal of variance scale² / fan_in, zero bias: DreamerV3's initialiser."""
     # 0.8796 is the standard deviation of a unit normal truncated at two standard deviations.
     std = scale / math.sqrt(layer.in_features) / 0.87962566103423978
@@ -33,8 +38,22 @@ def init_linear(layer: nn.Linear, scale: float = 1.0) -> nn.Linear:
     return layer
 
 
+class FeatureLinear(nn.Linear):
+    """A linear layer whose input may also be a `Code`, which stands for its feature."""
+
+    def forward(self, input: Tensor | Code) -> Tensor:
+        """(..., F) -> (..., out)."""
+        if isinstance(input, Tensor):
+            return super().forward(input)
+        memory = input.dense.shape[-1]
+        dense = F.linear(input.dense, self.weight[:, :memory], self.bias)
+        return dense + linear_at(input.ones, self.weight[:, memory:])
+
+
 class MLP(nn.Sequential):
     """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if it is given.
+
+    Takes (..., features), or a `Code` of as many.
 
     Args:
         out_scale: of the last layer's initialiser; 0 makes the output start at zero.
@@ -45,10 +64,11 @@ class MLP(nn.Sequential):
     ) -> None:
         blocks: list[nn.Module] = []
         for _ in range(layers):
-            blocks += [init_linear(nn.Linear(features, units)), nn.RMSNorm(units, 1e-4), nn.SiLU()]
+            linear = init_linear(FeatureLinear(features, units))
+            blocks += [linear, nn.RMSNorm(units, 1e-4), nn.SiLU()]
             features = units
         if out is not None:
-            blocks.append(init_linear(nn.Linear(features, out), out_scale))
+            blocks.append(init_linear(FeatureLinear(features, out), out_scale))
         super().__init__(*blocks)
 
 
@@ -119,7 +139,7 @@ class TwoHotHead(nn.Module):
         positions = even_bins(bins) if in_symlog else symexp_bins(bins)
         self.register_buffer("bins", positions, persistent=False)
 
-    def forward(self, feature: Tensor) -> Tensor:
+    def forward(self, feature: Tensor | Code) -> Tensor:
         """(..., F) -> logits (..., bins)."""
         logits: Tensor = self.mlp(feature)
         return logits
@@ -149,7 +169,7 @@ class ContinueHead(nn.Module):
         self.gamma = gamma
         self.learn_gamma = learn_gamma
 
-    def forward(self, feature: Tensor) -> Tensor:
+    def forward(self, feature: Tensor | Code) -> Tensor:
         """(..., F) -> logits (...)."""
         logits: Tensor = self.mlp(feature).squeeze(-1)
         return logits

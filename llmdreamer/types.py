@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,3 +110,19 @@ class Latent(NamedTuple):
 
     deter: Tensor  # (..., D)
     stoch: Tensor  # (..., S, K), one-hot
+
+
+@dataclass(frozen=True)
+class Code:
+    """A vector of plain numbers and one-hot categoricals behind them, those as the places of their ones.
+
+    So is a latent in imagination: its recurrent state, then its stochastic one. An `MLP` reads it as the
+    feature it stands for, without multiplying by the zeros. It carries no gradient.
+    """
+
+    dense: Tensor  # (..., D)
+    ones: Tensor  # (..., S), int64: s * K + k, where categorical s is of class k
+
+    def __getitem__(self, rows: Any) -> Code:
+        """Those of the leading dimensions."""
+        return Code(self.dense[rows], self.ones[rows])

@@ -165,3 +165,33 @@ def test_lambda_may_differ_by_step():
 def test_a_value_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="2 steps for 2 rewards: must be one more"):
         fn.lambda_return(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2), 1.0)
+
+
+# --- Ones among zeros ------------------------------------------------------------------------
+
+
+def test_ones_at_columns():
+    rows = fn.ones_at(torch.tensor([[0, 3], [1, 2]]), 4, torch.float64)
+    assert rows.dtype == torch.float64
+    assert rows.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
+
+
+@pytest.mark.parametrize("rows", [(3,), (5, 8)])  # fewer and more than the weight has columns
+def test_looking_columns_up_is_multiplying_by_ones_and_zeros(rows):
+    columns = torch.randint(3, (*rows, 4)) + torch.tensor([0, 3, 6, 9])
+    weights = [torch.randn(5, 12, dtype=torch.float64).requires_grad_() for _ in range(2)]
+    with torch.no_grad():
+        weights[1].copy_(weights[0])
+    looked_up = fn.linear_at(columns, weights[0])
+    multiplied = fn.ones_at(columns, 12, torch.float64) @ weights[1].t()
+    close(looked_up, multiplied)
+    pull = torch.randn_like(multiplied)
+    looked_up.backward(pull)
+    multiplied.backward(pull)
+    close(weights[0].grad, weights[1].grad)
+
+
+def test_the_gradient_of_looked_up_columns_is_that_of_finite_differences():
+    columns = torch.randint(3, (20, 2)) + torch.tensor([0, 3])
+    weight = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda w: fn.linear_at(columns, w), weight)

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from llmdreamer.functional import ones_at
 from llmdreamer.nets import (
     MLP,
     CategoricalHead,
@@ -9,6 +10,7 @@ from llmdreamer.nets import (
     VectorDecoder,
     VectorEncoder,
 )
+from llmdreamer.types import Code
 
 
 def test_a_layer_starts_with_the_variance_that_its_inputs_have():
@@ -16,6 +18,16 @@ def test_a_layer_starts_with_the_variance_that_its_inputs_have():
     layer = MLP(4096, 1, 0, out=256)
     out = layer(torch.randn(64, 4096))
     assert out.std().item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize("rows", [2, 50])
+def test_a_code_is_read_as_the_vector_it_stands_for(layers, rows):
+    mlp = MLP(3 + 8, 5, layers, 4)
+    code = Code(torch.randn(rows, 3), torch.randint(4, (rows, 2)) + torch.tensor([0, 4]))
+    dense = torch.cat([code.dense, ones_at(code.ones, 8, torch.float32)], -1)
+    torch.testing.assert_close(mlp(code), mlp(dense))
+    torch.testing.assert_close(mlp(code[1:]), mlp(dense[1:]))
 
 
 def test_reward_and_critic_heads_predict_zero_before_they_learn():

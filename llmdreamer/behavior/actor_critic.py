@@ -14,7 +14,7 @@ from llmdreamer.behavior.normalize import ReturnNorm
 from llmdreamer.behavior.policy import Actor
 from llmdreamer.functional import lambda_return
 from llmdreamer.nets import TwoHotHead
-from llmdreamer.types import EnvSpec, Metrics
+from llmdreamer.types import Code, EnvSpec, Metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
@@ -54,7 +54,7 @@ class Behavior(nn.Module):
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)
 
-    def sample(self, features: Tensor) -> Tensor:
+    def sample(self, features: Tensor | Code) -> Tensor:
         """Actions for imagination: (N, F) -> (N, A)."""
         return self.actor(features).sample()
 
@@ -114,7 +114,7 @@ class Behavior(nn.Module):
         loss = self.algo.critic.replay_loss * (follows * loss).mean()
         return BehaviorLoss(loss, returns, {"behavior/replay_critic_loss": loss.detach()})
 
-    def _critic_loss(self, logits: Tensor, features: Tensor, returns: Tensor) -> Tensor:
+    def _critic_loss(self, logits: Tensor, features: Tensor | Code, returns: Tensor) -> Tensor:
         """Two-hot loss of states 0..H-1 against their returns, and against the slow critic: (N, H)."""
         with torch.no_grad():
             # All states, not a slice: of a strided input F.linear makes a product for every row.

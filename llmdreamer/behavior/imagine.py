@@ -9,14 +9,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from llmdreamer.types import Latent
+from llmdreamer.types import Code
 
 
 @dataclass(frozen=True)
 class Imagined:
     """N trajectories of H imagined steps; nothing in it carries a gradient."""
 
-    features: Tensor  # (N, H + 1, F)
+    features: Tensor | Code  # (N, H + 1, F)
     action: Tensor  # (N, H, A), chosen in states 0..H-1
     reward: Tensor  # (N, H), expected on entering states 1..H
     discount: Tensor  # (N, H + 1), gamma * P(continue) of each state, the first too
@@ -25,18 +25,16 @@ class Imagined:
 class Dreams(Protocol):
     """What imagination needs of a world model."""
 
-    def feature(self, latent: Latent) -> Tensor: ...
+    def dream(self, latent: Code, action: Tensor, state: Any) -> tuple[Code, Any]: ...
 
-    def dream(self, latent: Latent, action: Tensor, state: Any) -> tuple[Latent, Any]: ...
-
-    def predict(self, features: Tensor) -> tuple[Tensor, Tensor]: ...
+    def predict(self, features: Code) -> tuple[Tensor, Tensor]: ...
 
 
 @torch.no_grad()
 def imagine(
     world: Dreams,
-    policy: Callable[[Tensor], Tensor],
-    latent: Latent,
+    policy: Callable[[Code], Tensor],
+    latent: Code,
     state: Any,
     horizon: int,
 ) -> Imagined:
@@ -46,15 +44,18 @@ def imagine(
     2025 recipe, so the dynamics need not be differentiated.
 
     Args:
-        policy: features (N, F) to sampled actions (N, A).
-        latent: (N, D), (N, S, K).
+        policy: latents to sampled actions (N, A).
+        latent: (N, D), (N, S).
         state: the memory behind each latent.
     """
-    features, actions = [world.feature(latent)], []
+    latents, actions = [latent], []
     for _ in range(horizon):
-        actions.append(policy(features[-1]))
+        actions.append(policy(latent))
         latent, state = world.dream(latent, actions[-1], state)
-        features.append(world.feature(latent))
-    trajectory = torch.stack(features, 1)
+        latents.append(latent)
+    trajectory = Code(
+        torch.stack([one.dense for one in latents], 1),
+        torch.stack([one.ones for one in latents], 1),
+    )
     reward, discount = world.predict(trajectory)
     return Imagined(trajectory, torch.stack(actions, 1), reward[:, 1:], discount)

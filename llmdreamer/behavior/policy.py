@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from llmdreamer.functional import categorical_entropy, mode_one_hot, sample_one_hot, unimix
 from llmdreamer.nets import MLP
+from llmdreamer.types import Code
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
@@ -89,7 +90,7 @@ class Actor(nn.Module):
         # Nearly the same policy at first, whatever the feature: uniform, or of mean zero.
         self.mlp = MLP(features, algo.dense_units, algo.mlp_layers, outputs, out_scale=0.01)
 
-    def forward(self, features: Tensor) -> Policy:
+    def forward(self, features: Tensor | Code) -> Policy:
         """(..., F) -> a policy over (..., A)."""
         outputs: Tensor = self.mlp(features)
         if self.discrete:

@@ -44,7 +44,7 @@ class Learner:
         imagined = imagine(
             world_model,
             behavior.sample,
-            _select(world.latent, starts),
+            world_model.code(_select(world.latent, starts)),
             world_model.backbone.select(world.states, starts),
             self.algo.horizon,
         )

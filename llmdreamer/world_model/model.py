@@ -13,6 +13,8 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.functional import (
     balanced_kl,
     categorical_entropy,
+    ones_at,
+    sample_class,
     sample_one_hot,
     straight_through,
 )
@@ -21,7 +23,7 @@ from llmdreamer.nets import (
     ContinueHead,
     TwoHotHead,
 )
-from llmdreamer.types import EnvSpec, Latent, Metrics, SequenceBatch
+from llmdreamer.types import Code, EnvSpec, Latent, Metrics, SequenceBatch
 from llmdreamer.world_model.observations import ObservationDecoder, ObservationEncoder
 from llmdreamer.world_model.tokens import TokenProjection
 
@@ -172,18 +174,32 @@ class WorldModel(nn.Module):
             metrics["world_model/prior_entropy"] = _entropy(prior)
         return Observed(total, latent, states, metrics)
 
-    def feature(self, latent: Latent) -> Tensor:
+    def feature(self, latent: Latent | Code) -> Tensor:
         """The heads' input, (..., F)."""
+        if isinstance(latent, Code):
+            width = self.features - self.backbone.width
+            ones = ones_at(latent.ones, width, latent.dense.dtype)
+            return torch.cat([latent.dense, ones], -1)
         return torch.cat([latent.deter, latent.stoch.flatten(-2)], -1)
 
-    def dream(self, latent: Latent, action: Tensor, state: State) -> tuple[Latent, State]:
+    def code(self, latent: Latent) -> Code:
+        """The same without gradient, as imagination takes it."""
+        return self._code(latent.deter.detach(), latent.stoch.argmax(-1, keepdim=True))
+
+    def dream(self, latent: Code, action: Tensor, state: State) -> tuple[Code, State]:
         """One imagined step: N latents and actions (N, A) to the latents that the prior expects."""
-        token = self.tokens(latent.stoch, action, None)
+        token = self.tokens.imagined(latent.ones, action)
         hidden, state = self.backbone.step(token, state)
         deter = self.deter_norm(hidden)
-        return Latent(deter, sample_one_hot(self.prior(deter))), state
+        return self._code(deter, sample_class(self.prior(deter))), state
 
-    def predict(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def _code(self, deter: Tensor, classes: Tensor) -> Code:
+        """Of the class of each categorical, (..., S, 1)."""
+        count, size = self.posterior.shape
+        first = torch.arange(0, count * size, size, device=deter.device)
+        return Code(deter, classes.squeeze(-1) + first)
+
+    def predict(self, features: Tensor | Code) -> tuple[Tensor, Tensor]:
         """Expected reward on arriving at a state, and its discount (0 where it ends): (...), (...)."""
         return self.reward.mean(self.reward(features)), self.continues.discount(
             self.continues(features)

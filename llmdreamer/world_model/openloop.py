@@ -40,9 +40,8 @@ def roll_out(world: WorldModel, batch: SequenceBatch, context: int, samples: int
     observed = world.observe(batch)
     seen = world.feature(observed.latent)
     last = torch.full((len(seen), samples), context - 1, device=seen.device)
-    latent = Latent(
-        *(part[:, context - 1].repeat_interleave(samples, 0) for part in observed.latent)
-    )
+    begin = (part[:, context - 1].repeat_interleave(samples, 0) for part in observed.latent)
+    latent = world.code(Latent(*begin))
     state = world.backbone.select(observed.states, last)
     features = []
     for t in range(context, seen.shape[1]):  # row t's action leads to row t + 1

@@ -7,7 +7,7 @@ from torch import nn
 from llmdreamer.behavior.actor_critic import Behavior, Replayed
 from llmdreamer.behavior.imagine import Imagined, imagine
 from llmdreamer.behavior.normalize import ReturnNorm
-from llmdreamer.types import EnvSpec, Latent
+from llmdreamer.types import Code, EnvSpec
 
 torch.set_num_threads(1)
 close = torch.testing.assert_close
@@ -54,17 +54,14 @@ def test_the_scale_is_the_moving_distance_of_the_percentiles(compose):
 
 
 class CountingWorld:
-    """Memory and feature are the sum of the second actions taken, the reward ten times that."""
-
-    def feature(self, latent):
-        return latent.deter
+    """Memory is the sum of the second actions taken, the reward ten times that."""
 
     def dream(self, latent, action, state):
         state = state + action[:, 1:]
-        return Latent(state, latent.stoch), state
+        return Code(state, latent.ones), state
 
     def predict(self, features):
-        count = features.squeeze(-1)
+        count = features.dense.squeeze(-1)
         return 10 * count, torch.where(count < 2, 0.5, 0.0)
 
 
@@ -73,15 +70,16 @@ def test_imagination_pairs_each_action_with_the_reward_it_leads_to():
     seen = []
 
     def policy(features):
-        seen.append(features.clone())
+        seen.append(features.dense.clone())
         return torch.tensor([[0.0, 1.0]]).expand(2, 2)
 
-    dreamt = imagine(CountingWorld(), policy, Latent(begin, torch.zeros(2, 1, 1)), begin, 3)
-    close(dreamt.features.squeeze(-1), torch.tensor([[0.0, 1, 2, 3], [1, 2, 3, 4]]))
+    latent = Code(begin, torch.zeros(2, 1, dtype=torch.int64))
+    dreamt = imagine(CountingWorld(), policy, latent, begin, 3)
+    close(dreamt.features.dense.squeeze(-1), torch.tensor([[0.0, 1, 2, 3], [1, 2, 3, 4]]))
     close(dreamt.reward, torch.tensor([[10.0, 20, 30], [20, 30, 40]]))
     close(dreamt.discount, torch.tensor([[0.5, 0.5, 0, 0], [0.5, 0, 0, 0]]))
     assert dreamt.action.shape == (2, 3, 2)
-    assert torch.equal(torch.stack(seen, 1), dreamt.features[:, :-1])
+    assert torch.equal(torch.stack(seen, 1), dreamt.features[:, :-1].dense)
 
 
 # --- Losses on dreams ------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.training.agent import Agent
-from llmdreamer.types import EnvSpec, SequenceBatch
+from llmdreamer.types import EnvSpec, Latent, SequenceBatch
 
 B, T, SPEC = 2, 5, EnvSpec({"state": (3,)}, 2, True)
 WEIGHTS = ["algo.world_model.reconstruction=3", "algo.world_model.kl_dynamic=0.5"]
@@ -106,6 +106,32 @@ def test_a_coupled_posterior_depends_on_what_was_done_before(coupled, batch):
     before, after = torch.stack(seen, 1).split(T + 1, 1)
     torch.testing.assert_close(after[:, :3], before[:, :3])
     assert (after[:, 3] - before[:, 3]).abs().max() > 1e-4
+
+
+def test_a_code_stands_for_its_latent(world, batch):
+    latent = observe(world, batch).latent
+    code = world.code(latent)
+    torch.testing.assert_close(world.feature(code), world.feature(latent))
+    assert not world.feature(code).requires_grad
+    nowhere = torch.zeros(B, T, dtype=torch.bool)
+    torch.testing.assert_close(
+        world.tokens.imagined(code.ones, batch.action[:, 1:]),
+        world.tokens(latent.stoch, batch.action[:, 1:], nowhere),
+    )
+
+
+def test_a_dream_arrives_where_the_prior_expects(world, batch):
+    observed = observe(world, batch)
+    everywhere = torch.arange(T).expand(B, T)
+    code = world.code(Latent(*(part.flatten(0, 1) for part in observed.latent)))
+    state = world.backbone.select(observed.states, everywhere)
+    dreamt, _ = world.dream(code, batch.action[:, 1:].flatten(0, 1), state)
+    size = world.config.discrete_size
+    assert torch.equal(dreamt.ones // size, torch.arange(dreamt.ones.shape[1]).expand(B * T, -1))
+    # The row that follows takes the same token, where it is of the same episode.
+    close = torch.testing.assert_close
+    following = observed.latent.deter[:, 1:]
+    close(dreamt.dense.unflatten(0, (B, T))[:, :-1], following, atol=1e-4, rtol=1e-4)
 
 
 def test_a_coupled_posterior_learns_through_time(coupled, batch):

@@ -161,9 +161,9 @@ def test_a_study_per_arm_has_n_trials_for_each(sweeping):
 
 
 def test_an_objective_never_logged_names_those_that_were(sweeping):
-    code, out = sweeping(*n_trials(3), "objective=eval/retrun")
+    code, out = sweeping(*n_trials(3), "objective=replay/updates")
     assert code == 2
-    line = "objective=eval/retrun was never logged; choose from eval/return"
+    line = "objective=replay/updates was never logged; choose from eval/return"
     assert line in out
     assert len(trials(sweeping)) == 1  # the others would end the same way
     # With the right one, the same study goes on, and the run's work is not lost.

@@ -22,6 +22,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -92,10 +93,8 @@ def growth(trials: int) -> None:
     done = sweep([STUDY, f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=2"], 0.0)
     print(f"{len(done.lives)} trials of no length; of the driver, after so many of them:")
     for share in (0.1, 0.25, 0.5, 0.75, 1.0):
-        count, files, threads, megabytes = next(
-            (one for one in done.held if one[0] >= share * trials), done.held[-1]
-        )
-        print(f"  {count}: {files} open files, {threads} threads, {megabytes:.0f} MB")
+        one = next((one for one in done.held if one.ended >= share * trials), done.held[-1])
+        print(f"  {one.ended}: {one.files} open files, {one.threads} threads, {one.memory:.0f} MB")
 
 
 def python_alone(count: int) -> float:
@@ -106,11 +105,21 @@ def python_alone(count: int) -> float:
     return (time.monotonic() - began) / count
 
 
+class Held(NamedTuple):
+    """What a driver holds, and has used, after so many trials."""
+
+    ended: int
+    files: int
+    threads: int
+    memory: float  # resident, MB
+    processor: float  # seconds
+
+
 @dataclass
 class Swept:
     lives: list[tuple[float, float]]  # of each trial, by its own clock
     out: str  # what the driver printed
-    held: list[tuple[int, int, int, float]]  # trials ended, open files, threads, resident MB
+    held: list[Held]  # on the way
 
 
 def sweep(asked: list[str], length: float) -> Swept:
@@ -132,8 +141,9 @@ def sweep(asked: list[str], length: float) -> Swept:
                 time.sleep(0.5)
                 ended = len([*folder.glob("outputs/**/lived")])
                 with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                    memory = driver.memory_info().rss / 1e6
-                    held.append((ended, driver.num_fds(), driver.num_threads(), memory))
+                    memory, times = driver.memory_info().rss / 1e6, driver.cpu_times()
+                    files, threads = driver.num_fds(), driver.num_threads()
+                    held.append(Held(ended, files, threads, memory, times.user + times.system))
             log.seek(0)
             out = log.read()
         if driver.returncode != 0:

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -262,11 +263,52 @@ def test_when_ray_is_lost_so_are_its_jobs_and_the_next_is_an_error_of_one_line()
     one.close(60)
 
 
-def test_a_grid_by_a_ray_cluster_of_two_workers(sweeping: Sweeping):
+PORTS = (
+    "port",
+    "dashboard-agent-grpc-port",
+    "dashboard-agent-listen-port",
+    "runtime-env-agent-port",
+)
+PORTS += ("metrics-export-port",)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path):
+    """The address of a Ray cluster on this machine that has room for two workers."""
     if find_spec("ray") is None:
         pytest.skip("no Ray: pip install 'llmdreamer[ray]'")
-    place = ["hydra/launcher=ray", "hydra.launcher.init.num_cpus=2"]
-    code, out = sweeping(*TWO, *place, STANDIN_STEP="0.1", RAY_USAGE_STATS_ENABLED="0")
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    numbers = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
+    # For agents whose ports it is left to choose, Ray waits 15 seconds each and dies: too few here.
+    ports = [f"--{name}={number}" for name, number in zip(PORTS, numbers, strict=True)]
+    start = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", *ports]
+    start += ["--num-cpus=2", "--node-ip-address=127.0.0.1", "--include-dashboard=false"]
+    with open(tmp_path / "ray.log", "wb") as log:
+        head = subprocess.Popen(
+            start,
+            stdout=log,
+            stderr=log,
+            env=os.environ | RAY,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: "Ray runtime started" in (tmp_path / "ray.log").read_text() or head.poll())
+        assert head.poll() is None, (tmp_path / "ray.log").read_text()
+        yield f"127.0.0.1:{numbers[0]}"
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+
+
+# A token that somebody has made on this machine is none of ours.
+RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+
+
+def test_a_grid_by_a_ray_cluster_of_two_workers(cluster: str, sweeping: Sweeping):
+    place = ["hydra/launcher=ray", f"hydra.launcher.init.address={cluster}"]
+    code, out = sweeping(*TWO, *place, STANDIN_STEP="0.1", **RAY)
     assert code == 0, out
     assert [row["state"] for row in sweeping.rows()] == ["finished"] * 2
     assert [row["eval/return"] for row in sweeping.rows()] == ["10.0", "20.0"]

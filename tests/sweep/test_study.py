@@ -116,7 +116,8 @@ def test_a_hopeless_run_is_stopped_with_its_curve_and_checkpoint_kept(sweeping):
     values = "algo.optimizer.lr=1.0,0.9,0.8,0.001"
     pruner = ["hydra.sweeper.pruner=median", "+hydra.sweeper.pruner_options.n_startup_trials=1"]
     command = [STUDY, values, "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler=grid", *pruner]
-    code, out = sweeping(*command, STANDIN_STEP="0.25")
+    # However late the driver looks: the last one waits to be stopped.
+    code, out = sweeping(*command, STANDIN_STEP="0.1", STANDIN_HOLD="0.01")
     assert code == 0, out
     done = trials(sweeping)
     pruned = [trial for trial in done if trial.state is TrialState.PRUNED]

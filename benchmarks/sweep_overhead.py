@@ -70,8 +70,11 @@ def own_time(trials: int) -> None:
         between = max(end for _, end in done.lives) - min(began for began, _ in done.lives)
         inside = sum(end - began for began, end in done.lives)
         own = (between - inside) / (len(done.lives) - 1) - empty
+        first, last = next(one for one in done.held if one.ended), done.held[-1]
+        processor = (last.processor - first.processor) / (last.ended - first.ended)
         print(
-            f"{name}: {len(done.lives)} trials, {1000 * own:.0f} ms of the driver for each",
+            f"{name}: {len(done.lives)} trials, {1000 * own:.0f} ms of the driver for each,"
+            f" {1000 * processor:.0f} ms of its processor time",
             flush=True,
         )
 

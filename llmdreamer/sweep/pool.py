@@ -152,8 +152,9 @@ class Pool:
             return
         wanted = max(self._busy, seconds * self._slots - self._spare)
         told = f"{self._slots} slots for {seconds:.0f} s, {100 * self._busy / wanted:.1f}% at work"
-        spare = self._spare / self._slots
-        log.info("%s%s", told, f", without {spare:.0f} s of nothing to start" if spare >= 1 else "")
+        if (spare := self._spare / self._slots) >= 1:
+            told += f", not counting {spare:.0f} s a slot with nothing to start"
+        log.info(told)
 
 
 def cores() -> int:

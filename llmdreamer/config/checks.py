@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from llmdreamer.catalogue import ANY, family_of
+from llmdreamer.config.metrics import ADAPTERS, METRICS
 from llmdreamer.config.objective import parse_objectives
 from llmdreamer.config.schema import BackboneConfig, Config
 from llmdreamer.errors import ConfigError, did_you_mean
@@ -164,7 +165,7 @@ def _check_words(cfg: Config) -> None:
     for key in ("env.id", "output_root", "objective", "tracking.experiment"):
         if not attrgetter(key)(cfg).strip():
             raise ConfigError(f"{key}='': must not be empty")
-    parse_objectives(cfg.objective)
+    _check_objective(cfg)
 
 
 def _check_foreign(cfg: Config) -> None:
@@ -314,3 +315,14 @@ def arm(cfg: Config) -> str:
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"
     return "random-frozen-lora" if hf.peft else "scratch"
+
+
+def _check_objective(cfg: Config) -> None:
+    """Refuse a name that no run of ours logs; an agent of somebody else's may log more."""
+    for one in parse_objectives(cfg.objective):
+        known = one.metric in METRICS or one.metric.startswith(ADAPTERS)
+        if not known and cfg.algo.agent is None:
+            near = did_you_mean(one.metric, sorted(METRICS))
+            raise ConfigError(
+                f"objective={cfg.objective}: no run logs {one.metric}{near} (docs/metrics.md has them all)"
+            )

@@ -91,7 +91,7 @@ def make_engine(plan: Plan) -> Engine:
 
         return SubmititEngine(plan.launcher, plan.folder, plan.settings.heartbeat)
     if isinstance(plan.launcher, Ray):
-        from llmdreamer.sweep.remote import RayEngine
+        from llmdreamer.sweep.rayengine import RayEngine
 
         return RayEngine(plan.launcher, plan.folder, plan.settings.heartbeat)
     return Local()

@@ -30,6 +30,8 @@ class Pool:
         self._ask_at = 0.0
         self._signal: int | None = None
         self._busy = 0.0  # slot-seconds in which a process lived
+        self._spare = 0.0  # slot-seconds in which there was nothing to start
+        self._spare_since: float | None = None
 
     def run(self, source: Source, board: Board) -> None:
         """Run all. The first Ctrl-C or SIGTERM lets the runs write checkpoints, a second does not.
@@ -60,6 +62,8 @@ class Pool:
             self._reap()
             if self._signal is None:
                 self._fill()
+            else:
+                self._count_spare(there_is_nothing=True)
             if not self._workers and (self._signal is not None or self._source.is_done()):
                 return
             if time.monotonic() - looked > LOOK_EVERY:
@@ -71,6 +75,7 @@ class Pool:
     def _fill(self) -> None:
         while self._free and time.monotonic() >= self._ask_at:
             task = self._source.next()
+            self._count_spare(there_is_nothing=task is None)
             if task is None:
                 self._ask_at = time.monotonic() + ASK_EVERY
                 return
@@ -91,6 +96,7 @@ class Pool:
                 log.warning("%s was killed: trying again", worker.task.label)
                 worker.start()
                 continue
+            self._count_spare(there_is_nothing=self._spare_since is not None)
             self._workers.remove(worker)
             self._free.append(worker.slot)
             self._busy += worker.seconds
@@ -103,6 +109,13 @@ class Pool:
         told("%s %s%s", outcome.kind, task.label, f": {outcome.cause}" if outcome.cause else "")
         self._source.ended(task, outcome)
         self._board.changed()
+
+    def _count_spare(self, *, there_is_nothing: bool) -> None:
+        """Call it whenever the source has been asked, and before another slot is free."""
+        now = time.monotonic()
+        if self._spare_since is not None:
+            self._spare += len(self._free) * (now - self._spare_since)
+        self._spare_since = now if there_is_nothing else None
 
     def _look(self) -> None:
         for worker in self._workers:
@@ -133,9 +146,15 @@ class Pool:
             time.sleep(TICK)
 
     def _tell_load(self, seconds: float) -> None:
-        if self._busy > 0:
-            share = min(1.0, self._busy / (seconds * self._slots))
-            log.info("%d slots for %.0f s, %.1f%% of it at work", self._slots, seconds, 100 * share)
+        """Print which share of the time slots were at work, when there was any."""
+        self._count_spare(there_is_nothing=False)
+        if self._busy == 0:
+            return
+        wanted = max(self._busy, seconds * self._slots - self._spare)
+        told = f"{self._slots} slots for {seconds:.0f} s, {100 * self._busy / wanted:.1f}% at work"
+        if (spare := self._spare / self._slots) >= 1:
+            told += f", not counting {spare:.0f} s a slot with nothing to start"
+        log.info(told)
 
 
 def cores() -> int:

@@ -1,4 +1,4 @@
-"""Runs as jobs of submitit (Slurm) or Ray, which call `execute` at the place they have found.
+"""Runs as jobs of submitit (Slurm) or Ray (rayengine.py), which call `execute` at the place they have found.
 
 Driver and place speak by files in a folder both see (the sweep's), so that all schedulers are alike:
 
@@ -21,7 +21,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -34,7 +33,7 @@ from typing import Any
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.engine import Job, Order, spawn
-from llmdreamer.sweep.settings import Ray, Submitit
+from llmdreamer.sweep.settings import Submitit
 from llmdreamer.tracking.record import write_atomically
 
 log = logging.getLogger(__name__)
@@ -193,7 +192,7 @@ class Placed:
             self.cancel()
 
 
-class _Posted:
+class Posted:
     """What both engines share: the folder of the files, and the driver's pulse."""
 
     def __init__(self, sweep: Path, heartbeat: int) -> None:
@@ -240,7 +239,7 @@ class SubmititEngine:
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
         self._cluster = settings.cluster
-        self._posted = _Posted(sweep, heartbeat)
+        self._posted = Posted(sweep, heartbeat)
 
     def start(self, order: Order) -> Job:
         errand = self._posted.errand(order)
@@ -297,52 +296,3 @@ def _parameters(settings: Submitit) -> dict[str, Any]:
         if key not in ("_target_", "cluster") and value not in (None, [], {})
     }
     return {key if key in _SHARED else f"slurm_{key}": value for key, value in given.items()}
-
-
-class RayEngine:
-    """A task of Ray's for each process."""
-
-    def __init__(self, settings: Ray, sweep: Path, heartbeat: int) -> None:
-        import ray
-
-        init, options = _given(settings.init), _given(settings.remote)
-        _reach(init.get("address"))
-        try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **init)
-            # Ray's own retry would neither know the checkpoint nor count.
-            self._task = ray.remote(**{"max_retries": 0, **options})(execute)
-        except (ConnectionError, ValueError, TypeError, RuntimeError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"hydra/launcher=ray: {reason}") from error
-        self._ray = ray
-        self._posted = _Posted(sweep, heartbeat)
-
-    def start(self, order: Order) -> Job:
-        errand = self._posted.errand(order)
-        # Workers have the environment in which somebody started the cluster.
-        task = self._task.remote(errand, dict(os.environ))
-        return Placed(
-            errand.box,
-            lambda: bool(self._ray.wait([task], timeout=0)[0]),
-            lambda: self._ray.cancel(task, force=True),
-            errand.heartbeat,
-        )
-
-    def close(self) -> None:
-        self._posted.close()
-        self._ray.shutdown()
-
-
-def _reach(address: object) -> None:
-    """Refuse an address where nobody answers: Ray itself would wait for minutes, and then abort."""
-    host, _, port = str(address).removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # `auto`, `local` or none: Ray looks, and says so
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise ConfigError(f"hydra.launcher.init.address={address}: {error}") from error
-
-
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}

@@ -108,18 +108,19 @@ class Study:
                 return live.due.pop(0)
         with self._store.alone(self.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of heartbeats outside `optimize`: we beat ourselves
-            trial = self._take_over() or self._ask()
+            begun = [one for one in self._trials() if one.state is not TrialState.WAITING]
+            trial = self._take_over(begun) or self._ask(len(begun))
         if trial is None:
             return None
         live = self._begin(trial)
         live.running += 1
         return live.due.pop(0)
 
-    def _take_over(self) -> Trial | None:
+    def _take_over(self, begun: list[FrozenTrial]) -> Trial | None:
         """The first trial whose driver is dead, as ours."""
         stale = None
-        for frozen in self._trials(TrialState.RUNNING):
-            if frozen.number in self._live:
+        for frozen in begun:
+            if frozen.state is not TrialState.RUNNING or frozen.number in self._live:
                 continue
             dead = self._life.is_dead(frozen.user_attrs.get(OWNER))
             if dead is None:
@@ -131,11 +132,10 @@ class Study:
                 return self._sign(Trial(self._study, frozen._trial_id))
         return None
 
-    def _ask(self) -> Trial | None:
-        begun = [one for one in self._trials() if one.state is not TrialState.WAITING]
-        if len(begun) >= self.n_trials:
+    def _ask(self, begun: int) -> Trial | None:
+        if begun >= self.n_trials:
             return None
-        self._study.sampler = make_sampler(self._plan, self._space, len(begun))
+        self._study.sampler = make_sampler(self._plan, self._space, begun)
         return self._sign(self._study.ask())
 
     def _sign(self, trial: Trial) -> Trial:
@@ -264,8 +264,8 @@ class Study:
 
     # --- what is told of it ---
 
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states or None)
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
 
     @property
     def total(self) -> int:

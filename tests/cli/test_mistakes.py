@@ -72,6 +72,8 @@ MISTAKES = [
     ("-m seed=0,1 hydra.sweeper.devices=[0] hydra.sweeper.n_jobs=2", "1 devices take 1 runs"),
     ("-m seed=0,1 hydra.sweeper.n_jobs=0", "hydra.sweeper.n_jobs=0: must be >= 1"),
     ("-m seed=0,1 hydra.sweeper.n_job=2", "n_job"),
+    ("objective=eval/retrun", "no run logs eval/retrun; did you mean 'eval/return'? (docs/metrics.md"),
+    (f"{STUDY} objective=eval/retrun:auc", "objective=eval/retrun:auc: no run logs eval/retrun; did"),
     ("-m seed=0,1 objective=eval/return:bst", "did you mean 'best'?"),
     ("-m seed=0,1 hydra.sweeper.study_name=../x", "hydra.sweeper.study_name='../x': must be 1 to"),
     ("-m seed=0,1 hydra.sweeper.direction=maximise", "did you mean 'maximize'?"),

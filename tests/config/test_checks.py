@@ -1,12 +1,16 @@
 """Each number keeps to its range, and combinations without sense are refused."""
 
 import dataclasses
+import os
+import re
 from operator import attrgetter
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from llmdreamer.config import RANGES, ConfigError, arm, check, leaves
+from llmdreamer.config.metrics import METRICS
 
 
 def with_value(cfg, key, value):
@@ -19,6 +23,21 @@ def with_value(cfg, key, value):
 @pytest.fixture(scope="module")
 def cfg(compose):
     return compose()
+
+
+def test_an_objective_may_be_any_metric_of_the_documentation():
+    lines = (Path(os.environ["LLMDREAMER_ROOT"]) / "docs" / "metrics.md").read_text().splitlines()
+    first = " ".join(line.split(" | ")[0] for line in lines)
+    assert set(re.findall(r"`([a-z_]+/[a-z_]+)`", first)) == METRICS
+
+
+def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
+    check(with_value(cfg, "objective", "eval/return:auc,lora/h.0.attn.c_attn"))
+    wrong = with_value(cfg, "objective", "eval/return,eval/lenght:best")
+    with pytest.raises(ConfigError, match="no run logs eval/lenght; did you mean 'eval/length'"):
+        check(wrong)
+    theirs = with_value(with_value(wrong, "algo.agent", "theirs.Agent"), "trust", ["theirs"])
+    check(theirs)
 
 
 def test_every_number_has_a_range():

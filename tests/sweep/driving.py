@@ -1,6 +1,7 @@
 """Drivers of stand-in trials, as processes of their own, and what the trials leave."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -73,3 +74,39 @@ def gone(pid: str) -> bool:
     except ProcessLookupError:
         return True
     return False
+
+
+# Children of one process, so that only one imports Optuna. They wait for the pipe's other end to close.
+OPENERS = """
+import os, pathlib, sys, traceback
+import optuna
+from llmdreamer.sweep.storage import Store
+count, url, folder = int(sys.argv[1]), sys.argv[2] or None, pathlib.Path(sys.argv[3])
+go, gun = os.pipe()
+children = []
+for _ in range(count):
+    if (child := os.fork()) == 0:
+        try:
+            os.close(gun)
+            os.read(go, 1)
+            store = Store(url, folder, 15)
+            with store.alone("s"):
+                optuna.create_study(study_name="s", storage=store.optuna, load_if_exists=True)
+            assert len(store.optuna.get_all_studies()) == 1
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    children.append(child)
+os.close(gun)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+def opened_at_once(count: int, url: str | None, folder: Path) -> list[int]:
+    """The exit codes of so many processes that open a study's database at one moment."""
+    command = [sys.executable, "-c", OPENERS, str(count), url or "", str(folder)]
+    variables = os.environ | {"PYTHONPATH": str(ROOT)}
+    out = subprocess.check_output(command, env=variables, text=True, timeout=300)
+    codes: list[int] = json.loads(out)
+    return codes

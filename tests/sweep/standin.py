@@ -3,8 +3,8 @@
     python standin.py key=value ... hydra.run.dir=FOLDER
 
 The return at step s is `(lr + seed) * s`. Variables: STANDIN_STEP, seconds a step; STANDIN_STEPS (10);
-STANDIN_FAIL, a seed that fails; STANDIN_METRIC, the metric logged. Every start adds a line
-to FOLDER/starts.txt.
+STANDIN_FAIL, a seed that fails; STANDIN_METRIC, the metric logged; STANDIN_HOLD, a run with less than that
+for `lr + seed` stays at its half until it is stopped. Every start adds a line to FOLDER/starts.txt.
 """
 
 import json
@@ -19,6 +19,7 @@ from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
 STEPS = int(os.environ.get("STANDIN_STEPS", "10"))
+HOLD = float(os.environ.get("STANDIN_HOLD", "-inf"))
 
 
 def main() -> None:
@@ -53,6 +54,8 @@ def live(folder: Path, given: dict[str, str]) -> None:
         spool.append({os.environ.get("STANDIN_METRIC", "eval/return"): value * step}, step)
         (folder / "checkpoints").mkdir(exist_ok=True)
         (folder / "checkpoints" / f"step-{step:012d}-{0:016x}.pt").touch()
+        while not stopped and step == STEPS // 2 and value < HOLD:
+            time.sleep(0.01)
         if stopped:
             sys.exit(143)
     wanted.status, wanted.ended = "FINISHED", time.time()

@@ -8,18 +8,25 @@ from pathlib import Path
 
 import optuna
 import pytest
-from driving import Sweeping, starts
+from driving import Sweeping, opened_at_once, starts
 from optuna.trial import TrialState
 
 LR = "algo.optimizer.lr=tag(log,interval(1e-4,1e-2))"
+
+
+def found(name: str) -> str | None:
+    """A program of the server's: Debian keeps it off the PATH."""
+    debians = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(debians[-1]) if debians else None)
 
 
 @pytest.fixture
 def server(tmp_path: Path):
     """The URL of an empty database."""
     pytest.importorskip("psycopg", reason="no driver for PostgreSQL: pip install 'psycopg[binary]'")
-    if shutil.which("initdb") is None or shutil.which("pg_ctl") is None:
-        pytest.skip("no PostgreSQL here: its initdb and pg_ctl are not on the PATH")
+    programs = {name: found(name) for name in ("initdb", "pg_ctl")}
+    if None in programs.values():
+        pytest.skip("no PostgreSQL here: apt-get install postgresql")
     # PostgreSQL refuses to run as root: in a container, it runs as somebody else.
     user = 65534 if os.geteuid() == 0 else None
     folder = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
@@ -29,7 +36,8 @@ def server(tmp_path: Path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def command(*words: str) -> None:
+    def command(name: str, *words: str) -> None:
+        words = (str(programs[name]), *words)
         subprocess.run(words, user=user, cwd=folder, check=True, capture_output=True, timeout=120)
 
     data, log = str(folder / "data"), str(folder / "log")
@@ -55,6 +63,10 @@ def test_two_drivers_on_a_fresh_study_share_n_trials(server: str, sweeping: Swee
     folder = sweeping.folder / "outputs" / "sweeps" / "s"
     assert [len(starts(folder / str(number))) for number in range(5)] == [1] * 5
     assert len({trial.params["algo.optimizer.lr"] for trial in trials}) == 5
+
+
+def test_eight_processes_open_a_fresh_database_at_once(server: str, tmp_path: Path):
+    assert opened_at_once(8, server, tmp_path) == [0] * 8
 
 
 def test_a_server_that_is_not_there_is_one_line(sweeping: Sweeping):

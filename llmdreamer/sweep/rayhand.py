@@ -1,0 +1,90 @@
+"""Ray's side of a sweep: `python -m llmdreamer.sweep.rayhand` starts tasks as its driver asks it to.
+
+A process of its own, which can be killed. Ray may wait for minutes for a cluster that does not answer,
+lets nobody interrupt it, and aborts the process that it fails in.
+
+Requests come on standard input, answers go to standard output, both pickled. The first request is
+`(arguments of ray.init, options of ray.remote)`; its answer is `None`, or a line that says why not.
+After that come `("start", key, arguments of execute)` and `("cancel", key)`, and keys of tasks that are
+over go back. The input's end is the driver's.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+from typing import Any, BinaryIO
+
+from llmdreamer.sweep.remote import LOOK_EVERY, execute
+
+Inbox = queue.Queue[tuple[Any, ...] | None]
+
+
+def main() -> int:
+    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # Ray prints
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the driver's
+    init, options = pickle.load(requests)  # noqa: S301  (from our parent)
+    try:
+        import ray
+
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **init)
+        # Ray's own retry would neither know the checkpoint nor count.
+        task = ray.remote(**{"max_retries": 0, **options})(execute)
+    except Exception as error:  # noqa: BLE001  (Ray raises bare ones, too)
+        _answer(answers, (str(error).splitlines() or [type(error).__name__])[0])
+        return 1
+    _answer(answers, None)
+    inbox: Inbox = queue.Queue()
+    threading.Thread(target=_listen, args=(requests, inbox), daemon=True).start()
+    _serve(ray, task, inbox, answers)
+    ray.shutdown()
+    return 0
+
+
+def _serve(ray: Any, task: Any, inbox: Inbox, answers: BinaryIO) -> None:
+    tasks: dict[str, Any] = {}
+    while True:
+        try:
+            request = inbox.get(timeout=LOOK_EVERY)
+        except queue.Empty:
+            pass
+        else:
+            if request is None:
+                return
+            kind, key, *arguments = request
+            if kind == "start":
+                tasks[key] = task.remote(*arguments)
+            elif key in tasks:
+                ray.cancel(tasks[key], force=True)
+        if tasks:
+            over, _ = ray.wait([*tasks.values()], num_returns=len(tasks), timeout=0)
+            for key in [key for key, one in tasks.items() if one in over]:
+                del tasks[key]
+                _answer(answers, key)
+
+
+def _listen(requests: BinaryIO, inbox: Inbox) -> None:
+    while True:
+        try:
+            inbox.put(pickle.load(requests))  # noqa: S301  (from our parent)
+        except EOFError:
+            inbox.put(None)
+            return
+
+
+def _answer(answers: BinaryIO, answer: object) -> None:
+    try:
+        pickle.dump(answer, answers)
+        answers.flush()
+    except BrokenPipeError:
+        pass  # the driver has died: the input says so, too
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -18,7 +18,7 @@ def loaded_curve(records: Records, run_id: str, key: str) -> list[tuple[int, flo
 
 
 def test_every_curve_is_the_one_that_the_run_wrote(recorded: Recorded, records: Records):
-    ended = ["failed", "killed", "stopped", "repeated"]
+    ended = ["failed", "killed", "stopped", "pruned", "running", "repeated"]
     names = set(recorded.folders) - {*ended, "resumed"}
     assert len(records.runs) == len(names) + 1
     for name in names:
@@ -60,9 +60,9 @@ def test_seconds_count_from_the_start(recorded: Recorded, records: Records):
 
 def test_what_did_not_finish_is_left_out_and_counted(recorded: Recorded, records: Records):
     assert set(records.runs["status"]) == {"FINISHED"}
-    for name in ("failed", "killed"):
+    for name in ("failed", "killed", "stopped", "pruned", "running"):
         assert recorded.run_id(name) not in set(records.runs["run_id"])
-    assert any("1 FAILED" in note and "KILLED" in note for note in records.notes)
+    assert records.notes[0] == ("5 runs of 16 left out: 1 FAILED, 2 KILLED, 1 PRUNED, 1 RUNNING.")
 
 
 def test_what_did_not_finish_comes_when_asked_for(recorded: Recorded):

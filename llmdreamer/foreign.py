@@ -38,8 +38,8 @@ def folder_of(package: str) -> Path:
     found = find_spec(top) if top.isidentifier() else None
     if found is None:
         raise ConfigError(f"--trust {package}: there is no package {top} installed")
-    places = found.submodule_search_locations or [found.origin]
-    return Path(str(next(iter(places))))
+    folders = [*(found.submodule_search_locations or [])]
+    return Path(folders[0] if folders else str(found.origin))
 
 
 def call(

@@ -115,7 +115,7 @@ def test_a_policy_without_a_checkpoint_is_refused(tmp_path):
 
 SIGNS = [
     *("backbone=gru", "algo.agent=llmdreamer_example.signs.SignsAgent"),
-    *("algo.options={good: 0.5}", "trust=[llmdreamer_example]"),
+    *("+algo.options.good=0.5", "trust=[llmdreamer_example]"),
 ]
 LIVES = """
 import json, sys

@@ -66,7 +66,9 @@ def open_study(storage: str, name: str | None = None) -> Study:
     Raises:
         ConfigError: in one sentence, if there is no such storage or study.
     """
-    import optuna
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # in a notebook, that progress bars have no widgets
+        import optuna
 
     # Optuna makes the file that is not there.
     if storage.startswith(_SQLITE) and not Path(storage.removeprefix(_SQLITE)).exists():

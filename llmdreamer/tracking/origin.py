@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,13 +13,19 @@ PACKAGES = ("llmdreamer", "torch", "transformers", "peft", "gymnasium", "mlflow"
 
 
 def origin() -> dict[str, str]:
-    """Tags `commit`, `host`, `version.python`, and `version.PACKAGE` of what changes results."""
+    """Tags `commit`, `host`, `version.python`, and `version.PACKAGE` of what changes results.
+
+    What MLflow's own pages show of a run's source is told by its names, too.
+    """
     versions = {f"version.{name}": _version(name) for name in PACKAGES}
     return {
         "commit": commit(),
         "host": platform.node() or "unknown",
         "version.python": platform.python_version(),
         **versions,
+        "mlflow.source.name": Path(sys.argv[0]).name,
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": commit().removesuffix("-dirty"),
     }
 
 

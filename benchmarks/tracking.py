@@ -115,8 +115,8 @@ def server(folder: Path, away: float, *, hang: bool) -> int:
         assert time.monotonic() < back + LIMIT, "the uploads did not go on"
         log_until(time.monotonic() + 1)
     waited = time.monotonic() - back
-    tracker.finish("FINISHED")
-    # What a busy server has not taken within the ten seconds of a run's end is replayed.
+    tracker.finish("FINISHED", timeout=LIMIT)
+    # What a busy server has not taken in the last attempt of the run's own is replayed.
     replayed = held(database)[2] == 0 and sync(["sync", str(folder / "run")]) == 0
     stored, distinct, finished = held(database)
     away_by = "stopped" if hang else "killed"

@@ -132,6 +132,8 @@ def _with_target(
 
 def _facts(series: dict[str, tuple[Array, Array]]) -> pd.DataFrame:
     """Last values of what is told once: sizes, memory, totals."""
-    names = [name for name in series if re.match(r"^(parameters/|compute/|replay/|system/peak)", name)]
+    names = [
+        name for name in series if re.match(r"^(parameters/|compute/|replay/|system/peak)", name)
+    ]
     rows = [{"metric": name, "last value": f"{series[name][1][-1]:,.6g}"} for name in names]
     return pd.DataFrame(rows)

@@ -14,7 +14,7 @@
 # # A study of Optuna's
 #
 # History, importances, slices, parallel coordinates, timeline and the curves of pruned trials; of a study
-# with several objectives, the Pareto front. The pictures are Optuna's own.
+# with several objectives, the Pareto front. Importances are Optuna's.
 
 # %%
 import os

@@ -73,7 +73,7 @@ class Update:
         return time.perf_counter()
 
     def _watch(self) -> None:
-        """Put a clock around what `Learner.update` calls; the algorithm has none inside."""
+        """Put a clock around what `Learner.update` calls: its own does not wait for a device."""
         agent, optimizer = self.learner.agent, self.learner.optimizer
         self._time(agent.world_model, "observe", "world model")
         self._time(step, "imagine", "imagination")

@@ -6,38 +6,25 @@ import argparse
 import sys
 from pathlib import Path
 
-from llmdreamer.config import from_yaml
-from llmdreamer.errors import ConfigError
+from llmdreamer.afterwards import answer, check_positive, make_parser, read_config
 
 
 def main(argv: list[str] | None = None) -> int:
     """Evaluate a run's newest checkpoint or best policy; 0, or 2 after a line that says what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m llmdreamer.evaluate", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
+    parser = make_parser("evaluate", __doc__)
     parser.add_argument("--episodes", type=int, default=20, help="at least 1 (default 20)")
     parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
-    parser.add_argument(
-        "--trust", nargs="+", default=[], metavar="PACKAGE", help="whose code the run may name"
-    )
     parser.add_argument(
         "--best", action="store_true", help="the policy that did best on the way, not the last"
     )
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
     args = parser.parse_args(argv)
-    try:
-        if args.episodes < 1:
-            raise ConfigError(f"--episodes {args.episodes}: must be >= 1")
-        print(_evaluate(args))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return answer(lambda: _evaluate(args))
 
 
 def _evaluate(args: argparse.Namespace) -> str:
-    if not (args.run_dir / "checkpoints").is_dir():
-        raise ConfigError(f"missing checkpoint: {args.run_dir} has no checkpoints/")
-    config = from_yaml(args.run_dir / "config.yaml", args.trust)
+    check_positive(args, "episodes")
+    config = read_config(args.run_dir, args.trust)
     # Imported late: the refusals above do without torch.
     from llmdreamer.training.best import FOLDER
     from llmdreamer.training.checkpoint import Checkpoints

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from llmdreamer.errors import ConfigError, did_you_mean
@@ -28,6 +30,16 @@ def check_trusted(key: str, name: str, trust: Sequence[str]) -> None:
         raise ConfigError(
             f"{key}={name} is code of another package: type trust=[{package}] to let it run"
         )
+
+
+def folder_of(package: str) -> Path:
+    """Where the code of a package or module lies. Raises ConfigError if it is not installed."""
+    top = package.partition(".")[0]
+    found = find_spec(top) if top.isidentifier() else None
+    if found is None:
+        raise ConfigError(f"--trust {package}: there is no package {top} installed")
+    folders = [*(found.submodule_search_locations or [])]
+    return Path(folders[0] if folders else str(found.origin))
 
 
 def call(

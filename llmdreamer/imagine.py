@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.config import from_yaml
+from llmdreamer.afterwards import answer, check_positive, make_parser, read_config
 from llmdreamer.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and draw open-loop imagination; 0, or 2 after a line that says what is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m llmdreamer.imagine", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
+    parser = make_parser("imagine", __doc__)
     parser.add_argument("--context", type=int, help="rows looked at (default: fills a sequence)")
     parser.add_argument("--horizon", type=int, help="rows imagined (default: algo.horizon)")
     parser.add_argument("--windows", type=int, default=32, help="pieces of experience (default 32)")
@@ -27,27 +26,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--replay", action="store_true", help="windows of the run's replay, not of fresh episodes"
     )
-    parser.add_argument(
-        "--trust", nargs="+", default=[], metavar="PACKAGE", help="whose code the run may name"
-    )
     parser.add_argument("--out", type=Path, help="folder (default: RUN_DIR/imagined)")
     args = parser.parse_args(argv)
-    try:
-        for name in ("context", "horizon", "windows", "samples"):
-            value = getattr(args, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"--{name} {value}: must be >= 1")
-        print(_imagine(args))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    return answer(lambda: _imagine(args))
 
 
 def _imagine(args: argparse.Namespace) -> str:
-    if not (args.run_dir / "checkpoints").is_dir():
-        raise ConfigError(f"missing checkpoint: {args.run_dir} has no checkpoints/")
-    config = from_yaml(args.run_dir / "config.yaml", args.trust)
+    check_positive(args, "context", "horizon", "windows", "samples")
+    config = read_config(args.run_dir, args.trust)
     # Imported late: the refusals above do without torch.
     from llmdreamer.analysis.openloop import everything
     from llmdreamer.analysis.part import save

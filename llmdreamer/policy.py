@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmdreamer.afterwards import read_config
 from llmdreamer.config import from_yaml, to_yaml
 from llmdreamer.errors import ConfigError
 
@@ -35,8 +36,11 @@ class Policy:
         self.reset()
 
     @classmethod
-    def load(cls, folder: Path) -> Policy:
+    def load(cls, folder: Path, trust: Sequence[str] = ()) -> Policy:
         """Read what `export` wrote. Weights are tensors and nothing else; no code comes with them.
+
+        Args:
+            trust: packages whose code may run, where the policy is not of ours alone.
 
         Raises:
             ConfigError: if the files are not those of a policy.
@@ -48,16 +52,16 @@ class Policy:
         from llmdreamer.envs.observations import observation_keys
         from llmdreamer.envs.spaces import space_from_plain
         from llmdreamer.envs.vector import spec_of
-        from llmdreamer.training.agent import Agent
+        from llmdreamer.training.agent import make_agent
         from llmdreamer.training.trainer import load_agent, torch_device
 
-        config = from_yaml(folder / CONFIG)
+        config = from_yaml(folder / CONFIG, trust)
         spaces = json.loads((folder / SPACES).read_text())
         frames = frames_of(config.env)
         keys = observation_keys(space_from_plain(spaces["observation"]), *frames)
         actions = action_kind(space_from_plain(spaces["action"]))
         device = torch_device("auto")
-        agent = Agent(config, spec_of(keys, actions, config.env.action_repeat)).to(device)
+        agent = make_agent(config, spec_of(keys, actions, config.env.action_repeat)).to(device)
         load_agent(agent, torch.load(folder / WEIGHTS, map_location=device, weights_only=True))
         return cls(agent, keys, actions, is_plain="dict" not in spaces["observation"])
 
@@ -89,15 +93,16 @@ class Policy:
         return self._actions.decode(action[0].cpu().numpy())
 
 
-def export(run_dir: Path, folder: Path) -> dict[str, Path]:
+def export(run_dir: Path, folder: Path, trust: Sequence[str] = ()) -> dict[str, Path]:
     """Write the policy of a run's newest checkpoint into `folder`; the files by name.
+
+    Args:
+        trust: packages whose code the run may name.
 
     Raises:
         ConfigError: if there is no checkpoint, or the policy needs more than data can hold.
     """
-    if not (run_dir / "checkpoints").is_dir():
-        raise ConfigError(f"missing checkpoint: {run_dir} has no checkpoints/")
-    config = from_yaml(run_dir / "config.yaml")
+    config = read_config(run_dir, trust)
     import torch
 
     from llmdreamer.envs.factory import make_env
@@ -127,6 +132,11 @@ def _alone(config: Config, agent: Agent) -> Config:
     if algo.text_keys.encoder:
         raise ConfigError(
             "pretrained=true with algo.text_keys: its table of words is no part of a policy yet"
+        )
+    if config.backbone.factory is not None:
+        raise ConfigError(
+            f"pretrained=true with backbone.factory={config.backbone.factory}: only its maker knows"
+            " how to make it without its checkpoint"
         )
     model: Any = agent.world_model.backbone.model
     shape = {k: v for k, v in model.config.to_diff_dict().items() if k not in _NOT_SHAPE}

@@ -19,7 +19,9 @@ class PolicyModel(mlflow.pyfunc.PythonModel):  # type: ignore
         from llmdreamer.policy import Policy
 
         # The artifacts lie in one folder, under the names that they were written with.
-        self.policy = Policy.load(Path(next(iter(context.artifacts.values()))).parent)
+        # Whoever registered it trusted these packages, and their code came with the model.
+        folder = Path(next(iter(context.artifacts.values()))).parent
+        self.policy = Policy.load(folder, (context.model_config or {}).get("trust", []))
 
     # MLflow checks inputs by their type, and warns whoever loads the model of nearly every type but
     # this one, which it leaves alone. Numbers and dicts of arrays are as good.

@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from llmdreamer.afterwards import answer, make_parser
 from llmdreamer.errors import ConfigError
+from llmdreamer.foreign import folder_of
 from llmdreamer.tracking.store import TrackingError
 
 # What acting needs of the packages that training needs; its own code goes with the model.
@@ -22,32 +24,34 @@ REQUIREMENTS = (
 def main(argv: list[str] | None = None) -> int:
     """Register the newest checkpoint's policy; 0, 2 after a line that says what is wrong, or 1 if
     the store fails."""
-    parser = argparse.ArgumentParser(prog="python -m llmdreamer.register", description=__doc__)
-    parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
+    parser = make_parser("register", __doc__)
     parser.add_argument("name", help="of the model; one that is there gets a new version")
     args = parser.parse_args(argv)
     try:
-        print(_register(args.run_dir, args.name))
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+        return answer(lambda: _register(args))
     except TrackingError as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
 
 
-def _register(run_dir: Path, name: str) -> str:
+def _register(args: argparse.Namespace) -> str:
+    name = args.name
     if not re.fullmatch(r"[\w. -]+", name):
         raise ConfigError(f"{name}: a model's name has letters, digits, spaces and . _ - only")
     # Imported late: a typing error does without torch and mlflow.
     from llmdreamer.policy import export
-    from llmdreamer.tracking.models import register
+    from llmdreamer.tracking.models import Model, register
 
     with TemporaryDirectory() as folder:
-        files = export(run_dir, Path(folder))
-        code = Path(__file__).with_name("pyfunc_policy.py")
-        found = register(run_dir, name, code, files, [*map(_pinned, REQUIREMENTS)])
+        files = export(args.run_dir, Path(folder), args.trust)
+        model = Model(
+            code=Path(__file__).with_name("pyfunc_policy.py"),
+            packages=[Path(__file__).parent, *map(folder_of, args.trust)],
+            files=files,
+            requirements=[*map(_pinned, REQUIREMENTS)],
+            options={"trust": args.trust},
+        )
+        found = register(args.run_dir, name, model)
     return f"{found}\nload it with: mlflow.pyfunc.load_model('{found}').predict(observation)"
 
 

@@ -22,6 +22,10 @@ def overview(records: Records) -> Part:
     text = [f"Store: {records.source}.", *records.notes]
     if records.runs.empty:
         return Part("Runs", text + ["There is nothing to compare."])
+    unfinished = records.runs.loc[records.runs["status"] != "FINISHED", "status"].value_counts()
+    if len(unfinished):
+        told = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
+        text.append(f"Counted though they have not finished, as was asked for: {told}.")
     groups = records.runs.groupby(["label", "env"])
     table = groups["seed"].agg(n="count", seeds=lambda seeds: ", ".join(map(str, sorted(seeds))))
     return Part("Runs", text, [table.reset_index()])

@@ -32,7 +32,7 @@ PANELS = {
     "Replay ratio held": (r"^replay/ratio$", "updates per policy step"),
     "Gradient norms": (r"^optimizer/.*gradient_norm$", "norm before clipping"),
     "Updates per second": (r"^time/updates_per_second$", "1/s"),
-    "Time split": (r"^time/(?!updates_per_second).*", "see each name"),
+    "Time split": (r"^time/.*_share$", "share of the time"),
 }
 
 
@@ -132,6 +132,8 @@ def _with_target(
 
 def _facts(series: dict[str, tuple[Array, Array]]) -> pd.DataFrame:
     """Last values of what is told once: sizes, memory, totals."""
-    names = [name for name in series if re.match(r"^(parameters|compute|memory|replay)/", name)]
+    names = [
+        name for name in series if re.match(r"^(parameters/|compute/|replay/|system/peak)", name)
+    ]
     rows = [{"metric": name, "last value": f"{series[name][1][-1]:,.6g}"} for name in names]
     return pd.DataFrame(rows)

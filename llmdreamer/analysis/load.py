@@ -188,11 +188,16 @@ def _left_out(
     if not runs:
         return ["The experiment has no runs with a tag `arm`: none was made by this software."]
     chosen = {run.run_id for run in counted}
-    missing = Counter(run.status for run in runs if run.run_id not in chosen)
+    missing = Counter(_end(run) for run in runs if run.run_id not in chosen)
     if not missing:
         return []
     told = ", ".join(f"{count} {status}" for status, count in sorted(missing.items()))
     return [f"{_runs(sum(missing.values()))} of {len(runs)} left out: {told}."]
+
+
+def _end(run: StoredRun) -> str:
+    """How a run ended: MLflow knows no pruning, and has such a run KILLED."""
+    return "PRUNED" if run.status == "KILLED" and "pruned" in run.tags else run.status
 
 
 def _runs(count: int) -> str:

@@ -1,7 +1,7 @@
 """Draws: an arm has one colour and one line style everywhere, and its name beside its line.
 
 Colours are Okabe and Ito's, told apart with colour-blind eyes; line styles and names tell the arms
-apart where everything is printed in grey.
+apart where everything is printed in grey. A line of a single point has a mark there, or there would be none.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -40,6 +41,8 @@ _OTHERS: list[tuple[str, Any]] = [
     ("#7F7F7F", (0, (2, 2))),
     ("#8C564B", (0, (8, 1, 2, 1))),
 ]
+_PALETTE = [*list(_DASHES.values())[:6], *_OTHERS]
+"""For lines that are no arms: no two share a dash."""
 _MARKERS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚", "X": "✖", "*": "★"}
 MOST_ARMS = 12
 """Lines in one panel that a reader can still tell apart."""
@@ -58,10 +61,18 @@ class Style:
         return {
             "color": self.color,
             "linestyle": self.dash,
-            "marker": self.marker,
+            "marker": self.marker or ("o" if points == 1 else ""),
             "ms": 5,
             "markevery": max(1, points // 10),
         }
+
+    @property
+    def ink(self) -> tuple[float, ...]:
+        """The colour as a text needs it: yellows and light greys are too pale to be read."""
+        red, green, blue = to_rgb(self.color)
+        light = 0.299 * red + 0.587 * green + 0.114 * blue
+        darker = min(1.0, 0.42 / max(light, 1e-9))
+        return (red * darker, green * darker, blue * darker)
 
     def name(self, label: str) -> str:
         """What is written beside the line: its marker too, if it has one."""
@@ -115,7 +126,7 @@ def curves(
             label: (curve.grid[-1], float(curve.estimate.value[-1]))
             for label, curve in arms.items()
         }
-        _tidy(axis, xlabel, ylabel, title)
+        tidy(axis, xlabel, ylabel, title)
         _name_ends(axis, ends, chosen)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
@@ -133,7 +144,7 @@ def profiles(thresholds: Array, arms: Mapping[str, Estimate], xlabel: str) -> Fi
         axis.fill_between(
             thresholds, found.low, found.high, color=style.color, alpha=0.15, lw=0, step="post"
         )
-    _tidy(axis, xlabel, "share of runs above")
+    tidy(axis, xlabel, "share of runs above")
     axis.set_ylim(-0.02, 1.02)
     # All lines run from the upper left to the lower right: names at their ends would lie in a heap.
     axis.legend(frameon=False, handlelength=4)
@@ -156,7 +167,7 @@ def forest(
     axis.axvline(reference, color="#999999", lw=1, ls=(0, (4, 3)))
     axis.set_yticks(range(len(rows))[::-1], [name for name, _ in rows])
     axis.set_ylim(-0.6, len(rows) - 0.4)
-    _tidy(axis, xlabel, "")
+    tidy(axis, xlabel, "")
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
     for place, note in enumerate(notes):
@@ -175,12 +186,11 @@ def lines(
 ) -> Figure:
     """Small panels of one run: named (x, y) series by the panel they share."""
     axes, figure = _grid(len(panels), (4.8, 2.9))
-    palette = [*_DASHES.values(), *_OTHERS]
     for axis, (title, series) in zip(axes, panels.items(), strict=False):
         for number, (name, (x, y)) in enumerate(series.items()):
-            color, dash = palette[number % len(palette)]
-            axis.plot(x, y, color=color, linestyle=dash, lw=1.3, label=name)
-        _tidy(axis, xlabel, units.get(title, ""), title)
+            style = Style(*_PALETTE[number % len(_PALETTE)])
+            axis.plot(x, y, lw=1.3, label=name, **style.line(len(x)))
+        tidy(axis, xlabel, units.get(title, ""), title)
         if len(series) > 1:
             axis.legend(frameon=False, fontsize=7, handlelength=3.5)
     return figure
@@ -206,7 +216,7 @@ def named_lines(
         low, high = axis.get_ylim()
         is_share = "share" in units.get(title, "")
         axis.set_ylim(*((min(low, 0.9), 1.01) if is_share else (0.0, high)))
-        _tidy(axis, xlabel, units.get(title, ""), title)
+        tidy(axis, xlabel, units.get(title, ""), title)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         _name_ends(axis, ends, chosen)
     return figure
@@ -235,7 +245,7 @@ def foretold(panels: Mapping[str, Foretold], xlabel: str, ylabel: str) -> Figure
         axis.plot(one.time, one.observed, color="#000000", lw=1.5, label="observed")
         axis.axvline(0, color="#999999", lw=1, ls=(0, (1, 1.5)))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _tidy(axis, xlabel, ylabel, title)
+        tidy(axis, xlabel, ylabel, title)
         if place == 0:
             axis.legend(frameon=False, fontsize=7, handlelength=3.5)
     return figure
@@ -265,16 +275,15 @@ def strips(rows: Mapping[str, Array], columns: Sequence[int]) -> Figure:
 def by_block(layers: Mapping[str, Sequence[tuple[int, float, float]]]) -> Figure:
     """A line a kind of layer, from (block, first value, last value): hollow first, full last."""
     figure, axis = _single()
-    palette = [*_DASHES.values(), *_OTHERS]
     ends, chosen = {}, {}
     for number, (name, rows) in enumerate(layers.items()):
-        color, dash = palette[number % len(palette)]
+        color, dash = _PALETTE[number % len(_PALETTE)]
         block, first, last = zip(*rows, strict=True)
         axis.plot(block, first, "o", mfc="white", mec=color, ms=5)
         axis.plot(block, last, "o", color=color, linestyle=dash, lw=1.5, ms=5)
         ends[name], chosen[name] = (float(block[-1]), float(last[-1])), Style(color, dash)
-    axis.set_ylim(bottom=0.0)
-    _tidy(axis, "block of the backbone", "norm of the change / norm of the weights")
+    axis.set_ylim(0.0, 1.08 * axis.get_ylim()[1])
+    tidy(axis, "block of the backbone", "norm of the change / norm of the weights")
     axis.set_title("full: at the run's end; hollow: when first logged", fontsize=9, loc="left")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _name_ends(axis, ends, chosen)
@@ -295,12 +304,15 @@ def _grid(count: int, size: tuple[float, float]) -> tuple[list[Axes], Figure]:
 def _curve(axis: Axes, curve: Curve, style: Style, runs: bool) -> None:
     if runs:
         for x, y in curve.runs:
-            axis.plot(x, y, color=style.color, linestyle=style.dash, lw=0.7, alpha=0.35)
+            axis.plot(x, y, lw=0.7, alpha=0.35, **style.line(len(x)) | {"ms": 3})
     axis.plot(curve.grid, curve.estimate.value, lw=2, **style.line(len(curve.grid)))
-    if not np.isnan(curve.estimate.low).all():
-        axis.fill_between(
-            curve.grid, curve.estimate.low, curve.estimate.high, color=style.color, alpha=0.15, lw=0
-        )
+    low, high = curve.estimate.low, curve.estimate.high
+    if np.isnan(low).all():
+        return
+    if len(curve.grid) == 1:
+        axis.vlines(curve.grid, low, high, color=style.color, lw=1.2)
+    else:
+        axis.fill_between(curve.grid, low, high, color=style.color, alpha=0.15, lw=0)
 
 
 def _name_ends(
@@ -317,7 +329,7 @@ def _name_ends(
         places = _spread([ends[label][1] for label in labels], heights)
         lift = max(0.0, low + heights[0] / 2 - places[0])  # clear of the x-axis
         for label, place in zip(labels, places, strict=True):
-            color = chosen[label].color
+            color = chosen[label].ink
             axis.annotate(
                 names[label],
                 ends[label],
@@ -364,7 +376,7 @@ def _single() -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def _tidy(axis: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
+def tidy(axis: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
     axis.set_xlabel(xlabel)
     axis.set_ylabel(ylabel)
     if title:

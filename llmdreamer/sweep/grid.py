@@ -115,7 +115,8 @@ class Grid:
 
     def _tags(self, cell: Cell) -> dict[str, str]:
         row = cell.row
-        return {"sweep": self._plan.name, "cell": row.group, "overrides": row.overrides}
+        tags = {"sweep": self._plan.name, "trial": str(row.number), "cell": row.group}
+        return tags | {"overrides": row.overrides}
 
     def is_done(self) -> bool:
         return all(cell.is_done or cell.lock is not None for cell in self._cells.values())

@@ -25,6 +25,7 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.sweep.table import TABLE, UNTOLD
 from llmdreamer.tracking import TrackingError, redact, resolve_uri
+from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
 from llmdreamer.tracking.record import Status, write_atomically
 
@@ -56,7 +57,7 @@ class SweepParent(Callback):
         os.environ.pop(PARENT_VARIABLE, None)
         try:
             uri = resolve_uri(config.tracking.uri, Path.cwd())
-            tags = {"command": _command(), "sweep": str(config.hydra.sweep.dir)}
+            tags = {"command": _command(), "sweep": folder.name, "folder": str(folder), **origin()}
             note = _head()
             # Drivers of one sweep begin its parent run together, too.
             folder.mkdir(parents=True, exist_ok=True)
@@ -112,7 +113,7 @@ def _command() -> str:
 
 
 def _head() -> str:
-    return f"Sweep by\n\n    {_command()}\n"
+    return f"Sweep by\n\n    python {_command()}\n"
 
 
 def _markdown(table: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from llmdreamer.tracking.record import Known, RunFiles, load
 from llmdreamer.tracking.shipper import with_password
@@ -15,15 +17,19 @@ FOLDER = "policy"
 """Below a run's artifacts, where its model is."""
 
 
-def register(
-    run_dir: Path, name: str, code: Path, files: Mapping[str, Path], requirements: Sequence[str]
-) -> str:
-    """Store a model with the run of `run_dir`, register it as `name`; return `models:/NAME/VERSION`.
+@dataclass(frozen=True)
+class Model:
+    """What is stored of a model: `code` calls `mlflow.models.set_model`, the rest is what it needs."""
 
-    Args:
-        code: a file that calls `mlflow.models.set_model`; its package goes along.
-        files: the model's artifacts by name.
-        requirements: of pip, for whoever loads it elsewhere.
+    code: Path
+    packages: Sequence[Path]  # folders of code that go along
+    files: Mapping[str, Path]  # artifacts by name
+    requirements: Sequence[str]  # of pip, for whoever loads it elsewhere
+    options: Mapping[str, Any]  # plain data, its `context.model_config`
+
+
+def register(run_dir: Path, name: str, model: Model) -> str:
+    """Store a model with the run of `run_dir`, register it as `name`; return `models:/NAME/VERSION`.
 
     Raises:
         TrackingError: if MLflow does not know the run, or refuses.
@@ -38,14 +44,14 @@ def register(
         client = connect(uri)
         artifacts = client.get_run(known.run_id).info.artifact_uri
         saved = Path(folder) / FOLDER
-        _save(saved, code, files, requirements)
+        _save(saved, model)
         client.log_artifacts(known.run_id, str(saved), FOLDER)
         _ensure_name(uri, name)
         version = client.create_model_version(name, f"{artifacts}/{FOLDER}", known.run_id)
         return f"models:/{name}/{version.version}"
 
 
-def _save(folder: Path, code: Path, files: Mapping[str, Path], requirements: Sequence[str]) -> None:
+def _save(folder: Path, model: Model) -> None:
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec
@@ -55,10 +61,11 @@ def _save(folder: Path, code: Path, files: Mapping[str, Path], requirements: Seq
         warnings.simplefilter("ignore")  # advice on types and examples, which fit no observation
         mlflow.pyfunc.save_model(
             folder,
-            python_model=str(code),
-            artifacts={name: str(path) for name, path in files.items()},
-            code_paths=[str(code.parent)],
-            pip_requirements=list(requirements),
+            python_model=str(model.code),
+            artifacts={name: str(path) for name, path in model.files.items()},
+            code_paths=[*map(str, model.packages)],
+            pip_requirements=list(model.requirements),
+            model_config=dict(model.options),
             signature=signature,
         )
 

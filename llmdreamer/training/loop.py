@@ -17,9 +17,12 @@ from llmdreamer.config import AUTO, arm, parse_objectives, to_yaml
 from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
 from llmdreamer.openloop import FILE
+from llmdreamer.sweep.cells import digest
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
+from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 from llmdreamer.tracking.record import Status
+from llmdreamer.training.best import FOLDER as BEST
 from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import peak_memory
@@ -29,7 +32,7 @@ from llmdreamer.training.guard import Diverged
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.openloop import foretell
 from llmdreamer.training.optimizer import SKIPPED
-from llmdreamer.training.report import Best, commit, plot_returns, summary
+from llmdreamer.training.report import Best, plot_returns, summary
 from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.types import Metrics
@@ -86,7 +89,9 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         saved = checkpoints.newest(trainer.device)
         trainer.load_state_dict(saved["trainer"])
         cursor = int(saved["metrics_offset"])
-    tracker = _tracker(config, run_dir, overrides, uri, cursor) if parallel.is_first() else None
+    tracker = None
+    if parallel.is_first():
+        tracker = _tracker(trainer, run_dir, overrides, uri, cursor)
     status: Status = "FAILED"
     # To the very end: a second signal must not cut short what the first one began.
     with Interrupts() as interrupts:
@@ -108,11 +113,16 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
 
 
 def _tracker(
-    config: Config, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int
+    trainer: Trainer, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int
 ) -> Tracker:
+    config, environment = trainer.config, run_dir / "environment.json"
     (run_dir / "config.yaml").write_text(to_yaml(config))
+    spec = {"id": config.env.id, **asdict(trainer.envs.spec)}
+    environment.write_text(json.dumps(spec, indent=1) + "\n")
     info = _run_info(config, run_dir, overrides)
-    return Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
+    tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
+    tracker.artifact(environment)
+    return tracker
 
 
 def _explain(error: Diverged | OSError, run_dir: Path, checkpoints: Checkpoints) -> None:
@@ -225,6 +235,7 @@ class Run:
             "time/updates_per_second": speed,
             **{f"time/{stage}_share": share for stage, share in shares.items()},
             "compute/flops": trainer.updates * parallel.size() * trainer.flops_per_update,
+            "compute/flops_per_update": parallel.size() * trainer.flops_per_update,
             "system/peak_memory_bytes": peak_memory(trainer.device),
             "optimizer/skipped_updates": float(trainer.guard.skipped),
             "replay/updates": float(trainer.updates),
@@ -279,6 +290,8 @@ class Run:
         self.tracker.artifact(picture)
         if (checkpoint := self.checkpoints.newest_path) is not None:
             self.tracker.artifact(checkpoint, "checkpoints")
+        if best is not None:
+            self.tracker.artifact(self.run_dir / BEST)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if lost := [metric for metric in metrics if metric not in self.last]:
             raise ConfigError(never_logged(lost, self.last))
@@ -333,7 +346,8 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
         "peft": str(config.peft).lower(),
         "pretrained": str(config.pretrained).lower(),
         "replay_ratio": str(config.replay_ratio),
-        "commit": commit(),
+        "cell": digest(config),
+        **origin(),
         "overrides": redact(" ".join(overrides)),
     }
     tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,17 +70,3 @@ def summary(
     if config.eval.video:
         lines.append(f"video              {run_dir / 'policy.gif'}")
     return "\n".join([*lines, f"MLflow UI          {ui_command}"])
-
-
-def commit() -> str:
-    """The commit of the code that runs; `unknown` outside a git checkout."""
-    try:
-        return subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607  (the git of whoever runs this)
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"

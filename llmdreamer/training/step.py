@@ -9,6 +9,7 @@ from torch import Tensor
 
 from llmdreamer.behavior.actor_critic import Replayed
 from llmdreamer.behavior.imagine import imagine
+from llmdreamer.training.clock import Clock
 from llmdreamer.types import Latent, Metrics, SequenceBatch
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Learner:
         self.agent = agent
         self.optimizer = optimizer
         self.algo = algo
+        self.clock = Clock()  # whoever wants to know where the time goes puts theirs here
 
     def update(self, batch: SequenceBatch) -> Metrics:
         """Learn from a batch: one backward pass and one optimiser step."""
@@ -37,27 +39,30 @@ class Learner:
         world_model, behavior = self.agent.world_model, self.agent.behavior
 
         # Learn the world: encode what was seen, predict what came.
-        world = world_model.observe(batch)
+        with self.clock.stage("world_model"):
+            world = world_model.observe(batch)
 
         # Imagine on from some of what was seen, following the policy.
-        starts = self._starts(world.latent.deter)
-        imagined = imagine(
-            world_model,
-            behavior.sample,
-            world_model.code(_select(world.latent, starts)),
-            world_model.backbone.select(world.states, starts),
-            self.algo.horizon,
-        )
+        with self.clock.stage("imagination"):
+            starts = self._starts(world.latent.deter)
+            imagined = imagine(
+                world_model,
+                behavior.sample,
+                world_model.code(_select(world.latent, starts)),
+                world_model.backbone.select(world.states, starts),
+                self.algo.horizon,
+            )
 
         # Learn to act from the dream, and to judge from the dream and from what really happened.
-        dreamt = behavior.loss(imagined)
-        rows = Replayed(
-            world_model.feature(world.latent),
-            batch.reward[:, 1:],
-            batch.is_first[:, 1:],
-            batch.terminated[:, 1:],
-        )
-        replayed = behavior.replay_loss(rows, starts, dreamt.returns[:, 0].view_as(starts))
+        with self.clock.stage("behavior"):
+            dreamt = behavior.loss(imagined)
+            rows = Replayed(
+                world_model.feature(world.latent),
+                batch.reward[:, 1:],
+                batch.is_first[:, 1:],
+                batch.terminated[:, 1:],
+            )
+            replayed = behavior.replay_loss(rows, starts, dreamt.returns[:, 0].view_as(starts))
 
         metrics = world.metrics | dreamt.metrics | replayed.metrics
         return world.loss + dreamt.loss + replayed.loss, metrics

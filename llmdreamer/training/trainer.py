@@ -69,7 +69,7 @@ class Trainer:
         self.credit = ReplayCredit(ratio)
         self.collector = Collector(self.envs, self.agent, self.replay, seed)
         self._ready = False
-        self.clock = Clock()
+        self.clock = self.learner.clock = Clock()
         self.guard = Guard()
         self._newest: SequenceBatch | None = None  # batch that was learned from
         self._reports = 0
@@ -118,7 +118,8 @@ class Trainer:
         with self.clock.stage("replay"):
             sampled = self.replay.sample(self.config.algo.per_rank_batch_size)
             batch = self._newest = sampled.to(self.device, but=self.envs.spec.texts)
-        with self.clock.stage("update"):
+        # What of an update is in no stage of the learner's own: the backward pass and the optimiser.
+        with self.clock.stage("gradient"):
             if self.flops_per_update > 0:
                 metrics = self.learner.update(batch)
             else:

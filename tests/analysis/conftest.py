@@ -1,9 +1,9 @@
 """A store of recorded runs, told to MLflow by the real `tracking sync`, with what goes wrong in one.
 
 `data/` holds the spools of real runs. Each stands in the store as it ended; beside them stand a run
-that failed, one that was killed, one that was run twice, and one that was killed and resumed without
-remembering what MLflow had been told, so that the store holds points twice and some of a life that the
-run did not go on from.
+that failed, one that was killed, one that a pruner ended, one that still runs, one that was run twice, and
+one that was killed and resumed without remembering what MLflow had been told, so that the store holds
+points twice and some of a life that the run did not go on from.
 """
 
 import shutil
@@ -19,6 +19,7 @@ from recorded import DATA, EXPERIMENT, Recorded, add, first_life, second_life
 from llmdreamer.analysis.load import Records, load
 from llmdreamer.tracking.__main__ import main as tracking
 from llmdreamer.tracking.parent import start_parent
+from llmdreamer.tracking.store import connect
 
 
 @pytest.fixture(scope="session")
@@ -36,11 +37,15 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
         add(store, root, source.name, source.name, tags=tags)
     add(store, root, "failed", "small_gru_2", rows=40, status="FAILED", seed=7)
     add(store, root, "killed", "small_gru_1", rows=45, status=None, seed=8)
+    pruned = {"pruned": "at env step 200"}
+    add(store, root, "pruned", "small_gpt2_2", rows=50, status="KILLED", seed=5, tags=pruned)
+    add(store, root, "running", "small_gpt2_0", rows=30, status=None, seed=6)
     add(store, root, "repeated", "small_gpt2_1", rows=60, seed=0, started_earlier=5000.0)
     first_life(store, root)
     assert tracking(["sync", str(root), "--uri", uri]) == 0
     second_life(store)
     assert tracking(["sync", str(store.folders["resumed"]), "--uri", uri]) == 0
+    connect(uri).update_run(store.run_id("running"), status="RUNNING")
     return store
 
 
@@ -52,8 +57,6 @@ def records(recorded: Recorded) -> Records:
 @pytest.fixture
 def empty_store(tmp_path: Path) -> str:
     """A database that MLflow has made, without an experiment of ours."""
-    from llmdreamer.tracking.store import connect
-
     uri = f"sqlite:///{tmp_path}/empty.db"
     connect(uri).search_experiments()
     return uri

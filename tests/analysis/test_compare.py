@@ -44,6 +44,33 @@ def test_the_table_has_n_and_the_interquartile_mean(recorded: Recorded, jobs: Re
         assert "n = 3 runs, 3 seeds" in row["what it supports"]
 
 
+def test_of_a_store_with_all_that_goes_wrong_the_table_holds_what_numpy_finds_in_the_spools(
+    recorded: Recorded, records: Records
+):
+    """Killed, failed, pruned and running ones left out, the resumed one once, of two alike the newer."""
+    rows = {
+        row["arm"]: row
+        for table in compare.table(records).tables
+        for row in table.to_dict("records")
+    }
+    small = {"gru": [*SMALL["gru"], "resumed"], "scratch": SMALL["gpt2"]}
+    for arm, names in small.items():
+        (row,) = (row for label, row in rows.items() if label.partition(" ")[0] == arm)
+        last = np.sort([recorded.curve(name, RETURN)[-1][1] for name in names])
+        cut = len(last) // 4
+        middle = last[cut : len(last) - cut].mean()
+        assert row["n"] == len(names)
+        assert row["IQM of return [95%]"].startswith(f"{middle:.1f} [")
+        assert row["runs, sorted"] == " ".join(f"{value:.1f}" for value in last)
+
+
+def test_runs_that_did_not_finish_are_never_counted_in_silence(recorded: Recorded):
+    statuses = ("FINISHED", "RUNNING", "FAILED")
+    records = load(recorded.uri, EXPERIMENT, compare.KEYS, statuses=statuses)
+    said = compare.overview(records).text
+    assert "Counted though they have not finished, as was asked for: 1 FAILED, 1 RUNNING." in said
+
+
 def test_the_curve_is_the_interquartile_mean_at_each_evaluation(recorded: Recorded, jobs: Records):
     figure = compare.curves(jobs).figures["curves-env-step"]
     thick = [line for line in figure.axes[0].lines if line.get_linewidth() == 2]

@@ -3,8 +3,12 @@
 import sqlite3
 from pathlib import Path
 
+import alembic.command
 import numpy as np
 import pytest
+import sqlalchemy
+from mlflow.store.db.utils import _get_alembic_config
+from mlflow.store.tracking.dbmodels.initial_models import Base
 from recorded import EXPERIMENT, KEPT_ROWS, Recorded
 
 from llmdreamer.analysis.load import RETURN, Records, _frame, load, tidy
@@ -18,7 +22,7 @@ def loaded_curve(records: Records, run_id: str, key: str) -> list[tuple[int, flo
 
 
 def test_every_curve_is_the_one_that_the_run_wrote(recorded: Recorded, records: Records):
-    ended = ["failed", "killed", "stopped", "repeated"]
+    ended = ["failed", "killed", "stopped", "pruned", "running", "repeated"]
     names = set(recorded.folders) - {*ended, "resumed"}
     assert len(records.runs) == len(names) + 1
     for name in names:
@@ -60,9 +64,9 @@ def test_seconds_count_from_the_start(recorded: Recorded, records: Records):
 
 def test_what_did_not_finish_is_left_out_and_counted(recorded: Recorded, records: Records):
     assert set(records.runs["status"]) == {"FINISHED"}
-    for name in ("failed", "killed"):
+    for name in ("failed", "killed", "stopped", "pruned", "running"):
         assert recorded.run_id(name) not in set(records.runs["run_id"])
-    assert any("1 FAILED" in note and "KILLED" in note for note in records.notes)
+    assert records.notes[0] == ("5 runs of 16 left out: 1 FAILED, 2 KILLED, 1 PRUNED, 1 RUNNING.")
 
 
 def test_what_did_not_finish_comes_when_asked_for(recorded: Recorded):
@@ -163,6 +167,37 @@ def test_the_store_of_another_mlflow_version_is_read_and_left_as_it_is(
     other = load(f"sqlite:///{copy}", EXPERIMENT)
     assert len(other.runs) == len(records.runs) and len(other.curves) == len(records.curves)
     assert copy.read_bytes() == before
+
+
+TABLES = ("experiments", "runs", "params", "tags", "metrics")
+
+
+@pytest.mark.parametrize("revision", ["181f10493468", "acf3f17fdcc7"], ids=["1.0", "2.12"])
+def test_the_stores_of_old_versions_are_read_as_they_are(
+    revision: str, copy: Path, records: Records, tmp_path: Path
+):
+    """Tables made by MLflow's own migrations, as far as that version had them; today's rows in them."""
+    old = tmp_path / "old.db"
+    Base.metadata.create_all(sqlalchemy.create_engine(f"sqlite:///{old}"))
+    alembic.command.upgrade(_get_alembic_config(f"sqlite:///{old}"), revision)
+    with sqlite3.connect(old) as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")  # MLflow 1.0 knew no KILLED
+        database.execute("ATTACH ? AS today", (str(copy),))
+        for table in TABLES:
+            columns = [
+                {row[1] for row in database.execute(f"PRAGMA {name}.table_info({table})")}
+                for name in ("main", "today")
+            ]
+            names = ", ".join(sorted(columns[0] & columns[1]))
+            database.execute(
+                f"INSERT OR REPLACE INTO {table} ({names}) SELECT {names} FROM today.{table}"
+            )
+    before = old.read_bytes()
+    found = load(f"sqlite:///{old}", EXPERIMENT)
+    assert list(found.runs["run_id"]) == list(records.runs["run_id"])
+    assert found.curves["value"].sum() == pytest.approx(records.curves["value"].sum())
+    assert found.notes == records.notes
+    assert old.read_bytes() == before
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "ftp://x"])

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from recorded import EXPERIMENT, Recorded
 
-from llmdreamer.analysis import inside, openloop, plot, published, sentence, study
+from llmdreamer.analysis import inside, openloop, plot, plot_study, published, sentence, study
 from llmdreamer.analysis.aggregate import Estimate
 from llmdreamer.analysis.load import RETURN, Records, load
 from llmdreamer.analysis.part import Part, save
@@ -249,9 +249,55 @@ def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
         made.tell(trial, None if x == 3 else float(x), state=state)
     parts = study.everything(storage)
     assert parts[0].text[0] == "Study s: 3 COMPLETE, 1 PRUNED."
-    assert {"study-history", "study-timeline", "study-intermediate-values"} <= {
-        name for part in parts for name in part.figures
+    figures = {name: figure for part in parts for name, figure in part.figures.items()}
+    assert set(figures) == {
+        *("study-history", "study-slices", "study-parallel-coordinates"),
+        *("study-intermediate-values", "study-importances", "study-timeline"),
     }
+    (axis,) = figures["study-history"].axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert drawn["complete"] == [[0, 0], [1, 1], [2, 2]] and drawn["pruned"] == [[3, 3]]
+    assert drawn["best so far"] == drawn["complete"]
+    (axis,) = figures["study-intermediate-values"].axes
+    assert [line.get_marker() for line in axis.lines].count("v") == 1  # the pruned one
+
+
+def test_of_several_objectives_the_front_is_those_that_none_beats(tmp_path: Path):
+    storage = f"sqlite:///{tmp_path}/optuna.db"
+    made = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
+    for values in ([1.0, 1.0], [2.0, 3.0], [0.5, 2.0]):  # the last is worse in both than the first
+        made.tell(made.ask(), values)
+    found = {
+        name: figure for part in study.everything(storage) for name, figure in part.figures.items()
+    }
+    (axis,) = found["study-pareto-front"].axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert drawn == {"Pareto front": [[1, 1], [2, 3]], "trial": [[0.5, 2]]}
+
+
+def test_ends_of_trials_are_told_apart_without_colour():
+    looks = plot_study._ENDS.values()
+    assert len({marker for marker, _, _ in looks}) == len({hatch for _, _, hatch in looks}) == 4
+
+
+@pytest.mark.parametrize("points", [1, 5])
+def test_a_line_is_seen_even_where_it_has_a_single_point(points: int):
+    x = np.arange(float(points))
+    (axis,) = plot.lines({"p": {"a": (x, x)}}, "steps", {"p": "unit"}).axes
+    assert bool(axis.lines[0].get_marker()) == (points == 1)
+    one = Estimate(x, x - 1, x + 1, 3)
+    (axis,) = plot.curves({"E": {"gru": plot.Curve(x, one, [(x, x)])}}, "steps", "return").axes
+    assert all(bool(line.get_marker()) == (points == 1) for line in axis.lines)
+
+
+def test_names_are_dark_enough_to_be_read_where_a_line_may_be_pale():
+    for style in plot.styles([*ARMS, "ppo_fixhp"]).values():
+        red, green, blue = style.ink
+        assert 0.299 * red + 0.587 * green + 0.114 * blue <= 0.43
+
+
+def test_lines_that_are_no_arms_never_share_a_dash():
+    assert len({str(dash) for _, dash in plot._PALETTE}) == len(plot._PALETTE) == 9
 
 
 def test_no_study_is_a_sentence_and_no_file(tmp_path: Path):

@@ -59,7 +59,11 @@ def test_a_sweep_is_four_child_runs_under_one_parent(swept):
         ("scratch", "0"),
         ("scratch", "1"),
     ]
-    assert {c.data.tags["sweep"] for c in children} == {parent.info.run_name}
+    assert {c.data.tags["sweep"] for c in [parent, *children]} == {parent.info.run_name}
+    assert sorted(c.data.tags["trial"] for c in children) == [*map(str, range(len(children)))]
+    assert {c.data.tags["mlflow.source.git.commit"] for c in children} == {
+        parent.data.tags["mlflow.source.git.commit"]
+    }
     assert "| finished |" in parent.data.tags["mlflow.note.content"]
     assert len(re.findall(r"^start ", out, re.MULTILINE)) == 4
 

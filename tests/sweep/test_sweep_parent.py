@@ -190,7 +190,7 @@ def test_a_tag_that_comes_after_the_end_is_uploaded_with_the_rest(uri: str, tmp_
     """A pruned run has ended when the driver says so, and its store may have been away."""
     folder = tmp_path / "run"
     tracker = Tracker.start(folder, RunInfo("late", {}, {}), "http://127.0.0.1:1", EXPERIMENT)
-    tracker.finish("KILLED")
+    tracker.finish("KILLED", timeout=120)  # a busy machine's shipper holds the folder for long
     tag_run(folder, "http://127.0.0.1:1", "pruned", "at env step 52")
     sync(folder, uri)
     client = connect(uri)

@@ -3,7 +3,10 @@
 import math
 import shutil
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 
@@ -177,6 +180,52 @@ def test_a_store_that_lost_the_run_is_told_the_whole_of_it(
     append(files, (2, 2.0))
     ship(files)
     assert told(files, known.uri, "a") == [(1, 1.0), (2, 2.0)]
+
+
+class Doorkeeper(BaseHTTPRequestHandler):
+    """Lets nobody in, and remembers what it was told."""
+
+    told: ClassVar[set[str | None]] = set()
+
+    def do_GET(self) -> None:
+        self.told.add(self.headers["Authorization"])
+        self.send_error(401)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("variables", "header"),
+    [
+        ({"MLFLOW_TRACKING_TOKEN": "sesame"}, "Bearer sesame"),
+        (
+            {"MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": "sesame"},
+            "Basic bWU6c2VzYW1l",
+        ),
+        ({"MLFLOW_TRACKING_URI": "http://me:sesame@127.0.0.1:PORT"}, "Basic bWU6c2VzYW1l"),
+    ],
+    ids=["token", "name and password", "in the address"],
+)
+def test_a_server_is_told_who_asks_and_no_message_tells_the_secret(
+    described: Describe, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], header: str
+):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Doorkeeper) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        Doorkeeper.told.clear()
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value.replace("PORT", str(server.server_port)))
+        asked = f"http://127.0.0.1:{server.server_port}"
+        named = "MLFLOW_TRACKING_URI" in variables
+        files = described(asked.replace("//", "//me:***@") if named else asked)
+        append(files, (1, 1.0))
+        with pytest.raises(TrackingError) as caught:
+            ship(files)
+        server.shutdown()
+    assert Doorkeeper.told == {header}
+    assert "401" in str(caught.value)
+    told = [str(caught.value), *(p.read_text() for p in files.folder.rglob("*") if p.is_file())]
+    assert not any("sesame" in text for text in told)
 
 
 def test_artifacts_are_uploaded_and_a_missing_one_holds_nothing_up(

@@ -2,6 +2,8 @@ import time
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 
 from llmdreamer.training.clock import Clock, counted, peak_memory
 
@@ -16,6 +18,20 @@ def test_stages_are_told_as_shares_of_the_time_since_the_last_reading():
     assert clock.read()[1] == {}
 
 
+def test_a_stage_inside_another_takes_its_time_from_it():
+    clock = Clock()
+    with clock.stage("outer"):
+        time.sleep(0.01)
+        for _ in range(2):
+            with clock.stage("inner"):
+                time.sleep(0.02)
+    with clock.stage("next"):
+        pass
+    elapsed, shares = clock.read()
+    assert shares["inner"] * elapsed >= 0.04 and shares["outer"] * elapsed >= 0.01
+    assert sum(shares.values()) <= 1  # no second counts twice
+
+
 def test_a_stage_that_fails_is_timed_too():
     clock = Clock()
     with pytest.raises(KeyError), clock.stage("broken"):
@@ -28,6 +44,18 @@ def test_a_matrix_product_and_its_two_gradients_cost_two_operations_a_term_each(
     product, flops = counted(lambda: torch.mm(left, right))
     assert product.sum().item() == 60 and flops == 2 * 3 * 4 * 5
     assert counted(product.sum().backward)[1] == 2 * flops
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_costs_its_two_products_in_whatever_kernel(masked):
+    """Torch's own counter knows nothing of the kernel that it takes on a CPU."""
+    query = torch.ones(2, 3, 8, 4, requires_grad=True)  # batch, heads, rows, width
+    mask = torch.ones(8, 8, dtype=torch.bool).tril() if masked else None
+    for kernel in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        with sdpa_kernel(kernel):
+            found, flops = counted(lambda: scaled_dot_product_attention(query, query, query, mask))
+        assert flops == 2 * (2 * 2 * 3 * 8 * 8 * 4), kernel
+        assert counted(found.sum().backward)[1] >= 2 * flops
 
 
 def test_the_peak_is_at_least_what_was_just_held():

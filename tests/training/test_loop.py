@@ -1,7 +1,9 @@
 """A whole run at a tiny budget: what it owes, what it leaves, and that going on changes nothing."""
 
+import json
 import math
 import os
+import platform
 import re
 import shutil
 import signal
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import gymnasium as gym
@@ -235,7 +238,8 @@ def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):
     assert run.info.status == "FINISHED"
     assert run.data.params["algo.horizon"] == "3"
     tags = {"arm": "scratch", "seed": "3", "backbone": "gpt2", "posterior": "decoupled"}
-    tags |= {"overrides": "seed=3"}
+    tags |= {"overrides": "seed=3", "host": platform.node(), "version.torch": version("torch")}
+    assert re.fullmatch("[0-9a-f]{10}", run.data.tags["cell"])
     assert {key: run.data.tags[key] for key in tags} == tags
 
 
@@ -249,11 +253,30 @@ def test_mlflow_has_every_row_by_environment_step(recorded):
     assert rows[-1].env_step == 64
 
 
+def test_compute_and_the_time_split_add_up(recorded):
+    rows = [row.metrics for row in read(recorded[0] / "metrics.jsonl")]
+    rows = [row for row in rows if "compute/flops" in row]
+    assert rows
+    for row in rows:
+        assert row["compute/flops"] == row["replay/updates"] * row["compute/flops_per_update"] > 0
+        parts = {stage: row[f"time/{stage}_share"] for stage in PARTS}
+        assert all(share > 0 for share in parts.values())
+        assert sum(parts.values()) <= 1
+        # Imagining means many steps of the backbone, each after the other.
+        assert parts["imagination"] > parts["tracking"]
+
+
+PARTS = ("environment", "replay", "world_model", "imagination", "behavior", "gradient", "tracking")
+
+
 def test_mlflow_has_the_runs_files(recorded):
     run_dir, uri, run = recorded
     client = connect(uri)
     top = {item.path for item in client.list_artifacts(run.info.run_id)}
-    assert {"config.yaml", "returns.png", "checkpoints"} <= top
+    assert {"config.yaml", "environment.json", "returns.png", "checkpoints", "best"} <= top
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["id"] == "CartPole-v1" and environment["observations"] == {"state": [4]}
+    assert environment["action_size"] == 2 and environment["discrete"]
     kept = {Path(i.path).name for i in client.list_artifacts(run.info.run_id, "checkpoints")}
     assert kept == {path.name for path in (run_dir / "checkpoints").iterdir()}
 

@@ -19,7 +19,7 @@ from llmdreamer.policy import Policy, export
 from llmdreamer.register import main as register
 from llmdreamer.tracking.__main__ import main as tracking
 from llmdreamer.tracking.record import RunFiles, Wanted, save
-from llmdreamer.training.agent import Agent
+from llmdreamer.training.agent import Agent, make_agent
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.evaluate import EVALUATION_SEED, evaluate
 
@@ -40,7 +40,7 @@ def left_behind(folder, config) -> Agent:
     torch.manual_seed(0)
     envs = make_vector(config.env, 1, 0)
     envs.close()
-    agent = Agent(config, envs.spec)
+    agent = make_agent(config, envs.spec)
     with torch.no_grad():
         for parameter in agent.behavior.actor.parameters():
             parameter.normal_()  # a fresh actor does the same whatever it sees
@@ -113,6 +113,10 @@ def test_a_policy_without_a_checkpoint_is_refused(tmp_path):
         export(tmp_path, tmp_path / "policy")
 
 
+SIGNS = [
+    *("backbone=gru", "algo.agent=llmdreamer_example.signs.SignsAgent"),
+    *("+algo.options.good=0.5", "trust=[llmdreamer_example]"),
+]
 LIVES = """
 import json, sys
 import gymnasium as gym, mlflow
@@ -128,24 +132,29 @@ for seed in (int(word) for word in sys.argv[3:]):
         observation, _, terminated, truncated, _ = env.step(action)
         steps, over = steps + 1, terminated or truncated
     lengths.append(steps)
-code = sys.modules["llmdreamer"].__file__
-print(json.dumps({"lengths": lengths, "code": code}))
+ours, theirs = (sys.modules[name].__file__ for name in ("llmdreamer", "llmdreamer_example.signs"))
+print(json.dumps({"lengths": lengths, "code": ours, "theirs": theirs}))
 """
 
 
 def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose, tmp_path, capsys):
-    """MLflow gives back what a process needs that knows neither the run nor this package."""
+    """MLflow gives back what a process needs that knows neither the run, nor this package, nor that of
+    the variant that was trained."""
     run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    config = compose("backbone=gru")
+    config = compose(*SIGNS)
     agent = left_behind(run_dir, config)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     wanted = Wanted(uri, "test", "run", {}, {"arm": "gru"}, time.time(), "FINISHED", time.time())
     save(wanted, RunFiles(run_dir).wanted)
-    assert register([str(run_dir), "pole"]) == 1  # it is in no store yet
+    trusting = [str(run_dir), "pole", "--trust", "llmdreamer_example"]
+    assert register(trusting) == 1  # it is in no store yet
     assert "tracking sync" in capsys.readouterr().err
     assert tracking(["sync", str(run_dir)]) == 0
-    assert register([str(run_dir), "pole"]) == 0
+    assert register(trusting[:2]) == 2
+    line = capsys.readouterr().err
+    assert "is code of another package" in line and line.count("\n") == 1
+    assert register(trusting) == 0
     assert "models:/pole/1" in capsys.readouterr().out
     seeds = [
         int(child.generate_state(1)[0]) >> 1
@@ -164,7 +173,14 @@ def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose,
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["lengths"] == evaluate(agent, config.env, 2, 0).lengths.tolist()
     assert found["code"].endswith("policy/code/llmdreamer/__init__.py")
+    assert found["theirs"].endswith("policy/code/llmdreamer_example/signs.py")
     assert not list(tmp_path.rglob("*.pkl"))
+
+
+def test_a_package_to_trust_that_is_not_there_is_one_line(compose, tmp_path, capsys):
+    left_behind(tmp_path, compose("backbone=gru"))
+    assert register([str(tmp_path), "pole", "--trust", "nowhere"]) == 2
+    assert capsys.readouterr().err == "--trust nowhere: there is no package nowhere installed\n"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b"])

@@ -1,0 +1,252 @@
+"""Draws an Optuna study: shapes and fillings say how a trial ended, so that grey paper does too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from llmdreamer.analysis.plot import tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from llmdreamer.sweep.tried import Trial, Tried
+
+INK, BLUE, PALE = "#000000", "#0072B2", "#999999"
+# How a trial that ended so is drawn: marker, filling of marker and bar, hatch of the bar.
+_ENDS = {
+    "COMPLETE": ("o", BLUE, ""),
+    "PRUNED": ("v", "#FFFFFF", "////"),
+    "FAIL": ("X", INK, "xxxx"),
+    "RUNNING": ("D", "#DDDDDD", "...."),
+}
+MOST_SLICES = 9
+
+
+def history(tried: Tried) -> Figure:
+    """The objective by trial, and the best so far."""
+    figure, axis = _single(tried)
+    _dots(axis, tried, lambda trial: trial.number)
+    sign = 1.0 if tried.maximize[0] else -1.0
+    done = [trial for trial in tried.of("COMPLETE") if trial.values]
+    best = sign * np.maximum.accumulate([sign * trial.values[0] for trial in done])
+    numbers = [trial.number for trial in done]
+    axis.step(numbers, best, where="post", color=INK, lw=1.2, label="best so far")
+    tidy(axis, "trial", tried.objectives[0])
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def importances(shares: Mapping[str, float], objective: str) -> Figure:
+    """A bar a parameter, with its number."""
+    figure = Figure(figsize=(6.4, 1.0 + 0.35 * len(shares)), layout="constrained")
+    axis = figure.add_subplot()
+    names = list(shares)[::-1]
+    axis.barh(names, [shares[name] for name in names], color=BLUE, height=0.6)
+    for place, name in enumerate(names):
+        axis.annotate(f" {shares[name]:.2f}", (shares[name], place), va="center", fontsize=9)
+    tidy(axis, f"share of the spread of {objective} that it explains", "")
+    axis.set_xlim(0, 1.12 * max(shares.values()))
+    axis.grid(visible=False)
+    return figure
+
+
+def slices(tried: Tried) -> Figure:
+    """A panel a parameter: the objective against its value."""
+    names = sorted({name for trial in tried.trials for name in trial.params})[:MOST_SLICES]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2.8 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    for axis, name in zip(axes, names, strict=False):
+        places = _places(tried, name)
+        _dots(axis, tried, lambda trial, name=name, at=places: at.get(trial.params.get(name)))
+        tidy(axis, name, tried.objectives[0] if axis in axes[::columns] else "")
+        _scale(axis, places, name in tried.log)
+    for axis in axes[len(names) :]:
+        axis.set_visible(False)
+    axes[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def parallel(tried: Tried) -> Figure:
+    """A line a trial through all its parameters to its objective; the best tenth thick."""
+    done = [trial for trial in tried.of("COMPLETE") if trial.values]
+    names = sorted({name for trial in done for name in trial.params})
+    sign = 1.0 if tried.maximize[0] else -1.0
+    ranked = sorted(done, key=lambda trial: sign * trial.values[0])  # the best are drawn last
+    axes_of = {name: _places(tried, name) for name in names}
+    figure = Figure(figsize=(1.9 * (len(names) + 1), 3.8), layout="constrained")
+    axis = figure.add_subplot()
+    values = np.array([trial.values[0] for trial in ranked])
+    for number, trial in enumerate(ranked):
+        heights = [
+            _height(axes_of[name], trial.params.get(name), name in tried.log) for name in names
+        ]
+        heights.append(_between(values.min(), values.max(), trial.values[0]))
+        is_best = number >= len(ranked) - max(1, len(ranked) // 10)
+        color, width = (INK, 2.2) if is_best else (PALE, 0.9)
+        axis.plot(range(len(heights)), heights, color=color, lw=width)
+    ends = [_ends(axes_of[name]) for name in names]
+    ends.append((f"{values.min():.4g}", f"{values.max():.4g}"))
+    for place, (low, high) in enumerate(ends):
+        axis.axvline(place, color="#CCCCCC", lw=0.8, zorder=0)
+        for told, y, side in ((low, -0.03, "top"), (high, 1.03, "bottom")):
+            axis.text(place, y, told, ha="center", va=side, fontsize=8)
+    axis.set_xticks(range(len(ends)), [*map(_broken, names), tried.objectives[0]], fontsize=8)
+    axis.tick_params(length=0, pad=14)
+    axis.set_yticks([])
+    axis.set_ylim(-0.02, 1.02)
+    axis.spines[:].set_visible(False)
+    figure.suptitle("thick: the best tenth of the complete trials", fontsize=9)
+    return figure
+
+
+def curves(tried: Tried) -> Figure:
+    """The objective as it was reported on the way; pruned trials end in a triangle."""
+    figure, axis = _single(tried)
+    best = tried.best
+    for trial in tried.trials:
+        if not trial.curve or trial is best:
+            continue
+        x, y = zip(*trial.curve, strict=True)
+        is_pruned = trial.state == "PRUNED"
+        axis.plot(x, y, color=PALE, lw=0.9, ls=(0, (3, 2)) if is_pruned else "solid")
+        if is_pruned:
+            axis.plot(x[-1], y[-1], "v", mfc="#FFFFFF", mec=INK, ms=6)
+    handles = [
+        Line2D([], [], color=PALE, lw=0.9, label="trial"),
+        Line2D([], [], color=PALE, ls=(0, (3, 2)), marker="v", mfc="#FFF", mec=INK, label="pruned"),
+    ]
+    if best is not None and best.curve:
+        axis.plot(*zip(*best.curve, strict=True), color=INK, lw=2)
+        handles.append(Line2D([], [], color=INK, lw=2, label=f"best: trial {best.number}"))
+    tidy(axis, "environment steps", tried.objectives[0])
+    axis.legend(handles=handles, frameon=False, fontsize=8)
+    return figure
+
+
+def front(tried: Tried) -> Figure:
+    """Two objectives of every trial; those that none is better than in both, in a line."""
+    figure, axis = _single(tried)
+    done = [trial for trial in tried.of("COMPLETE") if len(trial.values) > 1]
+    best = sorted(
+        (trial for trial in done if trial.number in tried.front), key=lambda trial: trial.values
+    )
+    others = [trial.values for trial in done if trial.number not in tried.front]
+    if others:
+        x, y, *_ = zip(*others, strict=True)
+        axis.plot(x, y, "o", mfc="#FFFFFF", mec=BLUE, ms=6, label="trial")
+    if best:
+        x, y, *_ = zip(*(trial.values for trial in best), strict=True)
+        axis.plot(x, y, "s-", color=INK, ms=6, lw=1, label="Pareto front")
+    for trial in best[:20]:
+        axis.annotate(
+            f" {trial.number}",
+            (trial.values[0], trial.values[1]), fontsize=8, xytext=(4, 4),
+            textcoords="offset points",
+        )  # fmt: skip
+    tidy(axis, tried.objectives[0], tried.objectives[1])
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def timeline(tried: Tried, now: float) -> Figure:
+    """A bar a trial, from its start to its end, or to `now` (epoch seconds)."""
+    begun = [trial for trial in tried.trials if trial.started is not None]
+    figure = Figure(figsize=(6.4, min(9.0, 1.2 + 0.12 * len(begun))), layout="constrained")
+    axis = figure.add_subplot()
+    first = min(trial.started or now for trial in begun)
+    longest = max((trial.ended or now) for trial in begun) - first
+    by, unit = (3600.0, "hours") if longest > 7200 else (60.0, "minutes")
+    for trial in begun:
+        start, end = ((at - first) / by for at in (trial.started or now, trial.ended or now))
+        _, fill, hatch = _ENDS.get(trial.state, _ENDS["RUNNING"])
+        axis.barh(
+            trial.number, end - start, 0.8, start, color=fill, hatch=hatch, edgecolor=INK, lw=0.6
+        )
+    seen = [state for state in _ENDS if tried.of(state)]
+    handles = [
+        Patch(facecolor=_ENDS[state][1], hatch=_ENDS[state][2], edgecolor=INK, label=state.lower())
+        for state in seen
+    ]
+    tidy(axis, f"{unit} since the study began", "trial")
+    axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend(handles=handles, frameon=False, fontsize=8)
+    return figure
+
+
+def _single(tried: Tried) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _dots(axis: Axes, tried: Tried, x: Any) -> None:
+    """Every trial that has a value: of a pruned one, the last that it reported."""
+    for state in ("COMPLETE", "PRUNED"):
+        marker, fill, _ = _ENDS[state]
+        points = []
+        for trial in tried.of(state):
+            value = _value(trial)
+            if value is not None and x(trial) is not None:
+                points.append((x(trial), value))
+        if points:
+            axis.plot(
+                *zip(*points, strict=True), marker, mfc=fill, mec=BLUE, ms=5, label=state.lower()
+            )
+
+
+def _value(trial: Trial) -> float | None:
+    if trial.values:
+        return trial.values[0]
+    return trial.curve[-1][1] if trial.curve else None
+
+
+def _places(tried: Tried, name: str) -> dict[Any, float]:
+    """Where each value of a parameter lies: numbers at themselves, all else in order."""
+    values = {trial.params[name] for trial in tried.trials if name in trial.params}
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return {value: float(value) for value in sorted(values)}
+    return {value: float(place) for place, value in enumerate(sorted(values, key=str))}
+
+
+def _scale(axis: Axes, places: Mapping[Any, float], is_log: bool) -> None:
+    if is_log:
+        axis.set_xscale("log")
+    elif any(not isinstance(value, int | float) or isinstance(value, bool) for value in places):
+        axis.set_xticks(list(places.values()), [str(value) for value in places])
+        axis.set_xlim(-0.5, len(places) - 0.5)
+
+
+def _height(places: Mapping[Any, float], value: Any, is_log: bool) -> float:
+    if value not in places:
+        return float("nan")
+    scale = np.log if is_log else float
+    low, high = (float(scale(end)) for end in (min(places.values()), max(places.values())))
+    return _between(low, high, float(scale(places[value])))
+
+
+def _between(low: float, high: float, value: float) -> float:
+    return 0.5 if high <= low else (value - low) / (high - low)
+
+
+def _ends(places: Mapping[Any, float]) -> tuple[str, str]:
+    by_place: Sequence[Any] = sorted(places, key=lambda value: places[value])
+    low, high = (
+        f"{value:.4g}" if isinstance(value, float) else str(value)
+        for value in (by_place[0], by_place[-1])
+    )
+    return low, high
+
+
+def _broken(name: str) -> str:
+    """A dotted key over two lines."""
+    head, _, last = name.rpartition(".")
+    return f"{head}.\n{last}" if head else last

@@ -28,9 +28,10 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("faults", "shared"))]
 
-from tiny import LIMIT, Command, rows, same, saved
+from smallest import differing, rows, saved
+from tiny import LIMIT, Command
 
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.types import EnvSpec, TimeStep
@@ -95,7 +96,7 @@ def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random
             code = command.wait(3600)[0]
         assert code in (0, -signal.SIGKILL), command.log.read_text()
     same_rows = repr(rows(run)) == repr(rows(whole / "outputs" / "run"))
-    same_state = same(saved(run), saved(whole / "outputs" / "run"))
+    same_state = not differing(saved(run), saved(whole / "outputs" / "run"))
     print(f"{len(hit)} kills in {lives} lives, {time.monotonic() - began:.0f} s;", end=" ")
     print(f"the newest checkpoint was then of {len(set(hit))} steps, {min(hit)} to {max(hit)}")
     print(f"{len(rows(run))} rows of metrics the same: {same_rows}; final state: {same_state}")

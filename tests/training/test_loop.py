@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from smallest import TINY, differing, rows, saved, wait_only
 
 from llmdreamer import openloop as open_loop
 from llmdreamer.config import from_yaml
@@ -30,26 +31,6 @@ from llmdreamer.training.loop import train
 from llmdreamer.training.trainer import restore_agent
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
-TINY = (
-    "threads=1",
-    "algo.total_steps=64",
-    "algo.learning_starts=16",
-    "algo.per_rank_batch_size=4",
-    "algo.per_rank_sequence_length=8",
-    "algo.imag_starts=2",
-    "algo.horizon=3",
-    "algo.dense_units=16",
-    "algo.world_model.stochastic_size=4",
-    "algo.world_model.discrete_size=4",
-    "algo.world_model.recurrent_model.dense_units=16",
-    "algo.world_model.transition_model.hidden_size=16",
-    "algo.world_model.representation_model.hidden_size=16",
-    "algo.world_model.hf_model.seq_len=8",
-    "algo.optimizer.warmup=4",
-    "eval.every=0",
-    "eval.final_episodes=2",
-    "tracking.log_every=5",
-)
 
 
 class Unknown(gym.Env):
@@ -76,49 +57,13 @@ if "LoopUnknown-v0" not in gym.registry:
 
 @pytest.fixture
 def untracked(monkeypatch):
-    """Rows stay in the run's folder: a process that only waits stands in for the one that uploads."""
-
-    def wait(folder, uri):
-        return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-    monkeypatch.setattr(tracker, "_spawn_shipper", wait)
+    """Rows stay in the run's folder."""
+    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
 
 
 def folder_of(path):
     path.mkdir(parents=True)
     return path
-
-
-def saved(run_dir, keep=2):
-    return Checkpoints(run_dir / "checkpoints", keep).newest(torch.device("cpu"))["trainer"]
-
-
-def metrics(run_dir):
-    """Every row's values but the clock's and the machine's."""
-    rows = [
-        (
-            row.env_step,
-            {k: v for k, v in row.metrics.items() if not k.startswith(("time/", "system/"))},
-        )
-        for row in read(run_dir / "metrics.jsonl")
-    ]
-    return [row for row in rows if row[1]]  # some rows are the machine's alone
-
-
-def differing(left, right, path=""):
-    """Paths at which two checkpoints are not the same bit for bit."""
-    if isinstance(left, dict):
-        if left.keys() != right.keys():
-            return [f"{path}: {sorted(map(str, left.keys() ^ right.keys()))}"]
-        return [at for key in left for at in differing(left[key], right[key], f"{path}/{key}")]
-    if isinstance(left, list | tuple):
-        if len(left) != len(right):
-            return [path]
-        pairs = enumerate(zip(left, right, strict=True))
-        return [at for i, (a, b) in pairs for at in differing(a, b, f"{path}/{i}")]
-    if isinstance(left, torch.Tensor):
-        return [] if torch.equal(left, right) else [path]
-    return [] if left == right else [path]
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
@@ -151,7 +96,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(compose, tmp_path, untracked, ba
     torch.manual_seed(123)  # what the process did before must not matter
     resumed = train(replace(config, resume=str(killed)), killed)
     assert differing(saved(whole), saved(killed)) == []
-    assert metrics(killed) == metrics(whole)
+    assert rows(killed) == rows(whole)
     assert resumed.evaluation.returns.tolist() == straight.evaluation.returns.tolist()
 
 

@@ -1,0 +1,81 @@
+"""What moves in a MuJoCo simulation, as arrays by name: of its state, and of what was computed from it.
+
+The state alone does not do. Observations and rewards read quantities that MuJoCo computed in the middle
+of the last step (`xpos`, `cfrc_ext`, `sensordata`), of which computing them anew gives others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from llmdreamer.errors import ConfigError
+
+MODEL = (
+    "body_pos", "body_quat", "geom_pos", "geom_size", "geom_rgba", "hfield_data", "light_pos", "mat_rgba",
+    "site_pos", "site_size", "wrap_prm",
+)  # fmt: skip
+"""Of a model, what tasks change from episode to episode; all else is as it was loaded."""
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def capture(env: Any) -> dict[str, Any] | None:
+    """All that moves in one of Gymnasium's tasks, beside its generator; None of older versions of them."""
+    if not type(env).__module__.endswith("_v5"):
+        return None
+    return read(env.model, env.data)
+
+
+def restore(env: Any, state: dict[str, Any]) -> None:
+    """Put a task where `capture` saw it. Raises ConfigError."""
+    write(env.model, env.data, state)
+
+
+def read(model: mujoco.MjModel, data: mujoco.MjData) -> dict[str, Any]:
+    """Copies of all that moves: `time`, and arrays of `data` and of `model`."""
+    return {
+        "time": float(data.time),
+        "data": {name: array.copy() for name, array in _arrays(model, data).items()},
+        "model": {name: getattr(model, name).copy() for name in MODEL},
+    }
+
+
+def write(model: mujoco.MjModel, data: mujoco.MjData, state: dict[str, Any]) -> None:
+    """Put a simulation of the same model where `read` saw it.
+
+    Raises:
+        ConfigError: naming an array of another shape.
+    """
+    for name in MODEL:
+        _fill(name, getattr(model, name), state["model"][name])
+    here = _arrays(model, data)
+    for name, array in here.items():
+        _fill(name, array, state["data"][name])
+    data.time = state["time"]
+    mujoco.mj_forward(model, data)  # the arrays left out
+    for name, array in here.items():  # which it was not computed from this state, but before it
+        array[...] = state["data"][name]
+
+
+def _arrays(model: mujoco.MjModel, data: mujoco.MjData) -> Arrays:
+    """Those of `data` whose size is the model's. The others hold the contacts there are: nothing in them
+    outlives a step, and computing them anew from the state gives the same."""
+    fixed = _named(mujoco.MjData(model))  # without contacts
+    return {name: array for name, array in _named(data).items() if fixed[name].size > 0}
+
+
+def _named(data: mujoco.MjData) -> Arrays:
+    values = {name: getattr(data, name) for name in dir(data) if not name.startswith("_")}
+    return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+def _fill(name: str, array: NDArray[Any], saved: Any) -> None:
+    if not isinstance(saved, np.ndarray) or saved.shape != array.shape:
+        raise ConfigError(
+            f"snapshot of another simulation: {name} is not {array.shape}; check env.*"
+        )
+    array[...] = saved

@@ -27,7 +27,7 @@ CONTRAST = np.array([25, 50, 100], np.uint8)
 
 MODULES = (
     *(f"minigrid.core.{name}" for name in ("grid", "world_object", "roomgrid")),
-    "minigrid.envs.babyai.core.verifier",
+    *(f"minigrid.envs.{name}" for name in ("lockedroom", "multiroom", "babyai.core.verifier")),
 )
 GIVEN = ("spec", "metadata", "_np_random", "_np_random_seed")
 

@@ -36,9 +36,10 @@ def restore(env: Any, state: dict[str, Any]) -> None:
 
 
 def read(model: mujoco.MjModel, data: mujoco.MjData) -> dict[str, Any]:
-    """Copies of all that moves: `time`, and arrays of `data` and of `model`."""
+    """Copies of all that moves: `time`, flags, and arrays of `data` and of `model`."""
     return {
         "time": float(data.time),
+        "flags": {name: int(getattr(data, name)) for name in _flags(data)},
         "data": {name: array.copy() for name, array in _arrays(model, data).items()},
         "model": {name: getattr(model, name).copy() for name in MODEL},
     }
@@ -57,8 +58,15 @@ def write(model: mujoco.MjModel, data: mujoco.MjData, state: dict[str, Any]) -> 
         _fill(name, array, state["data"][name])
     data.time = state["time"]
     mujoco.mj_forward(model, data)  # the arrays left out
-    for name, array in here.items():  # which it was not computed from this state, but before it
+    for name, array in here.items():  # computed before this state, not from it
         array[...] = state["data"][name]
+    for name in _flags(data):
+        setattr(data, name, state["flags"][name])
+
+
+def _flags(data: mujoco.MjData) -> list[str]:
+    """What MuJoCo remembers to have computed already since the state moved."""
+    return [name for name in dir(data) if name.startswith("flg_")]
 
 
 def _arrays(model: mujoco.MjModel, data: mujoco.MjData) -> Arrays:

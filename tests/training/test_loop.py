@@ -100,6 +100,33 @@ def test_a_resumed_run_is_the_uninterrupted_one(compose, tmp_path, untracked, ba
     assert resumed.evaluation.returns.tolist() == straight.evaluation.returns.tolist()
 
 
+FAMILIES = {
+    **{name: [f"backbone={name}"] for name in ("gpt2", "smollm2", "qwen3", "pythia", "gru")},
+    **{name: [f"backbone={name}"] for name in ("mamba", "mamba2")},
+    "lora": ["backbone=gpt2", "peft=true"],
+    "coupled": ["backbone=gru", "posterior=coupled"],
+    "hf": [
+        *("backbone=hf", "backbone.model_type=opt"),
+        "backbone.config={hidden_size:16,num_hidden_layers:1,num_attention_heads:2,ffn_dim:16}",
+    ],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_backbone_resumes_bit_for_bit(compose, tmp_path, untracked, family):
+    few = ["algo.total_steps=32", "checkpoint.every=20", "env.num_envs=2", "eval.open_loop=0"]
+    config = compose(*TINY, *FAMILIES[family], *few, "replay_ratio=0.25", "eval.final_episodes=1")
+    whole, killed = folder_of(tmp_path / "whole"), tmp_path / "killed"
+    train(config, whole)
+    shutil.copytree(whole, killed)
+    max((killed / "checkpoints").iterdir()).unlink()
+    assert saved(killed)["collector"]["policy_step"] == 20 and saved(killed)["optimizer"]["updates"]
+    torch.manual_seed(123)
+    train(replace(config, resume=str(killed)), killed)
+    assert differing(saved(whole), saved(killed)) == []
+    assert rows(killed) == rows(whole)
+
+
 def test_an_environment_without_snapshot_resumes_with_a_new_episode(
     compose, tmp_path, untracked, caplog
 ):

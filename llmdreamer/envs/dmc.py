@@ -27,8 +27,8 @@ VIDEO_SIZE = 240
 
 
 KNOWN = (
-    *("acrobot", "ball_in_cup", "cartpole", "cheetah", "dog", "finger", "hopper", "humanoid"),
-    *("pendulum", "point_mass", "reacher", "swimmer", "walker"),
+    *("acrobot", "ball_in_cup", "cartpole", "cheetah", "dog", "finger", "fish", "hopper"),
+    *("humanoid", "pendulum", "point_mass", "reacher"),
 )
 """Domains with a snapshot that was seen to be exact. Not `lqr`: its model is drawn when it is loaded."""
 

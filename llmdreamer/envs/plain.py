@@ -112,7 +112,7 @@ class Unpacker:
         if kind == "tuple":
             return tuple(self.unpack(item) for item in value["data"])
         if kind == "object":
-            made = object.__new__(self._classes[value["class"]])
+            made: object = object.__new__(self._classes[value["class"]])
             self._made[value["number"]] = made
             for name, part in value["data"]:
                 vars(made)[name] = self.unpack(part)

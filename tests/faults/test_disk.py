@@ -9,6 +9,7 @@ from smallest import contents, differing, rows, saved
 from tiny import CONTEXT, run
 
 from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.saver import Saver
 
 CPU = torch.device("cpu")
 RESUME = ("run_name=run", "resume=auto")
@@ -16,9 +17,9 @@ RESUME = ("run_name=run", "resume=auto")
 
 def save_for_ever(folder):
     """A checkpoint of two megabytes after another, each of one number throughout."""
-    checkpoints = Checkpoints(folder, keep=2)
-    for step in itertools.count(1):
-        checkpoints.save({"weights": torch.full((1 << 19,), float(step)), "step": step}, step)
+    with Saver(Checkpoints(folder, keep=2)) as saver:
+        for step in itertools.count(1):
+            saver.save({"weights": torch.full((1 << 19,), float(step)), "step": step}, step)
 
 
 def test_killed_while_it_writes_or_prunes_there_is_always_a_whole_checkpoint(tmp_path):

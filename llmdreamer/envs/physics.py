@@ -20,12 +20,17 @@ MODEL = (
 )  # fmt: skip
 """Of a model, what tasks change from episode to episode; all else is as it was loaded."""
 
+KNOWN = tuple(
+    f"{name}_v5" for name in ("ant", "humanoid", "inverted_pendulum", "pusher", "reacher")
+)
+"""Gymnasium's tasks with a snapshot that was seen to be exact."""
+
 Arrays = dict[str, NDArray[Any]]
 
 
 def capture(env: Any) -> dict[str, Any] | None:
-    """All that moves in one of Gymnasium's tasks, beside its generator; None of older versions of them."""
-    if not type(env).__module__.endswith("_v5"):
+    """All that moves in one of Gymnasium's tasks, beside its generator; None where that is not known."""
+    if type(env).__module__.removeprefix("gymnasium.envs.mujoco.") not in KNOWN:
         return None
     return read(env.model, env.data)
 

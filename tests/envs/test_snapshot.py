@@ -19,7 +19,7 @@ from llmdreamer.types import TimeStep
 
 IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "TMaze-v0"]
 ALL_IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]
-# One for each thing that moves in another way. All others of these packages were tried by hand: docs/log.md.
+# One for each thing that moves in another way. What else was tried by hand is in docs/log.md.
 OF_PACKAGES = [
     ("mujoco", ["Ant-v5", "Humanoid-v5", "InvertedPendulum-v5", "Pusher-v5", "Reacher-v5"]),
     ("dm_control", ["dmc:reacher-easy", "dmc:point_mass-hard", "dmc:finger-turn_hard"]),

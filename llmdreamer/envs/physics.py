@@ -21,7 +21,11 @@ MODEL = (
 """Of a model, what tasks change from episode to episode; all else is as it was loaded."""
 
 KNOWN = tuple(
-    f"{name}_v5" for name in ("ant", "humanoid", "inverted_pendulum", "pusher", "reacher")
+    f"{name}_v5"
+    for name in (
+        *("ant", "half_cheetah", "hopper", "humanoid", "humanoidstandup", "inverted_pendulum"),
+        *("inverted_double_pendulum", "pusher", "reacher", "swimmer", "walker2d"),
+    )
 )
 """Gymnasium's tasks with a snapshot that was seen to be exact."""
 

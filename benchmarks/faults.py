@@ -3,9 +3,11 @@
     python benchmarks/faults.py kills [--kills 100] [--steps 4000] [--backbone gru] [--seed 0]
     python benchmarks/faults.py memory [--steps 200000]
     python benchmarks/faults.py replay [--rows 5000000]
+    python benchmarks/faults.py saving [--saves 5]
 
 `kills`: SIGKILL and the same command, again and again, beside the uninterrupted run. `memory`: of a long
-run, with its open files and threads. `replay`: the same of experience on the disk.
+run, with its open files and threads. `replay`: the same of experience on the disk. `saving`: for how
+long a checkpoint holds the default run up, by the clock and by the training thread's processor time.
 
 The commands and their environment are those of tests/faults.
 """
@@ -22,17 +24,24 @@ import tempfile
 import time
 from pathlib import Path
 
+import hydra
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
+sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("faults", "shared"))]
 
-from tiny import LIMIT, Command, rows, same, saved
+from smallest import differing, rows, saved
+from tiny import LIMIT, Command
 
+from llmdreamer.config import load, register
 from llmdreamer.replay import SequenceReplay
+from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.loop import prepare_torch
+from llmdreamer.training.saver import Saver
+from llmdreamer.training.trainer import Trainer, check_finite
 from llmdreamer.types import EnvSpec, TimeStep
 
 
@@ -48,12 +57,15 @@ def main() -> int:
     of_kills.add_argument("--seed", type=int, default=0)
     campaigns.add_parser("memory").add_argument("--steps", type=int, default=200_000)
     campaigns.add_parser("replay").add_argument("--rows", type=int, default=5_000_000)
+    campaigns.add_parser("saving").add_argument("--saves", type=int, default=5)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         if given.campaign == "kills":
             typed = (f"backbone={given.backbone}", f"algo.total_steps={given.steps}")
             return kills(folder, given.kills, typed, random.Random(given.seed))
+        if given.campaign == "saving":
+            return saving(folder, given.saves)
         return (
             memory(folder, given.steps)
             if given.campaign == "memory"
@@ -95,7 +107,7 @@ def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random
             code = command.wait(3600)[0]
         assert code in (0, -signal.SIGKILL), command.log.read_text()
     same_rows = repr(rows(run)) == repr(rows(whole / "outputs" / "run"))
-    same_state = same(saved(run), saved(whole / "outputs" / "run"))
+    same_state = not differing(saved(run), saved(whole / "outputs" / "run"))
     print(f"{len(hit)} kills in {lives} lives, {time.monotonic() - began:.0f} s;", end=" ")
     print(f"the newest checkpoint was then of {len(set(hit))} steps, {min(hit)} to {max(hit)}")
     print(f"{len(rows(run))} rows of metrics the same: {same_rows}; final state: {same_state}")
@@ -167,6 +179,58 @@ def replay(folder: Path, wanted: int) -> int:
             print(f"| {line} | {handles(os.getpid())[0]} |", flush=True)
     print(f"grown by {seen[-1] - seen[0]:.1f} MB after the first tenth")
     return 0 if seen[-1] - seen[0] < 20 else 1
+
+
+def saving(folder: Path, saves: int) -> int:
+    """Save after every two updates of the default run, as its loop does."""
+    register()
+    with hydra.initialize_config_dir(str(ROOT / "conf")):
+        config = load(hydra.compose("config", overrides=["threads=1", "device=cpu"]), [])
+    prepare_torch(config)
+    trainer = Trainer(config, folder)
+    while not trainer.updates:
+        trainer.live()
+        trainer.learn()
+    updates, held = Spent(), Spent()
+    with Saver(Checkpoints(folder / "checkpoints", 2), check_finite) as saver:
+        for _ in range(saves):
+            for _ in range(2):
+                with updates:
+                    trainer._update()
+            saver.wait()
+            with held:
+                saver.save(trainer.state_dict(), trainer.updates, trainer.replay.flushing())
+        saver.wait()
+        figures = saver.figures()
+    update, save = updates.mean(), held.mean()
+    print("| | clock, ms | processor time of the training thread, ms |\n|---|---|---|")
+    print(f"| an update | {update[0]:.1f} | {update[1]:.1f} |")
+    print(f"| training held up by a save | {save[0]:.1f} | {save[1]:.1f} |")
+    size, took = figures["system/checkpoint_bytes"], figures["time/checkpoint_seconds"]
+    print(f"{size / 1e6:.1f} MB, written beside training in {1e3 * took:.0f} ms")
+    for apart in (25.0, config.checkpoint.every * config.replay_ratio):
+        share = 100 * save[1] / (apart * update[1])
+        print(f"one after every {apart:.0f} updates takes {share:.3f}% of them")
+    trainer.close()
+    return 0
+
+
+class Spent:
+    """Sums the time of its contexts."""
+
+    def __init__(self) -> None:
+        self._sum, self._count = np.zeros(2), 0
+
+    def __enter__(self) -> None:
+        self._since = np.array([time.perf_counter(), time.thread_time()])
+
+    def __exit__(self, *error: object) -> None:
+        self._sum += np.array([time.perf_counter(), time.thread_time()]) - self._since
+        self._count += 1
+
+    def mean(self) -> list[float]:
+        """Milliseconds by the clock, and of this thread's processor time."""
+        return [float(part) for part in 1e3 * self._sum / self._count]
 
 
 if __name__ == "__main__":

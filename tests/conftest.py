@@ -9,6 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 # The package of somebody else's, whose environments are `lightroom:...`.
 sys.path.insert(0, str(ROOT / "tests" / "data"))
+sys.path.insert(0, str(ROOT / "tests" / "shared"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)
 # Read by torch when it is first imported, so tests that do without it stay without it.

@@ -7,7 +7,7 @@ _NAMES = {
         "actor_loss critic_loss imagined_return imagined_reward policy_entropy "
         "replay_critic_loss return_scale"
     ),
-    "compute": "flops",
+    "compute": "flops flops_per_update",
     "episode": "length return",
     "eval": "best_return best_return_sd length return return_sd",
     "open_loop": (
@@ -21,12 +21,13 @@ _NAMES = {
     "parameters": "backbone backbone_trainable total trainable",
     "replay": "ratio train_ratio updates",
     "system": (
-        "cpu_share disk_free_bytes gpu_memory_bytes gpu_memory_share memory_bytes "
+        "checkpoint_bytes cpu_share disk_free_bytes gpu_memory_bytes gpu_memory_share memory_bytes "
         "memory_share peak_memory_bytes process_cores"
     ),
     "time": (
-        "checkpoint_share environment_share evaluation_share replay_share tracking_share "
-        "update_share updates_per_second"
+        "behavior_share checkpoint_seconds checkpoint_share environment_share evaluation_share "
+        "gradient_share imagination_share replay_share tracking_share updates_per_second "
+        "world_model_share"
     ),
     "world_model": (
         "continue_loss kl_dynamics_loss kl_representation_loss loss posterior_entropy "

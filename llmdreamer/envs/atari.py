@@ -23,6 +23,16 @@ class PooledRepeat(ActionRepeat):
         return np.max(last, 0)
 
 
+def capture(env: Any) -> dict[str, Any]:
+    """All that moves in a game, beside its generator: the emulator's own state, sticky actions' included."""
+    return {"ale": env.ale.cloneState(include_rng=True).serialize()}
+
+
+def restore(env: Any, state: dict[str, Any]) -> None:
+    """Put a game where `capture` saw it."""
+    env.ale.restoreState(ale_py.ALEState(state["ale"]))
+
+
 def make(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
     """Return a game, `ALE/Pong-v5`, stepped by single frames below our own repeat.
 

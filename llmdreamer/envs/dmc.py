@@ -16,6 +16,7 @@ if sys.platform.startswith("linux"):  # a machine without a screen draws, too
 
 from dm_control import suite
 
+from llmdreamer.envs import physics
 from llmdreamer.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 
 VIDEO_SIZE = 240
 """Pixels of a side of the pictures that `render` gives."""
+
+
+KNOWN = (
+    *("acrobot", "ball_in_cup", "cartpole", "cheetah", "dog", "finger", "fish", "hopper"),
+    *("humanoid", "pendulum", "point_mass", "reacher"),
+)
+"""Domains with a snapshot that was seen to be exact. Not `lqr`: its model is drawn when it is loaded."""
 
 
 class ControlSuite(gym.Env[Any, NDArray[Any]]):
@@ -53,23 +61,23 @@ class ControlSuite(gym.Env[Any, NDArray[Any]]):
         limit: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        self._domain, _, self._task = task.partition("-")
-        self._domain, self._task = (word.replace("-", "_") for word in (self._domain, self._task))
-        if (self._domain, self._task) not in suite.ALL_TASKS:
+        self.domain, _, self._task = task.partition("-")
+        self.domain, self._task = (word.replace("-", "_") for word in (self.domain, self._task))
+        if (self.domain, self._task) not in suite.ALL_TASKS:
             names = ["-".join(pair) for pair in suite.ALL_TASKS]
             raise ConfigError(
                 f"env.id=dmc:{task}: the suite has no such task{did_you_mean(task, names)}"
             )
         self._image_size, self._camera = image_size, camera
-        self._repeat, self._limit, self._elapsed = repeat, limit, 0
+        self._repeat, self._limit, self.elapsed = repeat, limit, 0
         self.render_mode = render_mode
-        self._env = suite.load(self._domain, self._task)
-        action = self._env.action_spec()
+        self.inner = suite.load(self.domain, self._task)
+        action = self.inner.action_spec()
         self.action_space = spaces.Box(
             np.broadcast_to(action.minimum, action.shape).astype(np.float32),
             np.broadcast_to(action.maximum, action.shape).astype(np.float32),
         )
-        size = sum(int(np.prod(part.shape)) for part in self._env.observation_spec().values())
+        size = sum(int(np.prod(part.shape)) for part in self.inner.observation_spec().values())
         shown: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-np.inf, np.inf, (size,))}
         if image_size is not None:
             shown["image"] = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
@@ -79,21 +87,21 @@ class ControlSuite(gym.Env[Any, NDArray[Any]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         super().reset(seed=seed)
-        self._elapsed = 0
+        self.elapsed = 0
         if seed is not None:  # a task draws from a generator that it is given when it is loaded
-            self._env = suite.load(self._domain, self._task, task_kwargs={"random": seed})
-        return self._shown(self._env.reset().observation), {}
+            self.inner = suite.load(self.domain, self._task, task_kwargs={"random": seed})
+        return self._shown(self.inner.reset().observation), {}
 
     def step(
         self, action: NDArray[Any]
     ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         total, terminated, truncated = 0.0, False, False
         for _ in range(self._repeat):
-            step = self._env.step(action)
-            self._elapsed += 1
+            step = self.inner.step(action)
+            self.elapsed += 1
             total += float(step.reward)
             terminated = bool(step.last() and step.discount == 0)
-            over = step.last() or (self._limit is not None and self._elapsed >= self._limit)
+            over = step.last() or (self._limit is not None and self.elapsed >= self._limit)
             truncated = bool(over and not terminated)
             if over:
                 break
@@ -103,7 +111,7 @@ class ControlSuite(gym.Env[Any, NDArray[Any]]):
         return self._picture(VIDEO_SIZE)
 
     def close(self) -> None:
-        self._env.close()
+        self.inner.close()
 
     def _shown(self, parts: dict[str, Any]) -> dict[str, NDArray[Any]]:
         shown = {"state": np.concatenate([np.ravel(part) for part in parts.values()])}
@@ -112,8 +120,31 @@ class ControlSuite(gym.Env[Any, NDArray[Any]]):
         return shown
 
     def _picture(self, size: int) -> NDArray[Any]:
-        picture: NDArray[Any] = self._env.physics.render(size, size, camera_id=self._camera)
+        picture: NDArray[Any] = self.inner.physics.render(size, size, camera_id=self._camera)
         return picture
+
+
+def capture(env: ControlSuite) -> dict[str, Any] | None:
+    """All that moves in a task; None in a domain where that is not known."""
+    if env.domain not in KNOWN:
+        return None
+    inner = env.inner
+    return {
+        "physics": physics.read(inner.physics.model.ptr, inner.physics.data.ptr),
+        "random": inner.task.random.get_state(legacy=False),
+        "steps": inner._step_count,
+        "over": inner._reset_next_step,
+        "elapsed": env.elapsed,
+    }
+
+
+def restore(env: ControlSuite, state: dict[str, Any]) -> None:
+    """Put a task where `capture` saw it. Raises ConfigError."""
+    inner = env.inner
+    physics.write(inner.physics.model.ptr, inner.physics.data.ptr, state["physics"])
+    inner.task.random.set_state(state["random"])
+    inner._step_count, inner._reset_next_step = state["steps"], state["over"]
+    env.elapsed = state["elapsed"]
 
 
 def make(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:

@@ -8,10 +8,11 @@ attribute would be lost in silence; resuming then waits for an episode's boundar
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.classic_control.acrobot import AcrobotEnv
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 from gymnasium.envs.classic_control.continuous_mountain_car import Continuous_MountainCarEnv
@@ -19,6 +20,8 @@ from gymnasium.envs.classic_control.mountain_car import MountainCarEnv
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 
+from llmdreamer.envs.plain import from_plain, to_plain
+from llmdreamer.envs.tmaze import TMaze
 from llmdreamer.envs.wrappers import ActionRepeat
 from llmdreamer.errors import ConfigError
 
@@ -30,23 +33,41 @@ ENVIRONMENTS: dict[type, tuple[str, ...]] = {
     MountainCarEnv: ("state",),
     Continuous_MountainCarEnv: ("state",),
     PendulumEnv: ("state", "last_u"),
+    TMaze: ("_sign", "_place", "_steps"),
 }
+KEEPERS = {
+    "gymnasium.envs.mujoco.": "llmdreamer.envs.physics",
+    "llmdreamer.envs.dmc": "llmdreamer.envs.dmc",
+    "minigrid.envs.": "llmdreamer.envs.minigrid",
+    "ale_py.env": "llmdreamer.envs.atari",
+}
+"""Of environments that need another package, by how their class's module begins: the module of ours that
+has `capture(env)`, None where not all that moves is known, and `restore(env, state)`."""
 WRAPPERS: dict[type, tuple[str, ...]] = {
     TimeLimit: ("_elapsed_steps",),
     OrderEnforcing: ("_has_reset",),
     PassiveEnvChecker: (),  # remembers only which checks it has made
     ActionRepeat: (),
 }
+STILL = ("llmdreamer.envs.minigrid.PartialView", "llmdreamer.envs.atari.PooledRepeat")
+"""More wrappers in which nothing moves, by name: their modules need other packages."""
 
 
 def capture(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
     """Return all that moves in a reset environment, or None if that is not known."""
-    layers = list(_layers(env))
-    if any(type(layer) not in (ENVIRONMENTS | WRAPPERS) for layer in layers):
+    *wrappers, base = _layers(env)
+    if any(_attributes(wrapper) is None for wrapper in wrappers):
         return None
-    base = env.unwrapped
+    moving: dict[str, Any] | None = {}
+    if (keeper := _keeper(base)) is not None:
+        moving = keeper.capture(base)
+    elif _attributes(base) is None:
+        moving = None
+    if moving is None:
+        return None
     return {
-        "layers": [_read(layer) for layer in layers],
+        "layers": [_read(layer) for layer in (*wrappers, base)],
+        "moving": to_plain(moving),
         "rng": base.np_random.bit_generator.state,
         "rng_seed": base.np_random_seed,
     }
@@ -66,42 +87,11 @@ def restore(env: gym.Env[Any, Any], snapshot: dict[str, Any]) -> None:
     for layer, saved in zip(layers, snapshot["layers"], strict=True):
         for name, value in saved["attributes"].items():
             setattr(layer, name, from_plain(value))
-    base = env.unwrapped
+    base = layers[-1]
+    if (keeper := _keeper(base)) is not None:
+        keeper.restore(base, from_plain(snapshot["moving"]))
     base.np_random.bit_generator.state = snapshot["rng"]
     base._np_random_seed = snapshot["rng_seed"]
-
-
-def to_plain(value: Any) -> Any:
-    """Return numbers, strings, lists and dicts from which `from_plain` makes the same value.
-
-    Types are kept exactly: the power of a numpy scalar differs from a Python float's in the last
-    bit.
-
-    Raises:
-        TypeError: if the value is none of None, number, string, numpy array or scalar, or tuple.
-    """
-    if isinstance(value, np.ndarray):
-        shape = list(value.shape)
-        data = value.ravel().tolist()
-        return {"kind": "array", "dtype": value.dtype.str, "shape": shape, "data": data}
-    if isinstance(value, np.generic):  # before float: np.float64 is one
-        return {"kind": "scalar", "dtype": value.dtype.str, "data": value.item()}
-    if isinstance(value, tuple):
-        return {"kind": "tuple", "data": [to_plain(item) for item in value]}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"no plain form of {type(value).__name__}")
-
-
-def from_plain(value: Any) -> Any:
-    """Undo `to_plain`."""
-    if not isinstance(value, dict):
-        return value
-    if value["kind"] == "tuple":
-        return tuple(from_plain(item) for item in value["data"])
-    if value["kind"] == "scalar":
-        return np.dtype(value["dtype"]).type(value["data"])
-    return np.array(value["data"], dtype=value["dtype"]).reshape(value["shape"])
 
 
 def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
@@ -111,9 +101,22 @@ def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
     yield env
 
 
+def _attributes(layer: gym.Env[Any, Any]) -> tuple[str, ...] | None:
+    """Those that move in a layer by itself; None if that is not known, or a keeper knows."""
+    kind = type(layer)
+    if f"{kind.__module__}.{kind.__qualname__}" in STILL:
+        return ()
+    return (ENVIRONMENTS | WRAPPERS).get(kind)
+
+
+def _keeper(base: gym.Env[Any, Any]) -> ModuleType | None:
+    found = (name for start, name in KEEPERS.items() if type(base).__module__.startswith(start))
+    name = next(found, None)
+    return None if name is None else import_module(name)
+
+
 def _read(layer: gym.Env[Any, Any]) -> dict[str, Any]:
-    names = (ENVIRONMENTS | WRAPPERS)[type(layer)]
-    attributes = {name: to_plain(getattr(layer, name)) for name in names}
+    attributes = {name: to_plain(getattr(layer, name)) for name in _attributes(layer) or ()}
     return {"class": type(layer).__name__, "attributes": attributes}
 
 

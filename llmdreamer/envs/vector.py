@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmdreamer.envs import snapshot as snapshots
 from llmdreamer.envs.actions import Actions
 from llmdreamer.envs.observations import Observation
+from llmdreamer.envs.plain import from_plain, to_plain
 from llmdreamer.envs.simulator import (
     Frames,
     LocalSeat,
@@ -169,7 +169,7 @@ class VectorEnv:
             return None
         if any(state is None for state in environments):
             return None
-        rows = {key: snapshots.to_plain(array) for key, array in self._arrays().items()}
+        rows = {key: to_plain(array) for key, array in self._arrays().items()}
         return {"environments": environments, "steps": list(self._steps), "rows": rows}
 
     def restore(self, snapshot: dict[str, Any]) -> None:
@@ -187,7 +187,7 @@ class VectorEnv:
         for seat, state in zip(self._seats, states, strict=True):
             _ask(seat, "restore", state)
         for key, array in self._arrays().items():
-            array[...] = snapshots.from_plain(snapshot["rows"][key])
+            array[...] = from_plain(snapshot["rows"][key])
         self._steps = list(snapshot["steps"])
         self._pending_seeds = [None] * self.num_envs
         self._started[:] = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,9 +130,18 @@ class SequenceReplay:
 
     def flush(self) -> None:
         """Return once all rows are on the disk itself; a checkpoint is written after this."""
-        for stream in self._streams:
-            stream.sync()
-        fsync(self._folder)
+        self.flushing()()
+
+    def flushing(self) -> Callable[[], None]:
+        """What does as `flush` for the rows so far, in any thread, while more are appended."""
+        syncs = [stream.syncing() for stream in self._streams]
+
+        def flush() -> None:
+            for sync in syncs:
+                sync()
+            fsync(self._folder)
+
+        return flush
 
     def state_dict(self) -> dict[str, Any]:
         """Return the cursor of each stream, the sampler's generator and the online queue."""

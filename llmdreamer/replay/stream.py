@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from bisect import bisect_right
+from collections.abc import Sequence, Set
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,7 @@ class Stream:
         self._segment_rows = segment_rows
         self._tail: FileIO | None = None
         self._unsynced: set[Path] = set()
+        self._sync: Sync | None = None  # the newest
         self._starts: list[int] = []
         self.first = self.written = 0
         for start, path in self._files():
@@ -115,12 +118,13 @@ class Stream:
             self._unsynced.discard(path)
             self.first = self._starts[0]
 
-    def sync(self) -> None:
-        """Return once every row is on the disk itself."""
-        for path in sorted(self._unsynced):
-            fsync(path)
-        fsync(self.folder)
-        self._unsynced = {Path(self._tail.name)} if self._tail is not None else set()
+    def syncing(self) -> Sync:
+        """What brings the rows so far to the disk itself, in any thread, while more are written."""
+        if self._sync is not None and self._sync.done:
+            self._unsynced -= self._sync.full
+        tail = set() if self._tail is None else {Path(self._tail.name)}
+        self._sync = Sync(self.folder, sorted(self._unsynced), self._unsynced - tail)
+        return self._sync
 
     def close(self) -> None:
         """Give the open file back."""
@@ -159,6 +163,30 @@ class Stream:
 
     def _files(self) -> list[tuple[int, Path]]:
         return sorted((int(path.stem), path) for path in self.folder.glob(f"*{SUFFIX}"))
+
+
+class Sync:
+    """Called, returns once the rows that a stream had when this was made are on the disk itself.
+
+    Args:
+        full: those of `paths` that get no more rows.
+
+    Raises (when called):
+        OSError: if they cannot be; the stream's next one tries them again.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[Path], full: Set[Path]) -> None:
+        self.full = full
+        self.done = False
+        self._folder, self._paths = folder, paths
+
+    def __call__(self) -> None:
+        for path in self._paths:
+            # Files of rows too old to be sampled are deleted in the meantime.
+            with suppress(FileNotFoundError):
+                fsync(path)
+        fsync(self._folder)
+        self.done = True
 
 
 def fsync(path: Path) -> None:

@@ -100,12 +100,15 @@ class Tracker:
             self._lost_rows += 1
 
     def offset(self) -> int:
-        """The cursor for a checkpoint: all rows before it are on the disk when this returns."""
+        """The cursor for a checkpoint; `flush` brings the rows before it to the disk."""
+        return self._spool.offset()
+
+    def flush(self) -> None:
+        """Return once all rows so far are on the disk itself. Any thread may call it."""
         try:
             self._spool.flush()
         except OSError as error:
             log.warning("metrics may not be on the disk: %s", error)
-        return self._spool.offset()
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Have a file, or all files of a directory, stored with the run, below `folder`.
@@ -132,7 +135,7 @@ class Tracker:
             return
         self._ended = True
         deadline = time.monotonic() + timeout
-        self.offset()
+        self.flush()
         self._wanted.status, self._wanted.ended = status, time.time()
         try:
             save(self._wanted, self.files.wanted)

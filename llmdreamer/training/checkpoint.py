@@ -7,6 +7,7 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -35,10 +36,18 @@ class Checkpoints:
         for debris in folder.glob("*.tmp"):
             debris.unlink()
 
-    def save(self, state: dict[str, Any], policy_step: int) -> Path | None:
-        """Write a checkpoint and drop the oldest beyond `keep`; None, with a line, if it cannot be."""
+    def save(
+        self, state: dict[str, Any], policy_step: int, before: Callable[[], None] | None = None
+    ) -> Path | None:
+        """Write a checkpoint and drop the oldest beyond `keep`; None, with a line, if it cannot be.
+
+        Args:
+            before: brings what the state counts on to the disk; its OSError is the checkpoint's.
+        """
         draft = self.folder / f"step-{policy_step:012d}.tmp"
         try:
+            if before is not None:
+                before()
             with open(draft, "wb") as file:
                 hashing = _Hashing(file)
                 torch.save(state, cast(IO[bytes], hashing))

@@ -33,8 +33,9 @@ from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.openloop import foretell
 from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.training.report import Best, plot_returns, summary
+from llmdreamer.training.saver import Saver
 from llmdreamer.training.system import SystemMonitor
-from llmdreamer.training.trainer import Trainer
+from llmdreamer.training.trainer import Trainer, check_finite
 from llmdreamer.types import Metrics
 
 if TYPE_CHECKING:
@@ -96,8 +97,8 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     # To the very end: a second signal must not cut short what the first one began.
     with Interrupts() as interrupts:
         try:
-            run = Run(config, run_dir, trainer, checkpoints, tracker)
-            result = run.to_the_end(interrupts)
+            with Saver(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
+                result = Run(config, run_dir, trainer, saver, tracker).to_the_end(interrupts)
             status = "FINISHED"
         except (Stopped, KeyboardInterrupt):
             status = "KILLED"
@@ -145,13 +146,13 @@ class Run:
         config: Config,
         run_dir: Path,
         trainer: Trainer,
-        checkpoints: Checkpoints,
+        saver: Saver,
         tracker: Tracker | None,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
         self.trainer = trainer
-        self.checkpoints = checkpoints
+        self.saver = saver
         self.tracker = tracker
         self.last: dict[str, float] = {}  # newest value of every metric
         goes_on = trainer.policy_step > 0
@@ -176,12 +177,12 @@ class Run:
                 if self.system.due():
                     self._log(self.system.read())
                 if (received := parallel.largest(interrupts.received or 0)) > 0:
-                    self._save(display)
+                    self._save(display, ending=True)
                     trust = f" trust=[{','.join(config.trust)}]" if config.trust else ""
                     display.say(f"stopped; go on with: python run.py resume={self.run_dir}{trust}")
                     raise Stopped(received)
             self._log(self.system.read())
-            self._save(display)
+            self._save(display, ending=True)
         result = parallel.of_the_first(self._finish())
         assert result is not None
         return result
@@ -193,6 +194,7 @@ class Run:
             self._log({name: float(value) for name, value in row.items()})
             display.update(trainer.env_step, episode_return=f"{episode.episode_return:.0f}")
         self._pending += trainer.learn()
+        self.saver.look()
         if len(self._pending) >= config.tracking.log_every:
             self._flush(display)
         display.update(trainer.env_step)
@@ -241,6 +243,7 @@ class Run:
             "replay/updates": float(trainer.updates),
             "replay/ratio": ratio,
             "replay/train_ratio": ratio * rows_per_batch,
+            **self.saver.figures(),
         }
         self._log(means)
         display.update(
@@ -257,18 +260,29 @@ class Run:
         with self.trainer.clock.stage("tracking"):
             self.tracker.log(metrics, self.trainer.env_step)
 
-    def _save(self, display: Display) -> None:
+    def _save(self, display: Display, *, ending: bool = False) -> None:
+        """Have a checkpoint written; the last one of this process is waited for."""
         trainer = self.trainer
         self._flush(display)  # what is not logged yet would be lost to the resumed run
         if norms := trainer.adapter_norms():
             self._log(norms)
         with trainer.clock.stage("checkpoint"):
             own = trainer.state_dict()
-            if self.tracker is not None:
-                state = {"trainer": own, "metrics_offset": self.tracker.offset()}
-                self.checkpoints.save(state, trainer.policy_step)
-            # torchrun ends all when one leaves: none may while the first still writes.
-            parallel.wait_for_all()
+            if (tracker := self.tracker) is not None:
+                flush = trainer.replay.flushing()
+
+                def before() -> None:
+                    flush()
+                    tracker.flush()
+
+                state = {"trainer": own, "metrics_offset": tracker.offset()}
+                self.saver.save(state, trainer.policy_step, before)
+            if ending:
+                self.saver.wait()
+                # torchrun ends all when one leaves: none may while the first still writes.
+                parallel.wait_for_all()
+        if ending and (figures := self.saver.figures()):
+            self._log(figures)
 
     def _finish(self) -> TrainResult | None:
         """The last evaluation and what the run leaves; None in all processes but the first."""
@@ -285,10 +299,9 @@ class Run:
             path = self.run_dir / "policy.gif"
             self.tracker.artifact(record_video(trainer.agent, config.env, config.seed, path))
         best = self._evaluate_best()
-        self.tracker.offset()  # so that the plot sees every row
         picture = plot_returns(self.run_dir)
         self.tracker.artifact(picture)
-        if (checkpoint := self.checkpoints.newest_path) is not None:
+        if (checkpoint := self.saver.checkpoints.newest_path) is not None:
             self.tracker.artifact(checkpoint, "checkpoints")
         if best is not None:
             self.tracker.artifact(self.run_dir / BEST)

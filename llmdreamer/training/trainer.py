@@ -157,18 +157,14 @@ class Trainer:
         return origin
 
     def state_dict(self) -> dict[str, Any]:
-        """All that moves, of all processes on the first of them; replay's rows are on the disk then.
-
-        Raises:
-            Diverged: if a weight or a moment is not finite: it must not replace one that is.
-        """
-        self.replay.flush()
+        """All that moves, of all processes on the first of them. Tensors are those that training changes;
+        the rows that it counts on are on the disk after `replay.flush()`."""
+        if parallel.size() > 1:  # nobody else waits for the rows of the others
+            self.replay.flush()
         first, *others = parallel.collected(self._own_state()) or [{}]
-        learned = {"agent": self.agent.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if name := not_finite(learned):
-            raise Diverged(f"{name} is not finite")
         return {
-            **learned,
+            "agent": self.agent.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
             "guard": self.guard.state_dict(),
             "credit": self.credit.state_dict(),
             "flops_per_update": self.flops_per_update,
@@ -239,6 +235,16 @@ class Trainer:
     def close(self) -> None:
         self.envs.close()
         self.replay.close()
+
+
+def check_finite(state: dict[str, Any]) -> None:
+    """See that a trainer's state may replace an older one.
+
+    Raises:
+        Diverged: if a weight or a moment is not finite.
+    """
+    if name := not_finite({part: state[part] for part in ("agent", "optimizer")}):
+        raise Diverged(f"{name} is not finite")
 
 
 def load_agent(agent: Agent, state: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ MISTAKES = [
     ("foo", "foo: not of the form key=value"),
     ("run_name=../../x", "run_name='../../x': must be 1 to 100 of the characters"),
     ("output_root=/etc/passwd", "/etc/passwd is not a folder"),
+    ("output_root=/proc/nowhere", "/proc/nowhere"),  # where even root may make no folder
     ("resume=auto", "resume=auto: give run_name=..., the run to look for"),
     ("resume=nope", "missing checkpoint: resume=nope is not a run's folder"),
     ("model=S,M", "model=S,M is a list of values: add -m (python run.py -m model=S,M)"),

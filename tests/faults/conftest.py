@@ -8,7 +8,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny import TINY, wait_only
+from smallest import wait_only
+from tiny import TINY
 
 from llmdreamer.config import Config
 from llmdreamer.tracking import tracker

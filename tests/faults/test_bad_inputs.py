@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import TINY, contents
+from smallest import contents
+from tiny import TINY
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.training.loop import train

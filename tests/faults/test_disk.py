@@ -5,9 +5,11 @@ import os
 import time
 
 import torch
-from tiny import CONTEXT, contents, rows, run, same, saved
+from smallest import contents, differing, rows, saved
+from tiny import CONTEXT, run
 
 from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.saver import Saver
 
 CPU = torch.device("cpu")
 RESUME = ("run_name=run", "resume=auto")
@@ -15,9 +17,9 @@ RESUME = ("run_name=run", "resume=auto")
 
 def save_for_ever(folder):
     """A checkpoint of two megabytes after another, each of one number throughout."""
-    checkpoints = Checkpoints(folder, keep=2)
-    for step in itertools.count(1):
-        checkpoints.save({"weights": torch.full((1 << 19,), float(step)), "step": step}, step)
+    with Saver(Checkpoints(folder, keep=2)) as saver:
+        for step in itertools.count(1):
+            saver.save({"weights": torch.full((1 << 19,), float(step)), "step": step}, step)
 
 
 def test_killed_while_it_writes_or_prunes_there_is_always_a_whole_checkpoint(tmp_path):
@@ -84,7 +86,7 @@ def test_after_a_flipped_bit_the_run_goes_on_from_the_checkpoint_before(tmp_path
     (folder / "tracking" / "run.json").unlink()  # as if it had not come to its end
     code, said = run(tmp_path, *RESUME)
     assert code == 0 and f"damaged: {newest}; going on from {before}\n" in said
-    assert same(saved(folder), saved(finished[1]))
+    assert differing(saved(folder), saved(finished[1])) == []
 
 
 def test_torn_last_lines_are_cut_and_nothing_committed_is_lost(tmp_path, copy, finished):
@@ -95,5 +97,5 @@ def test_torn_last_lines_are_cut_and_nothing_committed_is_lost(tmp_path, copy, f
     for file in (path, folder / "metrics.jsonl"):  # ... in the middle of a row of each
         os.truncate(file, file.stat().st_size - 7)
     assert run(tmp_path, *RESUME)[0] == 0
-    assert same(saved(folder), saved(finished[1]))
+    assert differing(saved(folder), saved(finished[1])) == []
     assert rows(folder) == rows(finished[1])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import run, saved
+from smallest import saved
+from tiny import run
 
 from llmdreamer.config import from_yaml
 from llmdreamer.errors import ConfigError

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import contents, rows, saved
+from smallest import contents, rows, saved
 
 from llmdreamer.envs import make_vector
 from llmdreamer.replay import layout

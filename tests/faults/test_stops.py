@@ -4,7 +4,8 @@ import random
 import signal
 
 import pytest
-from tiny import Command, contents, rows, run, same, saved
+from smallest import contents, differing, rows, saved
+from tiny import Command, run
 
 RUN = ("run_name=run", "resume=auto")
 
@@ -27,7 +28,7 @@ def test_killed_again_and_again_it_is_the_uninterrupted_run(tmp_path, finished):
         kills += code == -signal.SIGKILL
     assert kills >= 2
     assert run(tmp_path, *RUN)[0] == 0
-    assert same(saved(folder), saved(finished[1]))
+    assert differing(saved(folder), saved(finished[1])) == []
     assert rows(folder) == rows(finished[1])
 
 
@@ -48,7 +49,7 @@ def test_a_signal_leaves_a_checkpoint_however_often_it_comes(tmp_path, finished,
     assert 16 <= step < 64 and newest(folder).startswith(f"step-{step:012d}")
     # A checkpoint ends a row of means, so the rows differ; what was learned does not.
     assert run(tmp_path, *RUN)[0] == 0
-    assert same(saved(folder), saved(finished[1]))
+    assert differing(saved(folder), saved(finished[1])) == []
 
 
 def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path):

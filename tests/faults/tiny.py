@@ -1,4 +1,4 @@
-"""The smallest run that learns, typed as a command in a process of its own, and what it leaves behind.
+"""The smallest run that learns, typed as a command in a process of its own.
 
 Processes come from a server that has imported torch once: Python's start is most of a tiny run's time.
 """
@@ -6,7 +6,6 @@ Processes come from a server that has imported torch once: Python's start is mos
 import multiprocessing
 import os
 import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,31 +13,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-
-from llmdreamer.tracking.spool import read
-from llmdreamer.training.checkpoint import Checkpoints
+from smallest import TINY as SMALL
+from smallest import wait_only
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
-TINY = (
-    "backbone=gru",
-    "threads=1",
-    "algo.total_steps=64",
-    "algo.learning_starts=16",
-    "algo.per_rank_batch_size=4",
-    "algo.per_rank_sequence_length=8",
-    "algo.imag_starts=2",
-    "algo.horizon=3",
-    "algo.dense_units=16",
-    "algo.world_model.stochastic_size=4",
-    "algo.world_model.discrete_size=4",
-    "algo.world_model.recurrent_model.dense_units=16",
-    "algo.world_model.transition_model.hidden_size=16",
-    "algo.world_model.representation_model.hidden_size=16",
-    "checkpoint.every=16",
-    "eval.every=0",
-    "eval.final_episodes=2",
-    "tracking.log_every=5",
-)
+TINY = (*SMALL, "backbone=gru", "checkpoint.every=16")
 LIMIT = 120  # seconds for anything to happen
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
@@ -89,11 +68,6 @@ def run(cwd: Path, *overrides: str, file_size: int | None = None) -> tuple[int, 
     return Command(cwd, *overrides, file_size=file_size).wait()
 
 
-def wait_only(folder: Path, uri: str) -> subprocess.Popen[bytes]:
-    """Stands in for the process that uploads, which takes longer to start than a tiny run lasts."""
-    return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-
 def _type(cwd: Path, overrides: list[str], log: Path, file_size: int | None) -> None:
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115 (to the process's end)
     os.dup2(sys.stdout.fileno(), 1)
@@ -109,34 +83,3 @@ def _type(cwd: Path, overrides: list[str], log: Path, file_size: int | None) -> 
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     sys.argv = ["run.py", *overrides]
     sys.exit(command.main())
-
-
-def saved(run_dir: Path) -> dict:
-    return Checkpoints(run_dir / "checkpoints", 2).newest(torch.device("cpu"))["trainer"]
-
-
-def rows(run_dir: Path) -> list:
-    """Every row's values but the clock's and the machine's."""
-    own = ("time/", "system/")
-    return [
-        (row.env_step, {k: v for k, v in row.metrics.items() if not k.startswith(own)})
-        for row in read(run_dir / "metrics.jsonl")
-    ]
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-
-
-def same(left, right) -> bool:
-    """Whether two checkpoints are the same bit for bit."""
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(map(same, left, right))
-    return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from smallest import TINY, differing, rows, saved, wait_only
 
 from llmdreamer import openloop as open_loop
 from llmdreamer.config import from_yaml
@@ -33,26 +34,6 @@ from llmdreamer.training.loop import train
 from llmdreamer.training.trainer import restore_agent
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
-TINY = (
-    "threads=1",
-    "algo.total_steps=64",
-    "algo.learning_starts=16",
-    "algo.per_rank_batch_size=4",
-    "algo.per_rank_sequence_length=8",
-    "algo.imag_starts=2",
-    "algo.horizon=3",
-    "algo.dense_units=16",
-    "algo.world_model.stochastic_size=4",
-    "algo.world_model.discrete_size=4",
-    "algo.world_model.recurrent_model.dense_units=16",
-    "algo.world_model.transition_model.hidden_size=16",
-    "algo.world_model.representation_model.hidden_size=16",
-    "algo.world_model.hf_model.seq_len=8",
-    "algo.optimizer.warmup=4",
-    "eval.every=0",
-    "eval.final_episodes=2",
-    "tracking.log_every=5",
-)
 
 
 class Unknown(gym.Env):
@@ -79,49 +60,13 @@ if "LoopUnknown-v0" not in gym.registry:
 
 @pytest.fixture
 def untracked(monkeypatch):
-    """Rows stay in the run's folder: a process that only waits stands in for the one that uploads."""
-
-    def wait(folder, uri):
-        return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
-
-    monkeypatch.setattr(tracker, "_spawn_shipper", wait)
+    """Rows stay in the run's folder."""
+    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
 
 
 def folder_of(path):
     path.mkdir(parents=True)
     return path
-
-
-def saved(run_dir, keep=2):
-    return Checkpoints(run_dir / "checkpoints", keep).newest(torch.device("cpu"))["trainer"]
-
-
-def metrics(run_dir):
-    """Every row's values but the clock's and the machine's."""
-    rows = [
-        (
-            row.env_step,
-            {k: v for k, v in row.metrics.items() if not k.startswith(("time/", "system/"))},
-        )
-        for row in read(run_dir / "metrics.jsonl")
-    ]
-    return [row for row in rows if row[1]]  # some rows are the machine's alone
-
-
-def differing(left, right, path=""):
-    """Paths at which two checkpoints are not the same bit for bit."""
-    if isinstance(left, dict):
-        if left.keys() != right.keys():
-            return [f"{path}: {sorted(map(str, left.keys() ^ right.keys()))}"]
-        return [at for key in left for at in differing(left[key], right[key], f"{path}/{key}")]
-    if isinstance(left, list | tuple):
-        if len(left) != len(right):
-            return [path]
-        pairs = enumerate(zip(left, right, strict=True))
-        return [at for i, (a, b) in pairs for at in differing(a, b, f"{path}/{i}")]
-    if isinstance(left, torch.Tensor):
-        return [] if torch.equal(left, right) else [path]
-    return [] if left == right else [path]
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
@@ -154,8 +99,35 @@ def test_a_resumed_run_is_the_uninterrupted_one(compose, tmp_path, untracked, ba
     torch.manual_seed(123)  # what the process did before must not matter
     resumed = train(replace(config, resume=str(killed)), killed)
     assert differing(saved(whole), saved(killed)) == []
-    assert metrics(killed) == metrics(whole)
+    assert rows(killed) == rows(whole)
     assert resumed.evaluation.returns.tolist() == straight.evaluation.returns.tolist()
+
+
+FAMILIES = {
+    **{name: [f"backbone={name}"] for name in ("gpt2", "smollm2", "qwen3", "pythia", "gru")},
+    **{name: [f"backbone={name}"] for name in ("mamba", "mamba2")},
+    "lora": ["backbone=gpt2", "peft=true"],
+    "coupled": ["backbone=gru", "posterior=coupled"],
+    "hf": [
+        *("backbone=hf", "backbone.model_type=opt"),
+        "backbone.config={hidden_size:16,num_hidden_layers:1,num_attention_heads:2,ffn_dim:16}",
+    ],
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_backbone_resumes_bit_for_bit(compose, tmp_path, untracked, family):
+    few = ["algo.total_steps=32", "checkpoint.every=20", "env.num_envs=2", "eval.open_loop=0"]
+    config = compose(*TINY, *FAMILIES[family], *few, "replay_ratio=0.25", "eval.final_episodes=1")
+    whole, killed = folder_of(tmp_path / "whole"), tmp_path / "killed"
+    train(config, whole)
+    shutil.copytree(whole, killed)
+    max((killed / "checkpoints").iterdir()).unlink()
+    assert saved(killed)["collector"]["policy_step"] == 20 and saved(killed)["optimizer"]["updates"]
+    torch.manual_seed(123)
+    train(replace(config, resume=str(killed)), killed)
+    assert differing(saved(whole), saved(killed)) == []
+    assert rows(killed) == rows(whole)
 
 
 def test_an_environment_without_snapshot_resumes_with_a_new_episode(

@@ -98,7 +98,8 @@ RANGES: dict[str, Rule] = {
     "algo.optimizer.beta2": below(0, 1),
     "algo.optimizer.eps": positive,
     "algo.optimizer.agc": positive,
-    "algo.optimizer.behavior_rate": positive,
+    "algo.optimizer.actor_lr": positive,
+    "algo.optimizer.critic_lr": positive,
     "algo.optimizer.behavior_eps": positive,
     "algo.optimizer.clip": positive,
     "algo.optimizer.behavior_clip": positive,
@@ -203,7 +204,6 @@ def _check_optimizer(cfg: Config) -> None:
             ("clip", None),
             ("behavior_clip", None),
             ("behavior_eps", None),
-            ("behavior_rate", 1.0),
         ):
             if (value := getattr(config, key)) != default:
                 raise ConfigError(f"algo.optimizer.{key}={value} is for kind=adam")

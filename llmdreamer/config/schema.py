@@ -89,6 +89,8 @@ class OptimizerConfig:
     lr: float = MISSING
     backbone_lr: float | None = None
     lora_lr: float | None = None
+    actor_lr: float | None = None
+    critic_lr: float | None = None
     thaw: int = 0  # with a default, for runs saved before it was there
     warmup: int = MISSING
     anneal: float = MISSING
@@ -98,7 +100,6 @@ class OptimizerConfig:
     eps: float = MISSING
     agc: float | None = MISSING
     kind: str = "laprop"
-    behavior_rate: float = 1.0
     behavior_eps: float | None = None
     clip: float | None = None
     behavior_clip: float | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from llmdreamer.config import OptimizerConfig
 
 BEHAVIOR = ("actor", "critic")
-"""Parts of `Agent.behavior` that Adam has groups for."""
+"""Parts of `Agent.behavior` that are groups of their own."""
 SKIPPED = "optimizer/skipped"
 """The metric that says whether an update was skipped."""
 
@@ -109,9 +109,8 @@ def _gradient(param: Tensor) -> Tensor:
 class AgentOptimizer:
     """LaProp or Adam over groups of parameters, with warm-up and final decay.
 
-    LaProp has three groups: backbone, adapters, the rest. Adam is the recipe of 2023
-    (arXiv:2301.04104v1): actor and critic are groups of their own, and the gradients of world model, actor
-    and critic are each clipped by their norm.
+    The groups are backbone, adapters, actor, critic and the rest. With Adam, the recipe of 2023
+    (arXiv:2301.04104v1), the gradients of world model, actor and critic are each clipped by their norm.
 
     For the first `thaw` updates the backbone stays still, so that it is not pulled about by heads that
     know nothing yet; its own warm-up begins when it joins.
@@ -121,10 +120,13 @@ class AgentOptimizer:
         self.config = config
         self.total_updates = max(1, total_updates)
         self.updates = 0
-        groups = _groups(agent, BEHAVIOR if config.kind == "adam" else ())
-        behavior = config.behavior_rate * config.lr
-        rates = {"backbone": config.backbone_lr, "lora": config.lora_lr}
-        rates |= dict.fromkeys(BEHAVIOR, behavior)
+        groups = _groups(agent)
+        rates = {
+            "backbone": config.backbone_lr,
+            "lora": config.lora_lr,
+            "actor": config.actor_lr,
+            "critic": config.critic_lr,
+        }
         self.rates = {
             name: config.lr if (rate := rates.get(name)) is None else rate for name in groups
         }
@@ -213,16 +215,12 @@ def _optimizer(groups: dict[str, list[Tensor]], config: OptimizerConfig) -> torc
     return torch.optim.Adam(named, config.lr, betas, config.eps)
 
 
-def _groups(agent: nn.Module, apart: Sequence[str]) -> dict[str, list[Tensor]]:
-    """The parameters that train, by the rate they train at; empty groups are left out.
-
-    Args:
-        apart: parts of the agent's behavior that are groups of their own.
-    """
-    groups: dict[str, list[Tensor]] = {name: [] for name in ("backbone", "lora", "rest", *apart)}
+def _groups(agent: nn.Module) -> dict[str, list[Tensor]]:
+    """The parameters that train, by the rate they train at; empty groups are left out."""
+    groups: dict[str, list[Tensor]] = {name: [] for name in ("backbone", "lora", "rest", *BEHAVIOR)}
     for name, param in agent.named_parameters():
         if param.requires_grad:
-            part = next((one for one in apart if name.startswith(f"behavior.{one}.")), "rest")
+            part = next((one for one in BEHAVIOR if name.startswith(f"behavior.{one}.")), "rest")
             kind = "lora" if ".lora_" in name else "backbone" if ".backbone." in name else part
             groups[kind].append(param)
     return {kind: params for kind, params in groups.items() if params}

@@ -150,7 +150,6 @@ def test_what_a_backbone_is_not_asked_for(compose, overrides, message):
         (["clip=1000"], "algo.optimizer.clip=1000.0 is for kind=adam"),
         (["behavior_clip=100"], "algo.optimizer.behavior_clip=100.0 is for kind=adam"),
         (["behavior_eps=1e-5"], "algo.optimizer.behavior_eps=1e-05 is for kind=adam"),
-        (["behavior_rate=0.3"], "algo.optimizer.behavior_rate=0.3 is for kind=adam"),
     ],
 )
 def test_a_constant_of_one_optimiser_is_not_silently_left_unread_by_the_other(

@@ -59,7 +59,7 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
         1e-8,
         1e3,
     )
-    assert optimizer.behavior_rate * optimizer.lr == pytest.approx(3e-5)
+    assert optimizer.actor_lr == optimizer.critic_lr == 3e-5
     assert (optimizer.behavior_eps, optimizer.behavior_clip) == (1e-5, 100)
     assert (optimizer.beta1, optimizer.beta2, optimizer.warmup, optimizer.anneal) == (
         0.9,

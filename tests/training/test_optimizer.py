@@ -84,6 +84,14 @@ def test_backbone_adapters_and_the_rest_have_rates_of_their_own(make):
     assert toy.frozen.tolist() == [1.0, 1.0]
 
 
+def test_actor_and_critic_have_rates_of_their_own(make):
+    parts = Parts()
+    optimizer = make(parts, "lr=0.1", "actor_lr=0.01", "critic_lr=0.03", "warmup=0")
+    optimizer.step(parts.loss([[[1.0, 1.0]]] * 4))
+    expected = {"backbone": 0.1, "rest": 0.1, "actor": 0.01, "critic": 0.03}
+    assert rates(optimizer) == pytest.approx(expected)
+
+
 def test_a_rate_not_given_is_that_of_the_rest(make):
     toy = Toy()
     optimizer = make(toy, "lr=0.1", "warmup=0")
@@ -161,7 +169,8 @@ ADAM = ("kind=adam", "agc=null", "warmup=0", "beta1=0.9", "beta2=0.99")
 def test_adam_with_clipped_norms_computes_what_its_formulas_say(make):
     rng = np.random.default_rng(0)
     parts = Parts()
-    rates = ("lr=0.1", "backbone_lr=0.02", "behavior_rate=0.3", "eps=0.01", "behavior_eps=0.5")
+    rates = ("lr=0.1", "backbone_lr=0.02", "actor_lr=0.03", "critic_lr=0.04")
+    rates += ("eps=0.01", "behavior_eps=0.5")
     optimizer = make(parts, *ADAM, *rates, "clip=2.0", "behavior_clip=0.5")
     values = [param.detach().numpy().astype(float) for param in parts.parameters()]
     first, second = ([np.zeros((1, 2)) for _ in values] for _ in range(2))
@@ -179,7 +188,7 @@ def test_adam_with_clipped_norms_computes_what_its_formulas_say(make):
             first[i] = 0.9 * first[i] + 0.1 * gradient
             second[i] = 0.99 * second[i] + 0.01 * gradient**2
             root = np.sqrt(second[i] / (1 - 0.99**t)) + (0.01 if i < 2 else 0.5)
-            rate = (0.02, 0.1, 0.03, 0.03)[i]
+            rate = (0.02, 0.1, 0.03, 0.04)[i]
             values[i] -= rate * first[i] / (1 - 0.9**t) / root
     for param, value in zip(parts.parameters(), values, strict=True):
         np.testing.assert_allclose(param.detach().numpy(), value, rtol=2e-5, atol=1e-6)

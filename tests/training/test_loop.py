@@ -183,7 +183,12 @@ def recorded(compose, tmp_path_factory):
         train(compose(*often, "seed=3", f"tracking.uri={uri}"), run_dir, ["seed=3"])
     finally:
         os.chdir(before)
-    (run,) = runs_in(uri)
+    # On a busy machine the upload goes on after the run has stopped waiting for it; its end comes last.
+    deadline = time.monotonic() + 60
+    while not (runs := [run for run in runs_in(uri) if run.info.status == "FINISHED"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (run,) = runs
     return run_dir, uri, run
 
 

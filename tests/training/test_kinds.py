@@ -95,7 +95,8 @@ def test_a_continuous_action_is_executed_and_remembered_clipped(trainer):
     assert (np.abs(actions[12:]) > 1).any()  # the policy's own samples are not bounded
     tokens = trainer.agent.world_model.tokens
     stoch = torch.zeros(2, 4, 4)
-    wild, tame = (tokens(stoch, torch.full((2, 1), value), None) for value in (7.0, 1.0))
+    nowhere = torch.zeros(2, dtype=torch.bool)
+    wild, tame = (tokens(stoch, torch.full((2, 1), value), nowhere) for value in (7.0, 1.0))
     assert torch.equal(wild, tame)
 
 

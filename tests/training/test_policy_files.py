@@ -151,6 +151,7 @@ def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose,
     assert register(trusting) == 1  # it is in no store yet
     assert "tracking sync" in capsys.readouterr().err
     assert tracking(["sync", str(run_dir)]) == 0
+    capsys.readouterr()
     assert register(trusting[:2]) == 2
     line = capsys.readouterr().err
     assert "is code of another package" in line and line.count("\n") == 1

@@ -73,25 +73,19 @@ class MLP(nn.Sequential):
 
 
 class VectorEncoder(nn.Module):
-    """Symlog of the vector observations, concatenated in the order of `keys` and a one, through an MLP.
-
-    The MLP's first norm divides its input's length away, and with it how large the numbers are: of twice
-    an observation nothing but itself would be seen, until biases have grown. The one keeps it.
-    """
+    """Symlog of the vector observations, concatenated in the order of `keys`, through an MLP."""
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], keys: Sequence[str], units: int, layers: int
     ) -> None:
         super().__init__()
         self.keys = list(keys)
-        self.mlp = MLP(sum(math.prod(shapes[key]) for key in keys) + 1, units, layers)
+        self.mlp = MLP(sum(math.prod(shapes[key]) for key in keys), units, layers)
 
     def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
         """(*lead dims, ...) of each key -> (*lead dims, E); `lead` is how many leading dims there are."""
         vectors = [observations[key].flatten(lead) for key in self.keys]
-        numbers = symlog(torch.cat(vectors, -1))
-        one = torch.ones_like(numbers[..., :1])
-        embedding: Tensor = self.mlp(torch.cat([numbers, one], -1))
+        embedding: Tensor = self.mlp(symlog(torch.cat(vectors, -1)))
         return embedding
 
 

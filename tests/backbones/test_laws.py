@@ -124,6 +124,18 @@ def test_attention_reaches_back_exactly_its_context(compose):
     assert changed.tolist() == [False, False, True, True, True, True, False, False]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "smollm2", "hf"])
+def test_a_context_of_one_remembers_nothing(name, compose):
+    """So it is the control of a test of memory."""
+    backbone = make_backbone(compose(*case(name, 1, *(OPT if name == "hf" else ())))).eval()
+    tokens = torch.randn(6, backbone.width)
+    other = tokens.clone()
+    other[2] += 1
+    changed = (encode(backbone, tokens) - encode(backbone, other)).abs().amax(-1) > 0
+    assert changed.tolist() == [False, False, True, False, False, False]
+
+
 def test_in_training_every_position_is_used(compose):
     backbone = make_backbone(compose(*CASES["gpt2-4"])).train()
     torch.manual_seed(0)

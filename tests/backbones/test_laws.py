@@ -70,7 +70,9 @@ ADAPTED["window-4"].append("lora.target_modules=[q_proj,fc1]")
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "more"), [*((name, []) for name in ALL), *ADAPTED.items()], ids=str
+    ("name", "more"),
+    [*((name, []) for name in ALL), *ADAPTED.items()],
+    ids=lambda value: value if isinstance(value, str) else "adapted" if value else "plain",
 )
 def test_weights_survive_being_written_down(name, more, compose, tmp_path):
     cfg = compose(*CASES[name], *more)
@@ -86,7 +88,7 @@ def test_weights_survive_being_written_down(name, more, compose, tmp_path):
 @pytest.mark.parametrize(
     ("name", "context"), [("gpt2", 64), ("gpt2", 256), ("smollm2", 256), ("hf", 64)]
 )
-def test_a_long_context_is_cut_in_acting_and_dreaming_as_in_training(name, context, compose):
+def test_a_long_context_is_that_of_training_in_acting_and_dreaming(name, context, compose):
     torch.manual_seed(0)
     backbone = make_backbone(compose(*case(name, context, *(OPT if name == "hf" else ())))).eval()
     length = context + 6
@@ -103,13 +105,6 @@ def test_a_long_context_is_cut_in_acting_and_dreaming_as_in_training(name, conte
         following = starts[0] + ahead
         stepped, state = backbone.step(tokens[0, following], state)
         close(stepped, deter[0, following])
-    # What is older than the context is out of the reach of one layer; all behind it is not.
-    other = tokens[0].clone()
-    other[0] += 1
-    moved = (encode(backbone, other) - deter[0]).abs().amax(-1) > 0
-    assert moved[:context].all()
-    if isinstance(backbone, WindowBackbone):
-        assert not moved[context:].any()
 
 
 @torch.no_grad()

@@ -19,6 +19,9 @@ from llmdreamer.catalogue import ANY, SCANS, family_of, shape_of
 if TYPE_CHECKING:
     from llmdreamer.config import Config
 
+POSITIONS = "max_position_embeddings"
+"""Rows of a table of positions: of a checkpoint as many as it has, from scratch as many as are needed."""
+
 
 def make_huggingface(config: Config) -> Backbone:
     """The backbone of a model of transformers.
@@ -73,4 +76,6 @@ def _model(config: Config) -> tuple[PreTrainedModel, float]:
         none = f"size {config.size} has none that transformers reads"
         return load_pretrained(path or shape.checkpoint, model_type, none)
     keys = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, **shape.config}
+    if (table := keys.get(POSITIONS)) is not None:
+        keys[POSITIONS] = max(table, config.algo.world_model.hf_model.seq_len)
     return from_scratch(model_type, keys), 1.0

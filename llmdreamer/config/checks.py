@@ -169,6 +169,17 @@ def _check_words(cfg: Config) -> None:
     _check_objective(cfg)
 
 
+def _check_objective(cfg: Config) -> None:
+    """Refuse a name that no run of ours logs; an agent of somebody else's may log more."""
+    for one in parse_objectives(cfg.objective):
+        known = one.metric in METRICS or one.metric.startswith(ADAPTERS)
+        if not known and cfg.algo.agent is None:
+            near = did_you_mean(one.metric, sorted(METRICS))
+            raise ConfigError(
+                f"objective={cfg.objective}: no run logs {one.metric}{near} (docs/metrics.md has them all)"
+            )
+
+
 def _check_foreign(cfg: Config) -> None:
     """Code of other packages runs only if it was said to; what is for them is not read without them."""
     backbone, algo = cfg.backbone, cfg.algo
@@ -315,14 +326,3 @@ def arm(cfg: Config) -> str:
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"
     return "random-frozen-lora" if hf.peft else "scratch"
-
-
-def _check_objective(cfg: Config) -> None:
-    """Refuse a name that no run of ours logs; an agent of somebody else's may log more."""
-    for one in parse_objectives(cfg.objective):
-        known = one.metric in METRICS or one.metric.startswith(ADAPTERS)
-        if not known and cfg.algo.agent is None:
-            near = did_you_mean(one.metric, sorted(METRICS))
-            raise ConfigError(
-                f"objective={cfg.objective}: no run logs {one.metric}{near} (docs/metrics.md has them all)"
-            )

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import errno
-import json
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from llmdreamer import parallel
-from llmdreamer.config import AUTO, arm, parse_objectives, to_yaml
+from llmdreamer.config import AUTO, parse_objectives
 from llmdreamer.config.objective import never_logged
 from llmdreamer.errors import ConfigError
 from llmdreamer.openloop import FILE
-from llmdreamer.sweep.cells import digest
-from llmdreamer.tracking import RunInfo, Tracker, flatten, redact, resolve_uri
-from llmdreamer.tracking.origin import origin
-from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
+from llmdreamer.tracking import Tracker, resolve_uri
 from llmdreamer.tracking.record import Status
 from llmdreamer.training.best import FOLDER as BEST
 from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import FRESH, Evaluation, evaluate, record_video
 from llmdreamer.training.guard import Diverged
 from llmdreamer.training.interrupts import Interrupts, Stopped
+from llmdreamer.training.journal import Journal, start_tracker
 from llmdreamer.training.openloop import foretell
-from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.training.report import Best, plot_returns, summary
 from llmdreamer.training.saver import Saver
 from llmdreamer.training.system import SystemMonitor
@@ -92,7 +86,7 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         cursor = int(saved["metrics_offset"])
     tracker = None
     if parallel.is_first():
-        tracker = _tracker(trainer, run_dir, overrides, uri, cursor)
+        tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
     status: Status = "FAILED"
     # To the very end: a second signal must not cut short what the first one began.
     with Interrupts() as interrupts:
@@ -113,19 +107,6 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     return result
 
 
-def _tracker(
-    trainer: Trainer, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int
-) -> Tracker:
-    config, environment = trainer.config, run_dir / "environment.json"
-    (run_dir / "config.yaml").write_text(to_yaml(config))
-    spec = {"id": config.env.id, **asdict(trainer.envs.spec)}
-    environment.write_text(json.dumps(spec, indent=1) + "\n")
-    info = _run_info(config, run_dir, overrides)
-    tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
-    tracker.artifact(environment)
-    return tracker
-
-
 def _explain(error: Diverged | OSError, run_dir: Path, checkpoints: Checkpoints) -> None:
     """Raise, of an error that is no bug of ours, one that says in one line how to go on from it."""
     path = checkpoints.newest_path
@@ -139,7 +120,7 @@ def _explain(error: Diverged | OSError, run_dir: Path, checkpoints: Checkpoints)
 
 
 class Run:
-    """The loop, and what it tells the world on the way."""
+    """The loop: steps, and from time to time an evaluation and a checkpoint; then the end."""
 
     def __init__(
         self,
@@ -154,12 +135,11 @@ class Run:
         self.trainer = trainer
         self.saver = saver
         self.tracker = tracker
-        self.last: dict[str, float] = {}  # newest value of every metric
+        self.journal = Journal(trainer, saver, tracker)
         goes_on = trainer.policy_step > 0
         self.best = BestPolicy(run_dir, trainer.device, goes_on=goes_on) if tracker else None
         self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
-        self._updates_before = trainer.updates
 
     def to_the_end(self, interrupts: Interrupts) -> TrainResult:
         """Train for the rest of the budget, evaluate, and say where everything lies.
@@ -169,19 +149,19 @@ class Run:
         config, trainer = self.config, self.trainer
         total = config.algo.total_steps
         if trainer.policy_step == 0:
-            self._log(trainer.counts())
+            self.journal.log(trainer.counts())
         budget, quiet = total * config.env.action_repeat, self.tracker is None
         with Display(budget, trainer.env_step, trainer.updates, quiet=quiet) as display:
             while trainer.policy_step < total:
                 self._step(display)
                 if self.system.due():
-                    self._log(self.system.read())
+                    self.journal.log(self.system.read())
                 if (received := parallel.largest(interrupts.received or 0)) > 0:
                     self._save(display, ending=True)
                     trust = f" trust=[{','.join(config.trust)}]" if config.trust else ""
                     display.say(f"stopped; go on with: python run.py resume={self.run_dir}{trust}")
                     raise Stopped(received)
-            self._log(self.system.read())
+            self.journal.log(self.system.read())
             self._save(display, ending=True)
         result = parallel.of_the_first(self._finish())
         assert result is not None
@@ -191,7 +171,7 @@ class Run:
         config, trainer = self.config, self.trainer
         for episode in trainer.live():
             row = {"episode/return": episode.episode_return, "episode/length": episode.length}
-            self._log({name: float(value) for name, value in row.items()})
+            self.journal.log({name: float(value) for name, value in row.items()})
             display.update(trainer.env_step, episode_return=f"{episode.episode_return:.0f}")
         self._pending += trainer.learn()
         self.saver.look()
@@ -203,7 +183,7 @@ class Run:
         if due and self.tracker is not None:
             with trainer.clock.stage("evaluation"):
                 result = evaluate(trainer.agent, config.env, config.eval.episodes, config.seed)
-            self._log(result.metrics())
+            self.journal.log(result.metrics())
             self._offer(result)
             display.say(
                 f"evaluation at env step {trainer.env_step}: {result.mean:.1f} ± "
@@ -213,59 +193,25 @@ class Run:
             self._save(display)
 
     def _flush(self, display: Display) -> None:
-        """Log the mean of the metrics of the updates since the last time, skipped ones left out."""
+        """Log the updates since the last time."""
         if not self._pending:
             return
-        trainer = self.trainer
-        # One copy off the device for all of them.
-        rows = torch.stack([torch.stack(list(row.values())).float() for row in self._pending])
-        rows, names = rows.cpu(), list(self._pending[0])
-        sound = rows[:, names.index(SKIPPED)] == 0  # in all processes alike
-        # With none left, the row says NaN.
-        means = dict(zip(names, parallel.mean(rows[sound].mean(0)).tolist(), strict=True))
-        del means[SKIPPED]
+        self.trainer.guard.look()
+        row = self.journal.log_updates(self._pending)
         self._pending.clear()
-        trainer.guard.look()
-        elapsed, shares = trainer.clock.read()
-        speed = (trainer.updates - self._updates_before) / elapsed
-        self._updates_before = trainer.updates
-        learned_on = max(1, trainer.policy_step - trainer.prefill)
-        algo = self.config.algo
-        rows_per_batch = algo.per_rank_batch_size * algo.per_rank_sequence_length
-        ratio = trainer.updates * parallel.size() / learned_on
-        means |= {
-            "time/updates_per_second": speed,
-            **{f"time/{stage}_share": share for stage, share in shares.items()},
-            "compute/flops": trainer.updates * parallel.size() * trainer.flops_per_update,
-            "compute/flops_per_update": parallel.size() * trainer.flops_per_update,
-            "system/peak_memory_bytes": peak_memory(trainer.device),
-            "optimizer/skipped_updates": float(trainer.guard.skipped),
-            "replay/updates": float(trainer.updates),
-            "replay/ratio": ratio,
-            "replay/train_ratio": ratio * rows_per_batch,
-            **self.saver.figures(),
-        }
-        self._log(means)
         display.update(
-            trainer.env_step,
-            updates=str(trainer.updates),
-            loss=f"{means['world_model/loss']:.2f}",
-            speed=f"{speed:.1f}",
+            self.trainer.env_step,
+            updates=str(self.trainer.updates),
+            loss=f"{row['world_model/loss']:.2f}",
+            speed=f"{row['time/updates_per_second']:.1f}",
         )
-
-    def _log(self, metrics: dict[str, float]) -> None:
-        self.last |= metrics
-        if self.tracker is None:
-            return
-        with self.trainer.clock.stage("tracking"):
-            self.tracker.log(metrics, self.trainer.env_step)
 
     def _save(self, display: Display, *, ending: bool = False) -> None:
         """Have a checkpoint written; the last one of this process is waited for."""
         trainer = self.trainer
         self._flush(display)  # what is not logged yet would be lost to the resumed run
         if norms := trainer.adapter_norms():
-            self._log(norms)
+            self.journal.log(norms)
         with trainer.clock.stage("checkpoint"):
             own = trainer.state_dict()
             if (tracker := self.tracker) is not None:
@@ -282,7 +228,7 @@ class Run:
                 # torchrun ends all when one leaves: none may while the first still writes.
                 parallel.wait_for_all()
         if ending and (figures := self.saver.figures()):
-            self._log(figures)
+            self.journal.log(figures)
 
     def _finish(self) -> TrainResult | None:
         """The last evaluation and what the run leaves; None in all processes but the first."""
@@ -290,7 +236,7 @@ class Run:
             return None
         config, trainer = self.config, self.trainer
         result = evaluate(trainer.agent, config.env, config.eval.final_episodes, config.seed)
-        self._log(result.metrics())
+        self.journal.log(result.metrics())
         if self.best is not None and self.best.policy_step is not None:  # the only one is no choice
             self._offer(result)
         if config.eval.open_loop > 0:
@@ -306,10 +252,10 @@ class Run:
         if best is not None:
             self.tracker.artifact(self.run_dir / BEST)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
-        if lost := [metric for metric in metrics if metric not in self.last]:
-            raise ConfigError(never_logged(lost, self.last))
+        if lost := [metric for metric in metrics if metric not in self.journal.newest]:
+            raise ConfigError(never_logged(lost, self.journal.newest))
         print(summary(config, self.run_dir, result, best, self.tracker.ui_command))
-        return TrainResult(self.last[metrics[0]], result)
+        return TrainResult(self.journal.newest[metrics[0]], result)
 
     def _offer(self, result: Evaluation) -> None:
         if self.config.eval.keep_best and self.best is not None:
@@ -323,14 +269,14 @@ class Run:
         self.best.restore(agent)
         episodes, seed = config.eval.final_episodes, config.seed + FRESH
         result = evaluate(agent, config.env, episodes, seed)
-        self._log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
+        self.journal.log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
         return Best(result, self.best.policy_step * config.env.action_repeat)
 
     def _foretell(self, tracker: Tracker) -> None:
         """Measure how far ahead the world model sees."""
         config, trainer = self.config, self.trainer
         found = foretell(trainer.agent, config, config.eval.open_loop, config.seed)
-        self._log(found.metrics())
+        self.journal.log(found.metrics())
         tracker.artifact(found.save(self.run_dir / FILE))
 
 
@@ -346,25 +292,3 @@ def _crossed(trainer: Trainer, every: int) -> bool:
     """Whether the last policy step passed a multiple of `every`; never if that is 0."""
     before = trainer.policy_step - trainer.config.env.num_envs * parallel.size()
     return every > 0 and trainer.policy_step // every > before // every
-
-
-def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInfo:
-    tags = {
-        "arm": arm(config),
-        "size": config.size,
-        "backbone": config.backbone.name,
-        "posterior": config.posterior,
-        "env": config.env.id,
-        "seed": str(config.seed),
-        "peft": str(config.peft).lower(),
-        "pretrained": str(config.pretrained).lower(),
-        "replay_ratio": str(config.replay_ratio),
-        "cell": digest(config),
-        **origin(),
-        "overrides": redact(" ".join(overrides)),
-    }
-    tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))
-    parent = os.environ.get(PARENT_VARIABLE)
-    name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
-    path = run_dir / "config.yaml"
-    return RunInfo(name, flatten(asdict(config)), tags, parent, path)

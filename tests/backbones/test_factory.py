@@ -12,8 +12,16 @@ torch.set_num_threads(1)
 
 
 def test_a_context_longer_than_the_table_of_positions_is_refused(compose):
+    config = "backbone.config={n_embd:32,n_layer:1,n_head:2,n_positions:128}"
+    given = ["backbone=hf", "backbone.model_type=gpt2", config]
     with pytest.raises(ConfigError, match="seq_len=129: this GPT-2 has 128 positions"):
-        make_backbone(compose("algo.world_model.hf_model.seq_len=129"))
+        make_backbone(compose(*given, "algo.world_model.hf_model.seq_len=129"))
+
+
+@pytest.mark.parametrize(("context", "rows"), [(32, 128), (256, 256)])
+def test_a_table_from_scratch_has_as_many_positions_as_the_context_needs(context, rows, compose):
+    model = make_backbone(compose(f"algo.world_model.hf_model.seq_len={context}")).model
+    assert model.wpe.weight.shape == (rows, 128)
 
 
 def test_a_recurrent_state_size_at_odds_with_the_backbone_is_refused(compose):

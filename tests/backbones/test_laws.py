@@ -63,17 +63,48 @@ def test_the_same_seed_gives_the_same_weights(name, compose):
     assert not torch.equal(weights[0], weights[2])
 
 
+ALL = ("gpt2-4", "smollm2-4", "qwen3-4", "pythia-4", "mamba", "mamba2", "window-4", "gru")
+ADAPTED = {name: ["peft=true"] for name in ALL if name != "gru"}
+ADAPTED["window-4"].append("lora.target_modules=[q_proj,fc1]")
+
+
 @torch.no_grad()
-@pytest.mark.parametrize("more", ["peft=false", "peft=true"])
-@pytest.mark.parametrize("name", ["gpt2-4", "smollm2-4", "mamba", "mamba2"])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [*((name, []) for name in ALL), *ADAPTED.items()],
+    ids=lambda value: value if isinstance(value, str) else "adapted" if value else "plain",
+)
 def test_weights_survive_being_written_down(name, more, compose, tmp_path):
-    cfg = compose(*CASES[name], more)
-    tokens = torch.randn(5, 128)
+    cfg = compose(*CASES[name], *more)
     one, other = make_backbone(cfg).eval(), make_backbone(cfg).eval()
+    tokens = torch.randn(5, one.width)
     assert not torch.equal(encode(one, tokens), encode(other, tokens))
     torch.save(one.state_dict(), tmp_path / "weights.pt")
     other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     assert torch.equal(encode(one, tokens), encode(other, tokens))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "context"), [("gpt2", 64), ("gpt2", 256), ("smollm2", 256), ("hf", 64)]
+)
+def test_a_long_context_is_that_of_training_in_acting_and_dreaming(name, context, compose):
+    torch.manual_seed(0)
+    backbone = make_backbone(compose(*case(name, context, *(OPT if name == "hf" else ())))).eval()
+    length = context + 6
+    tokens = torch.randn(1, length, backbone.width)
+    deter, states = backbone.observe(tokens, torch.zeros(1, length, dtype=torch.bool))
+    state = backbone.initial(1)
+    for t in range(length):
+        stepped, state = backbone.step(tokens[:, t], state)
+        close(stepped[0], deter[0, t])
+    # Dreamt on from where memory is not full yet, and full.
+    starts = torch.tensor([[context - 3, length - 4]])
+    state = backbone.select(states, starts)
+    for ahead in range(1, 4):
+        following = starts[0] + ahead
+        stepped, state = backbone.step(tokens[0, following], state)
+        close(stepped, deter[0, following])
 
 
 @torch.no_grad()
@@ -86,6 +117,18 @@ def test_attention_reaches_back_exactly_its_context(compose):
     other[0, 2] += 1
     changed = (encode(backbone, tokens[0]) - encode(backbone, other[0])).abs().amax(-1) > 0
     assert changed.tolist() == [False, False, True, True, True, True, False, False]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "smollm2", "hf"])
+def test_a_context_of_one_remembers_nothing(name, compose):
+    """So it is the control of a test of memory."""
+    backbone = make_backbone(compose(*case(name, 1, *(OPT if name == "hf" else ())))).eval()
+    tokens = torch.randn(6, backbone.width)
+    other = tokens.clone()
+    other[2] += 1
+    changed = (encode(backbone, tokens) - encode(backbone, other)).abs().amax(-1) > 0
+    assert changed.tolist() == [False, False, True, False, False, False]
 
 
 def test_in_training_every_position_is_used(compose):

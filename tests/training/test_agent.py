@@ -16,6 +16,14 @@ N, ROWS = 2, 11
 ARMS = {
     "gpt2": ["backbone=gpt2"],
     "smollm2": ["backbone=smollm2"],
+    "qwen3": ["backbone=qwen3"],
+    "pythia": ["backbone=pythia"],
+    "window": [
+        *("backbone=hf", "backbone.model_type=opt"),
+        "backbone.config={hidden_size:32,word_embed_proj_dim:32,num_hidden_layers:2,"
+        "num_attention_heads:2,ffn_dim:64}",
+    ],
+    "lora": ["backbone=gpt2", "peft=true"],
     "mamba": ["backbone=mamba"],
     "mamba2": ["backbone=mamba2"],
     "gru": ["backbone=gru"],
@@ -27,7 +35,11 @@ ARMS = {
 def agent(request, compose):
     torch.manual_seed(0)
     context = "algo.world_model.hf_model.seq_len=4"
-    return Agent(compose(*ARMS[request.param], context), SPEC).eval()
+    agent = Agent(compose(*ARMS[request.param], context), SPEC).eval()
+    for name, param in agent.named_parameters():
+        if ".lora_B." in name:  # adapters that have learned something
+            torch.nn.init.normal_(param, std=0.1)
+    return agent
 
 
 @pytest.fixture

@@ -120,7 +120,9 @@ def test_a_code_stands_for_its_latent(world, batch):
     )
 
 
-def test_a_dream_arrives_where_the_prior_expects(world, batch):
+@pytest.mark.parametrize("kind", ["world", "coupled"])
+def test_a_dream_arrives_where_the_prior_expects(kind, batch, request):
+    world = request.getfixturevalue(kind)
     observed = observe(world, batch)
     everywhere = torch.arange(T).expand(B, T)
     code = world.code(Latent(*(part.flatten(0, 1) for part in observed.latent)))

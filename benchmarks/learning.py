@@ -1,0 +1,211 @@
+"""What finished runs have learned, from their folders: a page with table and figure, and CSV files.
+
+    python benchmarks/learning.py runs/learning --out docs/results/cartpole [--title T] [--reach 475]
+
+A run's folder is called LABEL-SEED, as `runs/learning/gpt2-0`; runs of one label differ in nothing but
+the seed.
+Below --out: README.md, curves.csv (every evaluation), runs.csv (a row a run), returns.png and .svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pandas as pd
+
+from llmdreamer.analysis import plot
+from llmdreamer.analysis.aggregate import bootstrap, iqm
+from llmdreamer.analysis.part import Part, save
+from llmdreamer.errors import ConfigError
+from llmdreamer.tracking.record import RunFiles, Wanted, load
+from llmdreamer.tracking.spool import read
+
+FOLDER = re.compile(r"(.+)-(\d+)")
+METHOD = """\
+Environment steps: {steps}. Each of the policy's mode; seeds in rising order, as in runs.csv. Line and
+table: interquartile mean (of up to three runs the mean), 95% percentile bootstrap over runs, which is
+too narrow for so few; thin lines are single runs. The best policy is that of the highest evaluation on
+the way, on episodes that it was not chosen by. Hours are by the clock, on whatever else the machine
+did."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run."""
+
+    label: str
+    seed: int
+    tags: dict[str, str]
+    seconds: float  # by the clock, the evaluations of the end included
+    evaluations: dict[int, float]  # mean return by environment step, policy mode
+    best: float | None  # of the policy that did best in one of them, on other episodes
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, help="the folder that the runs' folders are in")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the page")
+    parser.add_argument("--title", help="of the page (default: the environment)")
+    parser.add_argument("--reach", type=float, help="a return: at which step was it reached?")
+    args = parser.parse_args()
+    try:
+        runs, notes = find(args.runs)
+        write(runs, notes, args.out, args.title or runs[0].tags["env"], args.reach)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(args.out / "README.md")
+    return 0
+
+
+def find(folder: Path) -> tuple[list[Run], list[str]]:
+    """The finished runs below a folder, and a sentence for what else there is.
+
+    Raises:
+        ConfigError: if there is none, or runs of one label are not of one configuration.
+    """
+    runs, notes = [], []
+    paths = sorted(path.parents[1] for path in folder.glob("*/tracking/run.json"))
+    for path in paths:
+        named, wanted = FOLDER.fullmatch(path.name), load(Wanted, RunFiles(path).wanted)
+        assert wanted is not None
+        if named is None or wanted.tags["seed"] != named[2]:
+            raise ConfigError(f"{path}: of seed {wanted.tags['seed']}, so it must end in that")
+        if wanted.status != "FINISHED" or wanted.ended is None:
+            notes.append(f"{path.name} is left out: it has not finished ({wanted.status}).")
+            continue
+        rows = [(row.env_step, row.metrics) for row in read(RunFiles(path).metrics)]
+        evaluations = {step: row["eval/return"] for step, row in rows if "eval/return" in row}
+        best = [row["eval/best_return"] for _, row in rows if "eval/best_return" in row]
+        seconds = wanted.ended - wanted.started
+        last = best[-1] if best else None
+        runs.append(Run(named[1], int(named[2]), wanted.tags, seconds, evaluations, last))
+    if not runs:
+        raise ConfigError(" ".join([f"{folder}: no finished runs.", *notes]))
+    for label, same in by_label(runs).items():
+        if len({(run.tags["cell"], *run.evaluations) for run in same}) > 1:
+            raise ConfigError(f"{folder}/{label}-*: not of one configuration; name them apart")
+    return runs, notes
+
+
+def by_label(runs: list[Run]) -> dict[str, list[Run]]:
+    labels = sorted({run.label for run in runs})
+    return {
+        label: sorted((run for run in runs if run.label == label), key=lambda run: run.seed)
+        for label in labels
+    }
+
+
+def write(runs: list[Run], notes: list[str], out: Path, title: str, reach: float | None) -> None:
+    """Write the page and what belongs to it."""
+    groups = by_label(runs)
+    curves = pd.DataFrame(
+        [
+            (run.label, run.seed, step, value)
+            for same in groups.values()
+            for run in same
+            for step, value in run.evaluations.items()
+        ],
+        columns=["label", "seed", "env_step", "return"],
+    )
+    single = pd.DataFrame([row_of(run, reach) for same in groups.values() for run in same])
+    save(Part(title, figures={"returns": draw(groups, reach)}), out)
+    curves.to_csv(out / "curves.csv", index=False)
+    single.to_csv(out / "runs.csv", index=False)
+    (out / "README.md").write_text(page(groups, notes, title, reach), encoding="utf-8")
+
+
+def row_of(run: Run, reach: float | None) -> dict[str, object]:
+    """A run's line of runs.csv."""
+    row: dict[str, object] = {"label": run.label, "seed": run.seed}
+    row |= {"last": [*run.evaluations.values()][-1], "best": run.best}
+    if reach is not None:
+        row["reached_at"] = reached(run, reach)
+    row |= {"seconds": round(run.seconds), "host": run.tags["host"], "commit": run.tags["commit"]}
+    return row | {"overrides": run.tags["overrides"]}
+
+
+def reached(run: Run, reach: float) -> int | None:
+    """The first step at which an evaluation was as high."""
+    return next((step for step, value in run.evaluations.items() if value >= reach), None)
+
+
+def draw(groups: dict[str, list[Run]], reach: float | None) -> plot.Figure:
+    """A panel a label, all of one scale."""
+    panels = {}
+    for label, same in groups.items():
+        grid = np.array([*same[0].evaluations], np.float64)
+        values = np.array([[*run.evaluations.values()] for run in same])
+        name = f"{same[0].tags['arm']} (n={len(same)})"
+        single = [(grid, row) for row in values]
+        panels[label] = {name: plot.Curve(grid, bootstrap(values), single)}
+    figure = plot.curves(panels, "environment steps", "evaluation return")
+    axes = [axis for axis in figure.axes if axis.get_visible()]
+    limits = [axis.get_ylim() for axis in axes]
+    for axis in axes:
+        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+        if reach is not None:
+            axis.axhline(reach, color="#999999", lw=1, ls=(0, (4, 3)), zorder=0)
+    return figure
+
+
+def page(groups: dict[str, list[Run]], notes: list[str], title: str, reach: float | None) -> str:
+    """The page in Markdown."""
+    head = ["runs", "n", "last evaluation, IQM [95%]", "last, each", "best policy, each"]
+    head += [] if reach is None else [f"first at {reach:g}, step"]
+    rows = [[*head, "hours a run"]]
+    for label, same in groups.items():
+        last = [[*run.evaluations.values()][-1] for run in same]
+        found = bootstrap(np.array(last))
+        interval = "" if len(last) == 1 else f" [{found.low:.1f}, {found.high:.1f}]"
+        row = [label, str(len(same)), f"{found.value:.1f}{interval}", each(last, "{:.1f}".format)]
+        row.append(each([run.best for run in same], "{:.1f}".format))
+        if reach is not None:
+            row.append(each([reached(run, reach) for run in same], str))
+        rows.append([*row, f"{iqm(np.array([run.seconds for run in same])) / 3600:.2f}"])
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    commits = sorted({run.tags["commit"] for same in groups.values() for run in same})
+    budgets = {max(run.evaluations) for same in groups.values() for run in same}
+    steps = " to ".join(f"{step:,}" for step in sorted({min(budgets), max(budgets)}))
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            "![evaluation return against environment steps](returns.png)",
+            "",
+            *lines,
+            "",
+            METHOD.format(steps=steps),
+            "",
+            *(f"- {note}" for note in notes),
+            *([""] if notes else []),
+            "Points: [curves.csv](curves.csv); runs: [runs.csv](runs.csv). Made by",
+            "`python benchmarks/learning.py`. The commands of the runs:",
+            "",
+            "```",
+            *(f"python run.py {run.tags['overrides']}" for same in groups.values() for run in same),
+            "```",
+            "",
+            f"Commit: {', '.join(commits)}.",
+            "",
+        ]
+    )
+
+
+def each(values: list[float | None] | list[int | None], form: Callable[..., str]) -> str:
+    return ", ".join("-" if value is None else form(value) for value in values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""What a run says of itself: who it is, its metrics and its files, for its folder and for MLflow."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from llmdreamer import parallel
+from llmdreamer.config import arm, to_yaml
+from llmdreamer.sweep.cells import digest
+from llmdreamer.tracking import RunInfo, Tracker, flatten, redact
+from llmdreamer.tracking.origin import origin
+from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
+from llmdreamer.training.clock import peak_memory
+from llmdreamer.training.optimizer import SKIPPED
+from llmdreamer.types import Metrics
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+    from llmdreamer.training.saver import Saver
+    from llmdreamer.training.trainer import Trainer
+
+
+class Journal:
+    """The metrics of a run, against its environment steps.
+
+    Args:
+        tracker: None in all processes of a run but the first: what they log goes nowhere.
+    """
+
+    def __init__(self, trainer: Trainer, saver: Saver, tracker: Tracker | None) -> None:
+        self.newest: dict[str, float] = {}  # value of every metric
+        self._trainer = trainer
+        self._saver = saver
+        self._tracker = tracker
+        self._updates_before = trainer.updates
+
+    def log(self, metrics: dict[str, float]) -> None:
+        self.newest |= metrics
+        if self._tracker is None:
+            return
+        with self._trainer.clock.stage("tracking"):
+            self._tracker.log(metrics, self._trainer.env_step)
+
+    def log_updates(self, updates: Sequence[Metrics]) -> dict[str, float]:
+        """Log the mean of the metrics of some updates, skipped ones left out, and what they cost.
+
+        All processes have to call it; with no update left, the row says NaN.
+        """
+        # One copy off the device for all of them.
+        rows = torch.stack([torch.stack(list(row.values())).float() for row in updates]).cpu()
+        names = list(updates[0])
+        sound = rows[:, names.index(SKIPPED)] == 0  # in all processes alike
+        means = dict(zip(names, parallel.mean(rows[sound].mean(0)).tolist(), strict=True))
+        del means[SKIPPED]
+        means |= self._costs() | self._saver.figures()
+        self.log(means)
+        return means
+
+    def _costs(self) -> dict[str, float]:
+        """Time since the last reading, operations and replayed rows so far, memory."""
+        trainer = self._trainer
+        elapsed, shares = trainer.clock.read()
+        speed = (trainer.updates - self._updates_before) / elapsed
+        self._updates_before = trainer.updates
+        flops = parallel.size() * trainer.flops_per_update
+        algo = trainer.config.algo
+        learned_on = max(1, trainer.policy_step - trainer.prefill)
+        ratio = trainer.updates * parallel.size() / learned_on
+        return {
+            "time/updates_per_second": speed,
+            **{f"time/{stage}_share": share for stage, share in shares.items()},
+            "compute/flops": trainer.updates * flops,
+            "compute/flops_per_update": flops,
+            "system/peak_memory_bytes": peak_memory(trainer.device),
+            "optimizer/skipped_updates": float(trainer.guard.skipped),
+            "replay/updates": float(trainer.updates),
+            "replay/ratio": ratio,
+            "replay/train_ratio": ratio * algo.per_rank_batch_size * algo.per_rank_sequence_length,
+        }
+
+
+def start_tracker(
+    trainer: Trainer, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int
+) -> Tracker:
+    """Write down what is run and in which environment, and begin or go on with the run's record.
+
+    Args:
+        overrides: what was typed.
+        cursor: where in the record to go on; see `Tracker.start`.
+    """
+    config, environment = trainer.config, run_dir / "environment.json"
+    (run_dir / "config.yaml").write_text(to_yaml(config))
+    spec = {"id": config.env.id, **asdict(trainer.envs.spec)}
+    environment.write_text(json.dumps(spec, indent=1) + "\n")
+    info = _run_info(config, run_dir, overrides)
+    tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
+    tracker.artifact(environment)
+    return tracker
+
+
+def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInfo:
+    tags = {
+        "arm": arm(config),
+        "size": config.size,
+        "backbone": config.backbone.name,
+        "posterior": config.posterior,
+        "env": config.env.id,
+        "seed": str(config.seed),
+        "peft": str(config.peft).lower(),
+        "pretrained": str(config.pretrained).lower(),
+        "replay_ratio": str(config.replay_ratio),
+        "cell": digest(config),
+        **origin(),
+        "overrides": redact(" ".join(overrides)),
+    }
+    tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))
+    parent = os.environ.get(PARENT_VARIABLE)
+    name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
+    path = run_dir / "config.yaml"
+    return RunInfo(name, flatten(asdict(config)), tags, parent, path)

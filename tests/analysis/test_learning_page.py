@@ -1,0 +1,88 @@
+"""The page of what runs have learned, from folders with rows known by heart."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.spool import Spool
+
+SCRIPT = Path(os.environ["LLMDREAMER_ROOT"]) / "benchmarks" / "learning.py"
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("learning", SCRIPT)
+    module = sys.modules["learning"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield lambda *argv: run(module, argv)
+    del sys.modules["learning"]
+
+
+def run(module, argv):
+    before, sys.argv = sys.argv, [str(SCRIPT), *map(str, argv)]
+    try:
+        return module.main()
+    finally:
+        sys.argv = before
+
+
+def ran(root, name, returns, best, *, seed=None, cell="a", status="FINISHED"):
+    """A run that was evaluated at steps 100, 200, ..."""
+    files = RunFiles(root / name)
+    seed = name.rpartition("-")[2] if seed is None else seed
+    tags = {"seed": seed, "cell": cell, "arm": "scratch", "env": "Toy-v0", "commit": "c0ffee"}
+    tags |= {"host": "here", "overrides": f"seed={seed}"}
+    ended = None if status is None else 3600.0
+    save(Wanted("uri", "x", name, {}, tags, 0.0, status, ended), files.wanted)
+    spool = Spool(files.metrics)
+    for number, value in enumerate(returns, 1):
+        spool.append({"episode/return": 7.0}, 100 * number - 50)
+        spool.append({"eval/return": value}, 100 * number)
+    if best is not None:
+        spool.append({"eval/best_return": best}, 100 * len(returns))
+    spool.close()
+
+
+def test_the_page_tells_every_run_and_what_its_label_comes_to(main, tmp_path, capsys):
+    ran(tmp_path, "a-b-0", [10.0, 40.0], 35.0)
+    ran(tmp_path, "a-b-1", [30.0, 20.0], 25.0)
+    ran(tmp_path, "c-0", [5.0, 6.0], None, cell="b")
+    ran(tmp_path, "c-1", [5.0], None, cell="b", status=None)
+    out = tmp_path / "page"
+    assert main(tmp_path, "--out", out, "--title", "Toys", "--reach", "30") == 0
+    assert capsys.readouterr().out == f"{out / 'README.md'}\n"
+    text = (out / "README.md").read_text()
+    assert text.startswith("# Toys\n")
+    assert "| a-b | 2 | 30.0 [20.0, 40.0] | 40.0, 20.0 | 35.0, 25.0 | 200, 100 | 1.00 |" in text
+    assert "| c | 1 | 6.0 | 6.0 | - | - | 1.00 |" in text
+    assert "- c-1 is left out: it has not finished (None)." in text
+    assert "python run.py seed=1\n" in text and "Commit: c0ffee." in text
+    curves = pd.read_csv(out / "curves.csv")
+    assert curves["return"].tolist() == [10.0, 40.0, 30.0, 20.0, 5.0, 6.0]
+    assert curves["env_step"].tolist() == [100, 200] * 3
+    assert (out / "returns.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        ([("a-0", {"status": "KILLED"})], "no finished runs. a-0 is left out"),
+        ([("a-0", {}), ("a-1", {"cell": "b"})], "a-*: not of one configuration"),
+        ([("a-0", {"seed": "3"})], "a-0: of seed 3, so it must end in that"),
+        ([("a", {"seed": "3"})], "a: of seed 3, so it must end in that"),
+    ],
+)
+def test_runs_that_cannot_be_told_together_are_refused_in_one_line(
+    main, tmp_path, capsys, made, line
+):
+    for name, more in made:
+        ran(tmp_path, name, [1.0], None, **more)
+    assert main(tmp_path, "--out", tmp_path / "page") == 2
+    err = capsys.readouterr().err
+    assert line in err and err.count("\n") == 1
+    assert not (tmp_path / "page").exists()

@@ -143,7 +143,7 @@ def linear_at(columns: Tensor, weight: Tensor) -> Tensor:
 
 
 class _LinearAt(torch.autograd.Function):
-    """Looks columns up on the way there; on the way back a product is the faster of the two."""
+    """Looks columns up on the way there, and on the way back the rows that looked at each column."""
 
     @staticmethod
     def forward(ctx: Any, columns: Tensor, weight: Tensor) -> Tensor:
@@ -155,8 +155,13 @@ class _LinearAt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
         (columns,) = ctx.saved_tensors
-        ones = ones_at(columns.flatten(0, -2), ctx.width, gradient.dtype)
-        return None, gradient.flatten(0, -2).t() @ ones
+        # Sorted by column, the rows that a column's gradient is the sum of are neighbours.
+        ordered, places = columns.flatten().int().sort(stable=True)
+        every = torch.arange(ctx.width, dtype=torch.int32, device=columns.device)
+        begin = torch.searchsorted(ordered, every)
+        rows = places.div_(columns.shape[-1], rounding_mode="floor")
+        pulls = F.embedding_bag(rows, gradient.flatten(0, -2).contiguous(), begin, mode="sum")
+        return None, pulls.t()
 
 
 def straight_through(sample: Tensor, log_probs: Tensor) -> Tensor:

@@ -191,6 +191,12 @@ def test_looking_columns_up_is_multiplying_by_ones_and_zeros(rows):
     close(weights[0].grad, weights[1].grad)
 
 
+def test_a_column_that_no_row_has_gets_no_gradient():
+    weight = torch.randn(2, 4, requires_grad=True)
+    fn.linear_at(torch.tensor([[0, 3]] * 5), weight).backward(torch.ones(5, 2))
+    assert weight.grad.tolist() == [[5, 0, 0, 5]] * 2
+
+
 def test_the_gradient_of_looked_up_columns_is_that_of_finite_differences():
     columns = torch.randint(3, (20, 2)) + torch.tensor([0, 3])
     weight = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)

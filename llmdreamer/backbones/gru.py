@@ -49,8 +49,9 @@ class GRUBackbone(Backbone):
         keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
         memory = tokens.new_zeros(tokens.shape[0], self.width)
         memories = []
-        for t in range(tokens.shape[1]):
-            memory = self._cell(projected[:, t], memory * keep[:, t])
+        # Slices are unbound once: the gradient of a single one is as large as the whole tensor.
+        for token, kept in zip(projected.unbind(1), keep.unbind(1), strict=True):
+            memory = self._cell(token, memory * kept)
             memories.append(memory)
         deter = torch.stack(memories, 1)
         return deter, deter

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from llmdreamer.functional import (
     even_bins,
     linear_at,
+    sample_mixed,
     symexp,
     symexp_bins,
     symlog,
@@ -206,4 +207,12 @@ class CategoricalHead(nn.Module):
         self.mlp = MLP(features, units, layers, shape[0] * shape[1], out_scale)
 
     def forward(self, features: Tensor) -> Tensor:
-        return unimix(self.mlp(features).unflatten(-1, self.shape), self.unimix_share)
+        return unimix(self._logits(features), self.unimix_share)
+
+    def sample(self, features: Tensor) -> Tensor:
+        """The class of a sample of each: (..., S, 1), int64, as `sample_class` of the probabilities."""
+        return sample_mixed(self._logits(features), self.unimix_share)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.mlp(features)
+        return logits.unflatten(-1, self.shape)

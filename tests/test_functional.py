@@ -81,6 +81,15 @@ def test_samples_are_one_hot_at_the_frequencies_of_the_distribution():
     assert samples[:, 1].sum() == 0
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_sampling_from_logits_is_sampling_from_their_mixed_probabilities(share):
+    logits = 3 * torch.randn(500, 4, 7, dtype=torch.float64)
+    torch.manual_seed(0)
+    samples = fn.sample_mixed(logits, share)
+    torch.manual_seed(0)
+    assert torch.equal(samples, fn.sample_class(fn.unimix(logits, share)))
+
+
 def test_the_mode_is_the_most_probable_class():
     assert fn.mode_one_hot(torch.tensor([0.2, 0.5, 0.3]).log()).tolist() == [0, 1, 0]
 

@@ -14,7 +14,6 @@ from llmdreamer.functional import (
     balanced_kl,
     categorical_entropy,
     ones_at,
-    sample_class,
     sample_one_hot,
     straight_through,
 )
@@ -191,7 +190,7 @@ class WorldModel(nn.Module):
         token = self.tokens.imagined(latent.ones, action)
         hidden, state = self.backbone.step(token, state)
         deter = self.deter_norm(hidden)
-        return self._code(deter, sample_class(self.prior(deter))), state
+        return self._code(deter, self.prior.sample(deter)), state
 
     def _code(self, deter: Tensor, classes: Tensor) -> Code:
         """Of the class of each categorical, (..., S, 1)."""

@@ -72,13 +72,18 @@ def two_hot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     Returns:
         (...) in nats.
     """
-    target = target.detach().clamp(bins[0], bins[-1])
-    above = torch.searchsorted(bins, target.contiguous(), right=True).clamp(1, bins.shape[0] - 1)
+    return two_hot_losses(logits, target.unsqueeze(-1), bins).squeeze(-1)
+
+
+def two_hot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
+    """The same of one distribution against M targets each, which is normalised once: (..., M)."""
+    targets = targets.detach().clamp(bins[0], bins[-1])
+    above = torch.searchsorted(bins, targets.contiguous(), right=True).clamp(1, bins.shape[0] - 1)
     below = above - 1
-    weight = (target - bins[below]) / (bins[above] - bins[below])
-    pair = torch.stack([below, above], -1)
-    chosen = logits.gather(-1, pair) - logits.logsumexp(-1, keepdim=True)
-    return -((1 - weight) * chosen[..., 0] + weight * chosen[..., 1])
+    weight = (targets - bins[below]) / (bins[above] - bins[below])
+    chosen = logits.gather(-1, torch.cat([below, above], -1)) - logits.logsumexp(-1, keepdim=True)
+    lower, upper = chosen.chunk(2, -1)
+    return -((1 - weight) * lower + weight * upper)
 
 
 def unimix(logits: Tensor, share: float) -> Tensor:

@@ -17,7 +17,7 @@ from llmdreamer.functional import (
     symexp,
     symexp_bins,
     symlog,
-    two_hot_loss,
+    two_hot_losses,
     two_hot_mean,
     unimix,
 )
@@ -150,7 +150,11 @@ class TwoHotHead(nn.Module):
         return symexp(mean) if self.in_symlog else mean
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return two_hot_loss(logits, symlog(target) if self.in_symlog else target, self.bins)
+        return self.losses(logits, target.unsqueeze(-1)).squeeze(-1)
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Of each distribution (..., bins) against M targets: (..., M)."""
+        return two_hot_losses(logits, symlog(targets) if self.in_symlog else targets, self.bins)
 
 
 class ContinueHead(nn.Module):

@@ -63,6 +63,14 @@ def test_two_hot_loss_is_the_cross_entropy_with_the_two_nearest_bins(target, two
     assert loss.item() == pytest.approx(-(np.array(two_hot) * log_probs).sum(), rel=1e-5)
 
 
+def test_the_losses_of_several_targets_are_each_ones():
+    logits = torch.randn(6, 2, 255, dtype=torch.float64)
+    targets = 10 * torch.randn(6, 2, 3, dtype=torch.float64)
+    bins = fn.symexp_bins(255).double()
+    each = [fn.two_hot_loss(logits, targets[..., m], bins) for m in range(3)]
+    close(fn.two_hot_losses(logits, targets, bins), torch.stack(each, -1))
+
+
 def test_unimix_leaves_every_class_its_share():
     probs = fn.unimix(torch.tensor([1000.0, 0.0, 0.0, 0.0]), 0.2).exp()
     close(probs, torch.tensor([0.85, 0.05, 0.05, 0.05]))

@@ -17,10 +17,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from workload import Update, spread
+
+from llmdreamer.training.machine import prepare
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = ["torch==2.13.0", "sheeprl==0.8.4"]
@@ -48,8 +49,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="after one that is not counted")
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
-    torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(True)
+    prepare(given.threads)
     python = installed(given.venv)
     rows = [against(name, overrides, python, given) for name in given.backbones]
     table = Table(

@@ -20,6 +20,7 @@ from rich.table import Table
 from workload import PHASES, Update, gemm_peak
 
 from llmdreamer.training.clock import peak_memory
+from llmdreamer.training.machine import prepare
 
 
 def main() -> None:
@@ -30,8 +31,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
-    torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(True)  # as a run does
+    prepare(given.threads)
     rows = [measure(name, overrides, given.device, given.repeat) for name in given.backbones]
     columns = [
         "backbone",

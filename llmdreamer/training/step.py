@@ -45,13 +45,10 @@ class Learner:
         # Imagine on from some of what was seen, following the policy.
         with self.clock.stage("imagination"):
             starts = self._starts(world.latent.deter)
-            imagined = imagine(
-                world_model,
-                behavior.sample,
-                world_model.code(_select(world.latent, starts)),
-                world_model.backbone.select(world.states, starts),
-                self.algo.horizon,
-            )
+            latent = world_model.code(_select(world.latent, starts))
+            memory = world_model.backbone.select(world.states, starts)
+            with world_model.backbone.merged():
+                imagined = imagine(world_model, behavior.sample, latent, memory, self.algo.horizon)
 
         # Learn to act from the dream, and to judge from the dream and from what really happened.
         with self.clock.stage("behavior"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmdreamer.backbones.base import Backbone
 from llmdreamer.catalogue import shape_of
-from llmdreamer.nets import init_linear
+from llmdreamer.nets import RMSNorm, init_linear
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -34,7 +34,7 @@ class GRUBackbone(Backbone):
         self.width = width
         self.from_token = init_linear(nn.Linear(width, 3 * width, bias=False))
         self.from_memory = init_linear(nn.Linear(width, 3 * width, bias=False))
-        self.norm = nn.RMSNorm(3 * width, 1e-4)
+        self.norm = RMSNorm(3 * width)
 
     def _cell(self, projected: Tensor, memory: Tensor) -> Tensor:
         gates = self.norm(projected + self.from_memory(memory))

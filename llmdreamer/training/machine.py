@@ -34,3 +34,11 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(_MMAP_THRESHOLD, KEPT_EACH) == 1 and mallopt(_TRIM_THRESHOLD, KEPT_IN_ALL) == 1
     )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 is faster there than float32: elsewhere it is emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return supported

@@ -20,6 +20,7 @@ from llmdreamer.functional import (
 from llmdreamer.nets import (
     CategoricalHead,
     ContinueHead,
+    RMSNorm,
     TwoHotHead,
 )
 from llmdreamer.types import Code, EnvSpec, Latent, Metrics, SequenceBatch
@@ -83,7 +84,7 @@ class WorldModel(nn.Module):
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
         )
         self.backbone = backbone
-        self.deter_norm = nn.RMSNorm(backbone.width, 1e-4)
+        self.deter_norm = RMSNorm(backbone.width)
         self.prior = CategoricalHead(backbone.width, prior_units, 1, stoch, config.unimix)
         self.decoder = ObservationDecoder(self.features, spec, algo)
         self.reward = TwoHotHead(

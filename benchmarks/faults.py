@@ -39,7 +39,7 @@ from tiny import LIMIT, Command
 from llmdreamer.config import load, register
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.loop import prepare_torch
+from llmdreamer.training.machine import prepare
 from llmdreamer.training.saver import Saver
 from llmdreamer.training.trainer import Trainer, check_finite
 from llmdreamer.types import EnvSpec, TimeStep
@@ -186,7 +186,7 @@ def saving(folder: Path, saves: int) -> int:
     register()
     with hydra.initialize_config_dir(str(ROOT / "conf")):
         config = load(hydra.compose("config", overrides=["threads=1", "device=cpu"]), [])
-    prepare_torch(config)
+    prepare(config.threads)
     trainer = Trainer(config, folder)
     while not trainer.updates:
         trainer.live()

@@ -14,10 +14,11 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 from workload import Update
+
+from llmdreamer.training.machine import prepare
 
 BASE = {"batch": 4, "length": 32, "starts": 4, "horizon": 5}
 FACTORS = (1, 2, 4, 8)
@@ -37,8 +38,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="updates timed, after two unseen")
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
-    torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(True)
+    prepare(given.threads)
     table = Table("backbone", "what grows", *(f"x{factor}, ms" for factor in FACTORS), "exponent")
     found = []
     for backbone in given.backbones:

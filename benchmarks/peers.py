@@ -1,10 +1,12 @@
 """Our gradient step beside SheepRL's at SheepRL's own XS shapes, in turns. Run by hand.
 
-    python benchmarks/peers.py [--backbones gru gpt2 ...] [--venv DIR] [--threads 2] [--rounds 5]
+    python benchmarks/peers.py [--backbones gru gpt2 ...] [--venv DIR] [--threads 2] [--rounds 7]
+        [--minutes 10] [override ...]
 
 B 16, L 64, all 1024 starts, H 15, single precision, CartPole's vectors, random numbers. SheepRL is
 installed in an environment of its own (--venv), made on first use. Both sides take one step in turn, so
-that what else the machine does hits both; the ratio is of the medians, its range of the single rounds.
+that what else the machine does hits both; the ratio is of the medians, its range of the single rounds. Each
+backbone has its part of --minutes, installing not counted: then it has fewer rounds, but three.
 """
 
 from __future__ import annotations
@@ -15,41 +17,30 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
-from workload import Update, spread
+from workload import PEER_BATCH, PEER_LENGTH, PEER_SHAPES, Update, spread
+
+from llmdreamer.training.machine import prepare
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = ["torch==2.13.0", "sheeprl==0.8.4"]
-BATCH, LENGTH = 16, 64
-SHAPES = [
-    "model=XS",
-    "algo.imag_starts=null",
-    "algo.dense_units=256",
-    "algo.world_model.stochastic_size=32",
-    "algo.world_model.discrete_size=32",
-    "algo.world_model.recurrent_model.dense_units=256",
-    "algo.world_model.transition_model.hidden_size=256",
-    "algo.world_model.representation_model.hidden_size=256",
-    f"algo.per_rank_batch_size={BATCH}",
-    f"algo.per_rank_sequence_length={LENGTH}",
-    f"algo.world_model.hf_model.seq_len={LENGTH}",
-]
+LEAST = 3  # rounds of a backbone, however long they take
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backbones", nargs="+", default=["gru", "gpt2", "smollm2"])
+    parser.add_argument("--backbones", nargs="+", default=["gru", "gpt2", "smollm2", "mamba"])
     parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "sheeprl-0.8.4")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5, help="after one that is not counted")
+    parser.add_argument("--rounds", type=int, default=7, help="after one that is not counted")
+    parser.add_argument("--minutes", type=float, default=10.0, help="for all backbones together")
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
-    torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(True)
+    prepare(given.threads)
     python = installed(given.venv)
     rows = [against(name, overrides, python, given) for name in given.backbones]
     table = Table(
@@ -79,13 +70,14 @@ def installed(venv: Path) -> Path:
 
 
 def against(backbone: str, overrides: list[str], python: Path, given: argparse.Namespace) -> dict:
-    update = Update([*SHAPES, f"backbone={backbone}", *overrides])
+    until = time.monotonic() + 60 * given.minutes / len(given.backbones)
+    update = Update([*PEER_SHAPES, f"backbone={backbone}", *overrides])
     command = [
         str(python),
         str(HERE / "peer_sheeprl.py"),
         str(given.threads),
-        str(BATCH),
-        str(LENGTH),
+        str(PEER_BATCH),
+        str(PEER_LENGTH),
     ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -94,7 +86,9 @@ def against(backbone: str, overrides: list[str], python: Path, given: argparse.N
         assert peer.stdout is not None
         ours, theirs = [], []
         parameters = int(answer(peer, "parameters"))
-        for _ in range(1 + given.rounds):
+        for taken in range(1 + given.rounds):
+            if taken > LEAST and time.monotonic() > until:
+                break
             ours.append(update())
             peer.stdin.write("\n")
             peer.stdin.flush()

@@ -1,6 +1,7 @@
 """Where the time of a gradient update goes, by backbone. Run by hand.
 
-    python benchmarks/step.py [--backbones gru gpt2 ...] [--threads 1] [--repeat 5] [override ...]
+    python benchmarks/step.py [--backbones gru gpt2 ...] [--threads 1] [--repeat 5] [--peer-shapes]
+        [override ...]
 
 The table is printed, the figures also written as JSON (--json FILE). A share of the peak counts the
 matrix products only, over the whole time of an update; the peak is a large product's, measured here
@@ -17,9 +18,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from workload import PHASES, Update, gemm_peak
+from workload import PEER_SHAPES, PHASES, Update, gemm_peak
 
 from llmdreamer.training.clock import peak_memory
+from llmdreamer.training.machine import prepare
 
 
 def main() -> None:
@@ -28,10 +30,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeat", type=int, default=5, help="updates timed, after two unseen")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peer-shapes", action="store_true", help="SheepRL's, as in peers.py")
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
-    torch.set_num_threads(given.threads)
-    torch.set_flush_denormal(True)  # as a run does
+    if given.peer_shapes:
+        overrides = [*PEER_SHAPES, *overrides]
+    prepare(given.threads)
     rows = [measure(name, overrides, given.device, given.repeat) for name in given.backbones]
     columns = [
         "backbone",

@@ -24,6 +24,21 @@ from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.types import EnvSpec, SequenceBatch
 
 CARTPOLE = EnvSpec({"state": (4,)}, 2, True)
+PEER_BATCH, PEER_LENGTH = 16, 64
+PEER_SHAPES = [
+    "model=XS",
+    "algo.imag_starts=null",
+    "algo.dense_units=256",
+    "algo.world_model.stochastic_size=32",
+    "algo.world_model.discrete_size=32",
+    "algo.world_model.recurrent_model.dense_units=256",
+    "algo.world_model.transition_model.hidden_size=256",
+    "algo.world_model.representation_model.hidden_size=256",
+    f"algo.per_rank_batch_size={PEER_BATCH}",
+    f"algo.per_rank_sequence_length={PEER_LENGTH}",
+    f"algo.world_model.hf_model.seq_len={PEER_LENGTH}",
+]
+"""Those of SheepRL's dreamer_v3_XS."""
 PHASES = ("world model", "imagination", "behaviour", "backward", "optimiser")
 
 
@@ -40,7 +55,6 @@ class Update:
     """One learner and one batch: call it for an update, which returns its seconds.
 
     After a call `phases` holds the seconds of each phase. On a GPU a phase ends when its work does.
-    Of several in one process only the newest has its imagination timed.
     """
 
     def __init__(self, overrides: Sequence[str], device: str = "cpu") -> None:
@@ -55,10 +69,10 @@ class Update:
         self.parameters -= sum(p.numel() for p in agent.behavior.slow_critic.parameters())
         self.batch = random_batch(self.config, self.device)
         self.phases: dict[str, float] = defaultdict(float)
-        self._watch()
 
     def __call__(self) -> float:
         self.phases = defaultdict(float)
+        self._watch()  # `imagine` is one for all of a process: the last to watch it is told
         begin = self._now()
         self.learner.update(self.batch)
         return self._now() - begin

@@ -28,6 +28,7 @@ class ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x.to(self.weight.dtype)  # under autocast it is in half precision
         scale = x.square().mean(1, keepdim=True).add(1e-4).rsqrt()
         return x * scale * self.weight[:, None, None]
 
@@ -79,7 +80,8 @@ class ImageDecoder(nn.Module):
     def forward(self, feature: Tensor) -> dict[str, Tensor]:
         """(..., F) -> pixels of each key, (..., H, W, C) in [0, 1]."""
         smallest = self.space(feature.flatten(0, -2)).unflatten(-1, self.smallest)
-        pixels = self.stages(smallest).sigmoid().permute(0, 2, 3, 1)
+        drawn = self.stages(smallest).to(self.space.weight.dtype)
+        pixels = drawn.sigmoid().permute(0, 2, 3, 1)
         pixels = pixels.unflatten(0, feature.shape[:-1])
         return dict(zip(self.keys, pixels.split(self.channels, -1), strict=True))
 

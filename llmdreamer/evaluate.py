@@ -29,10 +29,10 @@ def _evaluate(args: argparse.Namespace) -> str:
     from llmdreamer.training.best import FOLDER
     from llmdreamer.training.checkpoint import Checkpoints
     from llmdreamer.training.evaluate import evaluate, record_video
-    from llmdreamer.training.loop import prepare_torch
+    from llmdreamer.training.machine import prepare
     from llmdreamer.training.trainer import restore_agent
 
-    prepare_torch(config)
+    prepare(config.threads)
     folder = args.run_dir / (FOLDER if args.best else "checkpoints")
     agent = restore_agent(config, Checkpoints(folder, config.checkpoint.keep))
     seed = config.seed if args.seed is None else args.seed

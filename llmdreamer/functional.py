@@ -72,13 +72,18 @@ def two_hot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
     Returns:
         (...) in nats.
     """
-    target = target.detach().clamp(bins[0], bins[-1])
-    above = torch.searchsorted(bins, target.contiguous(), right=True).clamp(1, bins.shape[0] - 1)
+    return two_hot_losses(logits, target.unsqueeze(-1), bins).squeeze(-1)
+
+
+def two_hot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
+    """The same of one distribution against M targets each, which is normalised once: (..., M)."""
+    targets = targets.detach().clamp(bins[0], bins[-1])
+    above = torch.searchsorted(bins, targets.contiguous(), right=True).clamp(1, bins.shape[0] - 1)
     below = above - 1
-    weight = (target - bins[below]) / (bins[above] - bins[below])
-    pair = torch.stack([below, above], -1)
-    chosen = logits.gather(-1, pair) - logits.logsumexp(-1, keepdim=True)
-    return -((1 - weight) * chosen[..., 0] + weight * chosen[..., 1])
+    weight = (targets - bins[below]) / (bins[above] - bins[below])
+    chosen = logits.gather(-1, torch.cat([below, above], -1)) - logits.logsumexp(-1, keepdim=True)
+    lower, upper = chosen.chunk(2, -1)
+    return -((1 - weight) * lower + weight * upper)
 
 
 def unimix(logits: Tensor, share: float) -> Tensor:
@@ -96,10 +101,25 @@ def sample_class(log_probs: Tensor) -> Tensor:
 
     Several times faster than `multinomial` on a CPU, and the same distribution up to rounding.
     """
-    cumulative = log_probs.detach().exp().cumsum(-1)
+    return _draw(log_probs.detach().exp().cumsum(-1))
+
+
+def sample_mixed(logits: Tensor, share: float) -> Tensor:
+    """The same of `unimix(logits, share)` at the same draw, without a logarithm to be undone."""
+    cumulative = logits.detach().softmax(-1).cumsum(-1)
+    if share > 0.0:
+        count = logits.shape[-1]
+        uniform = torch.arange(1, count + 1, dtype=logits.dtype, device=logits.device)
+        cumulative = torch.add(uniform * (share / count), cumulative, alpha=1 - share)
+    return _draw(cumulative)
+
+
+def _draw(cumulative: Tensor) -> Tensor:
+    """A class of each cumulative distribution (..., K), by one uniform number: (..., 1)."""
     # Scaled by the total, which rounding leaves a little off 1, so that no draw falls beyond it.
     draw = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
-    return (cumulative <= draw).sum(-1, keepdim=True).clamp_(max=log_probs.shape[-1] - 1)
+    found = torch.searchsorted(cumulative, draw, right=True)
+    return found.clamp_(max=cumulative.shape[-1] - 1)
 
 
 def sample_one_hot(log_probs: Tensor) -> Tensor:
@@ -143,7 +163,7 @@ def linear_at(columns: Tensor, weight: Tensor) -> Tensor:
 
 
 class _LinearAt(torch.autograd.Function):
-    """Looks columns up on the way there; on the way back a product is the faster of the two."""
+    """Looks columns up on the way there, and on the way back the rows that looked at each column."""
 
     @staticmethod
     def forward(ctx: Any, columns: Tensor, weight: Tensor) -> Tensor:
@@ -155,8 +175,13 @@ class _LinearAt(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
         (columns,) = ctx.saved_tensors
-        ones = ones_at(columns.flatten(0, -2), ctx.width, gradient.dtype)
-        return None, gradient.flatten(0, -2).t() @ ones
+        # Sorted by column, the rows that a column's gradient is the sum of are neighbours.
+        ordered, places = columns.flatten().int().sort(stable=True)
+        every = torch.arange(ctx.width, dtype=torch.int32, device=columns.device)
+        begin = torch.searchsorted(ordered, every)
+        rows = places.div_(columns.shape[-1], rounding_mode="floor")
+        pulls = F.embedding_bag(rows, gradient.flatten(0, -2).contiguous(), begin, mode="sum")
+        return None, pulls.t()
 
 
 def straight_through(sample: Tensor, log_probs: Tensor) -> Tensor:

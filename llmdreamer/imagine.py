@@ -56,7 +56,7 @@ def _measured(args: argparse.Namespace, config: Config) -> OpenLoop:
     import torch
 
     from llmdreamer.training.checkpoint import Checkpoints
-    from llmdreamer.training.loop import prepare_torch
+    from llmdreamer.training.machine import prepare
     from llmdreamer.training.openloop import (
         fresh_windows,
         measured,
@@ -65,7 +65,7 @@ def _measured(args: argparse.Namespace, config: Config) -> OpenLoop:
     )
     from llmdreamer.training.trainer import restore_agent
 
-    prepare_torch(config)
+    prepare(config.threads)
     agent = restore_agent(config, Checkpoints(args.run_dir / "checkpoints", config.checkpoint.keep))
     horizon = args.horizon or config.algo.horizon
     context = args.context or usual_context(config.algo, horizon)

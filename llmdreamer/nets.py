@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from llmdreamer.functional import (
     even_bins,
     linear_at,
+    sample_mixed,
     symexp,
     symexp_bins,
     symlog,
-    two_hot_loss,
+    two_hot_losses,
     two_hot_mean,
     unimix,
 )
@@ -50,26 +51,60 @@ class FeatureLinear(nn.Linear):
         return dense + linear_at(input.ones, self.weight[:, memory:])
 
 
+class RMSNorm(nn.RMSNorm):
+    """Torch's, in the precision of its weight, whatever autocast made of its input; eps is 1e-4."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 1e-4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class MLP(nn.Sequential):
     """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if it is given.
 
-    Takes (..., features), or a `Code` of as many.
+    Takes (..., features), or a `Code` of as many. What it says is in the precision of its weights, under
+    autocast too, so that losses and probabilities are.
 
     Args:
         out_scale: of the last layer's initialiser; 0 makes the output start at zero.
+        exact: whether the last layer is out of autocast's reach.
     """
 
     def __init__(
-        self, features: int, units: int, layers: int, out: int | None = None, out_scale: float = 1.0
+        self,
+        features: int,
+        units: int,
+        layers: int,
+        out: int | None = None,
+        out_scale: float = 1.0,
+        *,
+        exact: bool = False,
     ) -> None:
         blocks: list[nn.Module] = []
         for _ in range(layers):
             linear = init_linear(FeatureLinear(features, units))
-            blocks += [linear, nn.RMSNorm(units, 1e-4), nn.SiLU()]
+            blocks += [linear, RMSNorm(units), nn.SiLU()]
             features = units
         if out is not None:
             blocks.append(init_linear(FeatureLinear(features, out), out_scale))
         super().__init__(*blocks)
+        self.exact = exact
+
+    def forward(self, input: Tensor | Code) -> Tensor:
+        """(..., features) -> (..., out or units)."""
+        *before, last = self
+        x: Any = input
+        for block in before:
+            x = block(x)
+        if self.exact:
+            with torch.autocast(x.device.type, enabled=False):
+                x = last(x)
+        else:
+            x = last(x)
+        told: Tensor = x.to(self[0].weight.dtype)
+        return told
 
 
 class VectorEncoder(nn.Module):
@@ -135,7 +170,8 @@ class TwoHotHead(nn.Module):
     ) -> None:
         super().__init__()
         self.in_symlog = in_symlog
-        self.mlp = MLP(features, units, layers, bins, out_scale=0.0)
+        # Bins reach 5e8: what bfloat16 rounds off a logit far out would move the mean by hundreds.
+        self.mlp = MLP(features, units, layers, bins, out_scale=0.0, exact=True)
         positions = even_bins(bins) if in_symlog else symexp_bins(bins)
         self.register_buffer("bins", positions, persistent=False)
 
@@ -149,7 +185,11 @@ class TwoHotHead(nn.Module):
         return symexp(mean) if self.in_symlog else mean
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        return two_hot_loss(logits, symlog(target) if self.in_symlog else target, self.bins)
+        return self.losses(logits, target.unsqueeze(-1)).squeeze(-1)
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Of each distribution (..., bins) against M targets: (..., M)."""
+        return two_hot_losses(logits, symlog(targets) if self.in_symlog else targets, self.bins)
 
 
 class ContinueHead(nn.Module):
@@ -206,4 +246,12 @@ class CategoricalHead(nn.Module):
         self.mlp = MLP(features, units, layers, shape[0] * shape[1], out_scale)
 
     def forward(self, features: Tensor) -> Tensor:
-        return unimix(self.mlp(features).unflatten(-1, self.shape), self.unimix_share)
+        return unimix(self._logits(features), self.unimix_share)
+
+    def sample(self, features: Tensor) -> Tensor:
+        """The class of a sample of each: (..., S, 1), int64, as `sample_class` of the probabilities."""
+        return sample_mixed(self._logits(features), self.unimix_share)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.mlp(features)
+        return logits.unflatten(-1, self.shape)

@@ -63,6 +63,14 @@ def test_two_hot_loss_is_the_cross_entropy_with_the_two_nearest_bins(target, two
     assert loss.item() == pytest.approx(-(np.array(two_hot) * log_probs).sum(), rel=1e-5)
 
 
+def test_the_losses_of_several_targets_are_each_ones():
+    logits = torch.randn(6, 2, 255, dtype=torch.float64)
+    targets = 10 * torch.randn(6, 2, 3, dtype=torch.float64)
+    bins = fn.symexp_bins(255).double()
+    each = [fn.two_hot_loss(logits, targets[..., m], bins) for m in range(3)]
+    close(fn.two_hot_losses(logits, targets, bins), torch.stack(each, -1))
+
+
 def test_unimix_leaves_every_class_its_share():
     probs = fn.unimix(torch.tensor([1000.0, 0.0, 0.0, 0.0]), 0.2).exp()
     close(probs, torch.tensor([0.85, 0.05, 0.05, 0.05]))
@@ -79,6 +87,15 @@ def test_samples_are_one_hot_at_the_frequencies_of_the_distribution():
     assert (samples.sum(-1) == 1).all() and (samples.amax(-1) == 1).all()
     close(samples.mean(0), probs, rtol=0, atol=0.015)  # four standard deviations
     assert samples[:, 1].sum() == 0
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_sampling_from_logits_is_sampling_from_their_mixed_probabilities(share):
+    logits = 3 * torch.randn(500, 4, 7, dtype=torch.float64)
+    torch.manual_seed(0)
+    samples = fn.sample_mixed(logits, share)
+    torch.manual_seed(0)
+    assert torch.equal(samples, fn.sample_class(fn.unimix(logits, share)))
 
 
 def test_the_mode_is_the_most_probable_class():
@@ -189,6 +206,12 @@ def test_looking_columns_up_is_multiplying_by_ones_and_zeros(rows):
     looked_up.backward(pull)
     multiplied.backward(pull)
     close(weights[0].grad, weights[1].grad)
+
+
+def test_a_column_that_no_row_has_gets_no_gradient():
+    weight = torch.randn(2, 4, requires_grad=True)
+    fn.linear_at(torch.tensor([[0, 3]] * 5), weight).backward(torch.ones(5, 2))
+    assert weight.grad.tolist() == [[5, 0, 0, 5]] * 2
 
 
 def test_the_gradient_of_looked_up_columns_is_that_of_finite_differences():

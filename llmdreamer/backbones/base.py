@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,6 +70,15 @@ class Backbone(nn.Module, ABC):
 
         The state given is used up: it may be overwritten, and only the one returned is valid.
         """
+
+    def merged(self) -> AbstractContextManager[None]:
+        """While it lasts, passes without gradient are those of the plain model: LoRA costs them nothing."""
+        if not any(".lora_" in name for name, _ in self.named_parameters()):
+            return nullcontext()
+        # peft takes seconds to import; where there are adapters, it is there.
+        from llmdreamer.backbones.lora import merged
+
+        return merged(self)
 
     def stack(self, states: list[State]) -> State:
         """The states after each of T steps of B streams, as `observe` would have left them."""

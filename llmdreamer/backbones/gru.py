@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmdreamer.backbones.base import Backbone
 from llmdreamer.catalogue import shape_of
-from llmdreamer.nets import init_linear
+from llmdreamer.nets import RMSNorm, init_linear
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -34,7 +34,7 @@ class GRUBackbone(Backbone):
         self.width = width
         self.from_token = init_linear(nn.Linear(width, 3 * width, bias=False))
         self.from_memory = init_linear(nn.Linear(width, 3 * width, bias=False))
-        self.norm = nn.RMSNorm(3 * width, 1e-4)
+        self.norm = RMSNorm(3 * width)
 
     def _cell(self, projected: Tensor, memory: Tensor) -> Tensor:
         gates = self.norm(projected + self.from_memory(memory))
@@ -49,8 +49,9 @@ class GRUBackbone(Backbone):
         keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
         memory = tokens.new_zeros(tokens.shape[0], self.width)
         memories = []
-        for t in range(tokens.shape[1]):
-            memory = self._cell(projected[:, t], memory * keep[:, t])
+        # Slices are unbound once: the gradient of a single one is as large as the whole tensor.
+        for token, kept in zip(projected.unbind(1), keep.unbind(1), strict=True):
+            memory = self._cell(token, memory * kept)
             memories.append(memory)
         deter = torch.stack(memories, 1)
         return deter, deter

@@ -126,7 +126,9 @@ class TextEncoder(nn.Module):
         device = padded.device
         lengths = torch.tensor([len(part) for part in parts], device=device)
         counted = torch.arange(padded.shape[1], device=device) < lengths[:, None]
-        outputs, _ = self.gru(padded)
+        # Autocast has nothing to win on a few short texts, and not every device's GRU knows it.
+        with torch.autocast(device.type, enabled=False):
+            outputs, _ = self.gru(padded)
         # Padding stands behind the text, so it changes no output within it; those behind are left out.
         mean = (outputs * counted[..., None]).sum(1) / lengths[:, None]
         return mean[which.to(device)].unflatten(0, rows.shape[:-1])

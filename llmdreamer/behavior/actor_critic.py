@@ -119,9 +119,8 @@ class Behavior(nn.Module):
         with torch.no_grad():
             # All states, not a slice: of a strided input F.linear makes a product for every row.
             slow = self.slow_critic.mean(self.slow_critic(features))[:, :-1]
-        logits = logits[:, :-1]
-        regulariser = self.algo.critic.slow_regulariser * self.critic.loss(logits, slow)
-        return self.critic.loss(logits, returns) + regulariser
+        losses = self.critic.losses(logits[:, :-1], torch.stack([returns, slow], -1))
+        return losses[..., 0] + self.algo.critic.slow_regulariser * losses[..., 1]
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

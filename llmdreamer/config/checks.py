@@ -16,6 +16,7 @@ from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.foreign import check_trusted
 
 OPTIMIZERS = ("laprop", "adam")
+PRECISIONS = ("fp32", "bf16")
 POSTERIORS = ("decoupled", "coupled")
 SIZES = ("XS", "S", "M", "L")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
@@ -153,6 +154,11 @@ def _check_words(cfg: Config) -> None:
         raise ConfigError(
             f"posterior={cfg.posterior}: choose from {', '.join(POSTERIORS)}"
             f"{did_you_mean(cfg.posterior, POSTERIORS)}"
+        )
+    if cfg.algo.precision not in PRECISIONS:
+        raise ConfigError(
+            f"precision={cfg.algo.precision}: choose from {', '.join(PRECISIONS)}"
+            f"{did_you_mean(cfg.algo.precision, PRECISIONS)}"
         )
     if not DEVICE.fullmatch(cfg.device):
         raise ConfigError(f"device={cfg.device}: must be auto, cpu, cuda or cuda:N")

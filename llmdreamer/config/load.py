@@ -153,6 +153,7 @@ def _fill(cfg: Config) -> None:
     cfg.pretrained = algo.world_model.hf_model.from_pretrained
     cfg.posterior = algo.world_model.posterior
     cfg.replay_ratio = algo.replay_ratio
+    cfg.precision = algo.precision
     if algo.learning_starts is None:
         algo.learning_starts = min(500, max(0, algo.total_steps) // 4)
     if algo.imag_starts is None:

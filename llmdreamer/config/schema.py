@@ -113,6 +113,7 @@ class AlgoConfig:
     total_steps: int = MISSING
     learning_starts: int | None = None
     replay_ratio: float = MISSING
+    precision: str = "fp32"  # with a default for runs saved before it was there
     per_rank_batch_size: int = MISSING
     per_rank_sequence_length: int = MISSING
     imag_starts: int | None = None
@@ -204,6 +205,7 @@ class Config:
     seed: int = MISSING
     device: str = MISSING
     threads: int | None = None
+    precision: str = "fp32"
     trust: list[str] = field(default_factory=list)
     output_root: str = MISSING
     run_name: str | None = None

@@ -83,9 +83,16 @@ def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path) -> Path:
 
 
 def _live(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None = None) -> Evaluation:
-    device = next(agent.parameters()).device
     training = agent.training
     agent.eval()
+    with agent.world_model.backbone.merged():
+        lived = _lived(agent, envs, frames)
+    agent.train(training)
+    return lived
+
+
+def _lived(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None) -> Evaluation:
+    device = next(agent.parameters()).device
     rows, memory = envs.reset(), agent.initial(envs.num_envs)
     returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
     alive = np.ones(envs.num_envs, np.bool_)
@@ -105,5 +112,4 @@ def _live(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None = Non
         # Those that are over go on with an episode that is not counted.
         if over.any() and alive.any():
             rows = envs.reset(over)
-    agent.train(training)
     return Evaluation(returns, lengths)

@@ -25,6 +25,7 @@ from llmdreamer.training.evaluate import FRESH, Evaluation, evaluate, record_vid
 from llmdreamer.training.guard import Diverged
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
+from llmdreamer.training.machine import prepare
 from llmdreamer.training.openloop import foretell
 from llmdreamer.training.report import Best, plot_returns, summary
 from llmdreamer.training.saver import Saver
@@ -73,7 +74,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 
 
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
-    prepare_torch(config)
+    prepare(config.threads)
     uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before anything is made
     trainer = Trainer(config, run_dir)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
@@ -278,14 +279,6 @@ class Run:
         found = foretell(trainer.agent, config, config.eval.open_loop, config.seed)
         self.journal.log(found.metrics())
         tracker.artifact(found.save(self.run_dir / FILE))
-
-
-def prepare_torch(config: Config) -> None:
-    """Set what torch keeps per process: its threads, and how it treats numbers near zero."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    # Squared gradients fall below 1e-38, where a CPU computes many times slower than on zeros.
-    torch.set_flush_denormal(True)
 
 
 def _crossed(trainer: Trainer, every: int) -> bool:

@@ -39,22 +39,19 @@ class Learner:
         world_model, behavior = self.agent.world_model, self.agent.behavior
 
         # Learn the world: encode what was seen, predict what came.
-        with self.clock.stage("world_model"):
+        with self.clock.stage("world_model"), self._precision(batch):
             world = world_model.observe(batch)
 
         # Imagine on from some of what was seen, following the policy.
-        with self.clock.stage("imagination"):
+        with self.clock.stage("imagination"), self._precision(batch):
             starts = self._starts(world.latent.deter)
-            imagined = imagine(
-                world_model,
-                behavior.sample,
-                world_model.code(_select(world.latent, starts)),
-                world_model.backbone.select(world.states, starts),
-                self.algo.horizon,
-            )
+            latent = world_model.code(_select(world.latent, starts))
+            memory = world_model.backbone.select(world.states, starts)
+            with world_model.backbone.merged():
+                imagined = imagine(world_model, behavior.sample, latent, memory, self.algo.horizon)
 
         # Learn to act from the dream, and to judge from the dream and from what really happened.
-        with self.clock.stage("behavior"):
+        with self.clock.stage("behavior"), self._precision(batch):
             dreamt = behavior.loss(imagined)
             rows = Replayed(
                 world_model.feature(world.latent),
@@ -66,6 +63,15 @@ class Learner:
 
         metrics = world.metrics | dreamt.metrics | replayed.metrics
         return world.loss + dreamt.loss + replayed.loss, metrics
+
+    def _precision(self, batch: SequenceBatch) -> torch.autocast:
+        """Matrix products in bfloat16, if they are to be; what networks say is in full precision.
+
+        A context for each stage: leaving it forgets the weights that were rounded within. Those of
+        imagination carry no gradient, and would be taken by the losses behind it.
+        """
+        device, enabled = batch.reward.device.type, self.algo.precision == "bf16"
+        return torch.autocast(device, torch.bfloat16, enabled=enabled)
 
     def _starts(self, deter: Tensor) -> Tensor:
         """The rows of each sequence that imagination starts from: (B, n), distinct, in order."""

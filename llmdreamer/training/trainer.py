@@ -19,6 +19,7 @@ from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
 from llmdreamer.training.guard import Diverged, Guard, not_finite, trace
+from llmdreamer.training.machine import has_bf16
 from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
 from llmdreamer.types import Metrics, SequenceBatch
 
@@ -51,6 +52,8 @@ class Trainer:
         self.config = config
         self.prefill = algo.learning_starts
         self.device = torch_device(config.device)
+        if algo.precision == "bf16" and not has_bf16(self.device):
+            log.warning("precision=bf16: this %s has no bfloat16; fp32 is faster", self.device.type)
         self.envs = make_vector(config.env, config.env.num_envs, seed)
         self.agent = make_agent(config, self.envs.spec).to(self.device)
         self.replay = SequenceReplay(

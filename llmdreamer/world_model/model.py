@@ -14,13 +14,13 @@ from llmdreamer.functional import (
     balanced_kl,
     categorical_entropy,
     ones_at,
-    sample_class,
     sample_one_hot,
     straight_through,
 )
 from llmdreamer.nets import (
     CategoricalHead,
     ContinueHead,
+    RMSNorm,
     TwoHotHead,
 )
 from llmdreamer.types import Code, EnvSpec, Latent, Metrics, SequenceBatch
@@ -84,7 +84,7 @@ class WorldModel(nn.Module):
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
         )
         self.backbone = backbone
-        self.deter_norm = nn.RMSNorm(backbone.width, 1e-4)
+        self.deter_norm = RMSNorm(backbone.width)
         self.prior = CategoricalHead(backbone.width, prior_units, 1, stoch, config.unimix)
         self.decoder = ObservationDecoder(self.features, spec, algo)
         self.reward = TwoHotHead(
@@ -191,7 +191,7 @@ class WorldModel(nn.Module):
         token = self.tokens.imagined(latent.ones, action)
         hidden, state = self.backbone.step(token, state)
         deter = self.deter_norm(hidden)
-        return self._code(deter, sample_class(self.prior(deter))), state
+        return self._code(deter, self.prior.sample(deter)), state
 
     def _code(self, deter: Tensor, classes: Tensor) -> Code:
         """Of the class of each categorical, (..., S, 1)."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import Backbone
-from llmdreamer.nets import MLP
+from llmdreamer.nets import MLP, RMSNorm
 from llmdreamer.types import Code
 
 
@@ -20,7 +20,7 @@ class TokenProjection(nn.Module):
         # Its input is what a `Code` stands for: the action, then z.
         self.project = MLP(action_size + stoch[0] * stoch[1], units, 1, backbone.width)
         self.start = nn.Parameter(torch.randn(backbone.width))
-        self.norm = nn.RMSNorm(backbone.width, 1e-4)
+        self.norm = RMSNorm(backbone.width)
         nn.init.constant_(self.norm.weight, backbone.input_rms)
 
     def forward(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> Tensor:

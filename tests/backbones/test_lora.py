@@ -5,7 +5,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.backbones.lora import adapter_norms, add_lora, check_adapters
+from llmdreamer.backbones.lora import adapter_norms, add_lora, check_adapters, merged
 from llmdreamer.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -134,3 +134,72 @@ def test_an_adapters_norm_is_that_of_what_it_adds_to_the_weights(name, compose):
 
 def test_without_adapters_there_are_no_norms(compose):
     assert adapter_norms(make_backbone(compose("backbone=gru"))) == {}
+
+
+def adapted(name, compose, *more):
+    """A backbone whose adapters change its outputs, and tokens for it."""
+    torch.manual_seed(0)
+    backbone = make_backbone(compose(f"backbone={name}", "peft=true", *more))
+    for weight_name, weight in backbone.named_parameters():
+        if ".lora_B." in weight_name:
+            torch.nn.init.normal_(weight, std=0.02)
+    return backbone, torch.randn(1, 5, backbone.width)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["gpt2", "smollm2", "mamba"])
+def test_merged_adapters_give_the_same_and_leave_the_weights_as_they_were(name, compose):
+    backbone, tokens = adapted(name, compose)
+    before = {name: value.clone() for name, value in backbone.state_dict().items()}
+    apart = encode(backbone, tokens)
+    with backbone.merged():
+        together = encode(backbone, tokens)
+        step, _ = backbone.step(tokens[:, 0], backbone.initial(1))
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(step, apart[:, 0], rtol=1e-4, atol=1e-5)
+    assert torch.equal(encode(backbone, tokens), apart)
+    assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+def test_merged_weights_are_what_is_multiplied_by(compose):
+    backbone, tokens = adapted("gpt2", compose)
+    calls = []
+    for layer in backbone.modules():
+        if isinstance(layer, LoraLayer):
+            layer.lora_A["default"].register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad(), backbone.merged():
+        encode(backbone, tokens)
+    assert not calls
+    encode(backbone, tokens)
+    assert len(calls) == backbone.model.config.num_hidden_layers
+
+
+def test_a_graph_from_before_merging_gives_the_same_gradients(compose):
+    backbone, tokens = adapted("gpt2", compose)
+    gradients = []
+    for merge in (False, True):
+        backbone.zero_grad()
+        loss = (encode(backbone, tokens) * torch.arange(backbone.width)).sum()
+        if merge:
+            with torch.no_grad(), merged(backbone):
+                encode(backbone, tokens)
+        loss.backward()
+        gradients.append([p.grad.clone() for p in backbone.parameters() if p.requires_grad])
+    assert all(torch.equal(left, right) for left, right in zip(*gradients, strict=True))
+
+
+def test_adapters_that_drop_inputs_are_not_merged(compose):
+    backbone, _ = adapted("gpt2", compose, "lora.dropout=0.1")
+    layers = [layer for layer in backbone.modules() if isinstance(layer, LoraLayer)]
+    with merged(backbone.train()):
+        assert not any(layer.merged for layer in layers)
+    with merged(backbone.eval()):
+        assert all(layer.merged for layer in layers)
+    assert not any(layer.merged for layer in layers)
+
+
+def test_without_adapters_there_is_nothing_to_merge(compose):
+    backbone = make_backbone(compose("backbone=gru"))
+    before = backbone.from_token.weight.data_ptr()
+    with backbone.merged():
+        assert backbone.from_token.weight.data_ptr() == before

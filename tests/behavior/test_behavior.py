@@ -22,8 +22,8 @@ class PlainCritic(nn.Module):
     def mean(self, logits):
         return logits.squeeze(-1)
 
-    def loss(self, logits, target):
-        return (logits.squeeze(-1) - target) ** 2
+    def losses(self, logits, targets):
+        return (logits - targets) ** 2
 
 
 @pytest.fixture

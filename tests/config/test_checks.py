@@ -69,6 +69,7 @@ def test_a_number_is_finite(cfg, key, value):
         ("seed", 2**32, f"seed={2**32}: must be in [0, {2**32})"),
         ("device", "gpu", "device=gpu: must be auto, cpu, cuda or cuda:N"),
         ("device", "cuda:", "device=cuda:: must be auto, cpu, cuda or cuda:N"),
+        ("algo.precision", "bf61", "precision=bf61: choose from fp32, bf16; did you mean"),
         ("size", "Q", "size=Q: choose from XS, S, M, L (model=...)"),
         ("env.id", " ", "env.id='': must not be empty"),
         ("replay.capacity", 32, "replay.capacity=32: one sequence of 33 rows does not fit"),

@@ -1,0 +1,98 @@
+"""Updates in bfloat16: products are rounded, and nothing that is added up or kept."""
+
+import pytest
+import torch
+
+from llmdreamer.nets import MLP, CategoricalHead, TwoHotHead
+from llmdreamer.training.agent import Agent
+from llmdreamer.training.optimizer import AgentOptimizer
+from llmdreamer.training.step import Learner
+from llmdreamer.types import EnvSpec, SequenceBatch
+
+torch.set_num_threads(1)
+
+SPEC = EnvSpec({"state": (4,)}, 2, True)
+SMALL = [
+    "algo.dense_units=16",
+    "algo.horizon=3",
+    "algo.per_rank_batch_size=8",
+    "algo.per_rank_sequence_length=8",
+    "algo.imag_starts=2",
+    "algo.world_model.stochastic_size=4",
+    "algo.world_model.discrete_size=4",
+    "algo.world_model.hf_model.seq_len=8",
+    "algo.world_model.kl_free_nats=0",
+]
+
+
+def batch():
+    chance = torch.Generator().manual_seed(5)
+    rows = (8, 9)
+    none = torch.zeros(rows, dtype=torch.bool)
+    action = torch.nn.functional.one_hot(torch.randint(2, rows, generator=chance), 2).float()
+    state = torch.randn(*rows, 4, generator=chance)
+    return SequenceBatch({"state": state}, action, torch.randn(rows, generator=chance), none, none)
+
+
+@pytest.fixture
+def learner(compose):
+    def make(*overrides):
+        cfg = compose(*SMALL, *overrides)
+        torch.manual_seed(0)
+        agent = Agent(cfg, SPEC)
+        # Heads that start at zero would give the layers before them no gradient.
+        for head in (agent.world_model.reward, agent.behavior.critic):
+            torch.nn.init.normal_(head.mlp[-1].weight, std=0.1)
+        return Learner(agent, AgentOptimizer(agent, cfg.algo.optimizer, 100), cfg.algo)
+
+    return make
+
+
+def trained(learner):
+    """Names of the weights that one update gives a gradient other than zero."""
+    weights = learner.agent.named_parameters()
+    return {name for name, p in weights if p.grad is not None and p.grad.any()}
+
+
+@pytest.mark.parametrize("backbone", ["gru", "gpt2"])
+def test_an_update_in_bf16_is_near_one_in_fp32_and_trains_the_same(backbone, learner):
+    losses, names = {}, {}
+    for precision in ("fp32", "bf16"):
+        one = learner(f"backbone={backbone}", f"precision={precision}")
+        torch.manual_seed(1)
+        metrics = one.update(batch())
+        assert all(value.dtype == torch.float32 for value in metrics.values())
+        losses[precision] = metrics["world_model/loss"]
+        # Weights rounded in imagination, where nothing has a gradient, must not be used again behind it.
+        names[precision] = trained(one)
+        kept = [*one.agent.parameters(), *one.agent.behavior.return_norm.buffers()]
+        kept += [part for state in one.optimizer.inner.state.values() for part in state.values()]
+        assert {part.dtype for part in kept} == {torch.float32}
+    assert names["bf16"] == names["fp32"]
+    assert losses["bf16"] != losses["fp32"]  # or nothing was rounded
+    torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.05, atol=0.05)
+
+
+@torch.no_grad()
+def test_what_networks_say_is_in_full_precision():
+    x = torch.randn(5, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert MLP(8, 16, 1)(x).dtype == MLP(8, 16, 1, 3)(x).dtype == torch.float32
+        log_probs = CategoricalHead(8, 16, 1, (2, 4), 0.01)(x)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(5, 2))
+
+
+@torch.no_grad()
+def test_a_scalars_mean_does_not_feel_the_rounding_of_bins_far_out():
+    torch.manual_seed(0)
+    head = TwoHotHead(8, 16, 1, 255)
+    last = head.mlp[-1]
+    # Bins beyond 5 nats are unlikely, by numbers that bfloat16 has not.
+    last.bias.copy_(-4.013 * torch.linspace(-20, 20, 255).abs().sub(5).clamp(min=0).sqrt())
+    torch.nn.init.normal_(last.weight, std=0.01)
+    x = torch.randn(64, 8)
+    plain = head.mean(head(x))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = head.mean(head(x))
+    scale = plain.abs().mean()
+    assert (rounded - plain).abs().max() < 0.1 * scale

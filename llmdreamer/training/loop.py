@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from llmdreamer import parallel
 from llmdreamer.config import AUTO, parse_objectives
 from llmdreamer.config.objective import never_logged

@@ -34,16 +34,14 @@ def test_a_larger_picture_repeats_its_pixels():
 
 
 @pytest.mark.parametrize("shape", [(7, 7), (33, 17), (96, 15), (97, 131), (210, 160)])
-def test_a_picture_of_any_size_keeps_its_level_its_sides_and_its_thin_lines(shape):
+def test_a_picture_of_any_size_keeps_its_level_and_its_thin_lines(shape):
     assert (resize(np.full((*shape, 3), 55, np.uint8), 16) == 55).all()
-    picture = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    there_and_back = resize(picture[:, ::-1], 16)[:, ::-1].astype(int)
-    assert np.abs(there_and_back - resize(picture, 16)).max() <= 1
-    for row in (0, shape[0] // 2, shape[0] - 1):
-        line = np.zeros((*shape, 1), np.uint8)
-        line[row] = 255
-        seen = np.flatnonzero(resize(line, 16)[:, 0, 0])
-        assert len(seen) and abs(seen.mean() / 15 - row / (shape[0] - 1)) < 0.1
+    for axis, length in enumerate(shape):
+        for place in (0, length // 2, length - 1):
+            line = np.zeros((*shape, 1), np.uint8)
+            np.moveaxis(line, axis, 0)[place] = 255
+            seen = np.flatnonzero(resize(line, 16)[..., 0].max(1 - axis))
+            assert len(seen) and abs(seen.mean() / 15 - place / (length - 1)) < 0.1
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 12])

@@ -54,11 +54,23 @@ def trained(learner):
     return {name for name, p in weights if p.grad is not None and p.grad.any()}
 
 
-@pytest.mark.parametrize("backbone", ["gru", "gpt2"])
-def test_an_update_in_bf16_is_near_one_in_fp32_and_trains_the_same(backbone, learner):
+ARMS = {
+    **{name: [f"backbone={name}"] for name in ("gru", "gpt2", "smollm2", "qwen3", "pythia")},
+    **{name: [f"backbone={name}"] for name in ("mamba", "mamba2")},
+    "coupled": ["backbone=gru", "posterior=coupled"],
+    "lora": ["backbone=gpt2", "peft=true"],
+    "window": [
+        *("backbone=hf", "backbone.model_type=bloom"),
+        "backbone.config={hidden_size:32,n_layer:2,n_head:2}",
+    ],
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_update_in_bf16_is_near_one_in_fp32_and_trains_the_same(arm, learner):
     losses, names = {}, {}
     for precision in ("fp32", "bf16"):
-        one = learner(f"backbone={backbone}", f"precision={precision}")
+        one = learner(*ARMS[arm], f"precision={precision}")
         torch.manual_seed(1)
         metrics = one.update(batch())
         assert all(value.dtype == torch.float32 for value in metrics.values())

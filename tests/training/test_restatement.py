@@ -26,6 +26,7 @@ def agent(compose):
             "algo.world_model.stochastic_size=4",
             "algo.world_model.discrete_size=5",
             "algo.gamma=0.9",
+            "algo.lmbda=0.95",
             "algo.actor.unimix=0.01",
             "algo.world_model.reconstruction=2",
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -129,7 +129,7 @@ def merged(backbone: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for layer, weight, _ in kept:
                 for adapter in layer.active_adapters:
-                    weight.data = weight.data + layer.get_delta_weight(adapter)
+                    weight.data = weight.data + cast(Any, layer).get_delta_weight(adapter)
                     layer.merged_adapters.append(adapter)
         yield
     finally:

@@ -29,7 +29,7 @@ from llmdreamer.tracking.record import (
 )
 from llmdreamer.tracking.shipper import cut
 from llmdreamer.tracking.spool import Spool
-from llmdreamer.tracking.store import ui_command
+from llmdreamer.tracking.store import PATIENT, ui_command
 from llmdreamer.tracking.uploads import sync_command
 
 log = logging.getLogger(__name__)
@@ -168,8 +168,8 @@ class Tracker:
 
 def _cut_back(files: RunFiles, cursor: int) -> None:
     try:
-        # A killed run's shipper goes on for a while, and must not read what is being cut.
-        with FileLock(files.lock).acquire(timeout=20):
+        # A killed run's shipper waits for its last answer, and must not read what is being cut.
+        with FileLock(files.lock).acquire(timeout=1.5 * float(PATIENT)):
             cut(files, cursor)
     except Timeout:
         raise ConfigError(

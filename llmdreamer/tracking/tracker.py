@@ -111,7 +111,7 @@ class Tracker:
             log.warning("metrics may not be on the disk: %s", error)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Have a file, or all files of a directory, stored with the run, below `folder`.
+        """Have a file of the run's folder, or all files of a directory in it, stored below `folder`.
 
         It is read some seconds later, or at the next `sync`: leave it where it is.
         """

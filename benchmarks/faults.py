@@ -14,7 +14,6 @@ The commands and their environment are those of tests/faults.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import shutil
@@ -33,6 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("faults", "shared"))]
 
+from campaigns import parse
 from smallest import differing, rows, saved
 from tiny import LIMIT, Command
 
@@ -46,19 +46,15 @@ from llmdreamer.types import EnvSpec, TimeStep
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    given = parse(
+        __doc__,
+        {
+            "kills": {"kills": 100, "steps": 4000, "backbone": "gru", "seed": 0},
+            "memory": {"steps": 200_000},
+            "replay": {"rows": 5_000_000},
+            "saving": {"saves": 5},
+        },
     )
-    campaigns = parser.add_subparsers(dest="campaign", required=True)
-    of_kills = campaigns.add_parser("kills")
-    of_kills.add_argument("--kills", type=int, default=100)
-    of_kills.add_argument("--steps", type=int, default=4000)
-    of_kills.add_argument("--backbone", default="gru")
-    of_kills.add_argument("--seed", type=int, default=0)
-    campaigns.add_parser("memory").add_argument("--steps", type=int, default=200_000)
-    campaigns.add_parser("replay").add_argument("--rows", type=int, default=5_000_000)
-    campaigns.add_parser("saving").add_argument("--saves", type=int, default=5)
-    given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         if given.campaign == "kills":

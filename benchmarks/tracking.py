@@ -10,7 +10,6 @@ stopped (SIGSTOP) and goes on. Either must lose nothing, tell nothing twice, and
 
 from __future__ import annotations
 
-import argparse
 import multiprocessing
 import os
 import signal
@@ -26,6 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from campaigns import parse
+
 from llmdreamer.tracking import RunInfo, Tracker
 from llmdreamer.tracking.__main__ import main as sync
 
@@ -33,17 +34,10 @@ LIMIT = 900  # seconds for anything to happen
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    given = parse(
+        __doc__,
+        {"writers": {"writers": 8, "rows": 2000}, "server": {"away": 20.0, "hang": False}},
     )
-    campaigns = parser.add_subparsers(dest="campaign", required=True)
-    of_writers = campaigns.add_parser("writers")
-    of_writers.add_argument("--writers", type=int, default=8)
-    of_writers.add_argument("--rows", type=int, default=2000)
-    of_server = campaigns.add_parser("server")
-    of_server.add_argument("--away", type=float, default=20.0)
-    of_server.add_argument("--hang", action="store_true")
-    given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tracking-") as name:
         if given.campaign == "writers":
             return writers(Path(name), given.writers, given.rows)

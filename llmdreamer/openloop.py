@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,9 +97,41 @@ def load(path: Path) -> OpenLoop:
             arrays = dict(file)
         errors = {name: Errors(**parts) for name, parts in _grouped(arrays, "errors").items()}
         examples = {name: Example(**parts) for name, parts in _grouped(arrays, "examples").items()}
-        return OpenLoop(int(arrays["context"]), arrays["windows"], errors, examples)
-    except (OSError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        found = OpenLoop(int(arrays["context"]), arrays["windows"], errors, examples)
+        _check(found)
+        return found
+    except _UNREADABLE as error:
         raise ConfigError(f"{path}: cannot be read as an open loop ({error})") from error
+
+
+# What numpy and zipfile raise of a file that is damaged, or something else.
+_UNREADABLE = (
+    *(OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, RuntimeError),
+    *(MemoryError, zipfile.BadZipFile, zlib.error),
+)
+
+
+def _check(found: OpenLoop) -> None:
+    """Raises ValueError unless it is numbers, in shapes that fit."""
+    steps, context = found.horizon, found.context
+    for name, errors in found.errors.items():
+        if name.partition("/")[0] not in UNITS:
+            raise ValueError(f"{name} is no quantity")
+        for part in vars(errors).values():
+            _expect(name, part, (steps,))
+    _expect("windows", found.windows, (steps,))
+    for name, example in found.examples.items():
+        shape = example.observed.shape[1:]
+        if len(shape) != (3 if name.startswith("image/") else 1) or context < 1:
+            raise ValueError(f"{name} has rows of shape {shape} after {context} looks")
+        for part in (example.observed, example.posterior):
+            _expect(name, part, (context + steps, *shape))
+        _expect(name, example.imagined, (len(example.imagined), steps, *shape))
+
+
+def _expect(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    if array.shape != shape or array.dtype.kind not in "fiu" or array.size == 0:
+        raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, not numbers of {shape}")
 
 
 def _grouped(arrays: Mapping[str, Array], kind: str) -> dict[str, dict[str, Array]]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from llmdreamer.afterwards import read_config
@@ -56,13 +57,19 @@ class Policy:
         from llmdreamer.training.trainer import load_agent, torch_device
 
         config = from_yaml(folder / CONFIG, trust)
-        spaces = json.loads((folder / SPACES).read_text())
-        frames = frames_of(config.env)
-        keys = observation_keys(space_from_plain(spaces["observation"]), *frames)
-        actions = action_kind(space_from_plain(spaces["action"]))
         device = torch_device("auto")
+        try:
+            spaces = json.loads((folder / SPACES).read_text())
+            seen, done = (space_from_plain(spaces[name]) for name in ("observation", "action"))
+            weights = torch.load(folder / WEIGHTS, map_location=device, weights_only=True)
+        except (
+            *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnpicklingError),
+        ) as error:
+            told = str(error).partition("\n")[0]
+            raise ConfigError(f"{folder}: these are not the files of a policy ({told})") from error
+        keys, actions = observation_keys(seen, *frames_of(config.env)), action_kind(done)
         agent = make_agent(config, spec_of(keys, actions, config.env.action_repeat)).to(device)
-        load_agent(agent, torch.load(folder / WEIGHTS, map_location=device, weights_only=True))
+        load_agent(agent, weights)
         return cls(agent, keys, actions, is_plain="dict" not in spaces["observation"])
 
     def reset(self) -> None:

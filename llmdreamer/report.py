@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import html
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmdreamer.errors import ConfigError
-from llmdreamer.tracking.record import Known
+from llmdreamer.tracking.record import Known, redact
 from llmdreamer.tracking.record import load as load_record
 from llmdreamer.tracking.store import resolve_uri
 
@@ -51,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         source = find(args.source, args.experiment)
-        page = write(source, args.out, args.status.split(","))
+        typed = sys.argv[1:] if argv is None else argv
+        command = f"{parser.prog} {redact(shlex.join(typed))}"
+        page = write(source, args.out, args.status.split(","), command)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -82,8 +85,11 @@ def find(source: str, experiment: str | None = None) -> Source:
     return Source(resolve_uri(source, Path.cwd()), experiment or "llmdreamer")
 
 
-def write(source: Source, folder: Path, statuses: list[str]) -> Path:
+def write(source: Source, folder: Path, statuses: list[str], command: str) -> Path:
     """Write `index.html`, figures, tables and `returns.csv` into `folder`; return the page.
+
+    Args:
+        command: what was typed, for whoever reads the page.
 
     Raises:
         ConfigError: if there are no runs to report, or the folder cannot be written.
@@ -108,13 +114,13 @@ def write(source: Source, folder: Path, statuses: list[str]) -> Path:
             save(part, folder)
         returns(records).to_csv(folder / "returns.csv", index=False)
         page = folder / "index.html"
-        page.write_text(_page(f"llmdreamer: {source.experiment}", parts), encoding="utf-8")
+        page.write_text(_page(f"llmdreamer: {source.experiment}", parts, command), encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from error
     return page
 
 
-def _page(title: str, parts: list[Part]) -> str:
+def _page(title: str, parts: list[Part], command: str) -> str:
     body = "\n".join(f"<section>{part._repr_html_()}</section>" for part in parts)
     return f"""<!doctype html>
 <html lang="en">
@@ -124,7 +130,8 @@ def _page(title: str, parts: list[Part]) -> str:
 <style>{_STYLE}</style>
 <h1>{html.escape(title)}</h1>
 {body}
-<footer>Interquartile mean, stratified percentile bootstrap (2000 resamples, seed 0; strata:
+<footer>Made by <code>{html.escape(command)}</code>.
+Interquartile mean, stratified percentile bootstrap (2000 resamples, seed 0; strata:
 environments), performance profile and probability of improvement after Agarwal et al. 2021,
 arXiv:2108.13264.</footer>
 </html>

@@ -11,6 +11,7 @@ from llmdreamer.analysis.cells import differences, one_knob_apart
 from llmdreamer.analysis.load import FLOPS, RETURN, UPDATES, Records
 from llmdreamer.analysis.part import Part
 from llmdreamer.analysis.scores import Scores, scores
+from llmdreamer.analysis.style import MOST_ARMS, wrap
 
 KEYS = (RETURN, FLOPS, UPDATES)
 """The metrics that the comparison needs: loading no others takes a hundredth of the time."""
@@ -26,6 +27,10 @@ def overview(records: Records) -> Part:
     if len(unfinished):
         told = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
         text.append(f"Counted though they have not finished, as was asked for: {told}.")
+    if "tags.commit" in records.runs:
+        commits = records.runs["tags.commit"].fillna("unknown").value_counts(sort=False)
+        told = ", ".join(f"{name} ({count})" for name, count in sorted(commits.items()))
+        text.append(f"Commit of the code that ran (runs): {told}.")
     groups = records.runs.groupby(["label", "env"])
     table = groups["seed"].agg(n="count", seeds=lambda seeds: ", ".join(map(str, sorted(seeds))))
     return Part("Runs", text, [table.reset_index()])
@@ -55,8 +60,8 @@ def curves(records: Records, x: str = "env_step", key: str = RETURN) -> Part:
                 text.append(f"{label} in {env}: its runs share no stretch of {xlabel}.")
             else:
                 arms[str(label)] = curve
-        if len(arms) > plot.MOST_ARMS:
-            kept = sorted(arms, key=lambda name: (-arms[name].estimate.n, name))[: plot.MOST_ARMS]
+        if len(arms) > MOST_ARMS:
+            kept = sorted(arms, key=lambda name: (-arms[name].estimate.n, name))[:MOST_ARMS]
             text.append(f"{env}: {len(arms)} arms; the {len(kept)} with the most runs are drawn.")
             arms = {label: arms[label] for label in sorted(kept)}
         if arms:
@@ -106,9 +111,12 @@ def profile(records: Records) -> Part:
     part = Part(title)
     for number, found in enumerate(scores(records)):
         all_scores = found.frame["score"].to_numpy()
-        thresholds = np.linspace(min(0.0, all_scores.min()), all_scores.max(), 101)
+        low, high = all_scores.min(), all_scores.max()
+        # Normalised scores from 0 on, as they are published; returns from where the runs differ.
+        low = low - 0.1 * (high - low) if found.unit == "return" else min(0.0, low)
+        thresholds = np.linspace(low, high, 101)
         labels = [label for label in found.labels if len(found.of(label)[0]) > 1]
-        labels = sorted(labels, key=lambda label: -len(found.of(label)[0]))[: plot.MOST_ARMS]
+        labels = sorted(labels, key=lambda label: -len(found.of(label)[0]))[:MOST_ARMS]
         if not labels:
             part.text.append(f"{found.name}: no arm has two runs, so there is no distribution.")
             continue
@@ -126,7 +134,7 @@ def improvement(records: Records) -> Part:
     title = "Probability of improvement"
     part = Part(title)
     for number, found in enumerate(scores(records)):
-        labels = [label for label in found.labels if len(found.of(label)[0]) > 1][: plot.MOST_ARMS]
+        labels = [label for label in found.labels if len(found.of(label)[0]) > 1][:MOST_ARMS]
         rows: list[tuple[str, Estimate]] = []
         for i, label in enumerate(labels):
             for other in labels[i + 1 :]:
@@ -135,7 +143,7 @@ def improvement(records: Records) -> Part:
                 (one, envs), (two, others) = found.of(label), found.of(other)
                 rows.append(
                     (
-                        plot.wrap(label) + "\n" + plot.wrap(f"> {other}"),
+                        wrap(label) + "\n" + wrap(f"> {other}"),
                         aggregate.improvement(one, two, envs, others),
                     )
                 )
@@ -175,7 +183,7 @@ def axes_of_the_question(records: Records) -> Part:
         if tested:
             figure = plot.forest(
                 [
-                    (plot.wrap(f"{knob}: {label}") + "\n" + plot.wrap(f"− {other}"), got)  # noqa: RUF001
+                    (wrap(f"{knob}: {label}") + "\n" + wrap(f"− {other}"), got)  # noqa: RUF001
                     for knob, label, other, got in tested
                 ],
                 f"mean paired difference of {found.unit}, {found.name}; 95% bootstrap interval",

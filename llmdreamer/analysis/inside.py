@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from llmdreamer.analysis import openloop, plot
+from llmdreamer.analysis import openloop, plot_run
 from llmdreamer.analysis.aggregate import Array
 from llmdreamer.analysis.load import Records
 from llmdreamer.analysis.part import Part
@@ -34,6 +34,9 @@ PANELS = {
     "Updates per second": (r"^time/updates_per_second$", "1/s"),
     "Time split": (r"^time/.*_share$", "share of the time"),
 }
+
+LOGARITHMIC = ("World-model losses", "Behaviour losses", "Gradient norms")
+"""What falls by orders of magnitude in its first steps."""
 
 
 def choose(records: Records, run: str | None) -> str | None:
@@ -63,7 +66,7 @@ def everything(records: Records, run: str | None = None) -> list[Part]:
     if panels:
         units = {title: unit for title, (_, unit) in PANELS.items()}
         panels |= _with_target(panels, row)
-        figures["inside"] = plot.lines(panels, "environment steps", units)
+        figures["inside"] = plot_run.lines(panels, "environment steps", units, LOGARITHMIC)
     part = Part("One run", text, [facts] if len(facts) else [], figures)
     return [part, *_adapters(series), *_foretold(records, row)]
 
@@ -94,7 +97,7 @@ def _adapters(series: dict[str, tuple[Array, Array]]) -> list[Part]:
             for name, y in sorted(norms.items(), key=lambda item: (_block(item[0]), item[0]))
         ]
     )
-    figure = plot.by_block({name: sorted(rows) for name, rows in sorted(lines.items())})
+    figure = plot_run.by_block({name: sorted(rows) for name, rows in sorted(lines.items())})
     text = "How large the adapters' change of each layer is, as a share of the layer's own weights."
     return [Part("LoRA weight norms by layer", [text], [table], {"lora-norms": figure})]
 

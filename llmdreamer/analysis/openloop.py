@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from llmdreamer.analysis import plot
+from llmdreamer.analysis import plot_run
 from llmdreamer.analysis.part import Part
-from llmdreamer.analysis.plot import Style
+from llmdreamer.analysis.style import Style
 from llmdreamer.openloop import CONTINUE, UNITS, Example, OpenLoop
 
 IMAGINED, REPEATED, SEEN = "imagined", "last seen, repeated", "seen and decoded"
@@ -37,7 +37,7 @@ def errors(found: OpenLoop) -> Part:
     text = [_claim(found), *_few(found)]
     units = {name: UNITS[name.partition("/")[0]] for name in panels}
     figures = (
-        {"prediction-error": plot.named_lines(panels, STYLES, "steps ahead", units)}
+        {"prediction-error": plot_run.named_lines(panels, STYLES, "steps ahead", units)}
         if panels
         else {}
     )
@@ -111,12 +111,12 @@ def _trajectories(example: Example, context: int, key: str, chosen: list[int]) -
     start = np.repeat(example.posterior[None, context - 1 : context], len(example.imagined), 0)
     imagined = np.concatenate([start, example.imagined], 1)
     panels = {
-        key if example.observed.shape[1] == 1 else f"{key}[{number}]": plot.Foretold(
+        key if example.observed.shape[1] == 1 else f"{key}[{number}]": plot_run.Foretold(
             time, example.observed[:, number], imagined[:, :, number]
         )
         for number in chosen
     }
-    return plot.foretold(panels, "policy steps after the last look", "as the agent sees it")
+    return plot_run.foretold(panels, "policy steps after the last look", "as the agent sees it")
 
 
 def _strip(example: Example, context: int) -> Figure:
@@ -128,4 +128,4 @@ def _strip(example: Example, context: int) -> Figure:
     for number, imagined in enumerate(example.imagined, 1):
         whole = np.concatenate([example.posterior[:context], imagined])
         rows[f"imagined {number}"] = whole[shown]
-    return plot.strips(rows, [int(column) + 1 - context for column in shown])
+    return plot_run.strips(rows, [int(column) + 1 - context for column in shown])

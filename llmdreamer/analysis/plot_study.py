@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from llmdreamer.analysis.plot import tidy
+from llmdreamer.analysis.style import tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,10 +121,10 @@ def curves(tried: Tried) -> Figure:
         axis.plot(x, y, color=PALE, lw=0.9, ls=(0, (3, 2)) if is_pruned else "solid")
         if is_pruned:
             axis.plot(x[-1], y[-1], "v", mfc="#FFFFFF", mec=INK, ms=6)
-    handles = [
-        Line2D([], [], color=PALE, lw=0.9, label="trial"),
-        Line2D([], [], color=PALE, ls=(0, (3, 2)), marker="v", mfc="#FFF", mec=INK, label="pruned"),
-    ]
+    handles = [Line2D([], [], color=PALE, lw=0.9, label="trial")]
+    if any(trial.curve for trial in tried.of("PRUNED")):
+        how = {"ls": (0, (3, 2)), "marker": "v", "mfc": "#FFF", "mec": INK}
+        handles.append(Line2D([], [], color=PALE, label="pruned", **how))
     if best is not None and best.curve:
         axis.plot(*zip(*best.curve, strict=True), color=INK, lw=2)
         handles.append(Line2D([], [], color=INK, lw=2, label=f"best: trial {best.number}"))
@@ -220,6 +220,11 @@ def _places(tried: Tried, name: str) -> dict[Any, float]:
 def _scale(axis: Axes, places: Mapping[Any, float], is_log: bool) -> None:
     if is_log:
         axis.set_xscale("log")
+        low, high = axis.get_xlim()
+        # As many labels as do not run into each other.
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_locator(NullLocator())
     elif any(not isinstance(value, int | float) or isinstance(value, bool) for value in places):
         axis.set_xticks(list(places.values()), [str(value) for value in places])
         axis.set_xlim(-0.5, len(places) - 0.5)

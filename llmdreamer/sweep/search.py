@@ -14,8 +14,7 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.cells import identity
 from llmdreamer.sweep.plan import Plan, spelled
 from llmdreamer.sweep.samplers import Space, grid_size
-
-_SIGNED = "llmdreamer"  # the study's attribute that says what it searches
+from llmdreamer.sweep.tried import SIGNED
 
 
 def space(swept: dict[str, Override]) -> dict[str, BaseDistribution]:
@@ -76,10 +75,10 @@ def _brief(value: object) -> str:
 def sign(study: optuna.Study, plan: Plan, dimensions: Space) -> None:
     """Write into the study what it searches."""
     signature = _signature(plan, dimensions)
-    before = study.user_attrs.get(_SIGNED)
+    before = study.user_attrs.get(SIGNED)
     if before is not None:
         signature["config"] = before["config"]
-    study.set_user_attr(_SIGNED, signature)
+    study.set_user_attr(SIGNED, signature)
 
 
 def refuse_another(study: optuna.Study, plan: Plan, dimensions: Space) -> None:
@@ -96,7 +95,7 @@ def refuse_another(study: optuna.Study, plan: Plan, dimensions: Space) -> None:
         raise ConfigError(
             f"study {plan.name} was made to {' and '.join(made)}, not {' and '.join(asked)}: {advice}"
         )
-    before = study.user_attrs.get(_SIGNED)
+    before = study.user_attrs.get(SIGNED)
     if before is None:  # its driver died before it signed
         return
     has_values = any(trial.state is TrialState.COMPLETE for trial in study.trials)

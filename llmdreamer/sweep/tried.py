@@ -13,6 +13,8 @@ from llmdreamer.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from optuna.study import Study
 
+SIGNED = "llmdreamer"
+"""The attribute of a study of ours that says what it searches."""
 _SQLITE = "sqlite:///"
 
 
@@ -115,11 +117,19 @@ def tried(study: Study) -> Tried:
             )
         )
     maximize = [direction.name == "MAXIMIZE" for direction in study.directions]
-    names = study.metric_names or [
-        "objective" if len(maximize) == 1 else f"objective {k + 1}" for k in range(len(maximize))
-    ]
+    names = study.metric_names or _objectives(study, len(maximize))
     front = {trial.number for trial in study.best_trials} if len(maximize) > 1 else set()
     return Tried(study.study_name, list(names), maximize, trials, log, front)
+
+
+def _objectives(study: Study, count: int) -> list[str]:
+    """The metrics that are searched for, by what a study of ours says of itself; else numbers."""
+    names = study.user_attrs.get(SIGNED, {"value": {"objective": ""}})["value"]["objective"].split(
+        ", "
+    )
+    if len(names) == count and all(names):
+        return [str(name) for name in names]
+    return ["objective" if count == 1 else f"objective {k + 1}" for k in range(count)]
 
 
 def importances(study: Study) -> dict[str, float]:

@@ -191,7 +191,10 @@ class Shipper:
 
     def _ship_artifact(self, client: MlflowClient, path: str, folder: str | None) -> None:
         source = self.files.folder / path
-        if source.is_dir():
+        if not _is_within(source, self.files.folder):
+            # A stranger's folder may list any file of ours, and name the server that would get it.
+            say(f"tracking: {source} leads out of the run's folder, and was not uploaded")
+        elif source.is_dir():
             client.log_artifacts(self._run_id, str(source), folder or source.name)
         elif source.exists():
             client.log_artifact(self._run_id, str(source), folder)
@@ -233,6 +236,12 @@ def with_password(uri: str) -> str:
     """Passwords are not written to run folders: they come with the environment."""
     full = os.environ.get("MLFLOW_TRACKING_URI", uri)
     return full if redact(full) == uri else uri
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether a file, or all that is below a folder, lies in `folder` once links are followed."""
+    root = folder.resolve()
+    return all(each.resolve().is_relative_to(root) for each in (path, *path.rglob("*")))
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[list[Row]]:

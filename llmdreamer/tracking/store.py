@@ -25,11 +25,17 @@ _SERVERS = ("http", "https")
 _DATABASES = {"postgresql": 5432, "mysql": 3306}  # scheme: the port it listens at
 _SQLITE = "sqlite:///"
 
+HURRIED, PATIENT = "8", "60"
+"""Seconds that a server's answer is waited for: by whoever holds up others (below the 10 that a finishing
+run waits), and by uploads, which hold up nobody. A busy server takes its time for a batch; asked again
+before it has answered, it has the same work twice, and may never get through."""
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+
 # MLflow's own defaults retry for four minutes, speak of every migration, draw progress bars and
 # report usage to its makers. Whoever sets these variables keeps what they set.
 _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the shipper has a backoff of its own
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",  # seconds; below the 10 that a finishing run waits
+    _TIMEOUT: HURRIED,
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -86,6 +92,13 @@ def connect(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri)
 
 
+def be_patient(patient: bool) -> None:
+    """Let this process wait PATIENT seconds for an answer from now on, or HURRIED ones again."""
+    # A sweep's driver hands its own environment on to the runs: HURRIED there is nobody's wish.
+    if os.environ.get(_TIMEOUT, HURRIED) in (HURRIED, PATIENT):
+        os.environ[_TIMEOUT] = PATIENT if patient else HURRIED
+
+
 def prepare(uri: str, experiment: str, artifact_root: Path | None = None) -> str:
     """Make the database and the experiment unless they are there; return the experiment's id.
 
@@ -131,11 +144,22 @@ def speaking(uri: str) -> Iterator[None]:
     except Exception as error:
         # MlflowException, sqlalchemy's, requests', urllib3's, a database driver's, OSError: which
         # of them comes out depends on the store, and no failure of a store may end a run.
-        lines = str(error).splitlines() or [""]
+        told = _what_happened(error)
+        lines = str(told).splitlines() or [""]
         raise TrackingError(
             f"tracking at {redact(uri)} is unreachable "
-            f"({type(error).__name__}: {redact(lines[0])[:160]})"
+            f"({type(told).__name__}: {redact(lines[0])[:160]})"
         ) from error
+
+
+def _what_happened(error: BaseException) -> BaseException:
+    """Three libraries wrap what a connection has met with, and their own words tell it last."""
+    from urllib3.exceptions import HTTPError
+
+    inner: BaseException | None = error
+    while inner is not None:
+        found, inner = inner, inner.__cause__ or inner.__context__
+    return found if isinstance(found, OSError | HTTPError) else error
 
 
 def metric_key(name: str) -> str:

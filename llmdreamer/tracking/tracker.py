@@ -29,7 +29,7 @@ from llmdreamer.tracking.record import (
 )
 from llmdreamer.tracking.shipper import cut
 from llmdreamer.tracking.spool import Spool
-from llmdreamer.tracking.store import ui_command
+from llmdreamer.tracking.store import PATIENT, ui_command
 from llmdreamer.tracking.uploads import sync_command
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Tracker:
             log.warning("metrics may not be on the disk: %s", error)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Have a file, or all files of a directory, stored with the run, below `folder`.
+        """Have a file of the run's folder, or all files of a directory in it, stored below `folder`.
 
         It is read some seconds later, or at the next `sync`: leave it where it is.
         """
@@ -168,8 +168,8 @@ class Tracker:
 
 def _cut_back(files: RunFiles, cursor: int) -> None:
     try:
-        # A killed run's shipper goes on for a while, and must not read what is being cut.
-        with FileLock(files.lock).acquire(timeout=20):
+        # A killed run's shipper waits for its last answer, and must not read what is being cut.
+        with FileLock(files.lock).acquire(timeout=1.5 * float(PATIENT)):
             cut(files, cursor)
     except Timeout:
         raise ConfigError(

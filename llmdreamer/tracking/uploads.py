@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from llmdreamer.tracking.record import Wanted, load, redact, save
 from llmdreamer.tracking.shipper import Shipper, say
-from llmdreamer.tracking.store import TrackingError, resolve_uri
+from llmdreamer.tracking.store import TrackingError, be_patient, resolve_uri
 
 INTERVAL = 5.0  # seconds between uploads
 LONGEST_WAIT = 30.0  # seconds between attempts at a store that does not answer
@@ -41,6 +41,7 @@ def follow(folder: Path, owner: int) -> int:
         while True:
             # Asked first, so that the last upload comes after the last row.
             ended = _has_ended(owner, wait)
+            be_patient(not ended)
             try:
                 shipper.ship()
                 if ended:
@@ -67,6 +68,7 @@ def sync(folder: Path, uri: str | None = None) -> int:
         TrackingError: if the store fails, or the run is alive.
     """
     shipper = Shipper(folder)
+    be_patient(True)
     try:
         with FileLock(shipper.files.lock).acquire(timeout=0):
             if uri is not None:

@@ -123,5 +123,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
     tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))
     parent = os.environ.get(PARENT_VARIABLE)
     name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
+    if "trial" in tags:  # MLflow's table shows some 14 letters of a name
+        name = f"#{tags['trial']} {name}"
     path = run_dir / "config.yaml"
     return RunInfo(name, flatten(asdict(config)), tags, parent, path)

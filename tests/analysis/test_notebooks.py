@@ -67,6 +67,8 @@ def test_the_report_is_one_page_and_its_pictures(recorded: Recorded, tmp_path: P
     assert text.count("data:image/png") >= 5
     assert 'src="http' not in text and "<link" not in text and "<script" not in text
     assert (tmp_path / "out" / "curves-env-step.svg").exists()
+    assert f"python -m llmdreamer.report {database} --experiment {EXPERIMENT}" in text
+    assert "Commit of the code that ran" in text
 
 
 def test_the_report_of_a_sweep_counts_its_jobs_only(recorded: Recorded, tmp_path: Path, capsys):

@@ -1,6 +1,5 @@
 """What is drawn and said: styles, sentences, parts, the look inside, published curves, studies."""
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +10,20 @@ import pandas as pd
 import pytest
 from recorded import EXPERIMENT, Recorded
 
-from llmdreamer.analysis import inside, openloop, plot, plot_study, published, sentence, study
+from llmdreamer.analysis import (
+    inside,
+    openloop,
+    plot,
+    plot_run,
+    plot_study,
+    published,
+    sentence,
+    study,
+)
 from llmdreamer.analysis.aggregate import Estimate
 from llmdreamer.analysis.load import RETURN, Records, load
 from llmdreamer.analysis.part import Part, save
+from llmdreamer.analysis.style import PALETTE, _spread, styles
 from llmdreamer.openloop import FILE, Errors, Example, OpenLoop
 
 ROOT = Path(__file__).parents[2]
@@ -26,30 +35,34 @@ def found(value: float, low: float, high: float, n: int = 5) -> Estimate:
 
 
 def test_an_arm_looks_the_same_in_any_company():
-    alone, together = plot.styles(["gru"])["gru"], plot.styles(ARMS)["gru"]
+    alone, together = styles(["gru"])["gru"], styles(ARMS)["gru"]
     assert alone == together
 
 
 def test_no_two_arms_share_a_colour_or_a_line_style():
-    chosen = plot.styles(ARMS)
+    chosen = styles(ARMS)
     assert len({style.color for style in chosen.values()}) == len(ARMS)
     assert len({str(style.dash) for style in chosen.values()}) == len(ARMS)
 
 
 def test_variants_of_an_arm_share_its_colour_and_are_told_apart_by_marks():
-    chosen = plot.styles(["scratch lr=0.1", "scratch lr=0.2"])
+    chosen = styles(["scratch lr=0.1", "scratch lr=0.2"])
     one, two = chosen.values()
     assert one.color == two.color and one.marker != two.marker
     assert one.name("x")[0] != two.name("x")[0]
 
 
 def test_names_beside_lines_keep_apart():
-    places = plot._spread([1.0, 1.1, 1.2, 9.0], [1.0] * 4)
-    assert all(b - a >= 1 - 1e-9 for a, b in itertools.pairwise(places))
+    places = _spread([1.0, 1.1, 1.2, 9.0], [1.0] * 4, floor=0.0)
+    assert places == pytest.approx(
+        [0.5, 1.5, 2.5, 9.0]
+    )  # off the floor; the last stays where it is
+    places = _spread([4.0, 4.2, 9.0, 9.2], [1.0] * 4, floor=0.0)
+    assert places == pytest.approx([3.6, 4.6, 8.6, 9.6])
 
 
 def test_lines_are_dark_enough_on_white():
-    for style in plot.styles(ARMS).values():
+    for style in styles(ARMS).values():
         assert matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(style.color))[2] < 0.95
 
 
@@ -76,7 +89,7 @@ def test_few_runs_are_warned_of():
 
 
 def test_a_part_is_escaped_and_saved_as_text_and_pictures(tmp_path: Path):
-    figure = plot.lines({"p": {"a": (np.arange(3.0), np.arange(3.0))}}, "steps", {"p": "unit"})
+    figure = plot_run.lines({"p": {"a": (np.arange(3.0), np.arange(3.0))}}, "steps", {"p": "unit"})
     part = Part("A <b> part", ["1 < 2"], [pd.DataFrame({"x": ["<i>"]})], {"pic": figure})
     page = part._repr_html_()
     assert "<i>" not in page and "1 &lt; 2" in page and "data:image/png;base64," in page
@@ -242,6 +255,7 @@ def test_our_curves_lie_over_the_published_ones(curves: pd.DataFrame):
 def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/optuna.db"
     made = optuna.create_study(storage=storage, study_name="s")
+    made.set_user_attr("llmdreamer", {"value": {"objective": "eval/return"}})
     for x in range(4):
         trial = made.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
         trial.report(float(x), 0)
@@ -255,6 +269,7 @@ def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
         *("study-intermediate-values", "study-importances", "study-timeline"),
     }
     (axis,) = figures["study-history"].axes
+    assert axis.get_ylabel() == "eval/return"
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
     assert drawn["complete"] == [[0, 0], [1, 1], [2, 2]] and drawn["pruned"] == [[3, 3]]
     # A study minimises unless it is told not to.
@@ -284,7 +299,7 @@ def test_ends_of_trials_are_told_apart_without_colour():
 @pytest.mark.parametrize("points", [1, 5])
 def test_a_line_is_seen_even_where_it_has_a_single_point(points: int):
     x = np.arange(float(points))
-    (axis,) = plot.lines({"p": {"a": (x, x)}}, "steps", {"p": "unit"}).axes
+    (axis,) = plot_run.lines({"p": {"a": (x, x)}}, "steps", {"p": "unit"}).axes
     assert bool(axis.lines[0].get_marker()) == (points == 1)
     one = Estimate(x, x - 1, x + 1, 3)
     (axis,) = plot.curves({"E": {"gru": plot.Curve(x, one, [(x, x)])}}, "steps", "return").axes
@@ -292,13 +307,13 @@ def test_a_line_is_seen_even_where_it_has_a_single_point(points: int):
 
 
 def test_names_are_dark_enough_to_be_read_where_a_line_may_be_pale():
-    for style in plot.styles([*ARMS, "ppo_fixhp"]).values():
+    for style in styles([*ARMS, "ppo_fixhp"]).values():
         red, green, blue = style.ink
         assert 0.299 * red + 0.587 * green + 0.114 * blue <= 0.43
 
 
 def test_lines_that_are_no_arms_never_share_a_dash():
-    assert len({str(dash) for _, dash in plot._PALETTE}) == len(plot._PALETTE) == 9
+    assert len({str(dash) for _, dash in PALETTE}) == len(PALETTE) == 9
 
 
 def test_no_study_is_a_sentence_and_no_file(tmp_path: Path):

@@ -3,15 +3,30 @@
 import hashlib
 import json
 import os
+import runpy
+import tempfile
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from smallest import saved
-from tiny import run
+from tiny import ROOT, TINY, run
 
-from llmdreamer.config import from_yaml
+from llmdreamer.analysis.inside import everything
+from llmdreamer.analysis.load import CURVE_COLUMNS, Records
+from llmdreamer.config import from_yaml, to_yaml
 from llmdreamer.errors import ConfigError
+from llmdreamer.evaluate import main as evaluate
+from llmdreamer.imagine import main as imagine
+from llmdreamer.policy import CONFIG, SPACES, WEIGHTS
+from llmdreamer.register import main as register
 from llmdreamer.tracking.__main__ import main as tracking
 
 RESUME = ("run_name=run", "resume=auto")
@@ -106,6 +121,148 @@ def test_a_backbones_directory_runs_no_code(tmp_path, mark, model_type, weights)
     with pytest.raises(ConfigError):
         load_pretrained(str(folder), model_type, "")
     assert not mark.exists()
+
+
+@pytest.fixture
+def pickled(mark, tmp_path):
+    """Bytes that call something as soon as they are unpickled."""
+    path = tmp_path / "pickled"
+    np.save(path.open("wb"), np.array([Hostile(mark)], object), allow_pickle=True)
+    return path
+
+
+def bundle(path: Path, member: bytes) -> Path:
+    """An archive of one array, as numpy writes them; its bytes are anybody's."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("windows.npy", member)
+    return path
+
+
+def test_an_array_of_a_stranger_would_leave_a_mark(mark, pickled):
+    np.load(pickled, allow_pickle=True)
+    assert mark.exists()
+
+
+def inside(uri: str, artifacts: str) -> str:
+    """What is said of a run's artifacts, by what looks into it."""
+    row = {"run_id": "1", "name": "run", "status": "FINISHED", "started": 0.0}
+    row |= {"artifacts": artifacts, "replay_ratio": "1"}
+    records = Records("store", pd.DataFrame([row]), pd.DataFrame(columns=CURVE_COLUMNS), [], uri)
+    last = everything(records)[-1]
+    return " ".join(last.text)
+
+
+@pytest.mark.parametrize("kind", ["array", "bundle", "damaged", "link", "folder", "empty"])
+def test_an_artifact_of_a_stranger_is_read_as_numbers(tmp_path, mark, pickled, kind):
+    folder = tmp_path / "artifacts"
+    folder.mkdir()
+    file = folder / "open_loop.npz"
+    if kind == "array":
+        pickled.rename(file)
+    elif kind == "bundle":
+        bundle(file, pickled.read_bytes())
+    elif kind == "damaged":
+        np.savez_compressed(file, windows=np.arange(500))
+        whole = bytearray(file.read_bytes())
+        whole[60:90] = bytes(30)
+        file.write_bytes(whole)
+    elif kind == "link":
+        file.symlink_to(pickled)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        file.touch()
+    said = inside("sqlite:///none.db", folder.as_uri())
+    assert said.startswith("Not shown: ") and not mark.exists()
+
+
+class Stranger(BaseHTTPRequestHandler):
+    """A tracking server whose artifacts lie above the folder that they are fetched into."""
+
+    climbs: ClassVar[str] = ""
+    payload: ClassVar[bytes] = b""
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        path, _, query = self.path.partition("?")
+        self.asked.append(path)
+        files = [{"path": self.climbs, "is_dir": False, "file_size": 9}]
+        listed = query.endswith("open_loop.npz") and self.climbs
+        listing = json.dumps({"files": files if listed else []}).encode()
+        body = listing if path.endswith("/artifacts") else self.payload
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize("climbs", ["", "../../../mark", "/../mark", "%2e%2e/%2e%2e/mark", "MARK"])
+def test_a_server_of_a_stranger_writes_nowhere_and_runs_nothing(
+    tmp_path, monkeypatch, mark, pickled, climbs
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where a download goes
+    monkeypatch.setattr(Stranger, "climbs", climbs.replace("MARK", str(mark)))
+    monkeypatch.setattr(Stranger, "payload", pickled.read_bytes())
+    Stranger.asked.clear()
+    before = {path.name for path in tmp_path.iterdir()}
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        said = inside(f"http://127.0.0.1:{server.server_port}", "mlflow-artifacts:/1/1/artifacts")
+        server.shutdown()
+    assert said.startswith("Not shown: ") and Stranger.asked
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [CONFIG, SPACES, WEIGHTS])
+def test_a_registered_policy_of_a_stranger_is_data(compose, tmp_path, mark, name):
+    folder = tmp_path / "policy"
+    folder.mkdir()
+    (folder / CONFIG).write_text(to_yaml(compose(*TINY)))
+    spaces = {"observation": {"box": [4], "dtype": "float32", "low": -9.0, "high": 9.0}}
+    (folder / SPACES).write_text(json.dumps(spaces | {"action": {"discrete": 2, "start": 0}}))
+    torch.save({}, folder / WEIGHTS)
+    if name == WEIGHTS:
+        torch.save({"weight": Hostile(mark)}, folder / WEIGHTS)
+    else:
+        (folder / name).write_text(f"seed: !!python/object/apply:os.mkdir [{mark}]")
+    context = SimpleNamespace(artifacts={name: str(folder / name)}, model_config={"trust": []})
+    model = runpy.run_path(str(ROOT / "llmdreamer" / "pyfunc_policy.py"))["PolicyModel"]()
+    with pytest.raises(ConfigError, match=r"not the files of a policy|config\.yaml"):
+        model.load_context(context)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("door", [evaluate, register, imagine])
+def test_a_downloaded_run_of_a_stranger_is_data(copy, tmp_path, mark, capsys, door):
+    _, folder = copy
+    draft = tmp_path / "draft"
+    torch.save({"trainer": Hostile(mark), "metrics_offset": 0}, draft)
+    digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:16]
+    (folder / "checkpoints" / f"step-{10**6:012d}-{digest}.pt").symlink_to(draft)
+    name = ["model"] if door is register else []
+    assert door([str(folder), *name]) == 2
+    assert "holds more than tensors and plain values" in capsys.readouterr().err
+    assert not mark.exists()
+
+
+def test_a_folder_of_a_stranger_uploads_none_of_our_files(copy, tmp_path, capsys):
+    _, folder = copy
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2secret")
+    (folder / "link").symlink_to(secret)
+    (folder / "folder").mkdir()
+    (folder / "folder" / "link").symlink_to(secret)
+    listed = [str(secret), "../../secret", "link", "folder", "config.yaml"]
+    rows = [json.dumps({"path": path, "folder": None}) + "\n" for path in listed]
+    (folder / "tracking" / "artifacts.jsonl").write_text("".join(rows))
+    assert tracking(["sync", str(folder), "--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("leads out of the run's folder, and was not uploaded") == 4
+    stored = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
+    assert [path.name for path in stored] == ["config.yaml"]
 
 
 def test_a_password_is_in_no_file_no_line_and_not_in_mlflow(tmp_path, monkeypatch):

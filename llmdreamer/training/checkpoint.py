@@ -60,7 +60,10 @@ class Checkpoints:
             draft.unlink(missing_ok=True)
             log.warning("no checkpoint at policy step %d: %s", policy_step, error)
             return None
-        for old in self._paths()[self.keep :]:
+        # Those of later steps are of a life that this one does not go on from: damaged, or better left.
+        known = self._paths()
+        lived = [one for one in known if _step(one) <= policy_step]
+        for old in set(known) - set(lived[: self.keep]):
             old.unlink()
         return path
 
@@ -89,7 +92,11 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         """Newest first. Two of one step, which only a resumed run can leave, are the same run's."""
         paths = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(paths, key=lambda path: (path.name[:17], path.stat().st_mtime), reverse=True)
+        return sorted(paths, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name[5:17])
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any]:

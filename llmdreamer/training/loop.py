@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from llmdreamer import parallel
 from llmdreamer.config import AUTO, parse_objectives
 from llmdreamer.config.objective import never_logged
+from llmdreamer.envs import EnvError
 from llmdreamer.errors import ConfigError
 from llmdreamer.openloop import FILE
 from llmdreamer.tracking import Tracker, resolve_uri
@@ -28,7 +29,7 @@ from llmdreamer.training.openloop import foretell
 from llmdreamer.training.report import Best, plot_returns, summary
 from llmdreamer.training.saver import Saver
 from llmdreamer.training.system import SystemMonitor
-from llmdreamer.training.trainer import Trainer, check_finite
+from llmdreamer.training.trainer import PARTS, Trainer, check_finite
 from llmdreamer.types import Metrics
 
 if TYPE_CHECKING:
@@ -80,9 +81,7 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     if config.resume in (None, AUTO):
         trainer.replay.clear()
     else:
-        saved = checkpoints.newest(trainer.device)
-        trainer.load_state_dict(saved["trainer"])
-        cursor = int(saved["metrics_offset"])
+        cursor = _restore(trainer, checkpoints)
     tracker = None
     if parallel.is_first():
         tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
@@ -96,7 +95,7 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         except (Stopped, KeyboardInterrupt):
             status = "KILLED"
             raise
-        except (Diverged, OSError) as error:
+        except (Diverged, EnvError, OSError) as error:
             _explain(error, run_dir, checkpoints)
             raise
         finally:
@@ -106,9 +105,31 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     return result
 
 
-def _explain(error: Diverged | OSError, run_dir: Path, checkpoints: Checkpoints) -> None:
-    """Raise, of an error that is no bug of ours, one that says in one line how to go on from it."""
+def _restore(trainer: Trainer, checkpoints: Checkpoints) -> int:
+    """Put the trainer where the newest checkpoint left it; returns the end of its metrics.
+
+    Raises:
+        ConfigError: if the checkpoint is damaged, of another run, or not of a whole one, as best/ is not.
+    """
+    saved = checkpoints.newest(trainer.device)
+    inside = saved.get("trainer", {})
+    if lost := sorted({"metrics_offset"} - saved.keys() | PARTS - inside.keys()):
+        raise ConfigError(
+            f"{checkpoints.newest_path} is no checkpoint to go on from: it has no {', '.join(lost)}"
+        )
+    trainer.load_state_dict(inside)
+    return int(saved["metrics_offset"])
+
+
+def _explain(error: Diverged | EnvError | OSError, run_dir: Path, checkpoints: Checkpoints) -> None:
+    """Raise, of an error that is no bug of ours, one that says in one line where there is more, or how to
+    go on from it."""
     path = checkpoints.newest_path
+    if isinstance(error, EnvError):
+        if not getattr(error.__cause__, "trace", ""):  # what it showed was wrong: no more to tell
+            return
+        told = f"{error.cause} (traceback: {run_dir / 'run.log'})"
+        raise EnvError(error.index, error.step, told) from error
     if isinstance(error, Diverged):
         told = "no checkpoint was written yet" if path is None else f"the last good one is {path}"
         raise Diverged(f"{error}; {told}") from error
@@ -136,7 +157,9 @@ class Run:
         self.tracker = tracker
         self.journal = Journal(trainer, saver, tracker)
         goes_on = trainer.policy_step > 0
-        self.best = BestPolicy(run_dir, trainer.device, goes_on=goes_on) if tracker else None
+        self.best = None
+        if tracker is not None:
+            self.best = BestPolicy(run_dir, trainer.device, saver, goes_on=goes_on)
         self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
 
@@ -257,8 +280,10 @@ class Run:
         return TrainResult(self.journal.newest[metrics[0]], result)
 
     def _offer(self, result: Evaluation) -> None:
+        trainer = self.trainer
         if self.config.eval.keep_best and self.best is not None:
-            self.best.offer(self.trainer.agent, result, self.trainer.policy_step)
+            with trainer.clock.stage("checkpoint"):
+                self.best.offer(trainer.agent, result, trainer.policy_step)
 
     def _evaluate_best(self) -> Best | None:
         """Evaluate the best policy on episodes that it was not chosen by: the agent has its weights then."""

@@ -73,8 +73,8 @@ def begun_or_gone(folder: Path) -> Iterator[None]:
 def _clear(folder: Path) -> None:
     """Remove what Hydra, the lock and an empty replay leave, and the folder if nothing else is there."""
     replays = sorted(folder.glob("replay*/**/"), reverse=True)
-    for file in ("run.log", LOCK, *(replay / "meta.json" for replay in replays)):
-        (folder / file).unlink(missing_ok=True)
+    for file in (folder / "run.log", folder / LOCK, *(one / "meta.json" for one in replays)):
+        file.unlink(missing_ok=True)
     for each in (*replays, folder / "checkpoints", folder):
         with suppress(OSError):
             each.rmdir()

@@ -59,6 +59,7 @@ def test_a_disk_that_is_full_for_every_checkpoint_takes_the_run_to_its_end(disk)
     folder = disk("size=1m")
     code, said = run(folder, "run_name=run", "replay.capacity=1000")
     assert (code, said.count("no checkpoint at policy step ")) == (0, 4), said
+    assert said.count(": [Errno 28] No space left on device") == 4
     assert "evaluation return" in said and "Traceback" not in said
     assert list((folder / "outputs" / "run" / "checkpoints").iterdir()) == []
 

@@ -1,16 +1,15 @@
 """Campaigns against one run, longer than a test may be; the figures they gave are in docs/log.md.
 
-    python benchmarks/faults.py kills [--kills 100] [--steps 1200] [--life 2.2] [--backbone gru] [--seed 0]
+    python benchmarks/faults.py kills [--kills 100] [--steps 2400] [--backbone gru] [--seed 0]
     python benchmarks/faults.py memory [--steps 200000]
     python benchmarks/faults.py replay [--rows 5000000]
     python benchmarks/faults.py trials [--trials 200]
     python benchmarks/faults.py saving [--saves 5]
 
 `kills`: SIGKILL and the same command, again and again, beside the uninterrupted run; no life is longer than
-`--life` seconds of processor time, of which starting takes 1.2 (GRU) to 4 (transformers). `memory`: of a long
-run, with its open files and threads. `replay`: the same of experience on the disk. `trials`: the same of
-the driver of a study, whose trials are stand-ins. `saving`: for how
-long a checkpoint holds the default run up, by the clock and by the training thread's processor time.
+twice what starting takes. `memory`: of a long run, with its open files and threads. `replay`: the same of
+experience on the disk. `trials`: the same of the driver of a study, whose trials are stand-ins. `saving`:
+for how long a checkpoint holds the default run up, by the clock and by the training thread's processor time.
 
 The commands and their environment are those of tests/faults.
 """
@@ -57,8 +56,7 @@ def main() -> int:
     campaigns = parser.add_subparsers(dest="campaign", required=True)
     of_kills = campaigns.add_parser("kills")
     of_kills.add_argument("--kills", type=int, default=100)
-    of_kills.add_argument("--steps", type=int, default=1200)
-    of_kills.add_argument("--life", type=float, default=2.2)
+    of_kills.add_argument("--steps", type=int, default=2400)
     of_kills.add_argument("--backbone", default="gru")
     of_kills.add_argument("--seed", type=int, default=0)
     campaigns.add_parser("memory").add_argument("--steps", type=int, default=200_000)
@@ -70,7 +68,7 @@ def main() -> int:
     try:
         if given.campaign == "kills":
             typed = (f"backbone={given.backbone}", f"algo.total_steps={given.steps}")
-            return kills(folder, given.kills, given.life, typed, random.Random(given.seed))
+            return kills(folder, given.kills, typed, random.Random(given.seed))
         if given.campaign == "trials":
             return trials(folder, given.trials)
         if given.campaign == "saving":
@@ -84,9 +82,7 @@ def main() -> int:
         shutil.rmtree(folder)
 
 
-def kills(
-    folder: Path, wanted: int, life: float, given: tuple[str, ...], pick: random.Random
-) -> int:
+def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random) -> int:
     """One run, killed at random points of its life: while it starts, learns, saves, cuts back.
 
     A point is a number of seconds of the process's own time, so that the machine's load moves none.
@@ -100,8 +96,12 @@ def kills(
     for each in (whole, killed):
         each.mkdir()
     began = time.monotonic()
-    assert Command(whole, *typed).wait(LONG)[0] == 0
-    print(f"uninterrupted: {time.monotonic() - began:.0f} s", flush=True)
+    uninterrupted = Command(whole, *typed)
+    uninterrupted.until(lambda: newest_step(whole / "outputs" / "run") > 0, LONG)
+    life = 2 * processor_seconds(uninterrupted)
+    assert uninterrupted.wait(LONG)[0] == 0
+    print(f"uninterrupted: {time.monotonic() - began:.0f} s", end="; ")
+    print(f"to the first checkpoint: {life / 2:.1f} s of processor time", flush=True)
     run, hits, lives, code = killed / "outputs" / "run", [], 0, None
     began = time.monotonic()
     while code != 0:

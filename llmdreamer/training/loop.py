@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 from llmdreamer import parallel
 from llmdreamer.config import AUTO, parse_objectives
 from llmdreamer.config.objective import never_logged
-from llmdreamer.envs import EnvError
 from llmdreamer.errors import ConfigError
 from llmdreamer.openloop import FILE
 from llmdreamer.tracking import Tracker, resolve_uri
@@ -21,7 +19,7 @@ from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import FRESH, Evaluation, evaluate, record_video
-from llmdreamer.training.guard import Diverged
+from llmdreamer.training.failures import explained, no_memory
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
 from llmdreamer.training.machine import prepare
@@ -34,15 +32,6 @@ from llmdreamer.types import Metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class DiskFull(RuntimeError):
-    """Experience cannot be stored any more. What a checkpoint cannot is no error: training goes on."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +55,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         ConfigError: if something asked for is not there: before training.
         Diverged: if numbers stop being finite; it names the last good checkpoint.
         DiskFull: if experience cannot be stored any more.
+        OutOfMemory: if an update cannot be made.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     with parallel.joined():
@@ -75,7 +65,13 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
     prepare(config.threads)
     uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before anything is made
-    trainer = Trainer(config, run_dir)
+    try:
+        trainer = Trainer(config, run_dir)
+    except (MemoryError, RuntimeError) as error:
+        if no_memory(error):
+            asked = str(error).splitlines()[0]
+            raise ConfigError(f"no memory for this agent and its environments ({asked})") from error
+        raise
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
     cursor = 0  # a run killed before its first checkpoint begins anew in its folder
     if config.resume in (None, AUTO):
@@ -95,9 +91,11 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         except (Stopped, KeyboardInterrupt):
             status = "KILLED"
             raise
-        except (Diverged, EnvError, OSError) as error:
-            _explain(error, run_dir, checkpoints)
-            raise
+        except Exception as error:
+            told = explained(error, run_dir, checkpoints.newest_path)
+            if told is None:
+                raise
+            raise told from error
         finally:
             trainer.close()
             if tracker is not None:
@@ -119,24 +117,6 @@ def _restore(trainer: Trainer, checkpoints: Checkpoints) -> int:
         )
     trainer.load_state_dict(inside)
     return int(saved["metrics_offset"])
-
-
-def _explain(error: Diverged | EnvError | OSError, run_dir: Path, checkpoints: Checkpoints) -> None:
-    """Raise, of an error that is no bug of ours, one that says in one line where there is more, or how to
-    go on from it."""
-    path = checkpoints.newest_path
-    if isinstance(error, EnvError):
-        if not getattr(error.__cause__, "trace", ""):  # what it showed was wrong: no more to tell
-            return
-        told = f"{error.cause} (traceback: {run_dir / 'run.log'})"
-        raise EnvError(error.index, error.step, told) from error
-    if isinstance(error, Diverged):
-        told = "no checkpoint was written yet" if path is None else f"the last good one is {path}"
-        raise Diverged(f"{error}; {told}") from error
-    if error.errno in _FULL:
-        raise DiskFull(
-            f"the disk is full ({error}): make room and go on with: python run.py resume={run_dir}"
-        ) from error
 
 
 class Run:

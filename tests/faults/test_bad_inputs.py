@@ -34,7 +34,6 @@ BAD_INPUTS = [
     ([*GPT2, "pretrained=true", "backbone.path=./none"], ["backbone.path=./none", "no such directory"]),
     (["backbone=hf", "backbone.model_type=gtp2"], ["gtp2", "did you mean 'gpt2'"]),
     ([*GPT2, "peft=true", "lora.target_modules=[q]"], ["lora.target_modules", "c_attn"]),
-    ([*FALCON, "lora.target_modules=[in_proj,dt_proj]"], ["lora.target_modules ['dt_proj'] get no gradient"]),
     ([*GPT2, f"{SEQ_LEN}=129"], ["seq_len=129", "128 positions"]),
     (["algo.world_model.recurrent_model.recurrent_state_size=48"], ["=48", "256 wide"]),
     (["replay.capacity=8"], ["replay.capacity=8", "9 rows"]),
@@ -48,6 +47,7 @@ BAD_INPUTS = [
     (["algo.mlp_keys.encoder=[]", "algo.cnn_keys.encoder=[image]"], ["image", "state"]),
     (["precision=bf16"], ["unknown key 'precision'"]),
     (["output_root=/proc/nowhere"], ["/proc/nowhere"]),
+    (["algo.dense_units=1000000000000000"], ["no memory for this agent"]),
     (["run_name=../x"], ["run_name='../x'", "characters"]),
     (["replay.capacity=1000000000000000"], ["lower replay.capacity", "are free"]),
     (["tracking.uri=./mlruns"], ["./mlruns", "sqlite:///"]),
@@ -64,6 +64,17 @@ def test_a_bad_input_is_one_line_and_nothing_is_written(command, tmp_path, overr
     code, said, line = command(*overrides)
     assert [fact for fact in facts if fact not in line] == [], line
     assert (code, said, line.count("\n")) == (2, "", 1)
+    assert left(tmp_path) <= {"outputs"}
+
+
+def test_adapters_that_would_get_no_gradient_are_refused(command, tmp_path):
+    code, said, err = command(*FALCON, "lora.target_modules=[in_proj,dt_proj]")
+    told = "lora.target_modules ['dt_proj'] get no gradient in this model: leave them out"
+    assert (code, said, err.splitlines()[-1]) == (
+        2,
+        "",
+        told,
+    )  # before it, transformers on its slow kernel
     assert left(tmp_path) <= {"outputs"}
 
 
@@ -135,6 +146,12 @@ def test_an_environment_that_fails_is_told_with_its_number_its_step_and_its_trac
     assert (code, line) == (1, f"environment 0, policy step 3: {cause}{where}\n")
     raised = [one for one in log.read_text().splitlines() if one.startswith("  File ")]
     assert (", in fail" in raised[-1] if raised else "") == (fault == "raise" or "")
+
+
+def test_an_update_that_the_memory_does_not_hold_is_one_line(command):
+    code, _, line = command("algo.per_rank_batch_size=1000000000000")
+    assert (code, line.count("\n")) == (1, 1)
+    assert line.startswith("out of memory (Unable to allocate") and "per_rank_batch_size" in line
 
 
 def test_a_checkpoint_of_another_shape_is_told_with_both(copy, untracked):

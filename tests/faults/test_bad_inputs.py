@@ -21,6 +21,10 @@ FALCON = (
     *("backbone=hf", "backbone.model_type=falcon_mamba", "peft=true"),
     "backbone.config={hidden_size:32,num_hidden_layers:1}",
 )
+OPT = (
+    *("backbone=hf", "backbone.model_type=opt"),
+    "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:2,max_position_embeddings:8}",
+)
 ROOM = ("env=gym", "env.id=lightroom:LightRoom-v0", "algo.mlp_keys.encoder=[state]")
 BAD_INPUTS = [
     (["algo.lrr=1"], ["unknown key 'algo.lrr'", "did you mean 'algo.optimizer.lr'"]),
@@ -34,7 +38,7 @@ BAD_INPUTS = [
     ([*GPT2, "pretrained=true", "backbone.path=./none"], ["backbone.path=./none", "no such directory"]),
     (["backbone=hf", "backbone.model_type=gtp2"], ["gtp2", "did you mean 'gpt2'"]),
     ([*GPT2, "peft=true", "lora.target_modules=[q]"], ["lora.target_modules", "c_attn"]),
-    ([*GPT2, f"{SEQ_LEN}=129"], ["seq_len=129", "128 positions"]),
+    ([*OPT, f"{SEQ_LEN}=32"], ["seq_len=32", "this opt has 8 positions"]),
     (["algo.world_model.recurrent_model.recurrent_state_size=48"], ["=48", "256 wide"]),
     (["replay.capacity=8"], ["replay.capacity=8", "9 rows"]),
     (["algo.total_steps=16"], ["nothing would train", "learning_starts=16", "total_steps=16"]),
@@ -45,7 +49,7 @@ BAD_INPUTS = [
     ([*ROOM, "+env.kwargs.show=[state]", "+env.kwargs.act=bits"], ["action space MultiBinary", "supported"]),
     (["algo.mlp_keys.encoder=[stat]"], ["algo.mlp_keys", "stat", "state"]),
     (["algo.mlp_keys.encoder=[]", "algo.cnn_keys.encoder=[image]"], ["image", "state"]),
-    (["precision=bf16"], ["unknown key 'precision'"]),
+    (["precision=fp8"], ["precision=fp8", "choose from fp32, bf16"]),
     (["output_root=/proc/nowhere"], ["/proc/nowhere"]),
     (["algo.dense_units=1000000000000000"], ["no memory for this agent"]),
     (["run_name=../x"], ["run_name='../x'", "characters"]),

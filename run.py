@@ -22,7 +22,7 @@ cli.register()
 def run(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
-    with membership(folder):
+    with membership(folder), cli.begun_or_gone(folder):
         # Read only now: who held the folder before may have left a checkpoint to go on from.
         settings = config.load(cfg, hydra_cfg.overrides.task)
         if cfg.resume == config.AUTO and cli.finished(settings):

@@ -1,13 +1,15 @@
 """Campaigns against one run, longer than a test may be; the figures they gave are in docs/log.md.
 
-    python benchmarks/faults.py kills [--kills 100] [--steps 4000] [--backbone gru] [--seed 0]
+    python benchmarks/faults.py kills [--kills 100] [--steps 2400] [--backbone gru] [--seed 0]
     python benchmarks/faults.py memory [--steps 200000]
     python benchmarks/faults.py replay [--rows 5000000]
+    python benchmarks/faults.py trials [--trials 200]
     python benchmarks/faults.py saving [--saves 5]
 
-`kills`: SIGKILL and the same command, again and again, beside the uninterrupted run. `memory`: of a long
-run, with its open files and threads. `replay`: the same of experience on the disk. `saving`: for how
-long a checkpoint holds the default run up, by the clock and by the training thread's processor time.
+`kills`: SIGKILL and the same command, again and again, beside the uninterrupted run; no life is longer than
+twice what starting takes. `memory`: of a long run, with its open files and threads. `replay`: the same of
+experience on the disk. `trials`: the same of the driver of a study, whose trials are stand-ins. `saving`:
+for how long a checkpoint holds the default run up, by the clock and by the training thread's processor time.
 
 The commands and their environment are those of tests/faults.
 """
@@ -33,8 +35,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("faults", "shared"))]
 
 from campaigns import parse
-from smallest import differing, rows, saved
-from tiny import LIMIT, Command
+from smallest import contents, differing, rows, saved
+from tiny import Command
 
 from llmdreamer.config import load, register
 from llmdreamer.replay import SequenceReplay
@@ -44,14 +46,17 @@ from llmdreamer.training.saver import Saver
 from llmdreamer.training.trainer import Trainer, check_finite
 from llmdreamer.types import EnvSpec, TimeStep
 
+LONG = 7200.0  # seconds that anything may take on a crowded machine
+
 
 def main() -> int:
     given = parse(
         __doc__,
         {
-            "kills": {"kills": 100, "steps": 4000, "backbone": "gru", "seed": 0},
+            "kills": {"kills": 100, "steps": 2400, "backbone": "gru", "seed": 0},
             "memory": {"steps": 200_000},
             "replay": {"rows": 5_000_000},
+            "trials": {"trials": 200},
             "saving": {"saves": 5},
         },
     )
@@ -60,6 +65,8 @@ def main() -> int:
         if given.campaign == "kills":
             typed = (f"backbone={given.backbone}", f"algo.total_steps={given.steps}")
             return kills(folder, given.kills, typed, random.Random(given.seed))
+        if given.campaign == "trials":
+            return trials(folder, given.trials)
         if given.campaign == "saving":
             return saving(folder, given.saves)
         return (
@@ -72,42 +79,66 @@ def main() -> int:
 
 
 def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random) -> int:
-    """One run, killed at random points of its life: while it starts, learns, saves, cuts back."""
+    """One run, killed at random points of its life: while it starts, learns, saves, cuts back.
+
+    A point is a number of seconds of the process's own time, so that the machine's load moves none.
+    """
     typed = (
         *(*given, "run_name=run", "resume=auto"),
-        *("checkpoint.every=20", "env.num_envs=2", "algo.optimizer.anneal=0.5", "eval.every=200"),
-        "eval.episodes=1",
+        *("checkpoint.every=10", "env.num_envs=2", "algo.optimizer.anneal=0.5", "eval.every=100"),
+        *("eval.episodes=1", "replay_ratio=0.25"),
     )
     whole, killed = folder / "whole", folder / "killed"
     for each in (whole, killed):
         each.mkdir()
     began = time.monotonic()
-    assert Command(whole, *typed).wait(3600)[0] == 0
-    print(f"uninterrupted: {time.monotonic() - began:.0f} s", flush=True)
-    run, hit, lives, code = killed / "outputs" / "run", [], 0, None
+    uninterrupted = Command(whole, *typed)
+    uninterrupted.until(lambda: newest_step(whole / "outputs" / "run") > 0, LONG)
+    life = 2 * processor_seconds(uninterrupted)
+    assert uninterrupted.wait(LONG)[0] == 0
+    print(f"uninterrupted: {time.monotonic() - began:.0f} s", end="; ")
+    print(f"to the first checkpoint: {life / 2:.1f} s of processor time", flush=True)
+    run, hits, lives, code = killed / "outputs" / "run", [], 0, None
     began = time.monotonic()
     while code != 0:
         lives += 1
         command = Command(killed, *typed)
-        if len(hit) < wanted:
-            # While it starts, or some checkpoints on, and then at any moment.
-            goal = newest_step(run) + 20 * pick.randint(0, 2)
-            command.until(lambda: newest_step(run) >= goal)  # noqa: B023 (called before it changes)
-            command.process.join(pick.uniform(0.0, 2.0))
+        if len(hits) < wanted:
+            point, before = pick.uniform(0.0, life), processor_seconds(command)
+            command.until(lambda: processor_seconds(command) - before >= point, LONG)  # noqa: B023
             command.send(signal.SIGKILL)
-            command.process.join(LIMIT)
-            code = command.process.exitcode
-            if code == -signal.SIGKILL:
-                hit.append(newest_step(run))
-        else:
-            code = command.wait(3600)[0]
+        code = command.wait(LONG)[0]
         assert code in (0, -signal.SIGKILL), command.log.read_text()
-    same_rows = repr(rows(run)) == repr(rows(whole / "outputs" / "run"))
-    same_state = not differing(saved(run), saved(whole / "outputs" / "run"))
-    print(f"{len(hit)} kills in {lives} lives, {time.monotonic() - began:.0f} s;", end=" ")
-    print(f"the newest checkpoint was then of {len(set(hit))} steps, {min(hit)} to {max(hit)}")
-    print(f"{len(rows(run))} rows of metrics the same: {same_rows}; final state: {same_state}")
-    return 0 if same_rows and same_state else 1
+        if code == -signal.SIGKILL:
+            drafts = [*run.glob("checkpoints/*.tmp"), *run.glob("best/*.tmp")]
+            hits.append((newest_step(run), bool(drafts)))
+            print(f"kill {len(hits)}: newest checkpoint {hits[-1][0]}", flush=True)
+    steps, drafts = {step for step, _ in hits}, sum(draft for _, draft in hits)
+    print(f"{len(hits)} kills in {lives} lives, {time.monotonic() - began:.0f} s;", end=" ")
+    print(f"the newest checkpoint was then of {len(steps)} steps, {min(steps)} to {max(steps)};")
+    print(f"{drafts} came while a checkpoint was written")
+    print(f"{len(rows(run))} rows of metrics; what differs from the uninterrupted run:", end=" ")
+    different = unlike(run, whole / "outputs" / "run")
+    print(", ".join(different) or "nothing")
+    return 1 if different or len(hits) < wanted else 0
+
+
+def unlike(one: Path, other: Path) -> list[str]:
+    """What of two runs is not the same to the byte."""
+    found = [f"state {name}" for name in differing(saved(one), saved(other))]
+    if repr(rows(one)) != repr(rows(other)):  # where NaN is NaN
+        found.append("metrics")
+    found += [name for name in ("replay", "best") if contents(one / name) != contents(other / name)]
+    return found
+
+
+def processor_seconds(command: Command) -> float:
+    """Of all threads of a command's process so far; 0 once it is gone."""
+    try:
+        fields = Path(f"/proc/{command.process.pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def newest_step(run: Path) -> int:
@@ -115,10 +146,10 @@ def newest_step(run: Path) -> int:
 
 
 def memory(folder: Path, steps: int) -> int:
-    """A run's memory, open files and threads at ten points of it."""
+    """A run's memory, open files and threads at twenty points of it."""
     command = Command(
         folder,
-        *("run_name=run", f"algo.total_steps={steps}", "replay_ratio=0.05", "env.num_envs=4"),
+        *("run_name=run", f"algo.total_steps={steps}", "replay_ratio=0.02", "env.num_envs=8"),
         *(f"checkpoint.every={max(1, steps // 40)}", f"eval.every={max(1, steps // 20)}"),
         *("eval.episodes=2", "replay.capacity=20000"),
     )
@@ -126,7 +157,7 @@ def memory(folder: Path, steps: int) -> int:
     print("| policy steps | resident, MB | open files | threads |\n|---|---|---|---|", flush=True)
     while command.process.is_alive():
         time.sleep(0.2)
-        if (now := newest_step(run)) >= done + steps / 10:
+        if (now := newest_step(run)) >= done + steps / 20 and now < steps:
             done = now
             files, threads = handles(command.process.pid)
             seen.append((resident(command.process.pid), files, threads))
@@ -135,9 +166,13 @@ def memory(folder: Path, steps: int) -> int:
     if code != 0:
         print(said)
         return 1
-    growth = seen[-1][0] - seen[0][0]
+    growth = seen[-1][0] - seen[1][0]
+    kept = contents(run / "replay")
+    print(
+        f"{len(rows(run))} rows of metrics; {sum(map(len, kept.values())) / 1e6:.1f} MB of replay"
+    )
     print(f"grown by {growth:.0f} MB after the first tenth")
-    return 0
+    return 0 if growth < 20 else 1
 
 
 def resident(pid: int | None) -> float:
@@ -175,6 +210,24 @@ def replay(folder: Path, wanted: int) -> int:
             print(f"| {line} | {handles(os.getpid())[0]} |", flush=True)
     print(f"grown by {seen[-1] - seen[0]:.1f} MB after the first tenth")
     return 0 if seen[-1] - seen[0] < 20 else 1
+
+
+def trials(folder: Path, wanted: int) -> int:
+    """A driver's memory, open files and threads while its trials come and go, two at a time."""
+    from sweep_kills import newest_processes, start  # Optuna, for this campaign alone
+
+    driver, done, seen = start(folder, wanted), 0, []
+    print("| trials begun | resident, MB | open files | threads |\n|---|---|---|---|", flush=True)
+    while driver.poll() is None:
+        time.sleep(0.2)
+        if (now := len(newest_processes(folder))) >= done + wanted / 10 and now < wanted:
+            done = now
+            seen.append((resident(driver.pid), *handles(driver.pid)))
+            print(f"| {now} | {seen[-1][0]:.0f} | {seen[-1][1]} | {seen[-1][2]} |", flush=True)
+    grown = [last - first for last, first in zip(seen[-1], seen[0], strict=True)]
+    print(f"after the first tenth: {grown[0]:.0f} MB, {grown[1]} files, {grown[2]} threads more")
+    good = driver.returncode == 0 and grown[0] < 20 and max(grown[1:]) <= 4
+    return 0 if good else 1
 
 
 def saving(folder: Path, saves: int) -> int:

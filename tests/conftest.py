@@ -2,8 +2,9 @@
 
 import importlib.util
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,3 +42,25 @@ def compose() -> Callable[..., Config]:
             return config.load(hydra.compose("config", overrides=list(overrides)), overrides)
 
     return composed
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`disk("size=1m")` is a folder on a disk of its own; once more, the same with other options."""
+    folder = tmp_path / "disk"
+
+    def mount(options: str) -> Path:
+        again = folder.exists()
+        folder.mkdir(exist_ok=True)
+        options = f"remount,{options}" if again else options
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            folder.rmdir()
+            pytest.skip("only root mounts")
+        return folder
+
+    yield mount
+    if folder.exists():
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

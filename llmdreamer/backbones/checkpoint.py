@@ -97,6 +97,11 @@ def load_pretrained(
             f"{source} holds more than tensors, and was not loaded: give it as safetensors"
         ) from error
     except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"backbone.path={source} needs code of its own, which is not run: have a package with it"
+                " make the backbone (backbone.factory=..., trust=[...]: docs/extending.md)"
+            ) from error
         if local or not isinstance(error, OSError):
             raise ConfigError(f"backbone.path={source}: {_reason(error)}") from error
         raise ConfigError(

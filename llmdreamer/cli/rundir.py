@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,6 +17,7 @@ from llmdreamer.config import AUTO, Config, arm, folder_in, from_yaml, load
 from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.folder import is_finished
+from llmdreamer.sweep.member import DRIVER_VARIABLE, LOCK
 from llmdreamer.sweep.settings import SWEEPER
 
 
@@ -52,6 +54,30 @@ def finished(cfg: Config) -> bool:
     if cfg.resume in (None, AUTO) or not is_finished(folder):
         return False
     return from_yaml(folder / "config.yaml").algo.total_steps >= cfg.algo.total_steps
+
+
+@contextmanager
+def begun_or_gone(folder: Path) -> Iterator[None]:
+    """Leave nothing of a run that is refused before it has begun; for who holds its folder.
+
+    A run has begun once its configuration is in the folder. In a sweep the driver keeps the folder.
+    """
+    try:
+        yield
+    except ConfigError:
+        if not (folder / "config.yaml").exists() and DRIVER_VARIABLE not in os.environ:
+            _clear(folder)
+        raise
+
+
+def _clear(folder: Path) -> None:
+    """Remove what Hydra, the lock and an empty replay leave, and the folder if nothing else is there."""
+    replays = sorted(folder.glob("replay*/**/"), reverse=True)
+    for file in (folder / "run.log", folder / LOCK, *(one / "meta.json" for one in replays)):
+        file.unlink(missing_ok=True)
+    for each in (*replays, folder / "checkpoints", folder):
+        with suppress(OSError):
+            each.rmdir()
 
 
 def _check_writable(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import signal
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol
@@ -25,7 +26,14 @@ PATIENCE = 2.0
 
 
 class SimulatorError(RuntimeError):
-    """An environment raised, showed what it may not, or its process is gone: the cause, one line."""
+    """An environment raised, showed what it may not, or its process is gone: the cause, one line.
+
+    `trace` is the traceback of what it raised, or empty.
+    """
+
+    def __init__(self, cause: str, trace: str = "") -> None:
+        super().__init__(cause)
+        self.trace = trace
 
 
 class Row(NamedTuple):
@@ -85,7 +93,9 @@ class Simulator:
         try:
             return function()
         except Exception as error:  # an environment is a stranger's code and may raise anything
-            raise SimulatorError(_told(error)) from error
+            raise SimulatorError(
+                _told(error), "".join(traceback.format_exception(error))
+            ) from error
 
     def _row(self, observation: Any, reward: float, terminated: bool, truncated: bool) -> Row:
         names = list(self.keys)
@@ -186,13 +196,13 @@ class ProcessSeat:
             if not self._pipe.poll(timeout):
                 self.process.kill()
                 raise SimulatorError(f"no answer in {timeout} s; its process was killed")
-            error, value = self._pipe.recv()
+            error, told = self._pipe.recv()
         except (EOFError, OSError) as gone:
             self.process.join(PATIENCE)
             raise SimulatorError(f"its process died ({_ending(self.process.exitcode)})") from gone
         if error is not None:
-            raise error(value)
-        return value
+            raise error(*told)
+        return told
 
     def close(self) -> None:
         self._pipe.close()  # which ends its loop
@@ -215,7 +225,7 @@ def _serve(pipe: Connection, make: Make, frames: Frames) -> None:
             method, args = pipe.recv()
             pipe.send(_answer(simulator, method, args))
     except ConfigError as error:
-        pipe.send((ConfigError, str(error)))
+        pipe.send((ConfigError, (str(error),)))
     except (EOFError, OSError):
         log.debug("the run closed the pipe")
     finally:
@@ -224,13 +234,13 @@ def _serve(pipe: Connection, make: Make, frames: Frames) -> None:
 
 
 def _answer(simulator: Simulator, method: str, args: tuple[Any, ...]) -> tuple[Any, Any]:
-    """An error's kind or None, and its message or the value."""
+    """An error's kind or None, and what it is made of or the value."""
     try:
         return None, getattr(simulator, method)(*args)
     except ConfigError as error:
-        return ConfigError, str(error)
+        return ConfigError, (str(error),)
     except SimulatorError as error:
-        return SimulatorError, str(error)
+        return SimulatorError, (str(error), error.trace)
 
 
 def _told(error: Exception) -> str:

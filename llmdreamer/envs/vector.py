@@ -26,6 +26,8 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.types import EnvSpec, TimeStep
 
 log = logging.getLogger(__name__)
+traces = logging.getLogger("llmdreamer.traces")
+"""Only a run's `run.log` has them: conf/hydra/job_logging."""
 
 
 class EnvError(RuntimeError):
@@ -37,6 +39,7 @@ class EnvError(RuntimeError):
         super().__init__(f"environment {index}, policy step {step}: {cause}")
         self.index = index
         self.step = step
+        self.cause = cause
 
 
 @dataclass(frozen=True)
@@ -218,7 +221,7 @@ class VectorEnv:
             self._started[index] = True
             return self._set_row(index, row, is_first=True)
 
-    def _make_anew(self, index: int, error: Exception) -> None:
+    def _make_anew(self, index: int, error: ConfigError | SimulatorError) -> None:
         """Replace a failed environment, and ask the new one for its first row.
 
         Raises:
@@ -227,6 +230,8 @@ class VectorEnv:
         limit = self._options.max_restarts
         while True:
             failure = EnvError(index, self._steps[index], str(error))
+            if isinstance(error, SimulatorError) and error.trace:
+                traces.debug("environment %d\n%s", index, error.trace)
             if self._restarts >= limit:
                 if limit == 0:
                     raise failure from error

@@ -6,19 +6,23 @@ policy is what one would use. Which was best is chosen by few episodes, so it is
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from llmdreamer.errors import ConfigError
 from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.saver import Saver
 from llmdreamer.training.trainer import load_agent
 
 if TYPE_CHECKING:
     from llmdreamer.training.agent import Agent
     from llmdreamer.training.evaluate import Evaluation
 
+log = logging.getLogger(__name__)
 FOLDER = "best"  # in the run's folder
 _STEP = re.compile(r"step-(\d+)-")
 
@@ -26,33 +30,45 @@ _STEP = re.compile(r"step-(\d+)-")
 class BestPolicy:
     """The weights of the agent with the highest mean return so far; of equal ones, the latest.
 
+    They are written beside training, before any checkpoint that is asked for later: a run that goes on from
+    one finds what was best until then.
+
     Args:
+        saver: of the run's checkpoints.
         goes_on: whether what an earlier life of the run has kept still counts.
     """
 
-    def __init__(self, run_dir: Path, device: torch.device, *, goes_on: bool) -> None:
+    def __init__(self, run_dir: Path, device: torch.device, saver: Saver, *, goes_on: bool) -> None:
         self._device = device
         self._kept = Checkpoints(run_dir / FOLDER, keep=1)
+        self._saver = saver.beside(self._kept)
+        self._offered = -float("inf")
         self._mean = -float("inf")
         path = self._kept.newest_path
         if path is not None and goes_on:
-            self._mean = float(self._kept.newest(device)["mean"])
+            try:
+                self._mean = float(self._kept.newest(device)["mean"])
+            except ConfigError as error:
+                log.warning("%s: the best policy is chosen anew", error)
+                path.unlink()
         elif path is not None:
             path.unlink()
 
     @property
     def policy_step(self) -> int | None:
-        """When it was; None if nothing was kept yet."""
+        """When it was; None if nothing was kept yet. Waits for what is being written."""
+        self._settle()
         path = self._kept.newest_path
         match = None if path is None else _STEP.match(path.name)
         return None if match is None else int(match[1])
 
     def offer(self, agent: Agent, evaluation: Evaluation, policy_step: int) -> None:
         """Keep the agent if none was better."""
+        self._settle()
         if evaluation.mean >= self._mean:
             state = {"trainer": {"agent": agent.state_dict()}, "mean": evaluation.mean}
-            if self._kept.save(state, policy_step) is not None:
-                self._mean = evaluation.mean
+            self._offered = evaluation.mean
+            self._saver.save(state, policy_step)
 
     def restore(self, agent: Agent) -> None:
         """Give `agent` the weights that were kept.
@@ -60,4 +76,11 @@ class BestPolicy:
         Raises:
             ConfigError: if none were, or the file is damaged.
         """
+        self._settle()
         load_agent(agent, self._kept.newest(self._device)["trainer"]["agent"])
+
+    def _settle(self) -> None:
+        """Wait for what is being written. What could not be, as on a full disk, is not the best."""
+        self._saver.wait()
+        if self._saver.figures():
+            self._mean = self._offered

@@ -45,6 +45,7 @@ class Checkpoints:
             before: brings what the state counts on to the disk; its OSError is the checkpoint's.
         """
         draft = self.folder / f"step-{policy_step:012d}.tmp"
+        hashing = None
         try:
             if before is not None:
                 before()
@@ -56,11 +57,16 @@ class Checkpoints:
             path = draft.with_name(f"{draft.stem}-{hashing.name}.pt")
             draft.rename(path)
             fsync(self.folder)  # the rename itself is only on the disk once the folder is
-        except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
+        except (OSError, RuntimeError) as error:
             draft.unlink(missing_ok=True)
-            log.warning("no checkpoint at policy step %d: %s", policy_step, error)
+            # Of a write that failed, torch says only that the file is shorter than it thought.
+            cause = error if hashing is None or hashing.error is None else hashing.error
+            log.warning("no checkpoint at policy step %d: %s", policy_step, cause)
             return None
-        for old in self._paths()[self.keep :]:
+        # Those of later steps are of a life that this one does not go on from: damaged, or better left.
+        known = self._paths()
+        lived = [one for one in known if _step(one) <= policy_step]
+        for old in set(known) - set(lived[: self.keep]):
             old.unlink()
         return path
 
@@ -89,7 +95,11 @@ class Checkpoints:
     def _paths(self) -> list[Path]:
         """Newest first. Two of one step, which only a resumed run can leave, are the same run's."""
         paths = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(paths, key=lambda path: (path.name[:17], path.stat().st_mtime), reverse=True)
+        return sorted(paths, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.name[5:17])
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any]:
@@ -112,6 +122,7 @@ class _Hashing:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
+        self.error: OSError | None = None
 
     @property
     def name(self) -> str:
@@ -119,7 +130,11 @@ class _Hashing:
 
     def write(self, content: bytes) -> int:
         self._hash.update(content)
-        return self._file.write(content)
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import FRESH, Evaluation, evaluate, record_video
-from llmdreamer.training.guard import Diverged
+from llmdreamer.training.failures import explained, no_memory
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
 from llmdreamer.training.machine import prepare
@@ -28,20 +27,11 @@ from llmdreamer.training.openloop import foretell
 from llmdreamer.training.report import Best, plot_returns, summary
 from llmdreamer.training.saver import Saver
 from llmdreamer.training.system import SystemMonitor
-from llmdreamer.training.trainer import Trainer, check_finite
+from llmdreamer.training.trainer import PARTS, Trainer, check_finite
 from llmdreamer.types import Metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class DiskFull(RuntimeError):
-    """Experience cannot be stored any more. What a checkpoint cannot is no error: training goes on."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +55,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         ConfigError: if something asked for is not there: before training.
         Diverged: if numbers stop being finite; it names the last good checkpoint.
         DiskFull: if experience cannot be stored any more.
+        OutOfMemory: if an update cannot be made.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     with parallel.joined():
@@ -74,15 +65,19 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
     prepare(config.threads)
     uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before anything is made
-    trainer = Trainer(config, run_dir)
+    try:
+        trainer = Trainer(config, run_dir)
+    except (MemoryError, RuntimeError) as error:
+        if no_memory(error):
+            asked = str(error).splitlines()[0]
+            raise ConfigError(f"no memory for this agent and its environments ({asked})") from error
+        raise
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
     cursor = 0  # a run killed before its first checkpoint begins anew in its folder
     if config.resume in (None, AUTO):
         trainer.replay.clear()
     else:
-        saved = checkpoints.newest(trainer.device)
-        trainer.load_state_dict(saved["trainer"])
-        cursor = int(saved["metrics_offset"])
+        cursor = _restore(trainer, checkpoints)
     tracker = None
     if parallel.is_first():
         tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
@@ -96,9 +91,11 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         except (Stopped, KeyboardInterrupt):
             status = "KILLED"
             raise
-        except (Diverged, OSError) as error:
-            _explain(error, run_dir, checkpoints)
-            raise
+        except Exception as error:
+            told = explained(error, run_dir, checkpoints.newest_path)
+            if told is None:
+                raise
+            raise told from error
         finally:
             trainer.close()
             if tracker is not None:
@@ -106,16 +103,20 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     return result
 
 
-def _explain(error: Diverged | OSError, run_dir: Path, checkpoints: Checkpoints) -> None:
-    """Raise, of an error that is no bug of ours, one that says in one line how to go on from it."""
-    path = checkpoints.newest_path
-    if isinstance(error, Diverged):
-        told = "no checkpoint was written yet" if path is None else f"the last good one is {path}"
-        raise Diverged(f"{error}; {told}") from error
-    if error.errno in _FULL:
-        raise DiskFull(
-            f"the disk is full ({error}): make room and go on with: python run.py resume={run_dir}"
-        ) from error
+def _restore(trainer: Trainer, checkpoints: Checkpoints) -> int:
+    """Put the trainer where the newest checkpoint left it; returns the end of its metrics.
+
+    Raises:
+        ConfigError: if the checkpoint is damaged, of another run, or not of a whole one, as best/ is not.
+    """
+    saved = checkpoints.newest(trainer.device)
+    inside = saved.get("trainer", {})
+    if lost := sorted({"metrics_offset"} - saved.keys() | PARTS - inside.keys()):
+        raise ConfigError(
+            f"{checkpoints.newest_path} is no checkpoint to go on from: it has no {', '.join(lost)}"
+        )
+    trainer.load_state_dict(inside)
+    return int(saved["metrics_offset"])
 
 
 class Run:
@@ -136,7 +137,9 @@ class Run:
         self.tracker = tracker
         self.journal = Journal(trainer, saver, tracker)
         goes_on = trainer.policy_step > 0
-        self.best = BestPolicy(run_dir, trainer.device, goes_on=goes_on) if tracker else None
+        self.best = None
+        if tracker is not None:
+            self.best = BestPolicy(run_dir, trainer.device, saver, goes_on=goes_on)
         self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
 
@@ -257,8 +260,10 @@ class Run:
         return TrainResult(self.journal.newest[metrics[0]], result)
 
     def _offer(self, result: Evaluation) -> None:
+        trainer = self.trainer
         if self.config.eval.keep_best and self.best is not None:
-            self.best.offer(self.trainer.agent, result, self.trainer.policy_step)
+            with trainer.clock.stage("checkpoint"):
+                self.best.offer(trainer.agent, result, trainer.policy_step)
 
     def _evaluate_best(self) -> Best | None:
         """Evaluate the best policy on episodes that it was not chosen by: the agent has its weights then."""

@@ -31,14 +31,18 @@ class Saver:
     Args:
         checkpoints: where to.
         check: sees each state before it is written, and raises if it must not be.
+        thread: that writes, if it is another saver's (see `beside`).
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, check: Callable[[dict[str, Any]], None] | None = None
+        self,
+        checkpoints: Checkpoints,
+        check: Callable[[dict[str, Any]], None] | None = None,
+        thread: ThreadPoolExecutor | None = None,
     ) -> None:
         self.checkpoints = checkpoints
         self._check = check
-        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._thread = thread or ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[dict[str, float]] | None = None
         self._figures: dict[str, float] = {}
         self._said = False
@@ -56,6 +60,13 @@ class Saver:
         if error is None:
             self.wait()
 
+    def beside(self, checkpoints: Checkpoints) -> Saver:
+        """One for files of another kind, by the same thread: what was asked for first is there first.
+
+        Leaving this one's context waits for them, too.
+        """
+        return Saver(checkpoints, self._check, self._thread)
+
     def save(
         self, state: dict[str, Any], policy_step: int, before: Callable[[], None] | None = None
     ) -> None:
@@ -72,13 +83,14 @@ class Saver:
             copy = _copied(state, {})
             self._writing = self._thread.submit(self._write, copy, policy_step, before)
             return
+        self._writing = self._thread.submit(self._write, state, policy_step, before)
         if not self._said:
             self._said = True
             log.info(
                 "training waits while checkpoints of %.1f GB are written: memory for a copy is short",
                 _bytes(state) / 1e9,
             )
-        self._figures = self._write(state, policy_step, before)
+        self.wait()
 
     def look(self) -> None:
         """Raise what `check` raised in the meantime; does not wait."""

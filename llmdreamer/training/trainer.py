@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 REPORTS = 5  # lines about skipped updates; beyond them, the metric says how many
 
+PARTS = {
+    *("agent", "optimizer", "credit", "flops_per_update"),
+    *("replay", "collector", "torch_rng"),
+}
+"""Of a trainer's state: those that no checkpoint to go on from is without."""
+
 PROCESS_SEED = 7_000_003
 """Between the seeds of two processes of a run; evaluation's are elsewhere."""
 
@@ -241,12 +247,13 @@ class Trainer:
 
 
 def check_finite(state: dict[str, Any]) -> None:
-    """See that a trainer's state may replace an older one.
+    """See that a trainer's state, or an agent's alone, may replace an older one.
 
     Raises:
         Diverged: if a weight or a moment is not finite.
     """
-    if name := not_finite({part: state[part] for part in ("agent", "optimizer")}):
+    parts = {part: state[part] for part in ("agent", "optimizer") if part in state}
+    if name := not_finite(parts):
         raise Diverged(f"{name} is not finite")
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from inprocess import typing_in
 
-import run
 from llmdreamer.config import Config, to_yaml
 from llmdreamer.sweep.parent import SweepParent
 
@@ -47,20 +47,7 @@ def training(monkeypatch):
 @pytest.fixture
 def command(training, monkeypatch, tmp_path, capsys):
     """Run the command in an empty folder; returns (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "0")
     # MLflow takes seconds to make a store; tests/sweep looks at what is recorded in it.
     monkeypatch.setattr(SweepParent, "on_multirun_start", lambda *_, **__: None)
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-
-    def typed(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["run.py", *argv])
-        code = run.main()
-        return code, *capsys.readouterr()
-
-    yield typed
-    for handler in set(root.handlers) - set(handlers):
-        handler.close()
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with typing_in(tmp_path, monkeypatch, capsys) as typed:
+        yield typed

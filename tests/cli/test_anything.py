@@ -1,11 +1,14 @@
-"""Whatever is typed, it is refused in one line or it composes: no other error comes out."""
+"""Whatever is typed, it is refused in one line or it composes, or runs: no other error comes out.
+
+`LLMDREAMER_EXAMPLES=5000 pytest tests/cli/test_anything.py` looks further than the tests do, at random.
+"""
 
 import os
 from pathlib import Path
 
 import hydra
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import run
@@ -14,8 +17,20 @@ from llmdreamer.cli.explain import explain
 from llmdreamer.cli.main import refuse_misused_flags
 from llmdreamer.config import GROUPS, Config, leaves
 
+FURTHER = int(os.environ.get("LLMDREAMER_EXAMPLES", "0"))
 CONF = str(Path(os.environ["LLMDREAMER_ROOT"]) / "conf")
 KEYS = sorted({*leaves(), *GROUPS, *(leaf.rpartition(".")[0] or leaf for leaf in leaves())})
+HYDRAS = [
+    *("hydra.verbose", "hydra.job.name", "hydra.job.num", "hydra.searchpath", "hydra.callbacks"),
+    *(
+        "hydra.sweeper",
+        "hydra.sweeper.n_trials",
+        "hydra/launcher",
+        "hydra/sweeper",
+        "hydra",
+        "hydra.x",
+    ),
+]
 words = st.text("abcdefghijklmnopqrstuvwxyzXSML0123456789._-", min_size=1, max_size=12)
 numbers = st.one_of(
     st.integers(-(2**70), 2**70),
@@ -27,6 +42,9 @@ plain = st.one_of(
     numbers.map(str),
     words,
     st.sampled_from(["null", "''", "???", "auto", "gru", "hf", "coupled", "true", "-inf", "1e999"]),
+    st.sampled_from(
+        ["1_0", "0x10", "1e3", "nan", "None", "~", "!!str a", "'a b'", '"', "\\", "a\nb", "é"]
+    ),
 )
 values = st.one_of(
     plain,
@@ -38,13 +56,18 @@ values = st.one_of(
     st.sampled_from(
         ["${oc.env:HOME}", "${oc.env:NOT_THERE}", "${now:%Y}", "${", "$", "interval(1,2)"]
     ),
+    # Lists of values, which want -m; and bytes that are no text, as a shell may hand them over.
+    st.sampled_from(
+        ["1,2", "choice(1,2)", "range(3)", "glob(*)", "sort(3,2)", "[1,2", "\udcff", ""]
+    ),
     st.text(max_size=20),
 )
 typed = st.builds(
-    lambda sign, key, tail, value: f"{sign}{key}{tail}={value}",
-    st.sampled_from(["", "", "", "+", "++", "~"]),
-    st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), words),
-    st.sampled_from(["", "", "", ".x", "@here"]),
+    lambda sign, key, tail, equals, value: f"{sign}{key}{tail}{equals}{value if equals else ''}",
+    st.sampled_from(["", "", "", "", "+", "++", "~", "~~"]),
+    st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(HYDRAS), words),
+    st.sampled_from(["", "", "", "", ".x", "@here", "@a.b:c", "/x", "[0]"]),
+    st.sampled_from(["=", "=", "=", "=", ""]),
     values,
 )
 
@@ -56,7 +79,18 @@ def compose(overrides: list[str]) -> Config:
         return config.load(hydra.compose("config", overrides=overrides), overrides)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+def looking(examples: int) -> settings:
+    """The same examples each time, unless it is asked for more."""
+    return settings(
+        max_examples=FURTHER or examples,
+        deadline=None,
+        derandomize=not FURTHER,
+        database=None,
+        suppress_health_check=[HealthCheck.function_scoped_fixture],
+    )
+
+
+@looking(80)
 @given(st.lists(typed, min_size=1, max_size=3))
 def test_anything_composes_or_is_refused_in_one_line(overrides):
     try:
@@ -66,6 +100,15 @@ def test_anything_composes_or_is_refused_in_one_line(overrides):
         if told is None:
             raise
         assert told.exit_code == 2 and told.line and "\n" not in told.line
+
+
+@looking(12)
+@given(
+    st.lists(typed, max_size=3).filter(lambda all_: not any("output_root" in one for one in all_))
+)
+def test_anything_typed_runs_or_is_refused_in_one_line(command, overrides):
+    code, _, err = command("threads=1", *overrides)
+    assert (code, err.count("\n")) in [(0, 0), (2, 1)], err
 
 
 @pytest.mark.parametrize("overrides", [["algo.horizon=5"], ["env.kwargs={}"], ["eval.every=0"]])

@@ -8,6 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from inprocess import typing_in
 from smallest import wait_only
 from tiny import TINY
 
@@ -20,6 +21,13 @@ from llmdreamer.training.loop import train
 def untracked(monkeypatch):
     """Rows stay in the run's folder."""
     monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
+
+
+@pytest.fixture
+def command(untracked, monkeypatch, tmp_path, capsys):
+    """The smallest run, typed in an empty folder of this process: (exit code, stdout, stderr)."""
+    with typing_in(tmp_path, monkeypatch, capsys) as typed:
+        yield lambda *overrides: typed(*TINY, *overrides)
 
 
 @pytest.fixture(scope="session")

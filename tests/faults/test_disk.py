@@ -55,6 +55,22 @@ def test_a_full_disk_costs_a_checkpoint_and_one_line_but_not_the_run(tmp_path, c
     assert contents(folder / "checkpoints") == before
 
 
+def test_a_disk_that_is_full_for_every_checkpoint_takes_the_run_to_its_end(disk):
+    folder = disk("size=1m")
+    code, said = run(folder, "run_name=run", "replay.capacity=1000")
+    assert (code, said.count("no checkpoint at policy step ")) == (0, 4), said
+    assert said.count(": [Errno 28] No space left on device") == 4
+    assert "evaluation return" in said and "Traceback" not in said
+    assert list((folder / "outputs" / "run" / "checkpoints").iterdir()) == []
+
+
+def test_a_disk_that_may_only_be_read_is_refused_in_one_line(disk):
+    folder = disk("size=1m,ro")
+    code, said = run(folder.parent, f"output_root={folder}/outputs")
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"cannot be made: no permission to write in {folder}" in said
+
+
 def test_a_disk_too_full_for_experience_ends_the_run_in_one_line(tmp_path):
     run_dir = tmp_path / "outputs" / "new"
     limit = 2**14 + 5  # in the middle of a row

@@ -53,9 +53,9 @@ class Command:
         if self.process.is_alive():  # which also reaps it, so that its number is still its own
             os.kill(self.process.pid, signum)  # type: ignore[arg-type]
 
-    def until(self, happened: Callable[[], bool]) -> bool:
+    def until(self, happened: Callable[[], bool], limit: float = LIMIT) -> bool:
         """Wait for something; False if the process ends before."""
-        deadline = time.monotonic() + LIMIT
+        deadline = time.monotonic() + limit
         while not happened():
             if not self.process.is_alive():
                 return happened()

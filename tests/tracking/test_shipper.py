@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import sqlite3
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,6 +82,36 @@ def test_the_run_is_described(described: Describe, uri: str):
     assert len(run.data.params) == 151
     assert run.data.params["long"].endswith("[cut: 7000 characters in all]")
     assert run.data.tags["mlflow.parentRunId"] == "abc"
+
+
+def test_a_locked_store_loses_nothing_and_is_told_once(described: Describe, uri: str):
+    files = described(uri)
+    append(files, (0, 0.0))
+    shipper = ship(files)
+    append(files, *((step, float(step)) for step in range(1, 50)))
+    other = sqlite3.connect(uri.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(TrackingError, match="locked"):
+        shipper.ship()
+    other.close()
+    shipper.ship()
+    assert told(files, uri, "a") == [(step, float(step)) for step in range(50)]
+
+
+def test_a_store_on_a_full_disk_loses_nothing_and_is_told_once(
+    described: Describe, uri: str, disk: Callable[[str], Path]
+):
+    database = Path(uri.removeprefix("sqlite:///"))
+    path = disk(f"size={database.stat().st_size + 2**18}") / "mlflow.db"
+    shutil.copy(database, path)
+    files = described(f"sqlite:///{path}")
+    append(files, *((step, float(step)) for step in range(5000)))
+    shipper = Shipper(files.folder)
+    with pytest.raises(TrackingError, match="full"):
+        shipper.ship()
+    disk("size=64m")
+    shipper.ship()
+    assert told(files, f"sqlite:///{path}", "a") == [(step, float(step)) for step in range(5000)]
 
 
 def test_a_kill_between_upload_and_noting_it_makes_no_duplicates(described: Describe, uri: str):

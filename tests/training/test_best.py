@@ -1,3 +1,6 @@
+import os
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +8,20 @@ from torch import nn
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.training.best import BestPolicy
+from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.evaluate import Evaluation
+from llmdreamer.training.guard import Diverged
+from llmdreamer.training.saver import Saver
+from llmdreamer.training.trainer import check_finite
 
 CPU = torch.device("cpu")
+LIMIT = 60  # seconds for anything to happen
+
+
+@pytest.fixture
+def saver(tmp_path):
+    with Saver(Checkpoints(tmp_path / "checkpoints", keep=9)) as one:
+        yield one
 
 
 def agent(value: float) -> nn.Module:
@@ -26,8 +40,8 @@ def kept(best: BestPolicy) -> float:
     return target.weight[0, 0].item()
 
 
-def test_the_highest_mean_is_kept_and_of_equal_ones_the_latest(tmp_path):
-    best = BestPolicy(tmp_path, CPU, goes_on=False)
+def test_the_highest_mean_is_kept_and_of_equal_ones_the_latest(tmp_path, saver):
+    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
     assert best.policy_step is None
     best.offer(agent(1.0), scored(10, 20), 100)
     best.offer(agent(2.0), scored(30, 10), 200)
@@ -36,21 +50,88 @@ def test_the_highest_mean_is_kept_and_of_equal_ones_the_latest(tmp_path):
     assert (kept(best), best.policy_step) == (3.0, 300)
 
 
-def test_a_run_that_goes_on_keeps_what_was_best_and_a_new_one_forgets_it(tmp_path):
-    BestPolicy(tmp_path, CPU, goes_on=False).offer(agent(1.0), scored(50), 100)
-    again = BestPolicy(tmp_path, CPU, goes_on=True)
+def test_a_run_that_goes_on_keeps_what_was_best_and_a_new_one_forgets_it(tmp_path, saver):
+    first = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+    first.offer(agent(1.0), scored(50), 100)
+    assert first.policy_step == 100
+    again = BestPolicy(tmp_path, CPU, saver, goes_on=True)
     again.offer(agent(2.0), scored(40), 200)
     assert kept(again) == 1.0
-    new = BestPolicy(tmp_path, CPU, goes_on=False)
+    new = BestPolicy(tmp_path, CPU, saver, goes_on=False)
     assert new.policy_step is None
     new.offer(agent(2.0), scored(40), 200)
     assert kept(new) == 2.0
 
 
-def test_a_damaged_file_is_not_loaded(tmp_path):
-    best = BestPolicy(tmp_path, CPU, goes_on=False)
+def test_a_better_one_replaces_what_a_life_that_is_gone_had_found_later(tmp_path, saver):
+    first = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+    first.offer(agent(1.0), scored(50), 200)
+    assert first.policy_step == 200
+    again = BestPolicy(tmp_path, CPU, saver, goes_on=True)  # from a checkpoint of step 50
+    again.offer(agent(2.0), scored(60), 100)
+    assert (kept(again), again.policy_step) == (2.0, 100)
+    assert len(list((tmp_path / "best").iterdir())) == 1
+
+
+def test_a_damaged_file_is_not_loaded_and_the_run_goes_on_without(tmp_path, saver, caplog):
+    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
     best.offer(agent(1.0), scored(50), 100)
+    assert best.policy_step == 100
     (path,) = (tmp_path / "best").glob("*.pt")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ConfigError, match="no undamaged one"):
         best.restore(agent(0.0))
+    again = BestPolicy(tmp_path, CPU, saver, goes_on=True)
+    assert "no undamaged one: the best policy is chosen anew" in caplog.text
+    again.offer(agent(2.0), scored(1), 200)
+    assert kept(again) == 2.0
+
+
+def test_training_goes_on_while_it_is_written_and_a_checkpoint_comes_after_it(
+    tmp_path, saver, monkeypatch
+):
+    reached, opened, fsync = threading.Event(), threading.Event(), os.fsync
+
+    def slow(descriptor):
+        reached.set()
+        assert opened.wait(LIMIT)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    best, trained = BestPolicy(tmp_path, CPU, saver, goes_on=False), agent(1.0)
+    best.offer(trained, scored(50), 100)
+    assert reached.wait(LIMIT)
+    torch.nn.init.constant_(trained.weight, 9.0)
+    there = []
+    saver.save({"step": 100}, 100, lambda: there.extend((tmp_path / "best").glob("*.pt")))
+    assert not list(tmp_path.rglob("*.pt"))
+    opened.set()
+    assert kept(best) == 1.0
+    saver.wait()
+    assert len(there) == 1
+
+
+def test_what_a_full_disk_did_not_take_is_not_the_best(tmp_path, saver, monkeypatch):
+    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+    best.offer(agent(1.0), scored(50), 100)
+    assert best.policy_step == 100
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        best.offer(agent(2.0), scored(70), 200)
+        assert best.policy_step == 100
+    best.offer(agent(3.0), scored(60), 300)
+    assert (kept(best), best.policy_step) == (3.0, 300)
+
+
+def test_weights_that_are_not_finite_are_no_best_policy(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    with Saver(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
+        best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+        best.offer(agent(float("nan")), scored(50), 100)
+        with pytest.raises(Diverged, match="agent.weight is not finite"):
+            best.restore(agent(0.0))
+    assert not list((tmp_path / "best").iterdir())

@@ -38,6 +38,14 @@ def test_only_the_newest_are_kept(checkpoints):
     assert checkpoints.newest(CPU)["step"] == 100
 
 
+def test_after_going_on_from_an_older_one_later_ones_of_the_life_before_make_room(checkpoints):
+    for step in (10, 20):
+        checkpoints.save(state(step), step)
+    checkpoints.save(state(15), 15)  # on from 10, 20 being damaged
+    names = sorted(path.name[:17] for path in checkpoints.folder.iterdir())
+    assert names == ["step-000000000010", "step-000000000015"]
+
+
 def truncate(content):
     return content[: len(content) // 2]
 

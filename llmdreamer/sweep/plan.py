@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.config import Config, load, parse_objectives
+from llmdreamer.config import Config, load, parse_objectives, refuse_unlogged
 from llmdreamer.config.objective import Objective
 from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.sweep.settings import LAUNCHERS, Ray, Settings, Submitit
@@ -50,10 +50,12 @@ class Plan:
         """The checked configuration of a run.
 
         Raises:
-            ConfigError: if a value is out of range or at odds with another.
+            ConfigError: if a value is out of range or at odds with another, or an objective never logged.
             HydraException: if a key or an option does not exist.
         """
-        return load(self.loader.load_sweep_config(self.master, list(overrides)), overrides)
+        config = load(self.loader.load_sweep_config(self.master, list(overrides)), overrides)
+        refuse_unlogged(config)
+        return config
 
 
 def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> Plan:
@@ -134,6 +136,9 @@ def _launcher(master: DictConfig) -> Submitit | Ray | None:
 
 def _spelled(params: dict[str, Any]) -> list[str]:
     """Values of a YAML file as they would be typed: `[1, 2]` there is the text `1,2` here."""
+    for key, value in params.items():
+        if value == []:
+            raise ConfigError(f"hydra.sweeper.params.{key}=[]: holds no value")
     return [
         f"{key}={','.join(map(spelled, value)) if isinstance(value, list) else spelled(value)}"
         for key, value in params.items()

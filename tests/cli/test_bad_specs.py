@@ -52,7 +52,9 @@ def test_a_bad_specification_is_one_line(specified, tmp_path, sweeper, typed, li
 
 
 def test_another_space_on_an_old_study_is_one_line(specified, tmp_path):
-    assert specified(f"{STUDY}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")[0] == 2  # nothing was logged
+    assert (
+        specified(f"{STUDY}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")[0] == 2
+    )  # nothing was logged
     tried = (tmp_path / "trials").read_text()
     wider = STUDY.replace("range(5,9)", "range(5,12)")
     code, out, err = specified(f"{wider}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")

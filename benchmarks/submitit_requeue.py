@@ -90,7 +90,7 @@ def main() -> int:
 def in_a_queue(jobs: Path, warnings: int) -> tuple[int, list[str]]:
     """The exit code of the job's last life, and the checkpoints after which it was warned."""
     executor = submitit.AutoExecutor(folder=jobs, cluster="local")
-    executor.update_parameters(timeout_min=120, signal_delay_s=60)
+    executor.update_parameters(timeout_min=120)
     job = executor.submit(Queued([*RUN, "run_name=queued"]))
     warned: list[str] = []
     while not job.done():

@@ -99,7 +99,7 @@ def driven(folder: Path, command: list[str], count: int) -> list[int]:
                 subprocess.Popen(
                     [sys.executable, str(ROOT / "run.py"), "-m", *command],
                     cwd=folder,
-                    env=os.environ | {"PYTHONPATH": str(ROOT), "STANDIN_STEP": "0.3"},
+                    env={"STANDIN_STEP": "0.3"} | os.environ | {"PYTHONPATH": str(ROOT)},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )

@@ -62,7 +62,9 @@ class Store:
                 )
         except ImportError as error:
             what = f"hydra.sweeper.storage={redact(self.url)}: no driver for this database"
-            raise ConfigError(f"{what} (pip install 'psycopg[binary]' or pymysql)") from error
+            raise ConfigError(
+                f"{what} (pip install 'llmdreamer[postgresql]' or [mysql])"
+            ) from error
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             reason = redact(str(error).splitlines()[0])[:200]
             raise ConfigError(f"hydra.sweeper.storage={redact(self.url)}: {reason}") from error

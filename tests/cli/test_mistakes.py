@@ -60,7 +60,7 @@ MISTAKES = [
     ("-m seed=0,1 hydra/launcher=submitit_slurm hydra.launcher.timeout_min=x", "could not be converted"),
     ("-m seed=0,1 hydra/launcher=ray hydra.launcher.ray.init.address=auto",
      "unknown key 'hydra.launcher.ray.init.address': docs/clusters.md has those of each hydra/launcher"),
-    ("-m seed=0,1 hydra/launcher=submitit_local +hydra.launcher.nodes=2", "docs/clusters.md has those of each"),
+    ("-m seed=0,1 hydra/launcher=submitit_local +hydra.launcher.nodes=2", "docs/clusters.md has those of"),
     ("hydra/launcher=ray", "hydra/launcher=ray places the runs of a sweep: add -m (python run.py -m hydra/"),
     ("-m seed=0,1 hydra/launcher=submitit", "; did you mean 'submitit_local'?"),
     (f"{STUDY} hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0: must be >= 1"),

@@ -15,7 +15,7 @@ LR = "algo.optimizer.lr=tag(log,interval(1e-4,1e-2))"
 def server(request: pytest.FixtureRequest):
     """The URL of an empty database."""
     kind = request.param
-    pytest.importorskip(DRIVERS[kind], reason=f"no driver for {kind}: pip install {DRIVERS[kind]}")
+    pytest.importorskip(DRIVERS[kind], reason=f"no driver: pip install 'llmdreamer[{kind}]'")
     if (reason := lacking(kind)) is not None:
         pytest.skip(reason)
     with started(kind) as url:
@@ -41,7 +41,9 @@ def test_eight_processes_open_a_fresh_database_at_once(server: str, tmp_path: Pa
 
 
 def test_a_server_that_is_not_there_is_one_line(sweeping: Sweeping):
-    pytest.importorskip("psycopg", reason="no driver for PostgreSQL: pip install 'psycopg[binary]'")
+    pytest.importorskip(
+        "psycopg", reason="no driver for PostgreSQL: pip install 'llmdreamer[postgresql]'"
+    )
     url = "postgresql+psycopg://me:secret@127.0.0.1:1/x"
     code, out = sweeping(LR, "hydra.sweeper.n_trials=1", f"hydra.sweeper.storage='{url}'")
     assert code == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     Raises:
         ConfigError: in one line, before anything has been written.
     """
+    _refuse_added("hydra.sweeper", master.hydra.sweeper, Settings)
     settings = OmegaConf.to_object(master.hydra.sweeper)
     assert isinstance(settings, Settings)
     _refuse_trust(settings)
@@ -128,10 +129,19 @@ def _launcher(master: DictConfig) -> Submitit | Ray | None:
             f"hydra/launcher={choice}: the sweeper starts its runs itself;"
             f" choose from basic, {', '.join(LAUNCHERS)} (docs/clusters.md)"
         )
+    _refuse_added("hydra.launcher", master.hydra.launcher, type(launcher))
     package = "ray" if isinstance(launcher, Ray) else "submitit"
     if find_spec(package) is None:
         raise ConfigError(f"hydra/launcher={choice}: pip install 'llmdreamer[{package}]'")
     return launcher
+
+
+def _refuse_added(where: str, node: DictConfig, kind: type) -> None:
+    """Refuse a key that a plus has added: nothing would read it."""
+    known = [one.name for one in fields(kind) if one.name != "_target_"]
+    for key in {*map(str, node)} - {*known, "_target_"}:
+        near = did_you_mean(key, known)
+        raise ConfigError(f"{where}.{key}: no such option; choose from {', '.join(known)}{near}")
 
 
 def _spelled(params: dict[str, Any]) -> list[str]:

@@ -26,18 +26,19 @@ from submitit.helpers import DelayedSubmission
 from llmdreamer.tracking.spool import read
 
 ROOT = Path(__file__).resolve().parents[1]
-RUN = ["backbone=gru", "model=XS", "algo.total_steps=160", "algo.per_rank_batch_size=2"]
+# A row for each update: a mean of several would be of others after a warning.
+RUN = ["backbone=gru", "model=XS", "algo.total_steps=96", "algo.per_rank_batch_size=2"]
 RUN += [
     "algo.per_rank_sequence_length=8",
     "algo.imag_starts=2",
     "algo.horizon=3",
-    "checkpoint.every=24",
+    "checkpoint.every=16",
 ]
 RUN += [
     "eval.every=0",
     "eval.final_episodes=2",
     "eval.open_loop=0",
-    "tracking.log_every=4",
+    "tracking.log_every=1",
     "threads=1",
 ]
 

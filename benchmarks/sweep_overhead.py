@@ -6,20 +6,22 @@ The trials are stand-ins that import nothing: such a process is started, sleeps,
 is gone. First a grid and a study of trials of no length in one slot: a driver's own time (ask, launch,
 tell, record) is what lies between the processes and beside them. Then a study of trials of 3 to 15
 seconds in two slots: what the driver prints of their load, and what their own clocks say. Last a study
-of `--many` trials of no length in two slots, in whose course the driver's open files, threads and
-memory are read.
+of `--many` trials of no length in two slots, in whose course the driver's open files, threads, memory and
+processor time are read, and printed at once: on a crowded machine it takes minutes to get through.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +50,8 @@ with open(folder + "/lived", "w") as file:
 
 
 STUDY = "algo.optimizer.lr=interval(1e-4,1e-2)"
+# Without site-packages, whose own hooks take longer to start than all else.
+PYTHON = [sys.executable, "-S", "-E"]
 
 
 def main() -> None:
@@ -93,18 +97,30 @@ def waiting(trials: int) -> None:
 
 
 def growth(trials: int) -> None:
-    done = sweep([STUDY, f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=2"], 0.0)
-    print(f"{len(done.lives)} trials of no length; of the driver, after so many of them:")
-    for share in (0.1, 0.25, 0.5, 0.75, 1.0):
-        one = next((one for one in done.held if one.ended >= share * trials), done.held[-1])
-        print(f"  {one.ended}: {one.files} open files, {one.threads} threads, {one.memory:.0f} MB")
+    print(f"{trials} trials of no length; of the driver, after so many of them:", flush=True)
+    due = [math.ceil(share * trials) for share in (0.1, 0.25, 0.5, 0.75, 1.0)]
+    before: list[Held] = []
+
+    def tell(one: Held) -> None:
+        if not due or one.ended < due[0]:
+            return
+        while due and one.ended >= due[0]:
+            del due[0]
+        line = f"  {one.ended}: {one.files} open files, {one.threads} threads, {one.memory:.0f} MB"
+        if before:
+            each = (one.processor - before[-1].processor) / (one.ended - before[-1].ended)
+            line += f", {1000 * each:.0f} ms of processor time for each since"
+        before.append(one)
+        print(line, flush=True)
+
+    sweep([STUDY, f"hydra.sweeper.n_trials={trials}", "hydra.sweeper.n_jobs=2"], 0.0, tell)
 
 
 def python_alone(count: int) -> float:
     """Seconds from starting a Python to its end, as the mean of `count`."""
     began = time.monotonic()
     for _ in range(count):
-        subprocess.run([sys.executable, "-c", "import json"], check=True)
+        subprocess.run([*PYTHON, "-c", "import json"], check=True)
     return (time.monotonic() - began) / count
 
 
@@ -125,11 +141,11 @@ class Swept:
     held: list[Held]  # on the way
 
 
-def sweep(asked: list[str], length: float) -> Swept:
+def sweep(asked: list[str], length: float, tell: Callable[[Held], None] = lambda _: None) -> Swept:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "trial.py").write_text(TRIAL)
-        program = f"hydra.sweeper.command=['{sys.executable}','{folder}/trial.py']"
+        program = f"hydra.sweeper.command=[{','.join(map(repr, [*PYTHON, f'{folder}/trial.py']))}]"
         command = [sys.executable, str(ROOT / "run.py"), "-m", *asked, program]
         held = []
         with open(folder / "log", "w+") as log:
@@ -147,6 +163,7 @@ def sweep(asked: list[str], length: float) -> Swept:
                     memory, times = driver.memory_info().rss / 1e6, driver.cpu_times()
                     files, threads = driver.num_fds(), driver.num_threads()
                     held.append(Held(ended, files, threads, memory, times.user + times.system))
+                    tell(held[-1])
             log.seek(0)
             out = log.read()
         if driver.returncode != 0:

@@ -11,7 +11,6 @@ from transformers import PreTrainedModel
 from llmdreamer.backbones.attention import is_known, make_attention
 from llmdreamer.backbones.base import Backbone
 from llmdreamer.backbones.checkpoint import from_scratch, load_pretrained
-from llmdreamer.backbones.lora import add_lora, check_adapters
 from llmdreamer.backbones.statespace import Mix, StateSpaceBackbone
 from llmdreamer.backbones.window import make_window
 from llmdreamer.catalogue import ANY, SCANS, family_of, shape_of
@@ -35,6 +34,8 @@ def make_huggingface(config: Config) -> Backbone:
     # Tokens are vectors: no word is ever looked up in the model itself.
     model.set_input_embeddings(None)  # type: ignore[arg-type]
     if hf.peft:
+        from llmdreamer.backbones.lora import add_lora, check_adapters  # peft takes its time
+
         add_lora(model, config.lora)
     backbone: Backbone
     mix = _scan(model.config.model_type)

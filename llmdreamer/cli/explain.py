@@ -73,6 +73,8 @@ def unknown_key(key: str) -> str:
     parent, _, last = key.rpartition(".")
     if f"{parent}.".startswith(OPEN):
         return f"{parent} has no '{last}' yet: add it with +{key}=..."
+    if parent.startswith("hydra.launcher"):
+        return f"unknown key '{key}': docs/clusters.md has those of each hydra/launcher"
     sweepers = [f"hydra.sweeper.{one.name}" for one in fields(Settings)]
     return f"unknown key '{key}'{did_you_mean(key, [*leaves(), *GROUPS, *sweepers])}"
 

@@ -26,6 +26,7 @@ from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.sweep.member import DRIVER_VARIABLE
+from llmdreamer.sweep.settings import LAUNCHERS
 
 INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
@@ -129,6 +130,10 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
         alone = not many and not args.cfg and DRIVER_VARIABLE not in os.environ
         if key in ("seeds", "rerun") and override.value() not in (None, False) and alone:
             raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
+        if key == "hydra/launcher" and override.value() in LAUNCHERS and alone:
+            raise ConfigError(
+                f"{line} places the runs of a sweep: add -m (python run.py -m {line})"
+            )
         if key == "sweeps" and override.value() is not None and alone:
             raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.config import AUTO, Config, arm, folder_in, from_yaml, load
+from llmdreamer.config import AUTO, Config, arm, folder_in, from_yaml, load, refuse_unlogged
 from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.folder import is_finished
@@ -34,8 +34,10 @@ def run_dir(cfg: Config, started: str) -> Path:
         started: the time in the name of a run that has no `run_name`.
 
     Raises:
-        ConfigError: if the folder would lie outside output_root, holds a run, or cannot be written.
+        ConfigError: if the folder would lie outside output_root, holds a run, or cannot be written; or
+            if the run would never log its objective.
     """
+    refuse_unlogged(cfg)
     if cfg.resume not in (None, AUTO):
         return Path(str(cfg.resume))
     default = f"{started}_{arm(cfg)}_{cfg.env.id}_{cfg.seed}"

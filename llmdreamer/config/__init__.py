@@ -2,6 +2,7 @@
 
 from llmdreamer.config.checks import RANGES, arm, check, is_language_model
 from llmdreamer.config.load import AUTO, GROUPS, folder_in, from_yaml, load, register, to_yaml
+from llmdreamer.config.metrics import refuse_unlogged
 from llmdreamer.config.objective import Objective, parse_objectives
 from llmdreamer.config.schema import (
     ActorConfig,
@@ -60,6 +61,7 @@ __all__ = [
     "leaves",
     "load",
     "parse_objectives",
+    "refuse_unlogged",
     "register",
     "to_yaml",
 ]

@@ -1,6 +1,14 @@
-"""The names of all metrics that runs log, as docs/metrics.md explains them."""
+"""The names of all metrics that runs log, as docs/metrics.md explains them, and which runs log them."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from llmdreamer.config.objective import parse_objectives
+from llmdreamer.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmdreamer.config.schema import Config
 
 _NAMES = {
     "behavior": (
@@ -37,3 +45,38 @@ _NAMES = {
 METRICS = frozenset(f"{group}/{name}" for group, names in _NAMES.items() for name in names.split())
 ADAPTERS = "lora/"
 """What the names of adapted layers begin with."""
+# Logged with updates, and not without any.
+_LEARNED = ("behavior/", "compute/", "optimizer/", "replay/", "time/", "world_model/")
+_LEARNED_TOO = "system/peak_memory_bytes"
+_NOT_LEARNED = "time/checkpoint_seconds"
+
+
+def refuse_unlogged(cfg: Config) -> None:
+    """Refuse an objective that a run of this configuration never logs; another's agent may log more.
+
+    Raises:
+        ConfigError: naming what it lacks. Whether an episode ends, or a GPU is there, it does not tell.
+    """
+    for one in parse_objectives(cfg.objective):
+        what = _lacking(one.metric, cfg)
+        if what is not None and cfg.algo.agent is None:
+            raise ConfigError(
+                f"objective={cfg.objective}: this run never logs {one.metric}, which takes {what}"
+            )
+
+
+def _lacking(metric: str, cfg: Config) -> str | None:
+    algo, begins = cfg.algo, metric.startswith
+    adapters = begins(ADAPTERS) or metric == "optimizer/lora_gradient_norm"
+    learned = (begins(_LEARNED) or metric == _LEARNED_TOO) and metric != _NOT_LEARNED
+    a_choice = cfg.eval.keep_best and 0 < cfg.eval.every < algo.total_steps
+    needs = (
+        (adapters, algo.world_model.hf_model.peft, "adapters (peft=true)"),
+        (begins("eval/best_"), a_choice, "eval.keep_best=true and eval.every < algo.total_steps"),
+        (begins("open_loop/"), cfg.eval.open_loop > 0, "eval.open_loop > 0"),
+        (begins("open_loop/image"), algo.cnn_keys.decoder, "images (algo.cnn_keys.decoder)"),
+        (begins("open_loop/vector"), algo.mlp_keys.decoder, "vectors (algo.mlp_keys.decoder)"),
+        (begins("system/gpu"), cfg.device != "cpu", "a GPU"),
+        (learned, algo.replay_ratio > 0, "updates (replay_ratio > 0)"),
+    )
+    return next((what for asked, there, what in needs if asked and not there), None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.config import Config, load, parse_objectives
+from llmdreamer.config import Config, load, parse_objectives, refuse_unlogged
 from llmdreamer.config.objective import Objective
 from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.sweep.settings import LAUNCHERS, Ray, Settings, Submitit
@@ -50,10 +50,12 @@ class Plan:
         """The checked configuration of a run.
 
         Raises:
-            ConfigError: if a value is out of range or at odds with another.
+            ConfigError: if a value is out of range or at odds with another, or an objective never logged.
             HydraException: if a key or an option does not exist.
         """
-        return load(self.loader.load_sweep_config(self.master, list(overrides)), overrides)
+        config = load(self.loader.load_sweep_config(self.master, list(overrides)), overrides)
+        refuse_unlogged(config)
+        return config
 
 
 def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> Plan:
@@ -62,6 +64,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     Raises:
         ConfigError: in one line, before anything has been written.
     """
+    _refuse_added("hydra.sweeper", master.hydra.sweeper, Settings)
     settings = OmegaConf.to_object(master.hydra.sweeper)
     assert isinstance(settings, Settings)
     _refuse_trust(settings)
@@ -126,14 +129,26 @@ def _launcher(master: DictConfig) -> Submitit | Ray | None:
             f"hydra/launcher={choice}: the sweeper starts its runs itself;"
             f" choose from basic, {', '.join(LAUNCHERS)} (docs/clusters.md)"
         )
+    _refuse_added("hydra.launcher", master.hydra.launcher, type(launcher))
     package = "ray" if isinstance(launcher, Ray) else "submitit"
     if find_spec(package) is None:
         raise ConfigError(f"hydra/launcher={choice}: pip install 'llmdreamer[{package}]'")
     return launcher
 
 
+def _refuse_added(where: str, node: DictConfig, kind: type) -> None:
+    """Refuse a key that a plus has added: nothing would read it."""
+    known = [one.name for one in fields(kind) if one.name != "_target_"]
+    for key in {*map(str, node)} - {*known, "_target_"}:
+        near = did_you_mean(key, known)
+        raise ConfigError(f"{where}.{key}: no such option; choose from {', '.join(known)}{near}")
+
+
 def _spelled(params: dict[str, Any]) -> list[str]:
     """Values of a YAML file as they would be typed: `[1, 2]` there is the text `1,2` here."""
+    for key, value in params.items():
+        if value == []:
+            raise ConfigError(f"hydra.sweeper.params.{key}=[]: holds no value")
     return [
         f"{key}={','.join(map(spelled, value)) if isinstance(value, list) else spelled(value)}"
         for key, value in params.items()

@@ -25,6 +25,10 @@ from llmdreamer.sweep.settings import Ray
 # Ray starts half a dozen processes; on a machine at its limit that has taken more than a minute.
 REACHED_WITHIN = 180.0
 CLOSED_WITHIN = 30.0
+# What Ray says when an agent of its own was not there in time, for which it waits 15 seconds: the machine is
+# crowded, and it may be less so at the next start.
+LATE = "timed out during startup"
+STARTS = 3
 
 
 class EngineLost(Exception):
@@ -39,6 +43,16 @@ class RayEngine:
     def __init__(self, settings: Ray, sweep: Path, heartbeat: int) -> None:
         init, options = _given(settings.init), _given(settings.remote)
         _reach(init.get("address"))
+        for _ in range(STARTS):
+            refused = self._begin(init, options)
+            if refused is None or LATE not in refused:
+                break
+        if refused is not None:
+            raise ConfigError(f"hydra/launcher=ray: {refused}")
+        self._posted = Posted(sweep, heartbeat)
+
+    def _begin(self, init: dict[str, Any], options: dict[str, Any]) -> str | None:
+        """None if Ray is there, else the reason why not; no process is then left."""
         self._hand = Hand([sys.executable, "-m", "llmdreamer.sweep.rayhand"], (init, options))
         try:
             refused = self._hand.first_word(REACHED_WITHIN)
@@ -47,8 +61,7 @@ class RayEngine:
             raise
         if refused is not None:
             self._hand.close(0)
-            raise ConfigError(f"hydra/launcher=ray: {refused}")
-        self._posted = Posted(sweep, heartbeat)
+        return refused
 
     def start(self, order: Order) -> Job:
         errand = self._posted.errand(order)

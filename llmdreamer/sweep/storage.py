@@ -28,6 +28,12 @@ OWNER = "owner"  # the trial's attribute that names its driver
 LOCK_SECONDS = 600  # MySQL wants a limit
 
 
+class StoreLocked(Exception):
+    """Another driver holds the study, or hangs; the same command goes on."""
+
+    exit_code = 1
+
+
 class Store:
     """An Optuna storage in a database that drivers on one machine, or many, use together."""
 
@@ -56,7 +62,9 @@ class Store:
                 )
         except ImportError as error:
             what = f"hydra.sweeper.storage={redact(self.url)}: no driver for this database"
-            raise ConfigError(f"{what} (pip install 'psycopg[binary]' or pymysql)") from error
+            raise ConfigError(
+                f"{what} (pip install 'llmdreamer[postgresql]' or [mysql])"
+            ) from error
         except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             reason = redact(str(error).splitlines()[0])[:200]
             raise ConfigError(f"hydra.sweeper.storage={redact(self.url)}: {reason}") from error
@@ -99,7 +107,9 @@ def _advisory(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
             number = {"key": f"llmdreamer-{key.hex()[:32]}"}  # type: ignore[dict-item]
             take = f"SELECT GET_LOCK(:key, {LOCK_SECONDS})"
             give = "SELECT RELEASE_LOCK(:key)"
-        connection.execute(sqlalchemy.text(take), number)
+        taken = connection.execute(sqlalchemy.text(take), number).scalar()
+        if engine.dialect.name != "postgresql" and taken != 1:
+            raise StoreLocked(f"nobody has let go of the lock of {name} for {LOCK_SECONDS} seconds")
         try:
             yield
         finally:

@@ -16,6 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from llmdreamer.config import GROUPS
 from llmdreamer.config.objective import NEVER_LOGGED, Curve
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.folder import Curves
@@ -80,9 +81,16 @@ class Study:
         self._told_waiting = False
 
     def _try_out(self) -> None:
-        """Compose one point of the space: a key or a value that does not exist is told now."""
-        point = {key: first_of(distribution) for key, distribution in self._space.items()}
-        self._plan.compose([*self._plan.fixed, *assigned(point), *self._arm])
+        """Compose the space's first point and, of groups, every option: what does not exist is told now."""
+        first = {key: first_of(distribution) for key, distribution in self._space.items()}
+        self._plan.compose([*self._plan.fixed, *assigned(first), *self._arm])
+        for key in (key for key in self._space if key in GROUPS):
+            for value in getattr(self._space[key], "choices", ())[1:]:
+                point = [*self._plan.fixed, *assigned(first | {key: value}), *self._arm]
+                try:
+                    self._plan.compose(point)
+                except ConfigError:
+                    pass  # beside other values it may do: the trial will tell
 
     def _open(self) -> optuna.Study:
         kinds = optuna.study.StudyDirection

@@ -9,7 +9,7 @@ from typing import get_args
 
 import pytest
 
-from llmdreamer.config import RANGES, ConfigError, arm, check, leaves
+from llmdreamer.config import RANGES, ConfigError, arm, check, leaves, refuse_unlogged
 from llmdreamer.config.metrics import METRICS
 
 
@@ -38,6 +38,47 @@ def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
         check(wrong)
     theirs = with_value(with_value(wrong, "algo.agent", "theirs.Agent"), "trust", ["theirs"])
     check(theirs)
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "value"),
+    [
+        ("lora/h.0.attn.c_attn", "algo.world_model.hf_model.peft", True),
+        ("optimizer/lora_gradient_norm", "algo.world_model.hf_model.peft", True),
+        ("open_loop/image_error", "algo.cnn_keys.decoder", ["rgb"]),
+    ],
+)
+def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, value):
+    asked = with_value(cfg, "objective", f"eval/return,{metric}:best")
+    with pytest.raises(ConfigError, match=f"this run never logs {metric}, which takes "):
+        refuse_unlogged(asked)
+    refuse_unlogged(with_value(asked, key, value))
+    # An agent of somebody else's may log it.
+    refuse_unlogged(with_value(asked, "algo.agent", "theirs.Agent"))
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "value"),
+    [
+        ("open_loop/vector_error", "algo.mlp_keys.decoder", []),
+        ("open_loop/reward_error", "eval.open_loop", 0),
+        ("eval/best_return", "eval.keep_best", False),
+        ("eval/best_return", "eval.every", 0),
+        ("system/gpu_memory_share", "device", "cpu"),
+        ("world_model/loss", "algo.replay_ratio", 0),
+        ("system/peak_memory_bytes", "algo.replay_ratio", 0),
+    ],
+)
+def test_what_is_logged_is_so_only_where_it_can_be(cfg, metric, key, value):
+    asked = with_value(cfg, "objective", metric)
+    refuse_unlogged(asked)
+    with pytest.raises(ConfigError, match=f"this run never logs {metric}, which takes "):
+        refuse_unlogged(with_value(asked, key, value))
+
+
+def test_a_checkpoint_is_timed_without_updates_too(cfg):
+    asked = with_value(cfg, "objective", "time/checkpoint_seconds")
+    refuse_unlogged(with_value(asked, "algo.replay_ratio", 0))
 
 
 def test_every_number_has_a_range():

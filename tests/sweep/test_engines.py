@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from llmdreamer.sweep import rayengine, remote
 from llmdreamer.sweep.engine import Order
 from llmdreamer.sweep.rayengine import EngineLost, Hand
 from llmdreamer.sweep.remote import Errand, Placed, execute
+from llmdreamer.sweep.settings import Ray
 
 # Says that it is there, and leaves with 7 on SIGTERM, or, told so, not at all.
 PROGRAM = """
@@ -262,6 +264,39 @@ def test_when_ray_is_lost_so_are_its_jobs_and_the_next_is_an_error_of_one_line()
     with pytest.raises(EngineLost, match="the connection is lost: a word of Ray's"):
         one.ask("start", "c")
     one.close(60)
+
+
+@pytest.mark.parametrize(
+    ("words", "starts"),
+    [
+        (["The current node timed out during startup. This", None], 2),
+        (["The current node timed out during startup. This"] * 9, 3),
+        (["init() got an unexpected keyword argument 'adress'"], 1),
+    ],
+)
+def test_a_cluster_that_was_too_slow_to_come_up_is_started_again(
+    monkeypatch, tmp_path, words, starts
+):
+    begun, ended = [], []
+
+    class Stub:
+        def __init__(self, *_: object):
+            begun.append(self)
+
+        def first_word(self, within: float) -> str | None:
+            return words[len(begun) - 1]
+
+        def close(self, within: float) -> None:
+            ended.append(self)
+
+    monkeypatch.setattr(rayengine, "Hand", Stub)
+    if words[-1] is None:
+        rayengine.RayEngine(Ray(), tmp_path, 15).close()
+    else:
+        with pytest.raises(ConfigError, match=f"hydra/launcher=ray: {re.escape(words[0])}"):
+            rayengine.RayEngine(Ray(), tmp_path, 15)
+    assert len(begun) == starts
+    assert ended == begun  # no process is left behind
 
 
 PORTS = ("port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")

@@ -4,34 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 
-from llmdreamer import cli, config
+from llmdreamer import config
 from llmdreamer.sweep.grid import combinations
-from llmdreamer.sweep.plan import read_plan
 from llmdreamer.sweep.samplers import make_pruner, make_sampler
 from llmdreamer.sweep.search import assigned, budget, check, first_of, space
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 SPECS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
-
-
-@pytest.fixture
-def plan(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def planned(*overrides):
-        config.register()
-        cli.register()
-        with initialize_config_dir(str(ROOT / "conf")):
-            hydra = GlobalHydra.instance().hydra
-            loader = hydra.config_loader
-            master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
-            yield read_plan(master, loader, master.hydra.overrides.task)
-
-    return planned
 
 
 def test_the_questions_are_there():

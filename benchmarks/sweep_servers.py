@@ -1,0 +1,157 @@
+"""Several drivers of one study, with its database and its record on servers, as on a cluster.
+
+    python benchmarks/sweep_servers.py [--database postgresql|mysql] [--drivers 3] [--trials 8] [--standin]
+
+Starts a database server (Debian's postgresql or mariadb-server, with psycopg or pymysql) for the study
+and an MLflow server for the record, both on loopback; then the drivers, together, on a study that is not
+there yet. One of them is SIGKILLed as soon as a trial of its has a checkpoint. The trials are real runs of
+a GRU, of which some may be pruned. Counted at the end: trials in Optuna, runs in MLflow.
+
+With `--standin` the trials are stand-ins (tests/sweep/standin.py), which MLflow hears nothing of.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "sweep"))
+
+from servers import free_port, started
+
+ROOT = Path(__file__).resolve().parents[1]
+STANDIN = ROOT / "tests" / "sweep" / "standin.py"
+SMALL = ["backbone=gru", "algo.total_steps=96", "checkpoint.every=24", "eval.every=32"]
+STUDY = ["sweeps=smoke", "hydra.sweeper.study_name=s", "hydra.sweeper.heartbeat=5"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--database", choices=("postgresql", "mysql"), default="postgresql")
+    parser.add_argument("--drivers", type=int, default=3)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--standin", action="store_true")
+    given = parser.parse_args()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started(given.database) as storage,
+        mlflow_server(Path(folder)) as uri,
+    ):
+        print(f"study in {storage}, runs in {uri}", flush=True)
+        command = [*STUDY, *SMALL, f"hydra.sweeper.n_trials={given.trials}"]
+        command += [f"hydra.sweeper.storage='{storage}'", f"tracking.uri={uri}"]
+        if given.standin:
+            command.append(f"hydra.sweeper.command=['{sys.executable}','{STANDIN}']")
+        began = time.monotonic()
+        codes = driven(Path(folder), command, given.drivers)
+        print(f"exit codes {codes} after {time.monotonic() - began:.0f} s", flush=True)
+        good = report(storage, given.trials, given.drivers)
+        good = (given.standin or recorded(uri, given.trials)) and good
+        good = good and sorted(codes) == [-signal.SIGKILL] + [0] * (given.drivers - 1)
+        print("as it must be" if good else "NOT as it must be")
+    return 0 if good else 1
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """An MLflow server's address, as soon as it answers."""
+    uri = f"http://127.0.0.1:{(port := free_port())}"
+    store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
+    with open(folder / "server.log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "mlflow", "server", *store, "--host", "127.0.0.1", "--port", str(port),
+             "--artifacts-destination", str(folder / "artifacts")],
+            cwd=folder, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        while True:
+            assert server.poll() is None, (folder / "server.log").read_text()
+            try:
+                urllib.request.urlopen(f"{uri}/health", timeout=30)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield uri
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)  # its workers too
+        server.wait()
+
+
+def driven(folder: Path, command: list[str], count: int) -> list[int]:
+    """The exit codes of the drivers, one of which is killed."""
+    drivers = []
+    for number in range(count):
+        with open(folder / f"log-{number}", "wb") as log:
+            drivers.append(
+                subprocess.Popen(
+                    [sys.executable, str(ROOT / "run.py"), "-m", *command],
+                    cwd=folder,
+                    env={"STANDIN_STEP": "0.3"} | os.environ | {"PYTHONPATH": str(ROOT)},
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    while all(driver.poll() is None for driver in drivers):
+        time.sleep(0.2)
+        if (busy := next(filter(partial(has_checkpoint, folder), range(count)), None)) is not None:
+            drivers[busy].kill()
+            print("killed a driver whose trial has a checkpoint", flush=True)
+            break
+    return [driver.wait() for driver in drivers]
+
+
+def has_checkpoint(folder: Path, driver: int) -> bool:
+    """Whether the trial that this driver began last (`start trial 3 ...`) has got that far."""
+    *_, last = (folder / f"log-{driver}").read_text().rpartition("start trial ")
+    trial = folder / "outputs" / "sweeps" / "s" / (last.split() or ["none"])[0]
+    return any(trial.glob("checkpoints/step-*"))
+
+
+def report(storage: str, wanted: int, drivers: int) -> bool:
+    trials = optuna.load_study(study_name="s", storage=storage).trials
+    states = Counter(trial.state.name for trial in trials)
+    owners = Counter(trial.user_attrs["owner"] for trial in trials)
+    print(
+        f"{len(trials)} trials of {wanted}: {dict(states)}; of {drivers} drivers {[*owners.values()]}"
+    )
+    different = len({tuple(trial.params.values()) for trial in trials})
+    print(f"{different} different parameters")
+    ended = {TrialState.COMPLETE, TrialState.PRUNED}
+    return len(trials) == different == wanted and {trial.state for trial in trials} <= ended
+
+
+def recorded(uri: str, wanted: int) -> bool:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(uri)
+    (experiment,) = [one for one in client.search_experiments() if one.name == "llmdreamer"]
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    numbers = Counter(run.data.tags["trial"] for run in children)
+    parents = {run.data.tags["mlflow.parentRunId"] for run in children}
+    states = Counter(run.info.status for run in children)
+    print(
+        f"MLflow: {len(runs) - len(children)} sweep, {len(children)} runs below it: {dict(states)}"
+    )
+    valued = sum("eval/return" in run.data.metrics for run in children)
+    print(f"{len(numbers)} different trials, {valued} with their returns")
+    once = len(numbers) == len(children) == valued == wanted
+    return once and len(parents) == 1 == len(runs) - len(children) and "RUNNING" not in states
+
+
+if __name__ == "__main__":
+    sys.exit(main())

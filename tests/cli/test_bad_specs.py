@@ -1,0 +1,64 @@
+"""A specification that cannot be meant so is refused by one line, before any trial."""
+
+import pytest
+
+SPACE = "params: {algo.horizon: 'range(5,9)'}"
+STUDY = f"{SPACE}, n_trials: 2"
+TWO = "direction: [maximize, minimize]"
+
+
+@pytest.fixture
+def specified(command, tmp_path):
+    """Type `sweeps=own`, whose `hydra.sweeper` is the YAML text given."""
+    folder = tmp_path / "specs"
+    (folder / "sweeps").mkdir(parents=True)
+
+    def typed(sweeper, *words):
+        # A trial would leave its arguments.
+        trial = f"[sh, -c, 'echo \"$@\" >> {tmp_path}/trials']"
+        text = f"# @package _global_\nhydra: {{sweeper: {{{sweeper}, command: {trial}}}}}\n"
+        (folder / "sweeps" / "own.yaml").write_text(text)
+        return command(*words, "sweeps=own", f"hydra.searchpath=[file://{folder}]")
+
+    return typed
+
+
+@pytest.mark.parametrize(
+    ("sweeper", "typed", "line"),
+    [
+        ("params: {algo.horizn: [5, 6]}", "-m", "unknown key 'algo.horizn'; did you mean 'algo.horizon"),
+        ("params: {algo.horizn: [5, 6]}, n_trials: 2", "-m", "unknown key 'algo.horizn'; did you mean"),
+        (f"{SPACE}, n_trails: 2", "-m", "hydra.sweeper.n_trails"),
+        ("params: {algo.horizon: 'range(5,5)'}", "-m", "algo.horizon=range(5,5): holds no value"),
+        ("params: {algo.horizon: 'range(5,5)'}, n_trials: 2", "-m", "algo.horizon=range(5,5): "),
+        ("params: {algo.gamma: 'interval(0.9,0.8)'}, n_trials: 2", "-m", "algo.gamma=interval(0.9,0.8)"),
+        ("params: {algo.horizon: []}, n_trials: 2", "-m", "params.algo.horizon=[]: holds no value"),
+        ("params: {model: [XS, Q]}, n_trials: 2", "-m", "model=Q: no such option; choose from L, M, S"),
+        (f"{STUDY}, pruner: median, {TWO}", "-m objective='eval/return,compute/flops'",
+         "hydra.sweeper.pruner=median: a study of several objectives cannot prune"),
+        (STUDY, "-m objective=eval/retrun", "no run logs eval/retrun; did you mean 'eval/return'"),
+        (STUDY, "-m objective=open_loop/image_error:best",
+         "objective=open_loop/image_error:best: this run never logs open_loop/image_error, which takes"),
+        (f"{STUDY}, {TWO}", "-m objective='eval/return,lora/h.0.attn.c_attn'", "takes adapters (peft=true)"),
+        (STUDY, "", "sweeps=own is a sweep: add -m (python run.py -m sweeps=own)"),
+    ],
+)  # fmt: skip
+def test_a_bad_specification_is_one_line(specified, tmp_path, sweeper, typed, line):
+    code, out, err = specified(sweeper, *typed.split())
+    assert line in err
+    assert (code, err.count("\n"), out) == (2, 1, "")
+    assert not (tmp_path / "trials").exists()
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_another_space_on_an_old_study_is_one_line(specified, tmp_path):
+    assert (
+        specified(f"{STUDY}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")[0] == 2
+    )  # nothing was logged
+    tried = (tmp_path / "trials").read_text()
+    wider = STUDY.replace("range(5,9)", "range(5,12)")
+    code, out, err = specified(f"{wider}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")
+    assert (code, err.count("\n"), out) == (2, 1, "")
+    assert "was made with algo.horizon {'step': 1, 'low': 5, 'high': 8}, not " in err
+    assert "use a new hydra.sweeper.study_name" in err
+    assert (tmp_path / "trials").read_text() == tried

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 CONFIG, SPACES, WEIGHTS = "config.yaml", "spaces.json", "agent.pt"
 
+# What reading files that are damaged, or something else, raises.
+_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnpicklingError)
+
 
 class Policy:
     """An agent that lives one episode at a time: an observation in, an action out, its memory between.
@@ -62,9 +65,7 @@ class Policy:
             spaces = json.loads((folder / SPACES).read_text())
             seen, done = (space_from_plain(spaces[name]) for name in ("observation", "action"))
             weights = torch.load(folder / WEIGHTS, map_location=device, weights_only=True)
-        except (
-            *(OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnpicklingError),
-        ) as error:
+        except _UNREADABLE as error:
             told = str(error).partition("\n")[0]
             raise ConfigError(f"{folder}: these are not the files of a policy ({told})") from error
         keys, actions = observation_keys(seen, *frames_of(config.env)), action_kind(done)

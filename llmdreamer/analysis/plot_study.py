@@ -123,7 +123,7 @@ def curves(tried: Tried) -> Figure:
             axis.plot(x[-1], y[-1], "v", mfc="#FFFFFF", mec=INK, ms=6)
     handles = [Line2D([], [], color=PALE, lw=0.9, label="trial")]
     if any(trial.curve for trial in tried.of("PRUNED")):
-        how = {"ls": (0, (3, 2)), "marker": "v", "mfc": "#FFF", "mec": INK}
+        how: dict[str, Any] = {"ls": (0, (3, 2)), "marker": "v", "mfc": "#FFF", "mec": INK}
         handles.append(Line2D([], [], color=PALE, label="pruned", **how))
     if best is not None and best.curve:
         axis.plot(*zip(*best.curve, strict=True), color=INK, lw=2)

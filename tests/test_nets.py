@@ -53,7 +53,8 @@ def test_bins_in_symlog_space_mean_and_aim_there():
 
 
 def test_vector_keys_are_concatenated_in_their_order_after_symlog():
-    encoder = VectorEncoder({"b": (1,), "a": (2,)}, ["a", "b"], 4, 0)
+    encoder = VectorEncoder({"b": (1,), "a": (2,)}, ["a", "b"], 4, 1)
+    encoder.mlp = torch.nn.Identity()
     seen = encoder({"a": torch.tensor([[0.0, torch.e - 1]]), "b": torch.tensor([[1 - torch.e]])}, 1)
     torch.testing.assert_close(seen, torch.tensor([[0.0, 1.0, -1.0]]))
 

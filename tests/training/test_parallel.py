@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from llmdreamer import parallel
+from llmdreamer import nets, parallel
 from llmdreamer.behavior import policy
 from llmdreamer.functional import mode_one_hot
 from llmdreamer.training.agent import Agent
@@ -72,8 +72,8 @@ BATCHES = [batch_of(seed) for seed in range(3)]
 EPS = "algo.optimizer.eps=1e-3"
 
 
-def mode_class(log_probs):
-    return log_probs.argmax(-1, keepdim=True)
+def mode_class(logits, share):
+    return logits.argmax(-1, keepdim=True)
 
 
 def process(rank, cfg, folder):
@@ -91,7 +91,7 @@ def process(rank, cfg, folder):
         "mean": parallel.mean(torch.tensor([1.0 + rank])).tolist(),
     }
     policy.sample_one_hot = model.sample_one_hot = mode_one_hot
-    model.sample_class = mode_class
+    nets.sample_mixed = mode_class
     state = updates(cfg, [half(batch, rank) for batch in BATCHES])
     torch.save((heard, state), folder / f"found-{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -127,7 +127,7 @@ def test_two_halves_of_a_batch_make_the_update_that_the_whole_makes(compose, fou
     (_, first), (_, second) = found
     for module in (policy, model):
         monkeypatch.setattr(module, "sample_one_hot", mode_one_hot)
-    monkeypatch.setattr(model, "sample_class", mode_class)
+    monkeypatch.setattr(nets, "sample_mixed", mode_class)
     cfg = compose(*SMALL, EPS)
     whole, begun = updates(cfg, BATCHES), updates(cfg, [])
     for name, value in whole.items():

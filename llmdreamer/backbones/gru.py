@@ -73,6 +73,9 @@ class GRUBackbone(Backbone):
     def reset(self, state: Tensor, mask: Tensor) -> Tensor:
         return state.masked_fill(mask.unsqueeze(-1), 0.0)
 
+    def replace(self, state: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask.unsqueeze(-1), other, state)
+
     def state_dict_of(self, state: Tensor) -> dict[str, Tensor]:
         return {"memory": state}
 

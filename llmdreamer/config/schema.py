@@ -22,6 +22,7 @@ class KeysConfig:
 @dataclass
 class TextKeysConfig:
     encoder: list[str] = field(default_factory=list)
+    sequence: list[str] = field(default_factory=list)  # not in runs saved before it was there
 
 
 @dataclass

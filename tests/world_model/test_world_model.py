@@ -162,3 +162,12 @@ def test_gamma_is_in_the_discount_wherever_it_is_learnt(compose):
         torch.nn.init.zeros_(world.continues.mlp[-1].weight)  # either answer is as likely
         _, predicted = world.predict(torch.randn(3, world.features))
         torch.testing.assert_close(predicted, torch.full((3,), discount))
+
+
+def test_an_action_beyond_its_bounds_enters_as_it_was_executed_in_dreams_too(world, batch):
+    code = world.code(observe(world, batch).latent)
+    beyond = torch.tensor([-3.0, 1.5]).expand(B, T, 2)
+    within = torch.tensor([-1.0, 1.0]).expand(B, T, 2)
+    torch.testing.assert_close(
+        world.tokens.imagined(code.ones, beyond), world.tokens.imagined(code.ones, within)
+    )

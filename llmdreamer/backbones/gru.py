@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 def make_gru(config: Config) -> GRUBackbone:
-    """The GRU of the width that the catalogue gives to `config.size`."""
-    return GRUBackbone(shape_of(config.backbone.name, config.size).width)
+    """The GRU of the width asked for, or of that which the catalogue gives to `config.size`."""
+    asked = config.backbone.width
+    return GRUBackbone(
+        shape_of(config.backbone.name, config.size).width if asked is None else asked
+    )
 
 
 class GRUBackbone(Backbone):

@@ -77,7 +77,9 @@ def steps_from_a_selected_state_give_what_encoding_its_prefix_anew_gives(
     _dream_on(backbone, states)
 
 
-def _dream_on(backbone: Backbone, states: object) -> None:
+def _dream_on(
+    backbone: Backbone, states: object, agree: Callable[[Tensor, Tensor], None] = close
+) -> None:
     """Steps from `states`, of the packed sequences, against encoding all anew."""
     tokens, is_first = packed(backbone)
     indices = torch.tensor([[0, 4, 5, 11], [2, 3, 4, 11], [1, 3, 10, 11]])
@@ -90,7 +92,7 @@ def _dream_on(backbone: Backbone, states: object) -> None:
     for n, (row, t) in enumerate((r, int(t)) for r in range(B) for t in indices[r]):
         prefix = tokens[row, _start(is_first, row, t) : t + 1]
         anew = encode(backbone, torch.cat([prefix, dreamt[n]]))
-        close(torch.stack(steps, 1)[n], anew[len(prefix) :])
+        agree(torch.stack(steps, 1)[n], anew[len(prefix) :])
 
 
 @torch.no_grad()
@@ -179,6 +181,18 @@ def under_autocast_acting_stays_near_training(backbone: Backbone) -> None:
 
 
 @torch.no_grad()
+def under_autocast_dreams_stay_near_encoding_anew(backbone: Backbone) -> None:
+    tokens, is_first = packed(backbone)
+
+    def near(left: Tensor, right: Tensor) -> None:
+        assert (left - right).abs().max() < 0.02 * right.abs().max()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        _, states = backbone.observe(tokens, is_first)
+        _dream_on(backbone, states, near)
+
+
+@torch.no_grad()
 def under_autocast_episodes_stay_apart(backbone: Backbone) -> None:
     tokens, is_first = packed(backbone)
     with torch.autocast("cpu", torch.bfloat16):
@@ -260,6 +274,7 @@ LAWS: list[Callable[[Backbone], None]] = [
     an_empty_memory_survives_being_written_down,
     a_long_episode_is_acted_in_as_it_is_trained_on,
     under_autocast_acting_stays_near_training,
+    under_autocast_dreams_stay_near_encoding_anew,
     under_autocast_episodes_stay_apart,
     a_gradient_reaches_every_token_and_none_from_another_episode,
     under_autocast_gradients_are_near_those_of_full_precision,

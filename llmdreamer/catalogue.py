@@ -33,12 +33,14 @@ class Family:
         sizes: its shapes.
         factory: dotted name of the function that makes it from the configuration.
         language_model: whether it has weights to load and layers to adapt (`pretrained`, `peft`).
+        any_width: whether `backbone.width` may stand in for a size's.
     """
 
     model_type: str | None
     sizes: Mapping[str, Shape]
     factory: str = "llmdreamer.backbones.huggingface.make_huggingface"
     language_model: bool = True
+    any_width: bool = False
 
 
 def _gpt2(width: int, layers: int, heads: int, positions: int, name: str | None = None) -> Shape:
@@ -149,6 +151,7 @@ CATALOGUE: dict[str, Family] = {
         {"XS": Shape(256, 1), "S": Shape(3764, 1), "M": Shape(7096, 1), "L": Shape(10864, 1)},
         "llmdreamer.backbones.gru.make_gru",
         language_model=False,
+        any_width=True,
     ),
 }
 ANY = "hf"

@@ -137,7 +137,7 @@ def _alone(config: Config, agent: Agent) -> Config:
     algo, hf = config.algo, config.algo.world_model.hf_model
     if not hf.from_pretrained:
         return config
-    if algo.text_keys.encoder:
+    if algo.text_keys.encoder or algo.text_keys.sequence:
         raise ConfigError(
             "pretrained=true with algo.text_keys: its table of words is no part of a policy yet"
         )

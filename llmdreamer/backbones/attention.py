@@ -183,6 +183,24 @@ class AttentionBackbone(Backbone):
             state.slot,
         )
 
+    def replace(self, state: Window, other: Window, mask: Tensor) -> Window:
+        # The other's ring is turned until its next column is ours.
+        turn = state.slot - other.slot
+
+        def chosen(ours: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(mask[:, None, None, None], theirs.roll(turn, 2), ours)
+
+        nothing = [
+            (torch.zeros_like(k), torch.zeros_like(v)) for k, v in state.layers or other.layers
+        ]
+        layers = zip(state.layers or nothing, other.layers or nothing, strict=True)
+        return Window(
+            [(chosen(a, c), chosen(b, d)) for (a, b), (c, d) in layers],
+            torch.where(mask.unsqueeze(-1), other.visible.roll(turn, 1), state.visible),
+            torch.where(mask, other.position, state.position),
+            state.slot,
+        )
+
     def state_dict_of(self, state: Window) -> dict[str, Tensor]:
         slot = torch.tensor(state.slot)
         tensors = {"visible": state.visible, "position": state.position, "slot": slot}

@@ -19,7 +19,8 @@ class Backbone(nn.Module, ABC):
 
     - a packed sequence with resets gives what each of its episodes gives alone;
     - `observe` gives what `step` gives token by token;
-    - `step` from `select(states, (b, t))` gives what encoding b's tokens 0..t anew would.
+    - `step` from `select(states, (b, t))` gives what encoding b's tokens 0..t anew would;
+    - a stream that `replace` takes from another state goes on as it would have there.
     """
 
     width: int
@@ -87,6 +88,13 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def reset(self, state: State, mask: Tensor) -> State:
         """The state with the memory of the streams in `mask` (N,) emptied."""
+
+    @abstractmethod
+    def replace(self, state: State, other: State, mask: Tensor) -> State:
+        """The state with the memory of the streams in `mask` (N,) taken from `other`, of N streams too.
+
+        Both are used up.
+        """
 
     @abstractmethod
     def state_dict_of(self, state: State) -> dict[str, Tensor]:

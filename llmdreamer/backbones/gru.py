@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 def make_gru(config: Config) -> GRUBackbone:
-    """The GRU of the width that the catalogue gives to `config.size`."""
-    return GRUBackbone(shape_of(config.backbone.name, config.size).width)
+    """The GRU of the width asked for, or of that which the catalogue gives to `config.size`."""
+    asked = config.backbone.width
+    return GRUBackbone(
+        shape_of(config.backbone.name, config.size).width if asked is None else asked
+    )
 
 
 class GRUBackbone(Backbone):
@@ -72,6 +75,9 @@ class GRUBackbone(Backbone):
 
     def reset(self, state: Tensor, mask: Tensor) -> Tensor:
         return state.masked_fill(mask.unsqueeze(-1), 0.0)
+
+    def replace(self, state: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask.unsqueeze(-1), other, state)
 
     def state_dict_of(self, state: Tensor) -> dict[str, Tensor]:
         return {"memory": state}

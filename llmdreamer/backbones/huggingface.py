@@ -30,7 +30,8 @@ def make_huggingface(config: Config) -> Backbone:
     """
     model, input_rms = _model(config)
     hf = config.algo.world_model.hf_model
-    words = model.get_input_embeddings() if config.algo.text_keys.encoder else None
+    texts = config.algo.text_keys
+    words = model.get_input_embeddings() if texts.encoder or texts.sequence else None
     # Tokens are vectors: no word is ever looked up in the model itself.
     model.set_input_embeddings(None)  # type: ignore[arg-type]
     if hf.peft:

@@ -136,6 +136,16 @@ class StateSpaceBackbone(Backbone):
 
         return [(emptied(taps), emptied(memory)) for taps, memory in state]
 
+    def replace(
+        self, state: list[LayerState], other: list[LayerState], mask: Tensor
+    ) -> list[LayerState]:
+        def chosen(ours: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(mask.view(-1, *[1] * (ours.ndim - 1)), theirs, ours)
+
+        nothing = [(torch.zeros_like(a), torch.zeros_like(b)) for a, b in state or other]
+        layers = zip(state or nothing, other or nothing, strict=True)
+        return [(chosen(a, c), chosen(b, d)) for (a, b), (c, d) in layers]
+
     def state_dict_of(self, state: list[LayerState]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
         for index, (taps, memory) in enumerate(state):

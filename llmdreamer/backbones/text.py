@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor, nn
 
+from llmdreamer.backbones.base import Backbone
 from llmdreamer.catalogue import shape_of
 from llmdreamer.errors import ConfigError
-from llmdreamer.nets import MLP
+from llmdreamer.nets import MLP, RMSNorm, init_linear
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -120,8 +121,7 @@ class TextEncoder(nn.Module):
     def _read(self, rows: Tensor) -> Tensor:
         # Looked up by their bytes, so a batch's texts are best left on the CPU: no device waits for them.
         distinct, which = torch.unique(rows.cpu().flatten(0, -2), dim=0, return_inverse=True)
-        texts = [bytes(row).rstrip(b"\0") for row in distinct.numpy()]
-        parts = [self.table(text) for text in texts]
+        parts = [self.table(_text(row)) for row in distinct]
         padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)
         device = padded.device
         lengths = torch.tensor([len(part) for part in parts], device=device)
@@ -132,6 +132,50 @@ class TextEncoder(nn.Module):
         # Padding stands behind the text, so it changes no output within it; those behind are left out.
         mean = (outputs * counted[..., None]).sum(1) / lengths[:, None]
         return mean[which.to(device)].unflatten(0, rows.shape[:-1])
+
+
+class TextPrompt(nn.Module):
+    """Texts as tokens of a backbone: what a model is told before it lives.
+
+    Word vectors of the backbone's own model enter as they did when it was trained. Others, as learned
+    bytes, go through a layer and are scaled to what the backbone is used to.
+
+    Args:
+        table: what a text's parts are.
+        keys: observations that are texts; a row's are read one after the other.
+    """
+
+    def __init__(self, table: nn.Module, keys: list[str], backbone: Backbone) -> None:
+        super().__init__()
+        self.keys = keys
+        self.table = table
+        self.input_rms = backbone.input_rms
+        width = int(table.width)  # type: ignore[arg-type]
+        self.project: nn.Module | None = None
+        if not isinstance(table, TokenTable) or width != backbone.width:
+            norm = RMSNorm(backbone.width)
+            nn.init.constant_(norm.weight, backbone.input_rms)
+            self.project = nn.Sequential(init_linear(nn.Linear(width, backbone.width)), norm)
+
+    def forward(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """UTF-8 bytes (M, bytes) of each key, zeros behind, on any device.
+
+        Returns:
+            tokens (M, P, D), zeros in front of the shorter, and how many are a row's (M,), 1 to P.
+        """
+        rows = [observations[key].cpu() for key in self.keys]
+        distinct, which = torch.unique(torch.cat(rows, -1), dim=0, return_inverse=True)
+        sizes = [row.shape[-1] for row in rows]
+        told = [
+            torch.cat([self.table(_text(text)) for text in row.split(sizes)]) for row in distinct
+        ]
+        padded = nn.utils.rnn.pad_sequence(told, batch_first=True, padding_side="left")
+        lengths = torch.tensor([len(parts) for parts in told])
+        # In full precision: it is little, and what the memory begins with.
+        with torch.autocast(padded.device.type, enabled=False):
+            tokens = padded * self.input_rms if self.project is None else self.project(padded)
+        which = which.to(padded.device)
+        return tokens[which], lengths.to(padded.device)[which]
 
 
 def make_table(config: Config, vocabulary: Tensor | None) -> nn.Module:
@@ -181,6 +225,11 @@ def _token_table(source: str, vocabulary: Tensor) -> nn.Module:
             f"{vocabulary.shape[0]}; they are not of one model"
         )
     return TokenTable(tokenizer, vocabulary)
+
+
+def _text(row: Tensor) -> bytes:
+    """One text of its bytes (bytes,) on the CPU."""
+    return bytes(row.numpy()).rstrip(b"\0")
 
 
 def _ids(tokenizer: Tokenizer, text: bytes) -> list[int]:

@@ -87,6 +87,10 @@ class WindowBackbone(Backbone):
     def reset(self, state: Recent, mask: Tensor) -> Recent:
         return Recent(state.tokens, state.length.masked_fill(mask, 0))
 
+    def replace(self, state: Recent, other: Recent, mask: Tensor) -> Recent:
+        tokens = torch.where(mask[:, None, None], other.tokens, state.tokens)
+        return Recent(tokens, torch.where(mask, other.length, state.length))
+
     def state_dict_of(self, state: Recent) -> dict[str, Tensor]:
         return {"tokens": state.tokens, "length": state.length}
 

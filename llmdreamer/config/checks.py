@@ -104,6 +104,7 @@ RANGES: dict[str, Rule] = {
     "algo.optimizer.behavior_eps": positive,
     "algo.optimizer.clip": positive,
     "algo.optimizer.behavior_clip": positive,
+    "backbone.width": at_least(1),
     "lora.r": at_least(1),
     "lora.alpha": at_least(1),
     "lora.dropout": below(0, 1),
@@ -279,6 +280,9 @@ def _check_arm(cfg: Config) -> None:
             raise ConfigError(f"backbone={name} has no pretrained weights: set pretrained=false")
         if backbone.path is not None:
             raise ConfigError(f"backbone.path={backbone.path}: backbone={name} has no checkpoint")
+    free = backbone.factory is None and family_of(name).any_width
+    if backbone.width is not None and not free:
+        raise ConfigError(f"backbone.width={backbone.width}: backbone={name} has its own")
     thaw = cfg.algo.optimizer.thaw
     if thaw > 0 and not (hf.from_pretrained and not hf.peft):
         raise ConfigError(

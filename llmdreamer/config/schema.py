@@ -22,6 +22,7 @@ class KeysConfig:
 @dataclass
 class TextKeysConfig:
     encoder: list[str] = field(default_factory=list)
+    sequence: list[str] = field(default_factory=list)  # not in runs saved before it was there
 
 
 @dataclass
@@ -138,6 +139,7 @@ class BackboneConfig:
     name: str = MISSING
     path: str | None = None
     model_type: str | None = None
+    width: int | None = None  # of one that the catalogue says may have any
     config: Any = None  # a dict[str, Any]; Hydra takes no new key into a dict of that type
     factory: str | None = None  # of another package; the next two are its own
     language_model: bool = False

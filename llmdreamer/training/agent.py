@@ -50,8 +50,9 @@ class Agent(nn.Module):
         self.spec = spec
         check_keys(spec, config.algo)
         backbone = make_backbone(config)
-        texts = config.algo.text_keys.encoder
-        text_table = make_table(config, backbone.vocabulary) if texts else None
+        texts = config.algo.text_keys
+        reads = texts.encoder or texts.sequence
+        text_table = make_table(config, backbone.vocabulary) if reads else None
         backbone.vocabulary = None  # the table has it, and takes it to the device
         self.world_model = self.world_model_type(backbone, spec, config.algo, text_table)
         self.behavior = self.behavior_type(self.world_model.features, spec, config.algo)
@@ -93,7 +94,7 @@ class Agent(nn.Module):
             The action, (n, A), and the memory for the next row.
         """
         world = self.world_model
-        state = world.backbone.reset(memory.state, is_first)
+        state = world.begin(memory.state, is_first, observations)
         token = world.tokens(memory.stoch, memory.action, is_first)
         hidden, state = world.backbone.step(token, state)
         deter = world.deter_norm(hidden)

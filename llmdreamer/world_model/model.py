@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import Backbone, State
+from llmdreamer.backbones.text import TextPrompt
 from llmdreamer.errors import ConfigError
 from llmdreamer.functional import (
     balanced_kl,
@@ -25,6 +27,7 @@ from llmdreamer.nets import (
 )
 from llmdreamer.types import Code, EnvSpec, Latent, Metrics, SequenceBatch
 from llmdreamer.world_model.observations import ObservationDecoder, ObservationEncoder
+from llmdreamer.world_model.prompt import begin_prompted, observe_prompted
 from llmdreamer.world_model.tokens import TokenProjection
 
 if TYPE_CHECKING:
@@ -37,7 +40,8 @@ class Observed:
 
     loss: Tensor  # scalar
     latent: Latent  # (B, T, ...), with gradient
-    states: State  # of the backbone, for every (b, t)
+    states: State  # of the backbone, for every token it has seen
+    column: Tensor | None  # (B, T), which of them are the rows'; None: they are the rows
     metrics: Metrics
 
 
@@ -48,6 +52,8 @@ class WorldModel(nn.Module):
     q(z_t | x_t). The posterior sees the observation alone, so all tokens of a sequence are known
     before the backbone runs, and training is one parallel pass. A recurrent backbone may have
     DreamerV3's own posterior instead, q(z_t | h_t, x_t), at the price of a loop over time.
+
+    Texts that `algo.text_keys.sequence` names are tokens in front of each episode, too.
 
     Args:
         text_table: what texts are read with, if `algo.text_keys` names any.
@@ -84,6 +90,10 @@ class WorldModel(nn.Module):
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
         )
         self.backbone = backbone
+        self.prompt: TextPrompt | None = None
+        if algo.text_keys.sequence:
+            assert text_table is not None, "texts need a table to be read with"
+            self.prompt = TextPrompt(text_table, algo.text_keys.sequence, backbone)
         self.deter_norm = RMSNorm(backbone.width)
         self.prior = CategoricalHead(backbone.width, prior_units, 1, stoch, config.unimix)
         self.decoder = ObservationDecoder(self.features, spec, algo)
@@ -102,30 +112,41 @@ class WorldModel(nn.Module):
         # Row 0 is context: z_0 and a_0 enter the first token, and no loss is taken on it.
         embedding = self.encoder(batch.observations, 2)  # (B, T + 1, E)
         observe = self._observe_coupled if self.coupled else self._observe_parallel
-        posterior, latent, states = observe(embedding, batch.action, batch.is_first[:, 1:])
-        return self._loss(batch, posterior, latent, states)
+        posterior, latent, states, column = observe(embedding, batch)
+        return self._loss(batch, posterior, latent, states, column)
 
     def _observe_parallel(
-        self, embedding: Tensor, action: Tensor, is_first: Tensor
-    ) -> tuple[Tensor, Latent, State]:
-        """All rows at once: posterior (B, T, S, K), latent, and the backbone's states."""
+        self, embedding: Tensor, batch: SequenceBatch
+    ) -> tuple[Tensor, Latent, State, Tensor | None]:
+        """All rows at once: posterior (B, T, S, K), latent, the backbone's states, and their columns."""
+        action, is_first = batch.action, batch.is_first[:, 1:]
         posterior = self.posterior(embedding)
         stoch = self._sample(posterior)
         tokens = self.tokens(stoch[:, :-1], action[:, :-1], is_first)
-        hidden, states = self.backbone.observe(tokens, is_first)
-        return posterior[:, 1:], Latent(self.deter_norm(hidden), stoch[:, 1:]), states
+        column = None
+        if self.prompt is None:
+            hidden, states = self.backbone.observe(tokens, is_first)
+        else:
+            texts = {key: batch.observations[key][:, 1:] for key in self.prompt.keys}
+            found = observe_prompted(self.prompt, self.backbone, tokens, is_first, texts)
+            hidden, states, column = found.deter, found.states, found.column
+        return posterior[:, 1:], Latent(self.deter_norm(hidden), stoch[:, 1:]), states, column
 
     def _observe_coupled(
-        self, embedding: Tensor, action: Tensor, is_first: Tensor
-    ) -> tuple[Tensor, Latent, State]:
+        self, embedding: Tensor, batch: SequenceBatch
+    ) -> tuple[Tensor, Latent, State, Tensor | None]:
         """Row by row, because z_t needs h_t, and h_{t+1} needs z_t."""
+        action, is_first = batch.action, batch.is_first[:, 1:]
+        begins = is_first.clone()
+        begins[:, 0] = True  # where texts, if any, are told in any case
         memory = self.backbone.initial(embedding.shape[0])
         deter = embedding.new_zeros(embedding.shape[0], self.backbone.width)
         stoch = self._sample(self.infer(embedding[:, 0], deter))  # the context row has no memory
         rows: list[tuple[Tensor, Tensor, Tensor]] = []
         states = []
         for t in range(is_first.shape[1]):
-            memory = self.backbone.reset(memory, is_first[:, t])
+            seen = {key: rows[:, t + 1] for key, rows in batch.observations.items()}
+            memory = self.begin(memory, begins[:, t], seen)
             token = self.tokens(stoch, action[:, t], is_first[:, t])
             hidden, memory = self.backbone.step(token, memory)
             deter = self.deter_norm(hidden)
@@ -134,7 +155,24 @@ class WorldModel(nn.Module):
             rows.append((posterior, deter, stoch))
             states.append(memory)
         posteriors, deters, stochs = (torch.stack(parts, 1) for parts in zip(*rows, strict=True))
-        return posteriors, Latent(deters, stochs), self.backbone.stack(states)
+        return posteriors, Latent(deters, stochs), self.backbone.stack(states), None
+
+    def begin(self, state: State, is_first: Tensor, observations: Mapping[str, Tensor]) -> State:
+        """The memory of N streams before a row: emptied where one begins, and told its texts if it is to be.
+
+        Args:
+            is_first: (N,), bool.
+            observations: each (N, ...), of that row.
+        """
+        if self.prompt is None:
+            return self.backbone.reset(state, is_first)
+        return begin_prompted(self.prompt, self.backbone, state, is_first, observations)
+
+    def select(self, observed: Observed, indices: Tensor) -> State:
+        """The memory behind the latents at (b, indices[b, i]), (B, n): of N = B * n streams."""
+        if observed.column is not None:
+            indices = observed.column.gather(1, indices)
+        return self.backbone.select(observed.states, indices)
 
     def infer(self, embedding: Tensor, deter: Tensor) -> Tensor:
         """The posterior after an observation (..., E) at memory (..., D): log-probabilities."""
@@ -147,7 +185,12 @@ class WorldModel(nn.Module):
         return straight_through(sample_one_hot(posterior), posterior)
 
     def _loss(
-        self, batch: SequenceBatch, posterior: Tensor, latent: Latent, states: State
+        self,
+        batch: SequenceBatch,
+        posterior: Tensor,
+        latent: Latent,
+        states: State,
+        column: Tensor | None,
     ) -> Observed:
         prior = self.prior(latent.deter)
         features = self.feature(latent)
@@ -172,7 +215,7 @@ class WorldModel(nn.Module):
         with torch.no_grad():
             metrics["world_model/posterior_entropy"] = _entropy(posterior)
             metrics["world_model/prior_entropy"] = _entropy(prior)
-        return Observed(total, latent, states, metrics)
+        return Observed(total, latent, states, column, metrics)
 
     def feature(self, latent: Latent | Code) -> Tensor:
         """The heads' input, (..., F)."""

@@ -104,6 +104,7 @@ def check_keys(spec: EnvSpec, algo: AlgoConfig) -> None:
         ("algo.cnn_keys.encoder", "image", algo.cnn_keys.encoder),
         ("algo.cnn_keys.decoder", "image", algo.cnn_keys.decoder),
         ("algo.text_keys.encoder", "text", algo.text_keys.encoder),
+        ("algo.text_keys.sequence", "text", algo.text_keys.sequence),
     ]
     for name, kind, keys in groups:
         for key in keys:

@@ -42,7 +42,7 @@ def roll_out(world: WorldModel, batch: SequenceBatch, context: int, samples: int
     last = torch.full((len(seen), samples), context - 1, device=seen.device)
     begin = (part[:, context - 1].repeat_interleave(samples, 0) for part in observed.latent)
     latent = world.code(Latent(*begin))
-    state = world.backbone.select(observed.states, last)
+    state = world.select(observed, last)
     features = []
     for t in range(context, seen.shape[1]):  # row t's action leads to row t + 1
         action = batch.action[:, t].repeat_interleave(samples, 0)

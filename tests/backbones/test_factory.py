@@ -30,6 +30,13 @@ def test_a_recurrent_state_size_at_odds_with_the_backbone_is_refused(compose):
         make_backbone(compose(f"{key}=100"))
 
 
+def test_a_gru_is_as_wide_as_it_is_asked_to_be_and_others_as_their_size(compose):
+    gru = make_backbone(compose("backbone=gru", "backbone.width=48"))
+    assert gru.width == 48 and sum(p.numel() for p in gru.parameters()) == 6 * 48**2 + 3 * 48
+    with pytest.raises(ConfigError, match=r"backbone.width=48: backbone=gpt2 has its own"):
+        compose("backbone=gpt2", "backbone.width=48")
+
+
 # Millions of weights of the published checkpoints, word embeddings not counted twice.
 PUBLISHED = {
     ("gpt2", "S", 50257): 124.4,

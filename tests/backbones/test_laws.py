@@ -82,6 +82,8 @@ def test_weights_survive_being_written_down(name, more, compose, tmp_path):
     torch.save(one.state_dict(), tmp_path / "weights.pt")
     other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
     assert torch.equal(encode(one, tokens), encode(other, tokens))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(encode(one, tokens), encode(other, tokens))
 
 
 @torch.no_grad()

@@ -76,6 +76,24 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
     assert (algo.horizon, algo.lmbda, algo.actor.ent_coef) == (15, 0.95, 3e-4)
 
 
+def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_smallest_size(compose):
+    cfg, recipe = compose("exp=dmc_reference"), compose("model=S", "env=dmc")
+    algo, world = cfg.algo, cfg.algo.world_model
+    assert (cfg.backbone.name, cfg.posterior, cfg.backbone.width) == ("gru", "coupled", 512)
+    assert (world.stochastic_size, world.discrete_size) == (32, 4)
+    steps = algo.per_rank_batch_size * algo.per_rank_sequence_length
+    assert algo.replay_ratio * steps == 1024
+    assert algo.imag_starts == algo.per_rank_sequence_length == 64
+    assert cfg.env.action_repeat * algo.total_steps == 500_000
+    # Nothing that model=XS changes of the recipe is left; the rest are sizes.
+    for part in ("actor", "critic", "return_norm", "optimizer"):
+        assert getattr(algo, part) == getattr(recipe.algo, part), part
+    for key in ("horizon", "gamma", "lmbda"):
+        assert getattr(algo, key) == getattr(recipe.algo, key), key
+    for key in ("reconstruction", "unimix", "kl_dynamic", "kl_representation", "kl_free_nats"):
+        assert getattr(world, key) == getattr(recipe.algo.world_model, key), key
+
+
 def test_a_typed_value_beats_the_experiment(compose):
     cfg = compose("exp=llm_dreamer_v3", "peft=false", "model=XS", "env=acrobot")
     assert (cfg.peft, cfg.size, cfg.env.id) == (False, "XS", "Acrobot-v1")

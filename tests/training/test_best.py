@@ -1,5 +1,6 @@
 import os
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ import torch
 from torch import nn
 
 from llmdreamer.errors import ConfigError
+from llmdreamer.training import loop
 from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.evaluate import Evaluation
 from llmdreamer.training.guard import Diverged
+from llmdreamer.training.loop import Run
 from llmdreamer.training.saver import Saver
 from llmdreamer.training.trainer import check_finite
 
@@ -125,6 +128,39 @@ def test_what_a_full_disk_did_not_take_is_not_the_best(tmp_path, saver, monkeypa
         assert best.policy_step == 100
     best.offer(agent(3.0), scored(60), 300)
     assert (kept(best), best.policy_step) == (3.0, 300)
+
+
+def test_at_the_end_it_is_the_best_that_is_evaluated_on_episodes_it_was_not_chosen_by(
+    tmp_path, saver, monkeypatch
+):
+    best, trained = BestPolicy(tmp_path, CPU, saver, goes_on=False), agent(1.0)
+    best.offer(trained, scored(50), 100)
+    torch.nn.init.constant_(trained.weight, 9.0)  # it got worse
+    judged = []
+
+    def judge(agent, env, episodes, seed):
+        judged.append((agent.weight[0, 0].item(), episodes, seed))
+        return scored(30, 50)
+
+    monkeypatch.setattr(loop, "evaluate", judge)
+    config = SimpleNamespace(
+        eval=SimpleNamespace(keep_best=True, final_episodes=7),
+        env=SimpleNamespace(action_repeat=2),
+        seed=3,
+    )
+    logged = {}
+    run = SimpleNamespace(
+        config=config,
+        trainer=SimpleNamespace(agent=trained),
+        best=best,
+        journal=SimpleNamespace(log=logged.update),
+    )
+    assert Run._evaluate_best(run).env_step == 200
+    ((weight, episodes, seed),) = judged
+    assert (weight, episodes) == (1.0, 7)
+    # Training's environments, of whom there are few, and evaluations begin elsewhere.
+    assert abs(seed - config.seed) > 10_000
+    assert logged["eval/best_return"] == 40
 
 
 def test_weights_that_are_not_finite_are_no_best_policy(tmp_path):

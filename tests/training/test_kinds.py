@@ -35,6 +35,13 @@ IMAGE, TEXT = "algo.cnn_keys.encoder=[image]", "algo.text_keys.encoder=[mission]
 CASES = {
     "image": [*ROOM, IMAGE, "+env.kwargs.show=[image]"],
     "image and text, two environments": [*ROOM, IMAGE, TEXT, "env.num_envs=2"],
+    "text, told before each episode too": [
+        *ROOM,
+        TEXT,
+        "algo.text_keys.sequence=[mission]",
+        "algo.mlp_keys.encoder=[]",
+        "env.num_envs=2",
+    ],
     "text alone": [*ROOM, "algo.text_keys.encoder=[text]", "+env.kwargs.show=[mission]"],
     "several choices": [*ROOM, IMAGE, "+env.kwargs.act=multi"],
     "continuous": ["env=pendulum"],

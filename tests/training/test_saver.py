@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 from collections import namedtuple
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.guard import Diverged
+from llmdreamer.training.loop import Run
 from llmdreamer.training.saver import Saver
 
 CPU = torch.device("cpu")
@@ -111,6 +113,26 @@ def test_a_refused_state_is_not_written_and_ends_the_run_when_it_next_looks(chec
                 saver.look()
         saver.look()  # told once
     assert checkpoints.newest(CPU)["step"] == 1
+
+
+def test_looking_does_not_wait_for_what_is_being_written(checkpoints):
+    gate = Gate()
+    with Saver(checkpoints) as saver:
+        saver.save(state(1), 1, gate)
+        assert gate.reached.wait(LIMIT)
+        saver.look()  # is back though nothing is written yet
+        assert not list(checkpoints.folder.glob("*.pt"))
+        gate.opened.set()
+
+
+def test_a_step_of_training_looks_at_what_became_of_a_checkpoint(checkpoints):
+    nothing = SimpleNamespace(live=list, learn=list)
+    with Saver(checkpoints, refuse) as saver:
+        saver.save(state(2), 2)
+        saver._writing.exception(LIMIT)  # written, and refused
+        run = SimpleNamespace(config=None, trainer=nothing, journal=None, saver=saver, _pending=[])
+        with pytest.raises(Diverged):
+            Run._step(run, None)
 
 
 def test_a_refused_last_state_is_told_on_leaving(checkpoints):

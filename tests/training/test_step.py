@@ -101,9 +101,12 @@ def frozen_names(arm, agent):
     return frozen
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("arm", ARMS)
-def test_all_that_trains_has_a_gradient_and_all_that_is_frozen_has_none(arm, learner, batch):
-    learner = learner(arm)
+def test_all_that_trains_has_a_gradient_and_all_that_is_frozen_has_none(
+    arm, precision, learner, batch
+):
+    learner = learner(arm, f"precision={precision}")
     agent = learner.agent
     frozen = frozen_names(arm, agent)
     before = copy(agent)
@@ -143,10 +146,11 @@ def test_one_batch_can_be_learned_by_heart(arm, learner, batch):
 SEEDED = [arm for arm in ARMS if not arm.startswith("pretrained") and arm != "mamba2-lora"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("arm", SEEDED)
-def test_the_same_seed_gives_the_same_weights_after_ten_updates(arm, learner, batch):
+def test_the_same_seed_gives_the_same_weights_after_ten_updates(arm, precision, learner, batch):
     def trained(seed, updates):
-        one = learner(arm, seed=seed)
+        one = learner(arm, f"precision={precision}", seed=seed)
         for _ in range(updates):
             one.update(batch)
         return copy(one.agent)

@@ -20,6 +20,7 @@ from llmdreamer.openloop import (
     vector_error,
 )
 from llmdreamer.training.agent import Agent
+from llmdreamer.training.evaluate import EVALUATION_SEED, FRESH
 from llmdreamer.training.openloop import STREAMS, foretell, fresh_windows
 from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.world_model import model
@@ -224,5 +225,13 @@ def test_fresh_windows_are_of_whole_rows_and_the_same_for_the_same_seed(compose)
     assert batches[0].action.shape == (6, 9, 2)
     torch.testing.assert_close(batches[0].observations["state"], batches[1].observations["state"])
     assert len(batches[0].observations["state"].flatten(0, 1).unique(dim=0)) > STREAMS
+    # Neither training nor any evaluation began where these episodes begin.
+    begun = batches[0].observations["state"][batches[0].is_first]
+    assert len(begun)
+    for elsewhere in (0, EVALUATION_SEED, FRESH, FRESH + EVALUATION_SEED):
+        envs = make_vector(config.env, 32, elsewhere)
+        known = torch.from_numpy(envs.reset().observations["state"])
+        envs.close()
+        assert not (begun[:, None] == known).all(-1).any()
     found = foretell(agent, config, 4, 0)
     assert (found.context, found.horizon) == (5, 3) and found.windows[0] <= 4

@@ -126,7 +126,7 @@ def test_a_dream_arrives_where_the_prior_expects(kind, batch, request):
     observed = observe(world, batch)
     everywhere = torch.arange(T).expand(B, T)
     code = world.code(Latent(*(part.flatten(0, 1) for part in observed.latent)))
-    state = world.backbone.select(observed.states, everywhere)
+    state = world.select(observed, everywhere)
     dreamt, _ = world.dream(code, batch.action[:, 1:].flatten(0, 1), state)
     size = world.config.discrete_size
     assert torch.equal(dreamt.ones // size, torch.arange(dreamt.ones.shape[1]).expand(B * T, -1))
@@ -145,7 +145,7 @@ def test_a_coupled_posterior_learns_through_time(coupled, batch):
 
 def test_a_coupled_memory_can_be_gone_on_from_anywhere(coupled, batch):
     observed = observe(coupled, batch)
-    memory = coupled.backbone.select(observed.states, torch.tensor([[1, 3], [0, 4]]))
+    memory = coupled.select(observed, torch.tensor([[1, 3], [0, 4]]))
     deter = coupled.deter_norm(memory).unflatten(0, (B, 2))
     expected = torch.stack([observed.latent.deter[0, [1, 3]], observed.latent.deter[1, [0, 4]]])
     torch.testing.assert_close(deter, expected)
@@ -162,3 +162,12 @@ def test_gamma_is_in_the_discount_wherever_it_is_learnt(compose):
         torch.nn.init.zeros_(world.continues.mlp[-1].weight)  # either answer is as likely
         _, predicted = world.predict(torch.randn(3, world.features))
         torch.testing.assert_close(predicted, torch.full((3,), discount))
+
+
+def test_an_action_beyond_its_bounds_enters_as_it_was_executed_in_dreams_too(world, batch):
+    code = world.code(observe(world, batch).latent)
+    beyond = torch.tensor([-3.0, 1.5]).expand(B, T, 2)
+    within = torch.tensor([-1.0, 1.0]).expand(B, T, 2)
+    torch.testing.assert_close(
+        world.tokens.imagined(code.ones, beyond), world.tokens.imagined(code.ones, within)
+    )

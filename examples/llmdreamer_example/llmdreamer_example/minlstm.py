@@ -90,6 +90,9 @@ class MinLSTM(Backbone):
     def reset(self, state: Tensor, mask: Tensor) -> Tensor:
         return state.masked_fill(mask[:, None, None], 0.0)
 
+    def replace(self, state: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask[:, None, None], other, state)
+
     def state_dict_of(self, state: Tensor) -> dict[str, Tensor]:
         return {"memory": state}
 

@@ -1,0 +1,204 @@
+"""Texts in the backbone's sequence: told where an episode begins, in training, dreams and acting alike."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llmdreamer.backbones.text import TextPrompt, TokenTable
+from llmdreamer.errors import ConfigError
+from llmdreamer.functional import mode_one_hot
+from llmdreamer.training.agent import Agent
+from llmdreamer.types import EnvSpec, Latent, SequenceBatch
+from llmdreamer.world_model import model
+
+torch.set_num_threads(1)
+B, T, ROOM = 2, 7, 6
+SPEC = EnvSpec({"state": (3,), "mission": (ROOM,)}, 2, True, texts=("mission",))
+TOLD = ["algo.text_keys.sequence=[mission]"]
+ARMS = {
+    "gpt2": ["backbone=gpt2"],
+    "smollm2": ["backbone=smollm2"],
+    "qwen3": ["backbone=qwen3"],
+    "pythia": ["backbone=pythia"],
+    "window": [
+        *("backbone=hf", "backbone.model_type=opt"),
+        "backbone.config={hidden_size:32,word_embed_proj_dim:32,num_hidden_layers:2,"
+        "num_attention_heads:2,ffn_dim:64}",
+    ],
+    "mamba": ["backbone=mamba"],
+    "mamba2": ["backbone=mamba2"],
+    "gru": ["backbone=gru"],
+    "reference": ["backbone=gru", "posterior=coupled"],
+}
+ANY_CONTEXT = [5, 32]  # shorter than a text with what follows, and long enough for all
+
+
+def text(words: str) -> torch.Tensor:
+    return torch.tensor(list(words.encode().ljust(ROOM, b"\0")), dtype=torch.uint8)
+
+
+def make_batch(*missions: str) -> SequenceBatch:
+    """B sequences; in the second an episode begins at row 4, with the last of the missions."""
+    generator = torch.Generator().manual_seed(0)
+    rows = (B, T + 1)
+    told = torch.stack([text(mission) for mission in missions[:B]]).unsqueeze(1).repeat(1, T + 1, 1)
+    told[1, 4:] = text(missions[-1])
+    is_first = torch.zeros(rows, dtype=torch.bool)
+    is_first[1, 4] = True
+    state = torch.randn(*rows, 3, generator=generator)
+    action = F.one_hot(torch.randint(2, rows, generator=generator), 2).float()
+    none = torch.zeros(rows, dtype=torch.bool)
+    return SequenceBatch({"state": state, "mission": told}, action, none.float(), is_first, none)
+
+
+@pytest.fixture(params=ARMS)
+def arm(request):
+    return ARMS[request.param]
+
+
+@pytest.fixture
+def make(compose, monkeypatch):
+    monkeypatch.setattr(model, "sample_one_hot", mode_one_hot)
+
+    def made(*overrides, context=32):
+        torch.manual_seed(0)
+        length = f"algo.world_model.hf_model.seq_len={context}"
+        return Agent(compose(*TOLD, length, *overrides), SPEC).eval()
+
+    return made
+
+
+def close(left, right):
+    torch.testing.assert_close(left, right, rtol=1e-4, atol=2e-5)
+
+
+def deters(agent, batch):
+    return agent.world_model.observe(batch).latent.deter
+
+
+def part(batch, row, begin, end):
+    """Rows begin..end of one sequence, alone."""
+    rows = (slice(row, row + 1), slice(begin, end))
+    observations = {key: value[rows] for key, value in batch.observations.items()}
+    flags = [value[rows] for value in (batch.action, batch.reward, batch.is_first)]
+    return SequenceBatch(observations, *flags, batch.terminated[rows])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", ANY_CONTEXT)
+def test_packed_episodes_are_told_what_each_is_told_alone(arm, context, make):
+    agent, batch = make(*arm, context=context), make_batch("ab", "abcdef", "c")
+    together = deters(agent, batch)
+    close(together[:1], deters(agent, part(batch, 0, 0, T + 1)))
+    close(together[1:, :3], deters(agent, part(batch, 1, 0, 4)))
+    if "posterior=coupled" not in arm:  # whose context row is of the episode before
+        close(together[1:, 3:], deters(agent, part(batch, 1, 3, T + 1)))
+
+
+@torch.no_grad()
+def test_an_episode_knows_its_own_text_from_its_first_row_on_and_no_other(arm, make):
+    agent = make(*arm)
+    one, two, three = (
+        deters(agent, make_batch(*missions))
+        for missions in (("ab", "abc", "c"), ("ab", "abc", "d"), ("ab", "x", "c"))
+    )
+    close(one[0], two[0])
+    close(one[1, :3], two[1, :3])
+    assert ((one - two)[1, 3:].abs().amax(-1) > 1e-4).all()
+    close(one[1, 3:], three[1, 3:])
+    assert ((one - three)[1, :3].abs().amax(-1) > 1e-4).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", ANY_CONTEXT)
+def test_acting_is_told_as_training_is(arm, context, make):
+    agent, batch = make(*arm, context=context), make_batch("ab", "abcdef", "c")
+    # Row 0 is only context to a batch: an episode that begins in row 1 leaves nothing out.
+    batch.is_first[:, 0] = batch.is_first[:, 1] = True
+    seen, actions = [], []
+    agent.world_model.deter_norm.register_forward_hook(lambda _, __, output: seen.append(output))
+    memory = agent.initial(B)
+    for t in range(T + 1):
+        rows = {key: value[:, t] for key, value in batch.observations.items()}
+        action, memory = agent.act(rows, batch.is_first[:, t], memory, explore=False)
+        actions.append(action)
+    acted = torch.stack(seen, 1)
+    close(deters(agent, replace(batch, action=torch.stack(actions, 1))), acted[:, 1:])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", ANY_CONTEXT)
+def test_a_dream_remembers_what_was_told(arm, context, make):
+    world, batch = make(*arm, context=context).world_model, make_batch("ab", "abcdef", "c")
+    observed = world.observe(batch)
+    starts = torch.arange(T).expand(B, T)
+    code = world.code(Latent(*(part.flatten(0, 1) for part in observed.latent)))
+    memory = world.select(observed, starts)
+    dreamt, _ = world.dream(code, batch.action[:, 1:].flatten(0, 1), memory)
+    # The row that follows takes the same token, where it is of the same episode.
+    goes_on = ~batch.is_first[:, 2:]
+    following = observed.latent.deter[:, 1:]
+    close(dreamt.dense.unflatten(0, (B, T))[:, :-1][goes_on], following[goes_on])
+
+
+def test_what_reads_texts_learns_from_what_the_memory_made_of_them(arm, make):
+    agent = make(*arm, "algo.text_keys.encoder=[]").train()
+    deters(agent, make_batch("ab", "abc", "c"))[1, 4:].square().sum().backward()
+    prompt = agent.world_model.prompt
+    assert all(weight.grad.abs().sum() > 0 for weight in prompt.parameters())
+    # Of bytes only those of that episode.
+    reached = prompt.table.embedding.weight.grad.abs().sum(-1) > 0
+    assert reached.nonzero().flatten().tolist() == [ord("c")]
+
+
+def test_without_the_key_the_memory_knows_no_text(compose):
+    torch.manual_seed(0)
+    agent = Agent(compose("backbone=gru", "algo.text_keys.encoder=[mission]"), SPEC)
+    assert agent.world_model.prompt is None and agent.world_model.encoder.text is not None
+
+
+def test_one_table_serves_the_encoder_and_the_sequence(make):
+    world = make("backbone=gru", "algo.text_keys.encoder=[mission]").world_model
+    assert world.prompt.table is world.encoder.text.table
+
+
+def test_a_key_that_is_no_text_is_refused(compose):
+    with pytest.raises(ConfigError, match=r"algo.text_keys.sequence=\[state\]: 'state' is no text"):
+        Agent(compose("backbone=gru", "algo.text_keys.sequence=[state]"), SPEC)
+
+
+class Words:
+    """A tokenizer of single letters."""
+
+    def encode(self, text, *, add_special_tokens):
+        return [ord(letter) - ord("a") for letter in text]
+
+
+@torch.no_grad()
+def test_words_of_the_backbones_own_enter_as_its_model_had_them(make):
+    backbone = make("backbone=gru").world_model.backbone
+    weight = 0.02 * torch.randn(26, backbone.width)
+    backbone.input_rms = weight.square().mean().sqrt().item()
+    prompt = TextPrompt(TokenTable(Words(), weight), ["mission"], backbone)
+    words, length = prompt({"mission": torch.stack([text("abc"), text("d"), text("")])})
+    assert length.tolist() == [3, 1, 1] and not list(prompt.parameters())
+    torch.testing.assert_close(words[0], weight[:3])
+    torch.testing.assert_close(words[1, 2], weight[3])
+    assert (words[1, :2] == 0).all() and (words[2] == 0).all()
+
+
+@torch.no_grad()
+def test_several_texts_are_told_one_after_the_other_at_the_size_of_tokens(make):
+    backbone = make("backbone=gru").world_model.backbone
+    backbone.input_rms = 0.5
+    table = make("backbone=gru").world_model.prompt.table
+    prompt = TextPrompt(table, ["a", "b"], backbone)
+    words, length = prompt({"a": text("xy")[None], "b": text("z")[None]})
+    assert words.shape == (1, 3, backbone.width) and length.tolist() == [3]
+    torch.testing.assert_close(
+        words.square().mean(-1).sqrt(), torch.full((1, 3), 0.5), rtol=1e-3, atol=0
+    )
+    other, _ = prompt({"a": text("x")[None], "b": text("yz")[None]})
+    torch.testing.assert_close(other, words)

@@ -1,7 +1,8 @@
 """The policy that did best in an evaluation, kept beside the checkpoints.
 
 A policy may get worse again before its run ends. The last evaluation says what training led to; the best
-policy is what one would use. Which was best is chosen by few episodes, so it is evaluated anew, on others.
+policy is what one would use. The one chosen of many looked better than it is, so it is evaluated anew, on
+episodes that it was not chosen by.
 """
 
 from __future__ import annotations
@@ -61,6 +62,12 @@ class BestPolicy:
         path = self._kept.newest_path
         match = None if path is None else _STEP.match(path.name)
         return None if match is None else int(match[1])
+
+    @property
+    def mean(self) -> float:
+        """The best mean return so far; minus infinity before the first. Waits as `policy_step` does."""
+        self._settle()
+        return self._mean
 
     def offer(self, agent: Agent, evaluation: Evaluation, policy_step: int) -> None:
         """Keep the agent if none was better."""

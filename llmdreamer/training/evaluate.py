@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 EVALUATION_SEED = 1_000_003
 """Added to the run's seed, so that no evaluation episode begins as a training one did."""
 
+RUN_OFF = 250_007
+"""Added to the run's seed for episodes by which the best policy is chosen."""
+
 FRESH = 500_009
 """Added to the run's seed for episodes that no choice was made by."""
 

@@ -18,7 +18,7 @@ from llmdreamer.training.best import FOLDER as BEST
 from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.display import Display
-from llmdreamer.training.evaluate import FRESH, Evaluation, evaluate, record_video
+from llmdreamer.training.evaluate import FRESH, RUN_OFF, Evaluation, evaluate, record_video
 from llmdreamer.training.failures import explained, no_memory
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
@@ -260,10 +260,19 @@ class Run:
         return TrainResult(self.journal.newest[metrics[0]], result)
 
     def _offer(self, result: Evaluation) -> None:
-        trainer = self.trainer
-        if self.config.eval.keep_best and self.best is not None:
-            with trainer.clock.stage("checkpoint"):
-                self.best.offer(trainer.agent, result, trainer.policy_step)
+        """Keep the agent if it seems to be the best so far, and more episodes say so as well.
+
+        Those are the same for all that get so far. By the few of an evaluation alone, the luckiest of many
+        would be kept.
+        """
+        config, trainer = self.config, self.trainer
+        if not config.eval.keep_best or self.best is None or result.mean < self.best.mean:
+            return
+        with trainer.clock.stage("evaluation"):
+            seed = config.seed + RUN_OFF
+            result = evaluate(trainer.agent, config.env, config.eval.final_episodes, seed)
+        with trainer.clock.stage("checkpoint"):
+            self.best.offer(trainer.agent, result, trainer.policy_step)
 
     def _evaluate_best(self) -> Best | None:
         """Evaluate the best policy on episodes that it was not chosen by: the agent has its weights then."""

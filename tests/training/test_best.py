@@ -11,7 +11,8 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.training import loop
 from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.evaluate import Evaluation
+from llmdreamer.training.clock import Clock
+from llmdreamer.training.evaluate import FRESH, Evaluation
 from llmdreamer.training.guard import Diverged
 from llmdreamer.training.loop import Run
 from llmdreamer.training.saver import Saver
@@ -161,6 +162,39 @@ def test_at_the_end_it_is_the_best_that_is_evaluated_on_episodes_it_was_not_chos
     # Training's environments, of whom there are few, and evaluations begin elsewhere.
     assert abs(seed - config.seed) > 10_000
     assert logged["eval/best_return"] == 40
+
+
+def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver, monkeypatch):
+    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+    judged, says = [], iter([scored(20, 40), scored(10, 10), scored(30, 50)])
+
+    def judge(agent, env, episodes, seed):
+        judged.append((agent.weight[0, 0].item(), episodes, seed))
+        return next(says)
+
+    monkeypatch.setattr(loop, "evaluate", judge)
+    run = SimpleNamespace(
+        config=SimpleNamespace(
+            eval=SimpleNamespace(keep_best=True, final_episodes=7), env=None, seed=3
+        ),
+        trainer=SimpleNamespace(clock=Clock(), policy_step=0),
+        best=best,
+    )
+
+    def offer(value, step, *returns):
+        run.trainer.agent, run.trainer.policy_step = agent(value), step
+        Run._offer(run, scored(*returns))
+
+    offer(1.0, 100, 50)  # lucky: 30 on more
+    offer(2.0, 200, 29)  # not looked at again
+    offer(3.0, 300, 50)  # luckier: 10
+    assert (kept(best), best.policy_step, best.mean) == (1.0, 100, 30)
+    offer(4.0, 400, 30)
+    assert (kept(best), best.policy_step, best.mean) == (4.0, 400, 40)
+    assert [(weight, episodes) for weight, episodes, _ in judged] == [(1.0, 7), (3.0, 7), (4.0, 7)]
+    (seed,) = {seed for _, _, seed in judged}  # the same for all
+    # Not those of training, of the evaluations before, or of the one at the end.
+    assert min(abs(seed - other) for other in (3, 3 + FRESH)) > 10_000
 
 
 def test_weights_that_are_not_finite_are_no_best_policy(tmp_path):

@@ -19,7 +19,8 @@ class Stopped(SystemExit):
 class Interrupts:
     """While in context, the first SIGTERM, SIGUSR1 or Ctrl-C is only noted in `received`.
 
-    A second Ctrl-C interrupts at once, as usual.
+    A second Ctrl-C interrupts at once, as usual. Once `Stopped` has left the context the others do nothing
+    more, so that the process ends with the exit code of the first.
     """
 
     def __init__(self) -> None:
@@ -32,9 +33,10 @@ class Interrupts:
             self._before = {signum: signal.signal(signum, self._note) for signum in STOPPING}
         return self
 
-    def __exit__(self, *error: object) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        for signum, before in self._before.items():
+            ending = isinstance(error, Stopped) and signum != signal.SIGINT
+            signal.signal(signum, signal.SIG_IGN if ending else before)  # type: ignore[arg-type]
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:

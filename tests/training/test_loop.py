@@ -29,7 +29,7 @@ from llmdreamer.tracking import prepare, tracker
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
 from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.evaluate import evaluate
+from llmdreamer.training.evaluate import RUN_OFF, evaluate
 from llmdreamer.training.loop import train
 from llmdreamer.training.trainer import restore_agent
 
@@ -260,9 +260,11 @@ def test_mlflow_has_the_runs_files(recorded):
 
 def test_the_best_policy_is_kept_and_evaluated_anew(recorded, capsys):
     run_dir = recorded[0]
-    rows = [row.metrics for row in read(run_dir / "metrics.jsonl") if "eval/return" in row.metrics]
-    best = Checkpoints(run_dir / "best", 1).newest(torch.device("cpu"))
-    assert best["mean"] == max(row["eval/return"] for row in rows)
+    best, config = Checkpoints(run_dir / "best", 1), from_yaml(run_dir / "config.yaml")
+    again = evaluate(
+        restore_agent(config, best), config.env, config.eval.final_episodes, config.seed + RUN_OFF
+    )
+    assert best.newest(torch.device("cpu"))["mean"] == again.mean
     assert evaluated(["--best", "--episodes=2", str(run_dir)]) == 0
     assert re.match(r"return \d+\.\d ± ", capsys.readouterr().out)
 

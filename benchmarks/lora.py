@@ -3,7 +3,8 @@
     python benchmarks/lora.py [--backbone gpt2] [--threads 2] [--rounds 5] [--json FILE] [override ...]
 
 At size S, B 4, T 16, 4 starts a sequence: updates with LoRA and with all weights trained, in turns. The
-ratios are of the medians; a dream is the phase of imagination, where adapters are merged into the weights.
+ratios are of the medians; a dream is the phase of imagination, where adapters are merged into the weights,
+and learning the rest of the update: a dream has no gradient that adapters could save.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SHAPES = [
     "algo.per_rank_sequence_length=16",
     "algo.imag_starts=4",
 ]
-BARS = {"update": 0.6, "imagination": 1.1}
+BARS = {"update": None, "learning": 0.6, "imagination": 1.1}
 
 
 def main() -> None:
@@ -39,15 +40,15 @@ def main() -> None:
     prepare(given.threads)
     asked = [*SHAPES, f"backbone={given.backbone}", *overrides]
     sides = {"full": Update([*asked, "peft=false"]), "lora": Update([*asked, "peft=true"])}
-    found: dict[str, dict[str, list[float]]] = {
-        side: {"update": [], "imagination": []} for side in sides
-    }
+    found: dict[str, dict[str, list[float]]] = {side: {what: [] for what in BARS} for side in sides}
     for taken in range(1 + given.rounds):
         for side, update in sides.items():
             seconds = update()
             if taken > 0:
+                dream = update.phases["imagination"]
                 found[side]["update"].append(seconds)
-                found[side]["imagination"].append(update.phases["imagination"])
+                found[side]["learning"].append(seconds - dream)
+                found[side]["imagination"].append(dream)
     table = Table(
         *["what", "full, s", "LoRA, s", "LoRA / full", "at most"],
         title=" ".join(asked),
@@ -55,7 +56,7 @@ def main() -> None:
     for what, bar in BARS.items():
         full, lora = found["full"][what], found["lora"][what]
         ratio = statistics.median(lora) / statistics.median(full)
-        table.add_row(what, spread(full), spread(lora), f"{ratio:.2f}", f"{bar}")
+        table.add_row(what, spread(full), spread(lora), f"{ratio:.2f}", str(bar or ""))
     Console(width=120).print(table)
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=1))

@@ -32,6 +32,7 @@ from llmdreamer.training import loop
 from llmdreamer.training.agent import Agent
 from llmdreamer.training.clock import Clock
 from llmdreamer.training.display import Display
+from llmdreamer.training.journal import Journal
 from llmdreamer.training.machine import prepare
 from llmdreamer.training.saver import Saver
 from llmdreamer.training.system import SystemMonitor
@@ -39,7 +40,8 @@ from llmdreamer.training.system import SystemMonitor
 BARS = {"records": 0.03, "help": 2.5, "first step": 12.0, "acting": 0.003}
 WATCHED: list[tuple[Any, str, str]] = [
     (loop.Run, "to_the_end", "everything else"),
-    (loop.Run, "_log", "tracking"),
+    (Journal, "log_updates", "tracking"),
+    (Journal, "log", "tracking"),
     (SystemMonitor, "read", "tracking"),
     (loop.Run, "_save", "checkpoints"),
     (Saver, "look", "checkpoints"),

@@ -151,7 +151,8 @@ class Pool:
         if self._busy == 0:
             return
         wanted = max(self._busy, seconds * self._slots - self._spare)
-        told = f"{self._slots} slots for {seconds:.0f} s, {100 * self._busy / wanted:.1f}% at work"
+        slots = "1 slot" if self._slots == 1 else f"{self._slots} slots"
+        told = f"{slots} for {seconds:.0f} s, {100 * self._busy / wanted:.1f}% at work"
         if (spare := self._spare / self._slots) >= 1:
             told += f", not counting {spare:.0f} s a slot with nothing to start"
         log.info(told)

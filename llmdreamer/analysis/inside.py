@@ -65,7 +65,7 @@ def everything(records: Records, run: str | None = None) -> list[Part]:
     figures = {}
     if panels:
         units = {title: unit for title, (_, unit) in PANELS.items()}
-        panels |= _with_target(panels, row)
+        panels |= _with_target(panels, row) | _whole_split(panels)
         figures["inside"] = plot_run.lines(panels, "environment steps", units, LOGARITHMIC)
     part = Part("One run", text, [facts] if len(facts) else [], figures)
     return [part, *_adapters(series), *_foretold(records, row)]
@@ -129,8 +129,28 @@ def _with_target(
     if title not in panels:
         return {}
     x, _ = panels[title]["replay/ratio"]
-    target = np.full_like(x, float(row["replay_ratio"]))
+    try:
+        target = np.full_like(x, float(row["replay_ratio"]))
+    except ValueError:  # a run of other software, which does not say what it asked for
+        return {}
     return {title: panels[title] | {"asked for": (x, target)}}
+
+
+def _whole_split(
+    panels: dict[str, dict[str, tuple[Array, Array]]],
+) -> dict[str, dict[str, tuple[Array, Array]]]:
+    """Shares of the time at every row: what was not done since the last one took none of it, and is
+    not logged."""
+    title = "Time split"
+    if title not in panels:
+        return {}
+    steps = np.unique(np.concatenate([x for x, _ in panels[title].values()]))
+    whole = {}
+    for name, (x, y) in panels[title].items():
+        values = np.zeros_like(steps)
+        values[np.searchsorted(steps, x)] = y
+        whole[name] = (steps, values)
+    return {title: whole}
 
 
 def _facts(series: dict[str, tuple[Array, Array]]) -> pd.DataFrame:

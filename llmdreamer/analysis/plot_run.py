@@ -48,8 +48,10 @@ def _short_names(names: Sequence[str]) -> dict[str, str]:
     """Metrics of one panel without what they share: `time/replay_share` is `replay` among shares."""
     last = [name.rpartition("/")[2] for name in names]
     short = last if len(set(last)) == len(names) else list(names)
-    tail = "_" + short[0].rpartition("_")[2]
-    if len(names) > 1 and all(name.endswith(tail) for name in short):
+    while len(names) > 1:
+        tail = "_" + short[0].rpartition("_")[2]
+        if not all(name.endswith(tail) for name in short):
+            break
         short = [name.removesuffix(tail) for name in short]
     return {name: each.replace("_", " ") for name, each in zip(names, short, strict=True)}
 

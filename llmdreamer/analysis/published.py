@@ -14,6 +14,8 @@ from llmdreamer.analysis.part import Part
 
 SHOWN = ("cartpole_balance", "reacher_easy", "pendulum_swingup", "walker_walk")
 """Tasks that are shown where a store has none of its own."""
+NAMES = {"dreamerv3": "DreamerV3", "d4pg": "D4PG", "dmpo": "DMPO", "ppo_fixhp": "PPO"}
+"""What the methods of the table are called in print."""
 
 
 def read_published(path: Path) -> pd.DataFrame:
@@ -67,7 +69,7 @@ def _published(rows: pd.DataFrame, until: float) -> dict[str, plot.Curve]:
         ]
         curve = _curve(runs, until)
         if curve is not None:
-            curves[f"{method} (n={curve.estimate.n})"] = curve
+            curves[f"{NAMES.get(str(method), method)} (n={curve.estimate.n})"] = curve
     return curves
 
 

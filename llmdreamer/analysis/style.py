@@ -29,10 +29,10 @@ _DASHES: dict[str, tuple[str, Any]] = {
     "random-frozen-lora": ("#E69F00", (0, (3, 1, 1, 1, 1, 1))),
     "reference": ("#000000", (0, (10, 3))),
     # published methods, in greys: what they are measured against comes first
-    "dreamerv3": ("#000000", "solid"),
-    "d4pg": ("#777777", (0, (4, 2))),
-    "dmpo": ("#777777", (0, (1, 1.5))),
-    "ppo_fixhp": ("#AAAAAA", "solid"),
+    "DreamerV3": ("#000000", "solid"),
+    "D4PG": ("#777777", (0, (4, 2))),
+    "DMPO": ("#777777", (0, (1, 1.5))),
+    "PPO": ("#AAAAAA", "solid"),
 }
 _OTHERS: list[tuple[str, Any]] = [
     ("#56B4E9", (0, (4, 1, 4, 3))),

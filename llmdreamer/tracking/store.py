@@ -25,6 +25,8 @@ _SERVERS = ("http", "https")
 _DATABASES = {"postgresql": 5432, "mysql": 3306}  # scheme: the port it listens at
 _SQLITE = "sqlite:///"
 
+_NOT_LET_IN = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+
 HURRIED, PATIENT = "8", "60"
 """Seconds that a server's answer is waited for: by whoever holds up others (below the 10 that a finishing
 run waits), and by uploads, which hold up nobody. A busy server takes its time for a batch; asked again
@@ -144,6 +146,11 @@ def speaking(uri: str) -> Iterator[None]:
     except Exception as error:
         # MlflowException, sqlalchemy's, requests', urllib3's, a database driver's, OSError: which
         # of them comes out depends on the store, and no failure of a store may end a run.
+        if getattr(error, "error_code", None) in _NOT_LET_IN:
+            raise TrackingError(
+                f"tracking at {redact(uri)} does not let us in (HTTP {_NOT_LET_IN[error.error_code]}): "
+                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            ) from error
         told = _what_happened(error)
         lines = str(told).splitlines() or [""]
         raise TrackingError(

@@ -248,7 +248,7 @@ def test_our_curves_lie_over_the_published_ones(curves: pd.DataFrame):
     part = published.against_published(Records("", runs, pd.DataFrame(points)), curves)
     (axis,) = part.figures["against-published"].axes
     names = {text.get_text() for text in axis.texts}
-    assert {"scratch (ours, n=2)", "dreamerv3 (n=5)"} <= names
+    assert {"scratch (ours, n=2)", "DreamerV3 (n=5)"} <= names
     assert axis.get_xlim()[1] < 70_000  # as far as our runs go
 
 
@@ -307,7 +307,7 @@ def test_a_line_is_seen_even_where_it_has_a_single_point(points: int):
 
 
 def test_names_are_dark_enough_to_be_read_where_a_line_may_be_pale():
-    for style in styles([*ARMS, "ppo_fixhp"]).values():
+    for style in styles([*ARMS, "PPO"]).values():
         red, green, blue = style.ink
         assert 0.299 * red + 0.587 * green + 0.114 * blue <= 0.43
 

@@ -254,7 +254,7 @@ def test_a_server_is_told_who_asks_and_no_message_tells_the_secret(
             ship(files)
         server.shutdown()
     assert Doorkeeper.told == {header}
-    assert "401" in str(caught.value)
+    assert "does not let us in (HTTP 401): set MLFLOW_TRACKING_USERNAME" in str(caught.value)
     told = [str(caught.value), *(p.read_text() for p in files.folder.rglob("*") if p.is_file())]
     assert not any("sesame" in text for text in told)
 

@@ -50,6 +50,12 @@ def curves(records: Records, x: str = "env_step", key: str = RETURN) -> Part:
     points, xlabel, text = _with_x(records, x, key)
     if points.empty:
         return Part(title, text or [_nothing(records, key)])
+    finite = np.isfinite(points["value"])
+    if not finite.all():
+        # A single one would make its arm's curve nothing at all from there on.
+        told = sentence.count(int((~finite).sum()), "evaluation")
+        text.append(f"{told} without a finite return left out.")
+        points = points[finite]
     panels: dict[str, dict[str, plot.Curve]] = {}
     for env, of_env in points.groupby("env", sort=True):
         arms = {}
@@ -284,4 +290,5 @@ def _numbered(name: str, number: int) -> str:
 def _nothing(records: Records, key: str) -> str:
     if records.runs.empty:
         return " ".join(records.notes) or "There are no runs."
-    return f"None of the {len(records.runs)} runs has logged {key}."
+    finite = "a finite " if (records.curves["key"] == key).any() else ""
+    return f"No run has logged {finite}{key}, of {sentence.count(len(records.runs), 'run')}."

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from llmdreamer.analysis.style import tidy
+from llmdreamer.analysis.style import plain, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +99,7 @@ def parallel(tried: Tried) -> Figure:
     for place, (low, high) in enumerate(ends):
         axis.axvline(place, color="#CCCCCC", lw=0.8, zorder=0)
         for told, y, side in ((low, -0.03, "top"), (high, 1.03, "bottom")):
-            axis.text(place, y, told, ha="center", va=side, fontsize=8)
+            axis.text(place, y, plain(told), ha="center", va=side, fontsize=8)
     axis.set_xticks(range(len(ends)), [*map(_broken, names), tried.objectives[0]], fontsize=8)
     axis.tick_params(length=0, pad=14)
     axis.set_yticks([])
@@ -226,7 +226,7 @@ def _scale(axis: Axes, places: Mapping[Any, float], is_log: bool) -> None:
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_locator(NullLocator())
     elif any(not isinstance(value, int | float) or isinstance(value, bool) for value in places):
-        axis.set_xticks(list(places.values()), [str(value) for value in places])
+        axis.set_xticks(list(places.values()), [plain(str(value)) for value in places])
         axis.set_xlim(-0.5, len(places) - 0.5)
 
 

@@ -44,7 +44,7 @@ def against_published(
             "This store has no run in an environment of the published curves: they are shown alone."
         )
         tasks = [task for task in SHOWN if task in set(published["task"])]
-    ours = points[points["task"].isin(tasks)]
+    ours = points[points["task"].isin(tasks) & np.isfinite(points["value"].astype(float))]
     if until is None:
         until = float(ours["env_step"].max()) if len(ours) else 500_000.0
     panels = {}

@@ -81,7 +81,12 @@ class Style:
 
 def wrap(label: str) -> str:
     """An arm's name in lines short enough to stand beside a figure."""
-    return "\n".join(textwrap.wrap(label, 30, break_long_words=False))
+    return plain("\n".join(textwrap.wrap(label, 30, break_long_words=False)))
+
+
+def plain(text: str) -> str:
+    """A name out of a store, which may hold what matplotlib would read as a formula, and refuse."""
+    return text.replace("$", r"\$")
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
@@ -115,10 +120,10 @@ def grid(count: int, size: tuple[float, float]) -> tuple[list[Axes], Figure]:
 
 
 def tidy(axis: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
-    axis.set_xlabel(xlabel)
-    axis.set_ylabel(ylabel)
+    axis.set_xlabel(plain(xlabel))
+    axis.set_ylabel(plain(ylabel))
     if title:
-        axis.set_title(title, fontsize=10, loc="left")
+        axis.set_title(plain(title), fontsize=10, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", color="#E5E5E5", lw=0.6)
     axis.set_axisbelow(True)

@@ -252,6 +252,23 @@ def test_a_run_that_diverged_is_counted_not_averaged(arms: Callable[..., Records
     assert "1 run without a finite return left out." in found.notes
 
 
+def test_runs_without_a_finite_return_are_a_sentence_in_every_part(arms: Callable[..., Records]):
+    records = arms(*[("scratch", {}, "E", s, float("nan")) for s in range(2)])
+    records.curves["value"] = float("nan")
+    for part in compare.everything(records)[1:]:
+        assert part.text and not part.figures
+    assert compare.table(records).text == ["No run has logged a finite eval/return, of 2 runs."]
+
+
+def test_a_return_that_is_not_finite_leaves_the_curve_of_the_others(arms: Callable[..., Records]):
+    rows = [("scratch", {}, "E", s, value) for s, value in enumerate([2.0, 4.0, float("inf")])]
+    part = compare.curves(arms(*rows))
+    assert "1 evaluation without a finite return left out." in part.text
+    thick = [line for line in part.figures["curves-env-step"].axes[0].lines if line.get_lw() == 2]
+    # Its run reaches step 100 only, and so does the stretch that all three cover.
+    assert [line.get_xydata().tolist() for line in thick] == [[[100.0, 0.0]]]
+
+
 def test_arms_of_different_environments_are_not_held_against_each_other(
     arms: Callable[..., Records],
 ):

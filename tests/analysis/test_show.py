@@ -1,5 +1,6 @@
 """What is drawn and said: styles, sentences, parts, the look inside, published curves, studies."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from llmdreamer.analysis import (
 )
 from llmdreamer.analysis.aggregate import Estimate
 from llmdreamer.analysis.load import RETURN, Records, load
-from llmdreamer.analysis.part import Part, save
-from llmdreamer.analysis.style import PALETTE, _spread, styles
+from llmdreamer.analysis.part import Part, picture, save
+from llmdreamer.analysis.style import PALETTE, _spread, styles, wrap
 from llmdreamer.openloop import FILE, Errors, Example, OpenLoop
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +51,25 @@ def test_variants_of_an_arm_share_its_colour_and_are_told_apart_by_marks():
     one, two = chosen.values()
     assert one.color == two.color and one.marker != two.marker
     assert one.name("x")[0] != two.name("x")[0]
+
+
+def test_a_name_is_no_formula():
+    """Matplotlib reads what stands between two dollars as one, and raises where it is none."""
+    x = np.array([1.0, 2.0])
+    one = Estimate(x, x - 1, x + 1, 3)
+    names = [r"gru path=$HOME/\frac{$", r"scratch path=$HOME/\frac{$"]
+    curves = plot.curves({"$E\\frac{$": {name: plot.Curve(x, one) for name in names}}, "x", "y")
+    estimate = found(0.5, 0.4, 0.6)
+    rows = [(wrap(name), estimate) for name in names]
+    profiles = plot.profiles(x, {name: one for name in names}, "t")
+    for figure in (curves, profiles, plot.forest(rows, "x", 0.5)):
+        assert picture(figure, "png")
+    assert any("$HOME" in text for text in _texts(picture(plot.forest(rows, "x", 0.5), "svg")))
+
+
+def _texts(svg: bytes) -> list[str]:
+    """SVG draws letters as curves, and says in a comment which they are."""
+    return re.findall(r"<!-- (.*?) -->", svg.decode())
 
 
 def test_names_beside_lines_keep_apart():
@@ -114,6 +134,30 @@ def test_the_inside_shows_what_was_recorded_and_says_what_was_not(recorded: Reco
     assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == loss
     ratio = {line.get_label(): line.get_ydata() for line in axes["Replay ratio held"].lines}
     assert set(ratio["asked for"]) == {0.2}
+
+
+def test_a_stage_that_took_no_time_is_a_zero_in_the_split(records: Records):
+    """It is not logged then, and a line between the rows that have it would say that it went on."""
+    run_id = records.runs["run_id"].iloc[0]
+    shares = {"time/imagination_share": [0.5, 0.6, 0.7], "time/evaluation_share": [None, 0.3, None]}
+    rows = [
+        {"run_id": run_id, "key": key, "env_step": step, "value": value, "seconds": 0.0}
+        for key, values in shares.items()
+        for step, value in zip((10, 20, 30), values, strict=True)
+        if value is not None
+    ]
+    part, _ = inside.everything(Records("", records.runs, pd.DataFrame(rows)), run_id)
+    (axis,) = part.figures["inside"].axes
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert drawn["time/evaluation_share"] == [[10, 0], [20, 0.3], [30, 0]]
+
+
+def test_a_run_that_does_not_say_what_ratio_it_asked_for_shows_the_one_it_held(records: Records):
+    run_id = records.runs["run_id"].iloc[0]
+    row = {"run_id": run_id, "key": "replay/ratio", "env_step": 1, "value": 0.5, "seconds": 0.0}
+    runs = records.runs.assign(replay_ratio="unknown")
+    part, _ = inside.everything(Records("", runs, pd.DataFrame([row])), run_id)
+    assert len(part.figures["inside"].axes[0].lines) == 1
 
 
 def test_what_a_run_foretold_is_found_among_its_artifacts(recorded: Recorded):

@@ -23,7 +23,7 @@ from IPython.display import display
 
 from llmdreamer.analysis import study
 
-STORAGE = os.environ.get("LLMDREAMER_STUDY_STORAGE", "sqlite:///optuna.db")
+STORAGE = os.environ.get("LLMDREAMER_STUDY_STORAGE", "study.db")  # or outputs/sweeps/NAME, or a URL
 STUDY = os.environ.get("LLMDREAMER_STUDY")  # not needed where there is only one
 
 # %%

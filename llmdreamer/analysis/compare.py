@@ -118,11 +118,13 @@ def profile(records: Records) -> Part:
     for number, found in enumerate(scores(records)):
         all_scores = found.frame["score"].to_numpy()
         low, high = all_scores.min(), all_scores.max()
+        if low == high:
+            part.text.append(f"{found.name}: every run has {low:g}, so there is no distribution.")
+            continue
         # Normalised scores from 0 on, as they are published; returns from where the runs differ.
         low = low - 0.1 * (high - low) if found.unit == "return" else min(0.0, low)
         thresholds = np.linspace(low, high, 101)
-        labels = [label for label in found.labels if len(found.of(label)[0]) > 1]
-        labels = sorted(labels, key=lambda label: -len(found.of(label)[0]))[:MOST_ARMS]
+        labels = _compared(found, part)
         if not labels:
             part.text.append(f"{found.name}: no arm has two runs, so there is no distribution.")
             continue
@@ -140,7 +142,7 @@ def improvement(records: Records) -> Part:
     title = "Probability of improvement"
     part = Part(title)
     for number, found in enumerate(scores(records)):
-        labels = [label for label in found.labels if len(found.of(label)[0]) > 1][:MOST_ARMS]
+        labels = _compared(found, part)
         rows: list[tuple[str, Estimate]] = []
         for i, label in enumerate(labels):
             for other in labels[i + 1 :]:
@@ -219,6 +221,17 @@ def everything(records: Records) -> list[Part]:
         improvement(records),
         axes_of_the_question(records),
     ]
+
+
+def _compared(found: Scores, part: Part) -> list[str]:
+    """Arms of two runs or more; where they are too many, those with the most runs, and a sentence."""
+    labels = [label for label in found.labels if len(found.of(label)[0]) > 1]
+    if len(labels) <= MOST_ARMS:
+        return labels
+    part.text.append(
+        f"{found.name}: {len(labels)} arms; the {MOST_ARMS} with the most runs are drawn."
+    )
+    return sorted(sorted(labels, key=lambda label: -len(found.of(label)[0]))[:MOST_ARMS])
 
 
 def _different_environments(found: Scores) -> str:

@@ -46,6 +46,8 @@ MOST_ARMS = 12
 """Lines in one panel that a reader can still tell apart."""
 LINE = 0.065
 """Height of a name beside a line, as a share of the axis."""
+FLOOR, CEILING = 0.0, 1.05
+"""Between these shares of the axis names are written, as far as they fit."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def name_ends(
         # In shares of the axis' height, from the x-axis up.
         heights = [LINE * (1 + names[label].count("\n")) for label in labels]
         wanted = [(float(scale(ends[label][1])) - low) / (high - low) for label in labels]
-        for label, place in zip(labels, _spread(wanted, heights, 0.0), strict=True):
+        for label, place in zip(labels, _spread(wanted, heights, FLOOR, CEILING), strict=True):
             color = chosen[label].ink
             axis.annotate(
                 names[label],
@@ -187,14 +189,20 @@ def _overlapping(
     return [sorted(group, key=lambda name: ends[name][1]) for group in groups]
 
 
-def _spread(places: Sequence[float], heights: Sequence[float], floor: float) -> list[float]:
-    """Middles of texts that do not overlap, each heap of them around the ascending places they want."""
+def _spread(
+    places: Sequence[float], heights: Sequence[float], floor: float, ceiling: float
+) -> list[float]:
+    """Middles of texts that do not overlap, each heap of them around the ascending places they want.
+
+    Those that do not fit between `floor` and `ceiling` go on above it.
+    """
     heaps: list[tuple[list[int], float, float]] = []  # members, lower and upper end
     for number in range(len(places)):
         heap = [number]
         while True:
             height = sum(heights[i] for i in heap)
-            start = max(floor, float(np.mean([places[i] for i in heap])) - height / 2)
+            start = float(np.mean([places[i] for i in heap])) - height / 2
+            start = max(floor, min(start, ceiling - height))
             if not heaps or heaps[-1][2] <= start:
                 break
             heap = heaps.pop()[0] + heap

@@ -65,6 +65,9 @@ class Tried:
 def open_study(storage: str, name: str | None = None) -> Study:
     """The study `name`, or the only one there is.
 
+    Args:
+        storage: a database's URL or file, or the folder of a sweep.
+
     Raises:
         ConfigError: in one sentence, if there is no such storage or study.
     """
@@ -72,6 +75,9 @@ def open_study(storage: str, name: str | None = None) -> Study:
         warnings.simplefilter("ignore")  # in a notebook, that progress bars have no widgets
         import optuna
 
+    if "://" not in storage:
+        path = Path(storage).resolve()
+        storage = f"{_SQLITE}{path / 'study.db' if path.is_dir() else path}"
     # Optuna makes the file that is not there.
     if storage.startswith(_SQLITE) and not Path(storage.removeprefix(_SQLITE)).exists():
         raise ConfigError(f"there is no study: no file {storage.removeprefix(_SQLITE)}")

@@ -252,6 +252,18 @@ def test_a_run_that_diverged_is_counted_not_averaged(arms: Callable[..., Records
     assert "1 run without a finite return left out." in found.notes
 
 
+def test_too_many_arms_are_counted_where_they_are_left_out(arms: Callable[..., Records]):
+    records = arms(*[(f"arm{n:02}", {}, "E", s, n + s) for n in range(13) for s in range(2)])
+    for part in (compare.profile(records), compare.improvement(records)):
+        assert "E: 13 arms; the 12 with the most runs are drawn." in part.text
+
+
+def test_equal_scores_are_a_sentence_and_no_empty_picture(arms: Callable[..., Records]):
+    part = compare.profile(arms(*[("scratch", {}, "CartPole-v1", s, 500.0) for s in range(3)]))
+    assert part.text == ["CartPole-v1: every run has 500, so there is no distribution."]
+    assert not part.figures
+
+
 def test_runs_without_a_finite_return_are_a_sentence_in_every_part(arms: Callable[..., Records]):
     records = arms(*[("scratch", {}, "E", s, float("nan")) for s in range(2)])
     records.curves["value"] = float("nan")

@@ -61,7 +61,7 @@ def test_a_name_is_no_formula():
     curves = plot.curves({"$E\\frac{$": {name: plot.Curve(x, one) for name in names}}, "x", "y")
     estimate = found(0.5, 0.4, 0.6)
     rows = [(wrap(name), estimate) for name in names]
-    profiles = plot.profiles(x, {name: one for name in names}, "t")
+    profiles = plot.profiles(x, dict.fromkeys(names, one), "t")
     for figure in (curves, profiles, plot.forest(rows, "x", 0.5)):
         assert picture(figure, "png")
     assert any("$HOME" in text for text in _texts(picture(plot.forest(rows, "x", 0.5), "svg")))
@@ -73,12 +73,15 @@ def _texts(svg: bytes) -> list[str]:
 
 
 def test_names_beside_lines_keep_apart():
-    places = _spread([1.0, 1.1, 1.2, 9.0], [1.0] * 4, floor=0.0)
+    places = _spread([1.0, 1.1, 1.2, 9.0], [1.0] * 4, floor=0.0, ceiling=10.0)
     assert places == pytest.approx(
         [0.5, 1.5, 2.5, 9.0]
     )  # off the floor; the last stays where it is
-    places = _spread([4.0, 4.2, 9.0, 9.2], [1.0] * 4, floor=0.0)
+    places = _spread([4.0, 4.2, 9.0, 9.2], [1.0] * 4, floor=0.0, ceiling=20.0)
     assert places == pytest.approx([3.6, 4.6, 8.6, 9.6])
+    # Below the ceiling, pushing down those that lay there.
+    places = _spread([6.9, 9.5, 9.6, 9.7], [1.0] * 4, floor=0.0, ceiling=10.0)
+    assert places == pytest.approx([6.5, 7.5, 8.5, 9.5])
 
 
 def test_lines_are_dark_enough_on_white():
@@ -320,6 +323,15 @@ def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
     assert drawn["best so far"] == [[0, 0], [1, 0], [2, 0]]
     (axis,) = figures["study-intermediate-values"].axes
     assert [line.get_marker() for line in axis.lines].count("v") == 1  # the pruned one
+
+
+def test_the_study_of_a_sweep_is_found_by_its_folder(tmp_path: Path):
+    optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s")
+    for named in (tmp_path, tmp_path / "study.db"):
+        assert study.everything(str(named))[0].text == ["Study s: no trials yet."]
+    (tmp_path / "empty").mkdir()
+    (part,) = study.everything(str(tmp_path / "empty"))
+    assert part.text == [f"there is no study: no file {tmp_path}/empty/study.db"]
 
 
 def test_of_several_objectives_the_front_is_those_that_none_beats(tmp_path: Path):

@@ -25,10 +25,25 @@ _COPIES = re.compile(
 )
 
 
-def label_arms(runs: pd.DataFrame) -> pd.Series:
-    """Name each run's arm: its tag `arm`, and whatever differs among the runs of that arm.
+LONGEST = 60
+"""Letters of a label that still stand beside a line."""
 
-    Two runs have one label only if they differ in nothing but seed, environment and
+
+def label_arms(runs: pd.DataFrame) -> pd.Series:
+    """Name each run's arm: as `describe`, or `scratch [2]` where that is too long for a picture."""
+    whole = describe(runs)
+    labels = whole.copy()
+    for arm, group in whole.groupby(runs["arm"].astype(str), sort=False):
+        if group.str.len().max() > LONGEST:
+            numbers, _ = pd.factorize(group)  # in order of appearance: the oldest is 1
+            labels[group.index] = [f"{arm} [{number + 1}]" for number in numbers]
+    return labels
+
+
+def describe(runs: pd.DataFrame) -> pd.Series:
+    """What each run is a sample of: its tag `arm`, and whatever differs among the runs of that arm.
+
+    Two runs have one description only if they differ in nothing but seed, environment and
     bookkeeping: runs of different learning rates are never averaged. A parameter goes by the
     last part of its name, and by the whole where two that vary would share it.
     """
@@ -68,7 +83,13 @@ def differences(runs: pd.DataFrame, arm: str, other: str) -> list[str]:
         if values[0] != values[1]:
             shown = ["/".join(map(str, side)) or "none" for side in values]
             found.append(f"{column.removeprefix(PARAM)} ({shown[0]}, {shown[1]})")
+    if len(found) > MOST_TOLD:
+        found[MOST_TOLD:] = [f"{len(found) - MOST_TOLD} other parameters"]
     return found
+
+
+MOST_TOLD = 8
+"""Differences that are named one by one: runs of two versions of this software differ in many."""
 
 
 _WIDTH = re.compile(r"dense_units|mlp_layers|hidden_size|stochastic_size|discrete_size|state_size")

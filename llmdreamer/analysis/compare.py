@@ -7,7 +7,7 @@ import pandas as pd
 
 from llmdreamer.analysis import aggregate, plot, sentence
 from llmdreamer.analysis.aggregate import Array, Estimate
-from llmdreamer.analysis.cells import differences, one_knob_apart
+from llmdreamer.analysis.cells import describe, differences, one_knob_apart
 from llmdreamer.analysis.load import FLOPS, RETURN, UPDATES, Records
 from llmdreamer.analysis.part import Part
 from llmdreamer.analysis.scores import Scores, scores
@@ -33,6 +33,9 @@ def overview(records: Records) -> Part:
         text.append(f"Commit of the code that ran (runs): {told}.")
     groups = records.runs.groupby(["label", "env"])
     table = groups["seed"].agg(n="count", seeds=lambda seeds: ", ".join(map(str, sorted(seeds))))
+    whole = describe(records.runs)
+    if (whole != records.runs["label"]).any():
+        table["which is"] = whole.groupby([records.runs["label"], records.runs["env"]]).first()
     return Part("Runs", text, [table.reset_index()])
 
 

@@ -1,4 +1,4 @@
-"""One score a run: its return at a budget that all runs of its environment reached."""
+"""One score a run: its return at a budget that most runs of its environment reached."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """One score a run at a budget that every run reached. `frame`: label, env, seed, score."""
+    """One score a run at a common budget. `frame`: label, env, seed, score."""
 
     name: str  # of the environment, or "all environments"
     frame: pd.DataFrame
@@ -41,8 +41,9 @@ class Scores:
 
 
 def scores(records: Records, key: str = RETURN) -> list[Scores]:
-    """A score a run at the longest budget that all runs of its environment reached.
+    """A score a run at the budget that most runs of its environment reached, the longest such.
 
+    One short trial of a smoke test in the same store must not have all others compared at its end.
     Environments are pooled where the range of their returns is known (BOUNDS), and stand
     alone otherwise.
     """
@@ -51,21 +52,23 @@ def scores(records: Records, key: str = RETURN) -> list[Scores]:
         return []
     rows, notes = [], _without_points(records, points, key)
     for env, of_env in points.groupby("env", sort=True):
-        last = of_env.groupby("run_id")["env_step"].max()
-        budget = int(last.min())
-        if budget < last.max():
+        spans = of_env.groupby("run_id", sort=False)["env_step"].agg(["min", "max"])
+        budget = _budget(spans)
+        early, late = spans["max"] < budget, spans["min"] > budget
+        if budget < spans["max"].max():
+            who = "most" if early.any() else "all"
             notes.append(
-                f"{env}: compared at env step {budget}, the last that all runs reached "
-                f"(the longest went on to {int(last.max())})."
+                f"{env}: compared at env step {budget}, the last that {who} runs reached "
+                f"(the longest went on to {int(spans['max'].max())})."
             )
+        for which, why in ((early, "ended before"), (late, "first evaluated after")):
+            if which.any():
+                left = sentence.count(int(which.sum()), "run")
+                notes.append(f"{env}: {left} left out of the scores: {why} env step {budget}.")
         # Points lie in order of steps, so the last one within the budget is the score.
-        reached = of_env[of_env["env_step"] <= budget].groupby("run_id", sort=False).tail(1)
-        rows.append(reached[["label", "env", "seed", "value"]])
-        if late := len(last) - len(reached):
-            notes.append(
-                f"{env}: {sentence.count(late, 'run')} left out of the scores: first evaluated "
-                f"after env step {budget}."
-            )
+        there = of_env["run_id"].isin(spans.index[~early & ~late])
+        reached = of_env[there & (of_env["env_step"] <= budget)].groupby("run_id", sort=False)
+        rows.append(reached.tail(1)[["label", "env", "seed", "value"]])
     frame = pd.concat(rows).rename(columns={"value": "score"})
     finite = np.isfinite(frame["score"])
     if not finite.all():
@@ -84,6 +87,19 @@ def scores(records: Records, key: str = RETURN) -> list[Scores]:
         return [Scores("all environments", pooled, "normalised return", notes)]
     notes.append("Environments are not pooled: the range of returns is not known of each.")
     return [Scores(env, frame[frame["env"] == env], "return", notes) for env in environments]
+
+
+def _budget(spans: pd.DataFrame) -> int:
+    """The step that the most runs were evaluated both before and after, or at; of several the last.
+
+    Args:
+        spans: the first (`min`) and last (`max`) step at which each run was evaluated.
+    """
+    first, last = np.sort(spans["min"].to_numpy()), np.sort(spans["max"].to_numpy())
+    begun = np.searchsorted(first, last, side="right")
+    ended = np.searchsorted(last, last, side="left")
+    kept = begun - ended
+    return int(last[kept == kept.max()][-1])
 
 
 def _bounds(env: str) -> tuple[float, float] | None:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from llmdreamer.analysis import plot_study
 from llmdreamer.analysis.part import Part
+from llmdreamer.analysis.sentence import FEW
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.tried import Tried, importances, open_study, tried
 
@@ -28,6 +29,8 @@ def everything(storage: str, name: str | None = None) -> list[Part]:
         figures |= _of_one(found)
         try:
             figures["importances"] = plot_study.importances(importances(study), found.objectives[0])
+            if (done := len(found.of("COMPLETE"))) < FEW:
+                text.append(f"Of {done} complete trials, importances are a hint at most.")
         except ConfigError as error:
             text.append(str(error))
     elif counts:

@@ -218,6 +218,38 @@ def test_what_else_differs_is_named(arms: Callable[..., Records]):
     assert differences(runs, "a", "b") == ["algo.optimizer.lr (0.001, 0.0004)"]
 
 
+def test_a_label_that_no_picture_holds_is_a_number_that_the_first_table_explains(
+    arms: Callable[..., Records],
+):
+    records = arms(*[("scratch", {}, "E", s, 1.0) for s in range(3)])
+    for n in range(5):
+        records.runs[f"params.algo.one_of_many_{n}"] = ["1", "2", "1"]
+    records.runs["label"] = label_arms(records.runs)
+    assert list(records.runs["label"]) == ["scratch [1]", "scratch [2]", "scratch [1]"]
+    (table,) = compare.overview(records).tables
+    assert list(table["seeds"]) == ["0, 2", "1"]
+    assert table["which is"][1].startswith("scratch one_of_many_0=2 one_of_many_1=2")
+
+
+def test_of_many_differences_some_are_named(arms: Callable[..., Records]):
+    runs = arms(("a", {}, "E", 0, 1.0), ("b", {"peft": "true"}, "E", 0, 1.0)).runs
+    for n in range(10):
+        runs[f"params.p{n}"] = ["1", "2"]
+    told = differences(runs, "a", "b")
+    assert told[0] == "p0 (1, 2)" and told[8:] == ["2 other parameters"]
+
+
+def test_a_short_run_beside_many_long_ones_is_left_out_and_counted(arms: Callable[..., Records]):
+    """A smoke test in the same store would have all others compared before they had learned."""
+    records = arms(*[("scratch", {}, "E", s, 10.0 + s) for s in range(4)])
+    curves = records.curves
+    smoke = curves["run_id"] == "3"
+    curves.loc[smoke, "env_step"] = [20, 50]
+    (found,) = scores(records)
+    assert sorted(found.of("scratch")[0]) == [10.0, 11.0, 12.0]
+    assert found.notes == ["E: 1 run left out of the scores: ended before env step 200."]
+
+
 def test_one_seed_gives_numbers_without_intervals(arms: Callable[..., Records]):
     records = arms(("scratch", {}, "E", 0, 7.0), ("gru", {"backbone": "gru"}, "E", 0, 5.0))
     (table,) = compare.table(records).tables

@@ -309,7 +309,10 @@ def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
         state = optuna.trial.TrialState.PRUNED if x == 3 else optuna.trial.TrialState.COMPLETE
         made.tell(trial, None if x == 3 else float(x), state=state)
     parts = study.everything(storage)
-    assert parts[0].text[0] == "Study s: 3 COMPLETE, 1 PRUNED."
+    assert parts[0].text == [
+        "Study s: 3 COMPLETE, 1 PRUNED.",
+        "Of 3 complete trials, importances are a hint at most.",
+    ]
     figures = {name: figure for part in parts for name, figure in part.figures.items()}
     assert set(figures) == {
         *("study-history", "study-slices", "study-parallel-coordinates"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import html
 import shlex
 import sys
@@ -18,6 +19,7 @@ from llmdreamer.tracking.store import resolve_uri
 if TYPE_CHECKING:
     from llmdreamer.analysis.part import Part
 
+_STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")  # MLflow's
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
   color: #1a1a1a; background: #fff; }
@@ -36,6 +38,7 @@ class Source:
     uri: str
     experiment: str
     parent: str | None = None
+    shared: tuple[str, ...] = ()  # runs of other sweeps that this one found finished
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,10 +54,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     args = parser.parse_args(argv)
     try:
+        statuses = [name.strip().upper() for name in args.status.split(",")]
+        if unknown := set(statuses) - set(_STATUSES):
+            raise ConfigError(
+                f"--status {args.status}: {', '.join(sorted(unknown))} is none of {', '.join(_STATUSES)}"
+            )
         source = find(args.source, args.experiment)
         typed = sys.argv[1:] if argv is None else argv
         command = f"{parser.prog} {redact(shlex.join(typed))}"
-        page = write(source, args.out, args.status.split(","), command)
+        page = write(source, args.out, statuses, command)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -74,7 +82,7 @@ def find(source: str, experiment: str | None = None) -> Source:
     if path.is_dir():
         known = load_record(Known, path / "mlflow.json")
         if known is not None and known.run_id is not None:
-            return Source(known.uri, experiment or known.experiment, known.run_id)
+            return Source(known.uri, experiment or known.experiment, known.run_id, _listed(path))
         if (path / "mlflow.db").exists():
             return Source(f"sqlite:///{path.resolve()}/mlflow.db", experiment or "llmdreamer")
         raise ConfigError(
@@ -83,6 +91,18 @@ def find(source: str, experiment: str | None = None) -> Source:
     if ":" not in source:
         raise ConfigError(f"{source}: there is no such file or folder")
     return Source(resolve_uri(source, Path.cwd()), experiment or "llmdreamer")
+
+
+def _listed(sweep: Path) -> tuple[str, ...]:
+    """The runs in the folders that a grid's table names: a cell is run once, by whichever sweep comes
+    first, and counts for all."""
+    table = sweep / "results.csv"
+    if not table.exists():
+        return ()
+    with open(table, encoding="utf-8", newline="") as file:
+        folders = [row.get("folder") for row in csv.DictReader(file)]
+    found = [load_record(Known, Path(folder) / "mlflow.json") for folder in folders if folder]
+    return tuple(known.run_id for known in found if known is not None and known.run_id is not None)
 
 
 def write(source: Source, folder: Path, statuses: list[str], command: str) -> Path:
@@ -104,6 +124,7 @@ def write(source: Source, folder: Path, statuses: list[str], command: str) -> Pa
         source.experiment,
         KEYS,
         parent=source.parent,
+        shared=source.shared,
         statuses=statuses,
     )
     if records.runs.empty:

@@ -30,13 +30,15 @@ LONGEST = 60
 
 
 def label_arms(runs: pd.DataFrame) -> pd.Series:
-    """Name each run's arm: as `describe`, or `scratch [2]` where that is too long for a picture."""
+    """Name each run's arm: as `describe`, or, where that is too long for a picture, by its knobs and
+    a number: `scratch replay_ratio=1.0 [2]`."""
     whole = describe(runs)
     labels = whole.copy()
-    for arm, group in whole.groupby(runs["arm"].astype(str), sort=False):
+    knobs = describe(runs.drop(columns=[name for name in runs if name.startswith(PARAM)]))
+    for _, group in whole.groupby(runs["arm"].astype(str), sort=False):
         if group.str.len().max() > LONGEST:
             numbers, _ = pd.factorize(group)  # in order of appearance: the oldest is 1
-            labels[group.index] = [f"{arm} [{number + 1}]" for number in numbers]
+            labels[group.index] = knobs[group.index] + [f" [{number + 1}]" for number in numbers]
     return labels
 
 

@@ -64,6 +64,7 @@ def load(
     keys: Sequence[str] | None = None,
     *,
     parent: str | None = None,
+    shared: Sequence[str] = (),
     statuses: Sequence[str] = ("FINISHED",),
 ) -> Records:
     """Load the runs of an experiment; what goes wrong is a note, and no runs.
@@ -71,7 +72,8 @@ def load(
     Args:
         uri: of the store; a relative SQLite path is one of the working directory.
         keys: metrics to load; None loads all.
-        parent: MLflow run of a sweep: load its jobs only.
+        parent: MLflow run of a sweep: load its jobs only,
+        shared: and these runs, which it found finished: they are jobs of another sweep.
         statuses: runs that count. Others are left out, and a note says how many.
     """
     source = f"{uri}, experiment {experiment}"
@@ -83,7 +85,7 @@ def load(
     parents = {run.parent for run in stored.runs}
     runs = [run for run in stored.runs if "arm" in run.tags and run.run_id not in parents]
     if parent is not None:
-        runs = [run for run in runs if run.parent == parent]
+        runs = [run for run in runs if run.parent == parent or run.run_id in shared]
     counted = [run for run in runs if run.status in statuses]
     notes = _left_out(runs, counted, stored.runs)
     frame = _frame(counted)

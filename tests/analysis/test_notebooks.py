@@ -1,5 +1,6 @@
 """The notebooks run from top to bottom, on recorded runs and on nothing, without a traceback."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from nbclient import NotebookClient
 from recorded import EXPERIMENT, Recorded
 
+from llmdreamer.analysis.load import load
+from llmdreamer.report import find
 from llmdreamer.report import main as report
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -80,6 +83,24 @@ def test_the_report_of_a_sweep_counts_its_jobs_only(recorded: Recorded, tmp_path
         'gru,CartPole-v1,3,"0, 1, 2"',
         'scratch,CartPole-v1,3,"0, 1, 2"',
     ]
+
+
+def test_a_cell_that_another_sweep_had_run_counts_for_both(recorded: Recorded, tmp_path: Path):
+    mine = json.loads((recorded.folders["small_gru_0"] / "mlflow.json").read_text())
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "mlflow.json").write_text(json.dumps(mine | {"run_id": "of a sweep with no jobs"}))
+    rows = [str(recorded.folders[name]) for name in ("small_gru_0", "small_gru_1")]
+    (sweep / "results.csv").write_text("\n".join(["seed,folder", *(f"0,{row}" for row in rows)]))
+    source = find(str(sweep))
+    records = load(source.uri, source.experiment, [], parent=source.parent, shared=source.shared)
+    assert set(records.runs["run_id"]) == {recorded.run_id(f"small_gru_{n}") for n in (0, 1)}
+
+
+def test_a_status_that_there_is_not_is_one_line(capsys):
+    assert report(["x.db", "--status", "finished,DONE"]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("--status finished,DONE: DONE is none of FINISHED,")
 
 
 @pytest.mark.parametrize(

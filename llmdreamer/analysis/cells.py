@@ -55,7 +55,10 @@ def describe(runs: pd.DataFrame) -> pd.Series:
         columns = [column.removeprefix(PARAM) for column in varying(group)]
         last = Counter(_last(name) for name in columns)
         for name in columns:
-            value = group[name if name in KNOBS else PARAM + name].astype(str)
+            value = group[name if name in KNOBS else PARAM + name]
+            # Of a version that had no such parameter. As NaN it would make the whole label one, and
+            # the run would belong to no arm at all.
+            value = value.astype(object).where(value.notna(), "unset").astype(str)
             short = _last(name) if last[_last(name)] == 1 else name
             parts += " " + (value if name in ("backbone", "size") else short + "=" + value)
         labels[group.index] = str(arm) + parts

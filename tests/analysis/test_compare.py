@@ -11,9 +11,10 @@ from recorded import EXPERIMENT, Recorded
 
 from llmdreamer.analysis import compare
 from llmdreamer.analysis.cells import differences, label_arms, one_knob_apart
-from llmdreamer.analysis.load import RETURN, Records, load
+from llmdreamer.analysis.load import RETURN, Records, _frame, load
 from llmdreamer.analysis.part import picture
 from llmdreamer.analysis.scores import scores
+from llmdreamer.tracking.read import StoredRun
 
 SMALL = {arm: [f"small_{arm}_{seed}" for seed in range(3)] for arm in ("gru", "gpt2")}
 
@@ -229,6 +230,19 @@ def test_a_label_that_no_picture_holds_is_a_number_that_the_first_table_explains
     (table,) = compare.overview(records).tables
     assert list(table["seeds"]) == ["0, 2", "1"]
     assert table["which is"][1].startswith("scratch one_of_many_0=2 one_of_many_1=2")
+
+
+def test_a_run_without_a_parameter_that_others_have_is_an_arm_too():
+    """A version before had no such parameter; its runs must not fall out of every table."""
+    tags = {"arm": "scratch", "env": "E", "seed": "0"}
+    lives = [{"algo.lr": "1"}, {"algo.lr": "1", "algo.new": "2"}]
+    frame = _frame(
+        [
+            StoredRun(str(n), "r", "FINISHED", 0.0, 1.0, params, tags)
+            for n, params in enumerate(lives)
+        ]
+    )
+    assert list(frame["label"]) == ["scratch new=unset", "scratch new=2"]
 
 
 def test_of_many_differences_some_are_named(arms: Callable[..., Records]):

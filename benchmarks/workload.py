@@ -79,7 +79,8 @@ class Update:
 
     def flops(self) -> float:
         """Of the matrix products of one update."""
-        return counted(lambda: self.learner.update(self.batch))[1]
+        with self.learner.pieces.eagerly():
+            return counted(lambda: self.learner.update(self.batch))[1]
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -88,11 +89,11 @@ class Update:
 
     def _watch(self) -> None:
         """Put a clock around what `Learner.update` calls: its own does not wait for a device."""
-        agent, optimizer = self.learner.agent, self.learner.optimizer
-        self._time(agent.world_model, "observe", "world model")
+        agent, optimizer, pieces = self.learner.agent, self.learner.optimizer, self.learner.pieces
+        self._time(pieces, "observe", "world model")
         self._time(step, "imagine", "imagination")
-        self._time(agent.behavior, "loss", "behaviour")
-        self._time(agent.behavior, "replay_loss", "behaviour")
+        self._time(pieces, "judge", "behaviour")
+        self._time(pieces, "judge_replay", "behaviour")
         self._time(agent.behavior, "update_slow_critic", "behaviour")
         self._time(optimizer, "step", "backward")
         self._time(optimizer.inner, "step", "optimiser", within="backward")

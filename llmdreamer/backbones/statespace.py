@@ -105,6 +105,9 @@ class StateSpaceBackbone(Backbone):
     each (b, t).
     """
 
+    # Not `observe`: the loop over time would be one long graph.
+    compiles = frozenset({"step"})
+
     def __init__(self, model: PreTrainedModel, mix: Mix, input_rms: float) -> None:
         super().__init__()
         self.model = model

@@ -55,9 +55,18 @@ class Update:
     """One learner and one batch: call it for an update, which returns its seconds.
 
     After a call `phases` holds the seconds of each phase. On a GPU a phase ends when its work does.
+
+    Args:
+        clock: whose seconds.
     """
 
-    def __init__(self, overrides: Sequence[str], device: str = "cpu") -> None:
+    def __init__(
+        self,
+        overrides: Sequence[str],
+        device: str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
         self.config = compose(overrides)
         self.device = torch.device(device)
         torch.manual_seed(0)
@@ -85,7 +94,7 @@ class Update:
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
     def _watch(self) -> None:
         """Put a clock around what `Learner.update` calls: its own does not wait for a device."""

@@ -100,8 +100,8 @@ def losses_and_gradients(learner, data):
     return metrics | {"loss": loss.detach()}, {k: g for k, g in gradients.items() if g is not None}
 
 
-def check_the_same(learner, data):
-    """Compiled and not, what an update computes at the same weights and seed."""
+def check_the_same(learner, data, tolerance=1e-4):
+    """Compiled and not, what an update computes: each tensor, to a share of its norm."""
     norm = learner.agent.behavior.return_norm
     before = {name: value.clone() for name, value in norm.state_dict().items()}
     with learner.pieces.eagerly():
@@ -110,10 +110,8 @@ def check_the_same(learner, data):
     compiled = losses_and_gradients(learner, data)
     for one, other in zip(plain, compiled, strict=True):
         assert one.keys() == other.keys()
-        for name, value in one.items():
-            torch.testing.assert_close(
-                other[name], value, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-            )
+        far = {k: float((other[k] - one[k]).norm() / (one[k].norm() + 1e-4)) for k in one}
+        assert {k: share for k, share in far.items() if not share < tolerance} == {}
 
 
 @needs_compiler
@@ -139,7 +137,8 @@ def test_every_backbone_has_whole_graphs_which_are_made_once(learner, traced, fa
 
 def test_bfloat16_is_compiled_too(learner, traced):
     one = learner(*GPT2, "precision=bf16")
-    check_the_same(one, batch(5))
+    # Its products have three digits, and what is rounded when is not the same.
+    check_the_same(one, batch(5), tolerance=0.05)
 
 
 def test_nothing_is_compiled_while_operations_are_counted(learner, traced):

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from smallest import TINY, differing, rows, saved, wait_only
+from smallest import TINY, differing, rows, saved
 
 from llmdreamer import openloop as open_loop
 from llmdreamer.config import from_yaml
 from llmdreamer.evaluate import main as evaluated
 from llmdreamer.imagine import main as imagine
-from llmdreamer.tracking import prepare, tracker
+from llmdreamer.tracking import prepare
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
 from llmdreamer.training.checkpoint import Checkpoints
@@ -56,12 +56,6 @@ class Unknown(gym.Env):
 
 if "LoopUnknown-v0" not in gym.registry:
     gym.register("LoopUnknown-v0", Unknown)
-
-
-@pytest.fixture
-def untracked(monkeypatch):
-    """Rows stay in the run's folder."""
-    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
 
 
 def folder_of(path):

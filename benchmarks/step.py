@@ -80,7 +80,7 @@ def main() -> None:
 
 def measure(backbone: str, update: Update, repeat: int) -> list[dict]:
     """Medians over `repeat` updates: of plain ones, and with `compile=true` of compiled ones."""
-    peak, flops = gemm_peak(str(update.device)), update.flops()
+    peak, flops = gemm_peak(str(update.device), clock=update.clock), update.flops()
     forms = [update.learner.pieces.eagerly]
     if update.config.compile:
         forms.append(nullcontext)

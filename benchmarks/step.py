@@ -1,11 +1,12 @@
 """Where the time of a gradient update goes, by backbone. Run by hand.
 
     python benchmarks/step.py [--backbones gru gpt2 ...] [--threads 1] [--repeat 5] [--peer-shapes]
-        [override ...]
+        [--processor-time] [override ...]
 
-The table is printed, the figures also written as JSON (--json FILE). A share of the peak counts the
-matrix products only, over the whole time of an update; the peak is a large product's, measured here
-before each backbone.
+With `compile=true` each backbone has two rows, plain and compiled, of updates made in turns. The table is
+printed, the figures also written as JSON (--json FILE). A share of the peak counts the matrix products
+only, over the whole time of an update; the peak is a large product's, measured here before each
+backbone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -31,14 +34,24 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5, help="updates timed, after two unseen")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peer-shapes", action="store_true", help="SheepRL's, as in peers.py")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="of the first thread, which on a busy machine says more: with --threads 1",
+    )
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
     if given.peer_shapes:
         overrides = [*PEER_SHAPES, *overrides]
     prepare(given.threads)
-    rows = [measure(name, overrides, given.device, given.repeat) for name in given.backbones]
+    clock = time.thread_time if given.processor_time else time.perf_counter
+    rows = []
+    for name in given.backbones:
+        update = Update([f"backbone={name}", *overrides], given.device, clock)
+        rows += measure(name, update, given.repeat)
     columns = [
         "backbone",
+        "compiled",
         "parameters",
         "ms an update",
         *PHASES,
@@ -52,6 +65,7 @@ def main() -> None:
     for row in rows:
         table.add_row(
             row["backbone"],
+            "-" if row["compile_seconds"] is None else f"in {row['compile_seconds']:.0f} s",
             f"{row['parameters'] / 1e6:.2f}M",
             f"{row['seconds'] * 1e3:.0f} [{row['least'] * 1e3:.0f}, {row['most'] * 1e3:.0f}]",
             *(f"{row['phases'][phase] * 1e3:.0f}" for phase in PHASES),
@@ -64,16 +78,27 @@ def main() -> None:
         given.json.write_text(json.dumps(rows, indent=1))
 
 
-def measure(backbone: str, overrides: list[str], device: str, repeat: int) -> dict:
-    """Medians over `repeat` updates."""
-    peak = gemm_peak(device)
-    update = Update([f"backbone={backbone}", *overrides], device)
-    flops = update.flops()
-    update()
-    seconds, phases = [], []
-    for _ in range(repeat):
-        seconds.append(update())
-        phases.append(update.phases)
+def measure(backbone: str, update: Update, repeat: int) -> list[dict]:
+    """Medians over `repeat` updates: of plain ones, and with `compile=true` of compiled ones."""
+    peak, flops = gemm_peak(str(update.device), clock=update.clock), update.flops()
+    forms = [update.learner.pieces.eagerly]
+    if update.config.compile:
+        forms.append(nullcontext)
+    runs: list[list[tuple[float, dict]]] = [[] for _ in forms]
+    for _ in range(1 + repeat):
+        for run, form in zip(runs, forms, strict=True):
+            with form():
+                run.append((update(), update.phases))
+    return [
+        _row(backbone, update, run[1:], flops, peak) | {"compile_seconds": seconds}
+        for run, seconds in zip(runs, [None, update.learner.pieces.seconds], strict=False)
+    ]
+
+
+def _row(
+    backbone: str, update: Update, run: list[tuple[float, dict]], flops: float, peak: float
+) -> dict:
+    seconds, phases = zip(*run, strict=True)
     middle = statistics.median(seconds)
     return {
         "backbone": backbone,

@@ -55,9 +55,18 @@ class Update:
     """One learner and one batch: call it for an update, which returns its seconds.
 
     After a call `phases` holds the seconds of each phase. On a GPU a phase ends when its work does.
+
+    Args:
+        clock: whose seconds.
     """
 
-    def __init__(self, overrides: Sequence[str], device: str = "cpu") -> None:
+    def __init__(
+        self,
+        overrides: Sequence[str],
+        device: str = "cpu",
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.clock = clock
         self.config = compose(overrides)
         self.device = torch.device(device)
         torch.manual_seed(0)
@@ -79,20 +88,21 @@ class Update:
 
     def flops(self) -> float:
         """Of the matrix products of one update."""
-        return counted(lambda: self.learner.update(self.batch))[1]
+        with self.learner.pieces.eagerly():
+            return counted(lambda: self.learner.update(self.batch))[1]
 
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return self.clock()
 
     def _watch(self) -> None:
         """Put a clock around what `Learner.update` calls: its own does not wait for a device."""
-        agent, optimizer = self.learner.agent, self.learner.optimizer
-        self._time(agent.world_model, "observe", "world model")
+        agent, optimizer, pieces = self.learner.agent, self.learner.optimizer, self.learner.pieces
+        self._time(pieces, "observe", "world model")
         self._time(step, "imagine", "imagination")
-        self._time(agent.behavior, "loss", "behaviour")
-        self._time(agent.behavior, "replay_loss", "behaviour")
+        self._time(pieces, "judge", "behaviour")
+        self._time(pieces, "judge_replay", "behaviour")
         self._time(agent.behavior, "update_slow_critic", "behaviour")
         self._time(optimizer, "step", "backward")
         self._time(optimizer.inner, "step", "optimiser", within="backward")
@@ -135,18 +145,23 @@ def random_batch(cfg: Config, device: torch.device) -> SequenceBatch:
     return SequenceBatch(observations, *(part.to(device) for part in rest))
 
 
-def gemm_peak(device: str = "cpu", dtype: torch.dtype = torch.float32, side: int = 2048) -> float:
+def gemm_peak(
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    side: int = 2048,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """FLOP/s of the best of ten square matrix products: what the machine gives today."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(10):
         if device != "cpu":
             torch.cuda.synchronize()
-        begin = time.perf_counter()
+        begin = clock()
         left @ right
         if device != "cpu":
             torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - begin)
+        seconds.append(clock() - begin)
     return 2 * side**3 / min(seconds)
 
 

@@ -73,13 +73,13 @@ class Window:
     layers: list[tuple[Tensor, Tensor]]  # each (N, heads, context, d); empty before the first token
     visible: Tensor  # (N, context), bool: whether the column holds a token of this episode
     position: Tensor  # (N,), of the next token
-    slot: int  # the column of the next token
+    slot: Tensor  # (1,), int64, the column of the next token; as a number, each would be compiled anew
 
 
 class RingLayer(DynamicLayer):
     """One layer's cache over a ring: a single new token replaces one column."""
 
-    def __init__(self, columns: int, slot: int, cached: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(self, columns: int, slot: Tensor, cached: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
         self.columns = columns
         self.slot = slot
@@ -96,8 +96,8 @@ class RingLayer(DynamicLayer):
             keys = key_states.new_zeros(streams, heads, self.columns, size)
             values = torch.zeros_like(keys)
             self.keys, self.values, self.is_initialized = keys, values, True
-        keys[:, :, self.slot] = key_states.squeeze(2)
-        values[:, :, self.slot] = value_states.squeeze(2)
+        keys.index_copy_(2, self.slot, key_states.to(keys.dtype))
+        values.index_copy_(2, self.slot, value_states.to(values.dtype))
         return keys, values
 
 
@@ -109,6 +109,8 @@ class AttentionBackbone(Backbone):
     than the table; and in training each sequence starts at a random position, so that none is left
     untrained however long the episodes are that the policy later lives through.
     """
+
+    compiles = frozenset({"observe", "step"})
 
     def __init__(
         self, model: PreTrainedModel, context: int, input_rms: float, learned_positions: int | None
@@ -150,7 +152,8 @@ class AttentionBackbone(Backbone):
 
         layers = [(gather(keys), gather(values)) for keys, values in states.layers]
         position = states.position[row, indices] + 1
-        return Window(layers, visible.flatten(0, 1), position.flatten(), 0)
+        first = torch.zeros(1, dtype=torch.int64, device=indices.device)
+        return Window(layers, visible.flatten(0, 1), position.flatten(), first)
 
     def initial(self, streams: int) -> Window:
         device = next(self.model.parameters()).device
@@ -158,13 +161,12 @@ class AttentionBackbone(Backbone):
             [],
             torch.zeros(streams, self.context, dtype=torch.bool, device=device),
             torch.zeros(streams, dtype=torch.int64, device=device),
-            0,
+            torch.zeros(1, dtype=torch.int64, device=device),
         )
 
     @torch.no_grad()
     def step(self, token: Tensor, state: Window) -> tuple[Tensor, Window]:
-        visible = state.visible.clone()
-        visible[:, state.slot] = True
+        visible = state.visible.index_fill(1, state.slot, True)
         cached: Sequence[tuple[Tensor, Tensor] | None] = state.layers
         if not cached:
             cached = [None] * self.model.config.num_hidden_layers
@@ -185,10 +187,11 @@ class AttentionBackbone(Backbone):
 
     def replace(self, state: Window, other: Window, mask: Tensor) -> Window:
         # The other's ring is turned until its next column is ours.
-        turn = state.slot - other.slot
+        column = torch.arange(self.context, device=mask.device)
+        turned = (column + other.slot - state.slot) % self.context
 
         def chosen(ours: Tensor, theirs: Tensor) -> Tensor:
-            return torch.where(mask[:, None, None, None], theirs.roll(turn, 2), ours)
+            return torch.where(mask[:, None, None, None], theirs[:, :, turned], ours)
 
         nothing = [
             (torch.zeros_like(k), torch.zeros_like(v)) for k, v in state.layers or other.layers
@@ -196,14 +199,13 @@ class AttentionBackbone(Backbone):
         layers = zip(state.layers or nothing, other.layers or nothing, strict=True)
         return Window(
             [(chosen(a, c), chosen(b, d)) for (a, b), (c, d) in layers],
-            torch.where(mask.unsqueeze(-1), other.visible.roll(turn, 1), state.visible),
+            torch.where(mask.unsqueeze(-1), other.visible[:, turned], state.visible),
             torch.where(mask, other.position, state.position),
             state.slot,
         )
 
     def state_dict_of(self, state: Window) -> dict[str, Tensor]:
-        slot = torch.tensor(state.slot)
-        tensors = {"visible": state.visible, "position": state.position, "slot": slot}
+        tensors = {"visible": state.visible, "position": state.position, "slot": state.slot}
         for index, (keys, values) in enumerate(state.layers):
             tensors |= {f"keys.{index}": keys, f"values.{index}": values}
         return tensors
@@ -211,7 +213,7 @@ class AttentionBackbone(Backbone):
     def state_from_dict(self, tensors: dict[str, Tensor]) -> Window:
         count = sum(name.startswith("keys.") for name in tensors)
         layers = [(tensors[f"keys.{i}"], tensors[f"values.{i}"]) for i in range(count)]
-        slot = int(tensors["slot"].item())
+        slot = tensors["slot"].view(1)  # without dimension in checkpoints from before
         return Window(layers, tensors["visible"], tensors["position"], slot)
 
     def _forward(self, tokens: Tensor, visible: Tensor, position: Tensor, cache: Cache) -> Tensor:

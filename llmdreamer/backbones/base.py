@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -31,6 +31,9 @@ class Backbone(nn.Module, ABC):
 
     vocabulary: Tensor | None = None
     """Word vectors (words, width) of a pretrained model, where texts are read with them; not in its state."""
+
+    compiles: ClassVar[frozenset[Literal["observe", "step"]]] = frozenset()
+    """Which of them torch.compile takes as one graph: what is done must not depend on a tensor's numbers."""
 
     recurrent: bool = False
     """Whether `step` carries gradient and `stack` works, so that rows can be observed in a loop."""

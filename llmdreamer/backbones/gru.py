@@ -31,6 +31,8 @@ class GRUBackbone(Backbone):
 
     input_rms = 1.0
     recurrent = True
+    # Not `observe`: the loop over time would be one long graph.
+    compiles = frozenset({"step"})
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -105,6 +105,9 @@ class StateSpaceBackbone(Backbone):
     each (b, t).
     """
 
+    # Not `observe`: the loop over time would be one long graph.
+    compiles = frozenset({"step"})
+
     def __init__(self, model: PreTrainedModel, mix: Mix, input_rms: float) -> None:
         super().__init__()
         self.model = model
@@ -117,8 +120,9 @@ class StateSpaceBackbone(Backbone):
 
     def select(self, states: list[LayerState], indices: Tensor) -> list[LayerState]:
         row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
+        # In the layout that `step` leaves, too: for another one it would be compiled anew.
         return [
-            (taps[row, indices].flatten(0, 1), memory[row, indices].flatten(0, 1))
+            (taps[row, indices].flatten(0, 1).contiguous(), memory[row, indices].flatten(0, 1))
             for taps, memory in states
         ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -30,6 +31,14 @@ class Dreams(Protocol):
     def predict(self, features: Code) -> tuple[Tensor, Tensor]: ...
 
 
+def dream_on(
+    world: Dreams, policy: Callable[[Code], Tensor], latent: Code, state: Any
+) -> tuple[Tensor, Code, Any]:
+    """One step: the actions chosen in N latents, (N, A), the latents they lead to, and the state."""
+    action = policy(latent)
+    return action, *world.dream(latent, action, state)
+
+
 @torch.no_grad()
 def imagine(
     world: Dreams,
@@ -37,6 +46,7 @@ def imagine(
     latent: Code,
     state: Any,
     horizon: int,
+    step: Callable[[Code, Any], tuple[Tensor, Code, Any]] | None = None,
 ) -> Imagined:
     """Follow `policy` for `horizon` steps from each of N latents.
 
@@ -47,11 +57,14 @@ def imagine(
         policy: latents to sampled actions (N, A).
         latent: (N, D), (N, S).
         state: the memory behind each latent.
+        step: what is called for `dream_on` of this world and policy, if it has another form.
     """
+    if step is None:
+        step = partial(dream_on, world, policy)
     latents, actions = [latent], []
     for _ in range(horizon):
-        actions.append(policy(latent))
-        latent, state = world.dream(latent, actions[-1], state)
+        action, latent, state = step(latent, state)
+        actions.append(action)
         latents.append(latent)
     trajectory = Code(
         torch.stack([one.dense for one in latents], 1),

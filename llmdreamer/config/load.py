@@ -154,6 +154,7 @@ def _fill(cfg: Config) -> None:
     cfg.posterior = algo.world_model.posterior
     cfg.replay_ratio = algo.replay_ratio
     cfg.precision = algo.precision
+    cfg.compile = algo.compile
     if algo.learning_starts is None:
         algo.learning_starts = min(500, max(0, algo.total_steps) // 4)
     if algo.imag_starts is None:

@@ -33,9 +33,9 @@ _NAMES = {
         "memory_share peak_memory_bytes process_cores"
     ),
     "time": (
-        "behavior_share checkpoint_seconds checkpoint_share environment_share evaluation_share "
-        "gradient_share imagination_share replay_share tracking_share updates_per_second "
-        "world_model_share"
+        "behavior_share checkpoint_seconds checkpoint_share compile_seconds environment_share "
+        "evaluation_share gradient_share imagination_share replay_share tracking_share "
+        "updates_per_second world_model_share"
     ),
     "world_model": (
         "continue_loss kl_dynamics_loss kl_representation_loss loss posterior_entropy "
@@ -77,6 +77,7 @@ def _lacking(metric: str, cfg: Config) -> str | None:
         (begins("open_loop/image"), algo.cnn_keys.decoder, "images (algo.cnn_keys.decoder)"),
         (begins("open_loop/vector"), algo.mlp_keys.decoder, "vectors (algo.mlp_keys.decoder)"),
         (begins("system/gpu"), cfg.device != "cpu", "a GPU"),
+        (metric == "time/compile_seconds", algo.compile, "compile=true"),
         (learned, algo.replay_ratio > 0, "updates (replay_ratio > 0)"),
     )
     return next((what for asked, there, what in needs if asked and not there), None)

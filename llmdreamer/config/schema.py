@@ -114,7 +114,10 @@ class AlgoConfig:
     total_steps: int = MISSING
     learning_starts: int | None = None
     replay_ratio: float = MISSING
-    precision: str = "fp32"  # with a default for runs saved before it was there
+    precision: str = (
+        "fp32"  # this and the next with a default for runs saved before they were there
+    )
+    compile: bool = False
     per_rank_batch_size: int = MISSING
     per_rank_sequence_length: int = MISSING
     imag_starts: int | None = None
@@ -208,6 +211,7 @@ class Config:
     device: str = MISSING
     threads: int | None = None
     precision: str = "fp32"
+    compile: bool = False
     trust: list[str] = field(default_factory=list)
     output_root: str = MISSING
     run_name: str | None = None

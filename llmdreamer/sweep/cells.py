@@ -13,7 +13,8 @@ from llmdreamer.tracking.record import Scalar
 
 # Where a run is, how fast it goes and what is told of it; the seed tells runs of a cell apart.
 _OUTSIDE = (
-    *("device", "threads", "trust", "output_root", "run_name", "resume", "objective"),
+    *("device", "threads", "compile", "algo.compile", "trust"),
+    *("output_root", "run_name", "resume", "objective"),
     *("seed", "seeds", "rerun", "tracking", "checkpoint"),
     *("eval.video", "eval.open_loop", "eval.keep_best"),
 )

@@ -142,6 +142,7 @@ class Run:
             self.best = BestPolicy(run_dir, trainer.device, saver, goes_on=goes_on)
         self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
+        self._compiled = False  # and told so
 
     def to_the_end(self, interrupts: Interrupts) -> TrainResult:
         """Train for the rest of the budget, evaluate, and say where everything lies.
@@ -176,6 +177,10 @@ class Run:
             self.journal.log({name: float(value) for name, value in row.items()})
             display.update(trainer.env_step, episode_return=f"{episode.episode_return:.0f}")
         self._pending += trainer.learn()
+        if (seconds := trainer.compile_seconds) is not None and not self._compiled:
+            self._compiled = True
+            self.journal.log({"time/compile_seconds": seconds})
+            display.say(f"compiled in {seconds:.0f} s")
         self.saver.look()
         if len(self._pending) >= config.tracking.log_every:
             self._flush(display)

@@ -10,6 +10,7 @@ from torch import Tensor
 from llmdreamer.behavior.actor_critic import Replayed
 from llmdreamer.behavior.imagine import imagine
 from llmdreamer.training.clock import Clock
+from llmdreamer.training.compiled import Pieces
 from llmdreamer.types import Latent, Metrics, SequenceBatch
 
 if TYPE_CHECKING:
@@ -25,22 +26,24 @@ class Learner:
         self.agent = agent
         self.optimizer = optimizer
         self.algo = algo
+        self.pieces = Pieces(agent, algo.compile)
         self.clock = Clock()  # whoever wants to know where the time goes puts theirs here
 
     def update(self, batch: SequenceBatch) -> Metrics:
         """Learn from a batch: one backward pass and one optimiser step."""
-        loss, metrics = self.loss(batch)
-        step = self.optimizer.step(loss)
+        with self.pieces.watched():
+            loss, metrics = self.loss(batch)
+            step = self.optimizer.step(loss)
         self.agent.behavior.update_slow_critic()
         return metrics | step
 
     def loss(self, batch: SequenceBatch) -> tuple[Tensor, Metrics]:
         """World model, imagination, actor and critic: the sum that is descended."""
-        world_model, behavior = self.agent.world_model, self.agent.behavior
+        world_model, behavior, pieces = self.agent.world_model, self.agent.behavior, self.pieces
 
         # Learn the world: encode what was seen, predict what came.
         with self.clock.stage("world_model"), self._precision(batch):
-            world = world_model.observe(batch)
+            world = pieces.observe(batch)
 
         # Imagine on from some of what was seen, following the policy.
         with self.clock.stage("imagination"), self._precision(batch):
@@ -48,18 +51,20 @@ class Learner:
             latent = world_model.code(_select(world.latent, starts))
             memory = world_model.select(world, starts)
             with world_model.backbone.merged():
-                imagined = imagine(world_model, behavior.sample, latent, memory, self.algo.horizon)
+                imagined = imagine(
+                    world_model, behavior.sample, latent, memory, self.algo.horizon, pieces.dream
+                )
 
         # Learn to act from the dream, and to judge from the dream and from what really happened.
         with self.clock.stage("behavior"), self._precision(batch):
-            dreamt = behavior.loss(imagined)
+            dreamt = pieces.judge(imagined)
             rows = Replayed(
                 world_model.feature(world.latent),
                 batch.reward[:, 1:],
                 batch.is_first[:, 1:],
                 batch.terminated[:, 1:],
             )
-            replayed = behavior.replay_loss(rows, starts, dreamt.returns[:, 0].view_as(starts))
+            replayed = pieces.judge_replay(rows, starts, dreamt.returns[:, 0].view_as(starts))
 
         metrics = world.metrics | dreamt.metrics | replayed.metrics
         return world.loss + dreamt.loss + replayed.loss, metrics

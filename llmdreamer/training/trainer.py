@@ -18,6 +18,7 @@ from llmdreamer.training.agent import Agent, make_agent
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
+from llmdreamer.training.compiled import check_compiler
 from llmdreamer.training.guard import Diverged, Guard, not_finite, trace
 from llmdreamer.training.machine import has_bf16
 from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
@@ -58,6 +59,8 @@ class Trainer:
         self.config = config
         self.prefill = algo.learning_starts
         self.device = torch_device(config.device)
+        if algo.compile:
+            check_compiler(self.device)
         if algo.precision == "bf16" and not has_bf16(self.device):
             log.warning("precision=bf16: this %s has no bfloat16; fp32 is faster", self.device.type)
         self.envs = make_vector(config.env, config.env.num_envs, seed)
@@ -82,8 +85,8 @@ class Trainer:
         self.guard = Guard()
         self._newest: SequenceBatch | None = None  # batch that was learned from
         self._reports = 0
-        # Counted at the run's first update and kept: counting takes other kernels, which round
-        # differently, so a resumed run must not do it again.
+        # Counted at the run's first update and kept: counting takes other kernels, and nothing compiled,
+        # which rounds differently, so a resumed run must not do it again.
         self.flops_per_update = 0.0
         parallel.share_weights(self.agent)
         if rank > 0:  # the weights are drawn alike, all else is not
@@ -100,6 +103,11 @@ class Trainer:
     @property
     def updates(self) -> int:
         return self.optimizer.updates
+
+    @property
+    def compile_seconds(self) -> float | None:
+        """What the first compiled update of this process took; None without one."""
+        return self.learner.pieces.seconds
 
     def live(self) -> list[Episode]:
         """One policy step in every environment; the episodes that ended by it."""
@@ -132,7 +140,8 @@ class Trainer:
             if self.flops_per_update > 0:
                 metrics = self.learner.update(batch)
             else:
-                metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
+                with self.learner.pieces.eagerly():
+                    metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
         self.guard.note(metrics[SKIPPED])
         return metrics
 
@@ -161,7 +170,8 @@ class Trainer:
     def _trace(self, batch: SequenceBatch) -> str:
         norm = self.agent.behavior.return_norm
         before = {name: value.clone() for name, value in norm.state_dict().items()}
-        origin = trace(self.agent, batch, lambda: self.learner.loss(batch))
+        with self.learner.pieces.eagerly():
+            origin = trace(self.agent, batch, lambda: self.learner.loss(batch))
         norm.load_state_dict(before)
         return origin
 

@@ -104,6 +104,15 @@ class WorldModel(nn.Module):
             self.features, units, layers, algo.gamma, config.continue_learns_gamma
         )
 
+    @property
+    def compiles(self) -> bool:
+        """Whether `observe` is one graph for torch.compile: a pass of the backbone that is, and no text.
+
+        How many different texts a batch has, numbers say. A loop over rows is one long graph.
+        """
+        reads = self.prompt is not None or self.encoder.text is not None
+        return "observe" in self.backbone.compiles and not self.coupled and not reads
+
     def observe(self, batch: SequenceBatch) -> Observed:
         """The loss on a batch, and the latents it went through.
 

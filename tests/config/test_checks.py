@@ -46,6 +46,7 @@ def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
         ("lora/h.0.attn.c_attn", "algo.world_model.hf_model.peft", True),
         ("optimizer/lora_gradient_norm", "algo.world_model.hf_model.peft", True),
         ("open_loop/image_error", "algo.cnn_keys.decoder", ["rgb"]),
+        ("time/compile_seconds", "algo.compile", True),
     ],
 )
 def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, value):

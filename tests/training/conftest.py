@@ -1,0 +1,12 @@
+"""What tests of whole runs share."""
+
+import pytest
+from smallest import wait_only
+
+from llmdreamer.tracking import tracker
+
+
+@pytest.fixture
+def untracked(monkeypatch):
+    """Rows stay in the run's folder."""
+    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)

@@ -19,7 +19,7 @@ from llmdreamer.sweep.__main__ import main
 from llmdreamer.sweep.presence import Presence, is_held
 from llmdreamer.sweep.screen import Screen, drawn, plain
 from llmdreamer.sweep.status import Reader, write_header
-from llmdreamer.sweep.table import Row, read_csv, write_csv
+from llmdreamer.sweep.table import Row, read_csv, show, write_csv
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
@@ -123,6 +123,18 @@ def test_the_table_is_read_as_it_was_written(tmp_path):
     folders.row(state="finished", values=[1.5, 1e-9], env_step=7, arm="gru")
     folders.row(state="failed", cause='a "cause", with commas', seed=None)
     assert read_csv(folders.folder / "results.csv") == folders.rows
+
+
+def test_the_final_table_shows_what_was_typed_with_its_brackets():
+    plan = SimpleNamespace(name="s", objectives=parse_objectives("eval/return"))
+    rows = [
+        Row(f"target_modules={one}", one, 0, "", state="finished", values=[1.0])
+        for one in ("[c_attn]", "[c_attn,c_proj]")
+    ]
+    console = Console(width=80, file=io.StringIO())
+    show(plan, rows, console)
+    assert "│ target_modules=[c_attn]        │" in console.file.getvalue()
+    assert "│ target_modules=[c_attn,c_proj] │" in console.file.getvalue()
 
 
 def tree(folder: Path) -> dict[Path, int]:

@@ -55,7 +55,12 @@ def _line(error: Exception) -> str:
             return f"{group}={option}: no such option; choose from {', '.join(choices)}{near}"
         return f"no such configuration: {error.missing_cfg_file}"
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: not of the form key=value"
+        quoting = ""
+        if not error.override.isascii():
+            quoting = (
+                "; a value with other letters than a-z wants quotes of its own: \"key='value'\""
+            )
+        return f"{error.override}: not of the form key=value{quoting}"
     message, cause = str(error), error.__cause__
     if unknown := re.match(r"Could not override '([^']+)'", message):
         return unknown_key(unknown[1])
@@ -73,6 +78,8 @@ def unknown_key(key: str) -> str:
     parent, _, last = key.rpartition(".")
     if f"{parent}.".startswith(OPEN):
         return f"{parent} has no '{last}' yet: add it with +{key}=..."
+    if f"{key}.".startswith(OPEN):
+        return f"{key} has no such key yet: add each with +{key}.NAME=..."
     if parent.startswith("hydra.launcher"):
         return f"unknown key '{key}': docs/clusters.md has those of each hydra/launcher"
     sweepers = [f"hydra.sweeper.{one.name}" for one in fields(Settings)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -40,12 +41,19 @@ class SweepFailed(Exception):
         self.exit_code = next((row.exit_code for row in failed if row.exit_code > 0), 1)
 
 
+class SweepHalted(Exception):
+    """There is no room for what a driver writes; runs have been stopped, and the same command goes on."""
+
+    exit_code = 1
+
+
 def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
     """Run a sweep, or what is left of it.
 
     Raises:
         ConfigError: for a mistake in what was asked, before any run.
         SweepFailed: at the end, if a run failed.
+        SweepHalted: if the disk is full.
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; runs have written checkpoints.
     """
     plan = read_plan(master, loader, arguments)
@@ -62,6 +70,12 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
             parent.begin(master)
         try:
             _run(plan, source, pool)
+        except Exception as error:
+            if (cause := full(error)) is None:
+                raise
+            raise SweepHalted(
+                f"the disk is full ({cause}): make room, and the same command goes on"
+            ) from error
         finally:
             parent.end(master)
     finally:
@@ -77,13 +91,23 @@ def _run(plan: Plan, source: Source, pool: Pool) -> None:
     finally:
         presence.close()
         rows = source.rows
-        table = write_csv(plan, rows)
-        show(plan, rows)
-        log.info("results    %s", table)
+        show(plan, rows)  # also where it cannot be written
+        log.info("results    %s", write_csv(plan, rows))
         uri = resolve_uri(plan.base.tracking.uri, Path.cwd())
         log.info("MLflow UI  %s", ui_command(uri))
     if any(row.state == "failed" for row in rows):
         raise SweepFailed(rows)
+
+
+def full(error: BaseException) -> str | None:
+    """What an error says of a full disk, or what led to it; None if it is of something else."""
+    link: BaseException | None = error
+    while link is not None:
+        is_ours = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_ours or "disk is full" in str(link):  # in SQLite's words
+            return str(link).splitlines()[0]
+        link = link.__cause__ or link.__context__
+    return None
 
 
 def make_source(plan: Plan) -> Source:

@@ -87,7 +87,7 @@ def make_engine(plan: Plan) -> Engine:
         ConfigError: if it cannot be reached, or does not know an option.
     """
     if isinstance(plan.launcher, Submitit):
-        from llmdreamer.sweep.remote import SubmititEngine
+        from llmdreamer.sweep.slurm import SubmititEngine
 
         return SubmititEngine(plan.launcher, plan.folder, plan.settings.heartbeat)
     if isinstance(plan.launcher, Ray):

@@ -44,8 +44,12 @@ class Grid:
         self._plan = plan
         self._root = Path(plan.base.output_root).expanduser().resolve() / "cells"
         self._cells: dict[str, Cell] = {}
-        for combination in combinations(plan):
+        asked = [*combinations(plan)]
+        for combination in asked:
             self._add(combination)
+        if len(asked) > (count := len(self._cells)):
+            told = "%d combinations are %d cells: where a value has no effect, it makes none"
+            log.info(told, len(asked), count)
         self._look_for_finished()
 
     @property

@@ -121,7 +121,9 @@ class Worker:
         if self._deaths <= self.program.retries:
             return None
         cause = f"ended by signal {-code if code < 0 else code - 128}, {self._deaths} times"
-        return self._outcome("failed", f"{cause} without a new checkpoint", 1)
+        said = last_line(self.task.folder)
+        told = f"; the last it said: {said}" if said else ""
+        return self._outcome("failed", f"{cause} without a new checkpoint{told}", 1)
 
     def finished(self) -> Outcome:
         return self._outcome("finished")

@@ -19,6 +19,7 @@ from typing import Any
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.engine import Job, Order
+from llmdreamer.sweep.folder import LOG
 from llmdreamer.sweep.remote import Placed, Posted
 from llmdreamer.sweep.settings import Ray
 
@@ -72,6 +73,8 @@ class RayEngine:
             errand.box,
             lambda: self._hand.is_over(key),
             lambda: self._hand.tell("cancel", key),
+            lambda: self._hand.why(key),
+            order.folder / LOG,
             errand.heartbeat,
         )
 
@@ -94,7 +97,7 @@ class Hand:
             start_new_session=True,  # a Ctrl-C is ours
         )
         self._first: queue.Queue[str | None] = queue.Queue()
-        self._over: set[str] = set()
+        self._over: dict[str, str] = {}  # keys, and why, of those that failed
         self._is_gone = threading.Event()
         self._send(first)
         threading.Thread(target=self._hear, daemon=True).start()
@@ -121,6 +124,10 @@ class Hand:
 
     def is_over(self, key: str) -> bool:
         return key in self._over or self._is_gone.is_set()
+
+    def why(self, key: str) -> str:
+        """What became of a task that is over and did not do its work; empty if it did."""
+        return self._over.get(key, "")
 
     def close(self, within: float) -> None:
         """Have it leave, for so many seconds; then make it."""
@@ -150,7 +157,8 @@ class Hand:
         try:
             self._first.put(pickle.load(self._process.stdout))  # noqa: S301  (from our child)
             while True:
-                self._over.add(pickle.load(self._process.stdout))  # noqa: S301
+                key, why = pickle.load(self._process.stdout)  # noqa: S301
+                self._over[key] = why
         except (EOFError, OSError, pickle.UnpicklingError):
             self._first.put(self._last_line())
         self._is_gone.set()

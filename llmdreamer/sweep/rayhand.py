@@ -5,8 +5,8 @@ lets nobody interrupt it, and aborts the process that it fails in.
 
 Requests come on standard input, answers go to standard output, both pickled. The first request is
 `(arguments of ray.init, options of ray.remote)`; its answer is `None`, or a line that says why not.
-After that come `("start", key, arguments of execute)` and `("cancel", key)`, and keys of tasks that are
-over go back. The input's end is the driver's.
+After that come `("start", key, arguments of execute)` and `("cancel", key)`, and of tasks that are over
+`(key, why)` goes back, with an empty `why` of those that came to their end. The input's end is the driver's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
-from llmdreamer.sweep.remote import LOOK_EVERY, execute
+from llmdreamer.sweep.remote import LOOK_EVERY, execute, last_of
 
 Inbox = queue.Queue[tuple[Any, ...] | None]
 
@@ -65,8 +65,15 @@ def _serve(ray: Any, task: Any, inbox: Inbox, answers: BinaryIO) -> None:
         if tasks:
             over, _ = ray.wait([*tasks.values()], num_returns=len(tasks), timeout=0)
             for key in [key for key, one in tasks.items() if one in over]:
-                del tasks[key]
-                _answer(answers, key)
+                _answer(answers, (key, _why(ray, tasks.pop(key))))
+
+
+def _why(ray: Any, task: Any) -> str:
+    try:
+        ray.get(task)
+    except Exception as error:  # noqa: BLE001  (whatever was raised at the place, besides Ray's own)
+        return last_of(error) or type(error).__name__
+    return ""
 
 
 def _listen(requests: BinaryIO, inbox: Inbox) -> None:

@@ -1,4 +1,4 @@
-"""Runs as jobs of submitit (Slurm) or Ray (rayengine.py), which call `execute` at the place they have found.
+"""Runs as jobs of submitit (slurm.py) or Ray (rayengine.py), which call `execute` where they find a place.
 
 Driver and place speak by files in a folder both see (the sweep's), so that all schedulers are alike:
 
@@ -16,7 +16,6 @@ known before its scheduler says so, or without it: Slurm may keep no record of e
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import shutil
@@ -27,19 +26,15 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from llmdreamer.errors import ConfigError
-from llmdreamer.sweep.engine import Job, Order, spawn
-from llmdreamer.sweep.settings import Submitit
+from llmdreamer.sweep.engine import Order, spawn
 from llmdreamer.tracking.record import write_atomically
 
 log = logging.getLogger(__name__)
 FOLDER = ".jobs"  # in the sweep's folder
 LOOK_EVERY = 0.2  # seconds between two looks at the files
-QUEUE_EVERY = 10.0  # seconds between two looks at Slurm's queue for a job that has not begun
 # Seconds that a job's last word may take on its way through a network file system.
 LATE = 5.0
 # What schedulers send before they take the place away; submitit's own answer would requeue the job,
@@ -130,6 +125,8 @@ class Placed:
     box: Path
     is_over: Callable[[], bool]  # whether the scheduler has done with it, well or not
     cancel: Callable[[], None]
+    why: Callable[[], str]  # what the scheduler knows of a place that has ended without a word
+    output: Path  # the run's, to which that is added
     heartbeat: float
     _pulse: Pulse | None = None  # once it has begun
     _code: int | None = None
@@ -157,8 +154,15 @@ class Placed:
             if self._is_gone():
                 self._over_at = time.monotonic()
         elif time.monotonic() - self._over_at > LATE:
+            self._tell_why()
             return -signal.SIGKILL  # the place is gone, and the process with it
         return None
+
+    def _tell_why(self) -> None:
+        if said := self.why():
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.output, "a") as file:
+                file.write(f"{said}\n")
 
     def _is_gone(self) -> bool:
         if not self._has_begun():
@@ -225,74 +229,7 @@ class Posted:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class SubmititEngine:
-    """A job of Slurm's, or of submitit's local stand-in for it, for each process."""
-
-    def __init__(self, settings: Submitit, sweep: Path, heartbeat: int) -> None:
-        import submitit
-
-        logging.getLogger("submitit").propagate = False  # it prints what it has to say itself
-        try:
-            logs = sweep / FOLDER / "submitit"
-            self._executor = submitit.AutoExecutor(folder=logs, cluster=settings.cluster)
-            self._executor.update_parameters(name=sweep.name, **_parameters(settings))
-        except (RuntimeError, ValueError, TypeError, NameError) as error:
-            raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
-        self._cluster = settings.cluster
-        self._posted = Posted(sweep, heartbeat)
-
-    def start(self, order: Order) -> Job:
-        errand = self._posted.errand(order)
-        # Slurm hands the environment on: a password in it comes into no file.
-        job = self._executor.submit(execute, errand)
-        cancel = functools.partial(job.cancel, check=False)
-        return Placed(errand.box, self._is_over(job), cancel, errand.heartbeat)
-
-    def _is_over(self, job: Any) -> Callable[[], bool]:
-        """submitit asks sacct, which knows nothing where Slurm keeps no accounts: ask the queue too."""
-        asked = time.monotonic()
-
-        def is_over() -> bool:
-            nonlocal asked
-            if job.done():
-                return True
-            if self._cluster != "slurm" or time.monotonic() - asked < QUEUE_EVERY:
-                return False
-            asked = time.monotonic()
-            return not is_queued(job.job_id)
-
-        return is_over
-
-    def close(self) -> None:
-        self._posted.close()
-
-
-def is_queued(job: str) -> bool:
-    """Whether Slurm's queue holds the job, waiting or running; yes where it does not answer."""
-    asked = subprocess.run(
-        ["squeue", "--noheader", "--format=%T", f"--jobs={job}"],  # noqa: S607  (the site's own)
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return bool(asked.stdout.strip()) or (
-        asked.returncode != 0 and "Invalid job id" not in asked.stderr
-    )
-
-
-_SHARED = (
-    "timeout_min",
-    "cpus_per_task",
-    "gpus_per_node",
-    "mem_gb",
-)  # of all of submitit's executors
-
-
-def _parameters(settings: Submitit) -> dict[str, Any]:
-    """As AutoExecutor names them: what only Slurm knows begins with slurm_."""
-    given = {
-        key: value
-        for key, value in asdict(settings).items()
-        if key not in ("_target_", "cluster") and value not in (None, [], {})
-    }
-    return {key if key in _SHARED else f"slurm_{key}": value for key, value in given.items()}
+def last_of(error: BaseException | None) -> str:
+    """The last line of an error: schedulers put the place's traceback, or what it printed, into theirs."""
+    lines = [line.strip() for line in str(error or "").splitlines()]
+    return next((line[:300] for line in reversed(lines) if line.strip("- ")), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import time
@@ -21,6 +22,7 @@ from llmdreamer.sweep.status import ENDED, Line, Sweep
 REFRESH_EVERY = 1.0  # seconds
 _ORDER = ("running", "starting", "failed", "stopped", "waiting", "pruned", "finished")
 _STYLES = {"running": "green", "starting": "green", "failed": "red", "stopped": "yellow"}
+FEWEST = 3  # runs that are drawn on a terminal however low
 _WIDE = 100  # columns of a terminal that has room for everything
 
 
@@ -78,11 +80,27 @@ def plain(sweep: Sweep) -> str:
 
 def drawn(sweep: Sweep, width: int, height: int | None = None) -> RenderableType:
     """For a terminal. Of more runs than `height` has lines for, those that matter now."""
-    shown = sweep.lines
-    if height is not None and len(shown) > (room := max(3, height - 6)):
-        # Of equal state, the newest.
-        ranked = sorted(shown, key=lambda line: (_ORDER.index(line.state), -line.number))[:room]
-        shown = [line for line in shown if any(line is one for one in ranked)]
+    if height is None:
+        return _drawn(sweep, width, sweep.lines)
+    # Of equal state, the newest.
+    ranked = sorted(sweep.lines, key=lambda line: (_ORDER.index(line.state), -line.number))
+    room = min(len(ranked), max(FEWEST, height - 6))
+    while True:
+        kept = {id(line) for line in ranked[:room]}
+        table = _drawn(sweep, width, [line for line in sweep.lines if id(line) in kept])
+        # A narrow terminal folds rows: how many lines they take is known when they are drawn.
+        over = _height(table, width) - (height - 1)
+        if over <= 0 or room <= FEWEST:
+            return table
+        room = max(FEWEST, room - max(1, over // 4))
+
+
+def _height(drawn: RenderableType, width: int) -> int:
+    console = Console(width=width, file=io.StringIO())
+    return len(console.render_lines(drawn, pad=False))
+
+
+def _drawn(sweep: Sweep, width: int, shown: list[Line]) -> RenderableType:
     names, rows = cells(Sweep(sweep.name, sweep.header, sweep.drivers, shown), wide=width >= _WIDE)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     numbers = {"#", "seed", "env step", "time", "ETA"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from llmdreamer.config.objective import never_logged
 from llmdreamer.sweep.folder import Curves
@@ -116,7 +117,8 @@ def show(plan: Plan, rows: Sequence[Row], console: Console | None = None) -> Non
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     seeded = any(len(group) > 1 for group in groups.values())
-    table = Table(title=plan.name, title_justify="left")
+    # As texts: in a string, rich takes `[c_attn]` for a style.
+    table = Table(title=Text(plan.name), title_justify="left")
     table.add_column("run" if not seeded else "cell", overflow="fold")
     for objective in plan.objectives:
         table.add_column(f"{objective}{', mean ± sd' if seeded else ''}", justify="right")
@@ -124,7 +126,7 @@ def show(plan: Plan, rows: Sequence[Row], console: Console | None = None) -> Non
         table.add_column("n", justify="right")
     table.add_column("state")
     for group in groups.values():
-        table.add_row(*_cells(group, len(plan.objectives), seeded=seeded))
+        table.add_row(*map(Text, _cells(group, len(plan.objectives), seeded=seeded)))
     console.print(table)
     for row in rows:
         if row.state == "failed":

@@ -34,6 +34,8 @@ MISTAKES = [
     ("env=gym", "env.id is needed: give env.id=..."),
     ("algo.lr=[1", "algo.lr=[1: not of the form key=value"),
     ("foo", "foo: not of the form key=value"),
+    ("run_name=ä", "run_name=ä: not of the form key=value; a value with other letters than a-z wants"),
+    ("env.kwargs={a:1}", "env.kwargs has no such key yet: add each with +env.kwargs.NAME=..."),
     ("run_name=../../x", "run_name='../../x': must be 1 to 100 of the characters"),
     ("output_root=/etc/passwd", "/etc/passwd is not a folder"),
     ("output_root=/proc/nowhere", "/proc/nowhere"),  # where even root may make no folder

@@ -11,6 +11,7 @@ import threading
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from driving import Sweeping, checkpoints, gone, starts, until
@@ -18,9 +19,12 @@ from driving import Sweeping, checkpoints, gone, starts, until
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep import rayengine, remote
 from llmdreamer.sweep.engine import Order
+from llmdreamer.sweep.process import Program, Slot, Worker
 from llmdreamer.sweep.rayengine import EngineLost, Hand
 from llmdreamer.sweep.remote import Errand, Placed, execute
 from llmdreamer.sweep.settings import Ray
+from llmdreamer.sweep.slurm import is_queued
+from llmdreamer.sweep.sources import Task
 
 # Says that it is there, and leaves with 7 on SIGTERM, or, told so, not at all.
 PROGRAM = """
@@ -43,7 +47,10 @@ class Place:
         order = Order([sys.executable, "-c", PROGRAM, str(folder), kind], {"KNOWN": "a"}, folder)
         self.errand = Errand(order, Path.cwd(), box, pulse, heartbeat)
         self.thread = threading.Thread(target=execute, args=(self.errand, {"KNOWN": "b"}))
-        self.job = Placed(box, self.is_over, self.cancel, heartbeat)
+        why = "no module named llmdreamer"
+        self.job = Placed(
+            box, self.is_over, self.cancel, lambda: why, folder / "output.log", heartbeat
+        )
 
     def is_over(self) -> bool:
         return self.thread.ident is not None and not self.thread.is_alive()
@@ -107,12 +114,49 @@ def test_a_job_that_begins_after_all_leaves_at_once(place, tmp_path):
     assert not (tmp_path / "pid").exists()
 
 
-def test_a_place_that_vanishes_ends_its_process(place, monkeypatch):
+def test_a_place_that_vanishes_ends_its_process_and_its_scheduler_says_why(
+    place, tmp_path, monkeypatch
+):
     monkeypatch.setattr(remote, "LATE", 0.3)
     job = place().job
     job.is_over = lambda: True
     until(lambda: job.poll() is not None, seconds=30)
     assert job.poll() == -signal.SIGKILL
+    assert (tmp_path / "output.log").read_text() == "no module named llmdreamer\n"
+
+
+def test_a_run_whose_places_all_vanish_has_failed_for_what_the_last_one_said(tmp_path):
+    class Vanished:
+        def poll(self) -> int:
+            (tmp_path / "output.log").write_text("first\nno module named llmdreamer\n")
+            return -signal.SIGKILL
+
+    engine = SimpleNamespace(start=lambda order: Vanished(), close=lambda: None)
+    program = Program(["run"], engine, [], "eval/return", False, retries=1, stop_within=1)
+    worker = Worker(Task(tmp_path, [], {}, "a run", 0), Slot(None, 1), program)
+    worker.start()
+    assert worker.has_exited()
+    assert worker.outcome(interrupted=False) is None  # tried again
+    worker.start()
+    assert worker.has_exited()
+    failed = worker.outcome(interrupted=False)
+    assert failed.kind == "failed"
+    assert failed.cause == (
+        "ended by signal 9, 2 times without a new checkpoint;"
+        " the last it said: no module named llmdreamer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("Job 7 failed\n  File 'a.py'\nOSError: no space\n\n----\n", "OSError: no space"),
+        ("", ""),
+    ],
+)
+def test_of_an_error_the_last_line_is_told(said, line):
+    assert remote.last_of(RuntimeError(said)) == line
+    assert remote.last_of(None) == ""
 
 
 def test_a_place_that_falls_silent_is_given_up_though_its_scheduler_says_nothing(
@@ -162,7 +206,7 @@ def test_a_job_is_gone_when_the_queue_says_so_not_when_it_is_silent(
     squeue.write_text(f"#!/bin/sh\n{answer}\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    assert remote.is_queued("7") is is_there
+    assert is_queued("7") is is_there
 
 
 def test_an_address_where_nobody_answers_is_one_line():
@@ -253,10 +297,11 @@ def test_ray_that_answers_nothing_and_hears_nothing_is_waited_for_so_long_and_no
 
 
 def test_when_ray_is_lost_so_are_its_jobs_and_the_next_is_an_error_of_one_line():
-    one = hand("say(None); say('a'); sys.stdin.buffer.read(1)")
+    one = hand("say(None); say(('a', 'it crashed')); sys.stdin.buffer.read(1)")
     assert one.first_word(60) is None
     until(lambda: one.is_over("a"), seconds=30)
     assert not one.is_over("b")
+    assert (one.why("a"), one.why("b")) == ("it crashed", "")
     one.tell("cancel", "b")  # and so it leaves
     until(lambda: one.is_over("b"), seconds=30)
     one._process.wait()

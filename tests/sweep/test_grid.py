@@ -12,6 +12,7 @@ def test_every_combination_is_run_once_and_what_has_no_effect_makes_no_cell(swee
     assert [row["label"] for row in sweeping.rows()] == [
         "peft=false lora.r=4", "peft=true lora.r=4", "peft=true lora.r=8",
     ]  # fmt: skip
+    assert "4 combinations are 3 cells" in out
     assert len(sweeping.cells) == 3
     assert all(len(starts(cell)) == 1 for cell in sweeping.cells)
 

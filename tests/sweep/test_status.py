@@ -1,5 +1,6 @@
 """How far a sweep is, from its files alone: by hand-made folders, and beside a driver at work."""
 
+import contextlib
 import io
 import json
 import logging
@@ -19,7 +20,7 @@ from llmdreamer.sweep.__main__ import main
 from llmdreamer.sweep.presence import Presence, is_held
 from llmdreamer.sweep.screen import Screen, drawn, plain
 from llmdreamer.sweep.status import Reader, write_header
-from llmdreamer.sweep.table import Row, read_csv, write_csv
+from llmdreamer.sweep.table import Row, read_csv, show, write_csv
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
@@ -125,6 +126,18 @@ def test_the_table_is_read_as_it_was_written(tmp_path):
     assert read_csv(folders.folder / "results.csv") == folders.rows
 
 
+def test_the_final_table_shows_what_was_typed_with_its_brackets():
+    plan = SimpleNamespace(name="s", objectives=parse_objectives("eval/return"))
+    rows = [
+        Row(f"target_modules={one}", one, 0, "", state="finished", values=[1.0])
+        for one in ("[c_attn]", "[c_attn,c_proj]")
+    ]
+    console = Console(width=80, file=io.StringIO())
+    show(plan, rows, console)
+    assert "│ target_modules=[c_attn]        │" in console.file.getvalue()
+    assert "│ target_modules=[c_attn,c_proj] │" in console.file.getvalue()
+
+
 def tree(folder: Path) -> dict[Path, int]:
     return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -178,8 +191,26 @@ def test_a_narrow_terminal_folds_what_is_long_and_loses_nothing(tmp_path):
     assert max(map(len, text().splitlines())) <= 60
     assert text().count("§") == 9 * 60
     short = text(height=10)
-    assert "and 6 more" in short
+    assert "and 7 more" in short
     assert "lr=0.2" in short  # the one that is not over
+
+
+def test_on_a_low_terminal_folded_rows_leave_room_for_the_runs_at_work(tmp_path):
+    folders = Folders(tmp_path)
+    for number in range(30):
+        state = "running" if number in (4, 29) else "finished"
+        folders.row(state=state, params="name=" + "§" * 40 + f" lr={number}")
+    with contextlib.ExitStack() as held:
+        for number in (4, 29):
+            lock = tmp_path / "outputs" / "sweeps" / "s" / str(number) / "run.lock"
+            held.enter_context(FileLock(lock))
+        sweep = folders.look()
+    console = Console(width=60, file=io.StringIO())
+    console.print(drawn(sweep, 60, 24))
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) < 24
+    assert {"lr=4", "lr=29"} <= {word for line in lines for word in line.split()}
+    assert sum("running" in line for line in lines[1:]) == 2
 
 
 def test_what_is_logged_beside_a_live_table_goes_above_it(tmp_path, monkeypatch):

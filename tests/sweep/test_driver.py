@@ -1,0 +1,32 @@
+"""What a driver makes of errors that are nobody's mistake."""
+
+import errno
+
+import pytest
+from optuna.exceptions import StorageInternalError
+
+from llmdreamer.cli.explain import explain
+from llmdreamer.sweep.driver import SweepHalted, full
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    with pytest.raises(type(error)) as caught:
+        raise error from cause
+    return caught.value
+
+
+def test_a_full_disk_is_known_from_a_file_or_from_the_database():
+    assert full(raised(OSError(errno.ENOSPC, "No space left"))) == "[Errno 28] No space left"
+    cause = RuntimeError("(sqlite3.OperationalError) database or disk is full\n[SQL: INSERT]")
+    said = full(raised(StorageInternalError("An exception is raised"), raised(cause)))
+    assert said == "(sqlite3.OperationalError) database or disk is full"
+
+
+def test_another_error_is_not_one_of_a_full_disk():
+    assert full(raised(OSError(errno.EACCES, "Permission denied"))) is None
+    assert full(raised(ValueError("a mess"), raised(KeyError("x")))) is None
+
+
+def test_a_full_disk_is_one_line_and_no_mistake_in_what_was_typed():
+    told = explain(raised(SweepHalted("the disk is full")), task=lambda: None)
+    assert (told.line, told.exit_code) == ("the disk is full", 1)

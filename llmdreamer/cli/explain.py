@@ -55,12 +55,9 @@ def _line(error: Exception) -> str:
             return f"{group}={option}: no such option; choose from {', '.join(choices)}{near}"
         return f"no such configuration: {error.missing_cfg_file}"
     if isinstance(error, OverrideParseException):
-        quoting = ""
-        if not error.override.isascii():
-            quoting = (
-                "; a value with other letters than a-z wants quotes of its own: \"key='value'\""
-            )
-        return f"{error.override}: not of the form key=value{quoting}"
+        return _unread(str(error.override))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename} cannot be made or read: {error.strerror}"
     message, cause = str(error), error.__cause__
     if unknown := re.match(r"Could not override '([^']+)'", message):
         return unknown_key(unknown[1])
@@ -71,6 +68,18 @@ def _line(error: Exception) -> str:
     if not message and cause is not None:
         message = str(cause)
     return message or type(error).__name__
+
+
+def _unread(override: str) -> str:
+    """Say what of a word Hydra's grammar of overrides does not take."""
+    key, equals, value = override.partition("=")
+    if not (re.fullmatch(r"[+~]{0,2}[\w./@:-]+", key) and equals):
+        return f"{override}: not of the form key=value"
+    plain = value.strip("'\"").replace('"', "")
+    return (
+        f"{override}: the value cannot be read; brackets and quotes come in pairs, and other characters"
+        f""" than A-Z a-z 0-9 . _ - / need quotes that the shell leaves: '{key}="{plain}"'"""
+    )
 
 
 def unknown_key(key: str) -> str:

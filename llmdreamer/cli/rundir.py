@@ -47,6 +47,7 @@ def run_dir(cfg: Config, started: str) -> Path:
     if cfg.resume is None and (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} holds a run: go on with resume={folder}, or change run_name")
     _check_writable(folder)
+    _made[folder.resolve()] = [one for one in folder.resolve().parents if not one.exists()]
     return folder
 
 
@@ -72,12 +73,16 @@ def begun_or_gone(folder: Path) -> Iterator[None]:
         raise
 
 
+_made: dict[Path, list[Path]] = {}
+"""By a run's folder, the folders above it that were not there before this command, innermost first."""
+
+
 def _clear(folder: Path) -> None:
-    """Remove what Hydra, the lock and an empty replay leave, and the folder if nothing else is there."""
+    """Remove what Hydra, the lock and an empty replay leave, and the folders if nothing else is there."""
     replays = sorted(folder.glob("replay*/**/"), reverse=True)
     for file in (folder / "run.log", folder / LOCK, *(one / "meta.json" for one in replays)):
         file.unlink(missing_ok=True)
-    for each in (*replays, folder / "checkpoints", folder):
+    for each in (*replays, folder / "checkpoints", folder, *_made.get(folder.resolve(), ())):
         with suppress(OSError):
             each.rmdir()
 

@@ -22,6 +22,9 @@ SIZES = ("XS", "S", "M", "L")
 NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
+LARGEST = 2**53
+"""Of any number: beyond it a float, as metrics are, does not count one by one."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -50,7 +53,7 @@ share = within(0, 1)
 RANGES: dict[str, Rule] = {
     "replay_ratio": at_least(0),
     "seed": below(0, 2**32),
-    "threads": at_least(1),
+    "threads": within(1, 1024),  # OpenMP dies of a hundred thousand, with no word
     "seeds": at_least(1),
     "algo.total_steps": at_least(1),
     "algo.learning_starts": at_least(0),
@@ -140,6 +143,8 @@ def check(cfg: Config) -> None:
             raise ConfigError(f"{key}={value}: must be a finite number, and {rule.text[8:]}")
         if not rule.holds(value):
             raise ConfigError(f"{key}={value}: {rule.text}")
+        if value > LARGEST:
+            raise ConfigError(f"{key}={value}: must be <= {LARGEST}")
     _check_words(cfg)
     _check_foreign(cfg)
     _check_optimizer(cfg)

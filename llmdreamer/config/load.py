@@ -121,9 +121,12 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
         saved = OmegaConf.merge(OmegaConf.structured(Config), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_first_line(error)}") from error
-    config = _typed(saved)
-    config.trust = list(trust)
-    check(config)
+    try:
+        config = _typed(saved)
+        config.trust = list(trust)
+        check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 
@@ -163,6 +166,8 @@ def _fill(cfg: Config) -> None:
 
 def _continued(composed: Any, overrides: Sequence[str]) -> Any:
     """Lay the typed overrides over the saved configuration of the run in `composed.resume`."""
+    if not composed.resume:
+        raise ConfigError("resume=: give a run's folder, or auto")
     folder = Path(composed.resume)
     if not folder.is_dir():
         raise ConfigError(f"missing checkpoint: resume={folder} is not a run's folder")
@@ -198,8 +203,13 @@ def _automatic(composed: Any) -> Config:
     if typed.run_name is None:
         raise ConfigError("resume=auto: give run_name=..., the run to look for")
     folder = folder_in(typed.output_root, typed.run_name)
-    if not (folder / "config.yaml").exists() or not any(folder.glob("checkpoints/step-*.pt")):
+    if not any(folder.glob("checkpoints/step-*.pt")):
         return typed
+    if not (folder / "config.yaml").exists():  # to begin anew here would remove them
+        raise ConfigError(
+            f"resume=auto: {folder} holds checkpoints and no config.yaml to go on with: put it back,"
+            " or change run_name"
+        )
     saved = OmegaConf.structured(from_yaml(folder / "config.yaml", composed.trust))
     now = OmegaConf.structured(typed)
     for leaf in leaves():

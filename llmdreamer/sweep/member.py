@@ -41,6 +41,8 @@ def membership(folder: Path) -> Iterator[None]:
         held = FileLock(folder / LOCK).acquire(timeout=0 if driver is None else -1)
     except Timeout:
         raise ConfigError(f"{folder} is in use: another process trains in it") from None
+    except OSError as error:
+        raise ConfigError(f"{folder / LOCK} cannot be locked: {error.strerror}") from error
     with held:
         yield
 

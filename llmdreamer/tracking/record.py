@@ -21,6 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from llmdreamer.errors import ConfigError
+
 Scalar = str | int | float | bool | None
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -109,10 +111,17 @@ _Record = TypeVar("_Record", Wanted, Known, Shipped)
 
 
 def load(kind: type[_Record], path: Path) -> _Record | None:
-    """Read a record; None if it was never written."""
+    """Read a record; None if it was never written.
+
+    Raises:
+        ConfigError: if it is not as `save` wrote it.
+    """
     if not path.exists():
         return None
-    return kind(**json.loads(path.read_text()))
+    try:
+        return kind(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error}): remove it to go on without") from error
 
 
 def save(record: Wanted | Known | Shipped, path: Path) -> None:

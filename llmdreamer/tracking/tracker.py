@@ -175,6 +175,8 @@ def _cut_back(files: RunFiles, cursor: int) -> None:
         raise ConfigError(
             f"resume={files.folder}: another process is uploading this run; wait for it, or end it"
         ) from None
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(
             f"resume={files.folder}: metrics.jsonl is not the one of the checkpoint ({error})"

@@ -42,6 +42,7 @@ class BestPolicy:
     def __init__(self, run_dir: Path, device: torch.device, saver: Saver, *, goes_on: bool) -> None:
         self._device = device
         self._kept = Checkpoints(run_dir / FOLDER, keep=1)
+        self._kept.clear_drafts()
         self._saver = saver.beside(self._kept)
         self._offered = -float("inf")
         self._mean = -float("inf")

@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -27,14 +28,18 @@ class Checkpoints:
     The hash in the name is of the file's bytes, so a truncated or altered file is noticed before it is
     read. Only tensors and plain types are written, and read (`weights_only=True`): a checkpoint
     from a stranger cannot run code.
+
+    Who holds the run's folder writes here, after `clear_drafts`; anybody may look for the `newest`.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        folder.mkdir(parents=True, exist_ok=True)
-        for debris in folder.glob("*.tmp"):
-            debris.unlink()
+
+    def clear_drafts(self) -> None:
+        """Remove what a killed life of the run was writing."""
+        for draft in self.folder.glob("*.tmp"):
+            _remove(draft)
 
     def save(
         self, state: dict[str, Any], policy_step: int, before: Callable[[], None] | None = None
@@ -47,6 +52,7 @@ class Checkpoints:
         draft = self.folder / f"step-{policy_step:012d}.tmp"
         hashing = None
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             if before is not None:
                 before()
             with open(draft, "wb") as file:
@@ -58,7 +64,7 @@ class Checkpoints:
             draft.rename(path)
             fsync(self.folder)  # the rename itself is only on the disk once the folder is
         except (OSError, RuntimeError) as error:
-            draft.unlink(missing_ok=True)
+            _remove(draft)
             # Of a write that failed, torch says only that the file is shorter than it thought.
             cause = error if hashing is None or hashing.error is None else hashing.error
             log.warning("no checkpoint at policy step %d: %s", policy_step, cause)
@@ -67,20 +73,18 @@ class Checkpoints:
         known = self._paths()
         lived = [one for one in known if _step(one) <= policy_step]
         for old in set(known) - set(lived[: self.keep]):
-            old.unlink()
+            _remove(old)
         return path
 
     def newest(self, device: torch.device) -> dict[str, Any]:
-        """The newest checkpoint whose bytes are what they were.
+        """The newest checkpoint whose bytes are what they were, and can be read.
 
         Raises:
             ConfigError: if there is none, or it holds more than tensors and plain types.
         """
         damaged: list[str] = []
         for path in self._paths():
-            with open(path, "rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
-            if found == path.stem.rsplit("-", 1)[1]:
+            if _digest(path) == path.stem.rsplit("-", 1)[1]:
                 if damaged:
                     log.warning("damaged: %s; going on from %s", ", ".join(damaged), path)
                 return _load(path, device)
@@ -94,12 +98,34 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         """Newest first. Two of one step, which only a resumed run can leave, are the same run's."""
-        paths = [path for path in self.folder.iterdir() if _NAME.fullmatch(path.name)]
-        return sorted(paths, key=lambda path: (_step(path), path.stat().st_mtime), reverse=True)
+        found = []
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            # Left out: a folder, a link to nothing, and one that its run has removed just now.
+            with suppress(OSError):
+                if _NAME.fullmatch(path.name) and path.is_file():
+                    found.append((_step(path), path.stat().st_mtime, path))
+        return [path for *_, path in sorted(found, reverse=True)]
 
 
 def _step(path: Path) -> int:
     return int(path.name[5:17])
+
+
+def _remove(path: Path) -> None:
+    """What cannot be removed costs room on the disk, and a line, but not the run."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("cannot be removed: %s", error)
+
+
+def _digest(path: Path) -> str | None:
+    """The hash of a checkpoint's bytes; None if they cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:HASH_DIGITS]
+    except OSError:
+        return None
 
 
 def _load(path: Path, device: torch.device) -> dict[str, Any]:

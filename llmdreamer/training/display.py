@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 PLAIN_EVERY = 20.0  # seconds between two lines where there is no terminal
+LONGEST = 1e10  # seconds that are worth telling: three centuries
 FIELDS = "updates {updates} | return {episode_return} | loss {loss} | {speed} updates/s"
 
 
@@ -71,4 +72,4 @@ class Display:
 
     def _eta(self) -> str:
         left = self._progress.tasks[self._task].time_remaining
-        return "-" if left is None else str(timedelta(seconds=int(left)))
+        return "-" if left is None or left > LONGEST else str(timedelta(seconds=int(left)))

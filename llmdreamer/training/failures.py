@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,10 +22,32 @@ class DiskFull(RuntimeError):
     exit_code = 1
 
 
+class FolderUnusable(RuntimeError):
+    """What the run keeps in its folder cannot be read or written: removed, replaced, no permission."""
+
+    exit_code = 1
+
+
 class OutOfMemory(RuntimeError):
     """The machine or the device has no room for an update."""
 
     exit_code = 1
+
+
+@contextmanager
+def in_one_line(run_dir: Path, newest: Callable[[], Path | None]) -> Iterator[None]:
+    """Raise what a user can mend in words of ours, `explained`; a bug as it is.
+
+    Args:
+        newest: finds the newest checkpoint.
+    """
+    try:
+        yield
+    except Exception as error:
+        told = explained(error, run_dir, newest())
+        if told is None:
+            raise
+        raise told from error
 
 
 def explained(error: Exception, run_dir: Path, newest: Path | None) -> Exception | None:
@@ -45,6 +69,12 @@ def explained(error: Exception, run_dir: Path, newest: Path | None) -> Exception
             return EnvError(error.index, error.step, where)
     if isinstance(error, OSError) and error.errno in _FULL:
         return DiskFull(f"the disk is full ({error}): make room and {going_on}")
+    if isinstance(error, OSError) and _lies_in(error.filename, run_dir):
+        name = error.filename2 or error.filename  # of a draft that cannot be moved: where to
+        return FolderUnusable(
+            f"{name}: {error.strerror}; the run needs its folder as it left it: mend that and"
+            f" {going_on}"
+        )
     if no_memory(error):
         asked = str(error).splitlines()[0]
         return OutOfMemory(
@@ -52,6 +82,10 @@ def explained(error: Exception, run_dir: Path, newest: Path | None) -> Exception
             " algo.per_rank_sequence_length or model takes less"
         )
     return None
+
+
+def _lies_in(name: object, folder: Path) -> bool:
+    return isinstance(name, str | Path) and Path(name).absolute().is_relative_to(folder.absolute())
 
 
 def no_memory(error: Exception) -> bool:

@@ -17,6 +17,7 @@ from llmdreamer.sweep.cells import digest
 from llmdreamer.tracking import RunInfo, Tracker, flatten, redact
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
+from llmdreamer.tracking.record import write_atomically
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.types import Metrics
@@ -96,9 +97,10 @@ def start_tracker(
         cursor: where in the record to go on; see `Tracker.start`.
     """
     config, environment = trainer.config, run_dir / "environment.json"
-    (run_dir / "config.yaml").write_text(to_yaml(config))
+    # A run that goes on writes them anew: a kill, or a full disk, must leave the old ones whole.
+    write_atomically(run_dir / "config.yaml", to_yaml(config))
     spec = {"id": config.env.id, **asdict(trainer.envs.spec)}
-    environment.write_text(json.dumps(spec, indent=1) + "\n")
+    write_atomically(environment, json.dumps(spec, indent=1) + "\n")
     info = _run_info(config, run_dir, overrides)
     tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
     tracker.artifact(environment)

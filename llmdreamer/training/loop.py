@@ -19,7 +19,7 @@ from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.display import Display
 from llmdreamer.training.evaluate import FRESH, RUN_OFF, Evaluation, evaluate, record_video
-from llmdreamer.training.failures import explained, no_memory
+from llmdreamer.training.failures import in_one_line, no_memory
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
 from llmdreamer.training.machine import prepare
@@ -65,42 +65,44 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
     prepare(config.threads)
     uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before anything is made
+    checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
+    with in_one_line(run_dir, lambda: checkpoints.newest_path):
+        trainer = _trainer(config, run_dir)
+        checkpoints.clear_drafts()
+        cursor = 0  # a run killed before its first checkpoint begins anew in its folder
+        if config.resume in (None, AUTO):
+            trainer.replay.clear()
+        else:
+            cursor = _restore(trainer, checkpoints)
+        tracker = None
+        if parallel.is_first():
+            tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
+        status: Status = "FAILED"
+        # To the very end: a second signal must not cut short what the first one began.
+        with Interrupts() as interrupts:
+            try:
+                with Saver(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
+                    result = Run(config, run_dir, trainer, saver, tracker).to_the_end(interrupts)
+                status = "FINISHED"
+            except (Stopped, KeyboardInterrupt):
+                status = "KILLED"
+                raise
+            finally:
+                trainer.close()
+                if tracker is not None:
+                    tracker.finish(status)
+    return result
+
+
+def _trainer(config: Config, run_dir: Path) -> Trainer:
+    """Raises ConfigError also where memory does not hold it."""
     try:
-        trainer = Trainer(config, run_dir)
+        return Trainer(config, run_dir)
     except (MemoryError, RuntimeError) as error:
         if no_memory(error):
             asked = str(error).splitlines()[0]
             raise ConfigError(f"no memory for this agent and its environments ({asked})") from error
         raise
-    checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
-    cursor = 0  # a run killed before its first checkpoint begins anew in its folder
-    if config.resume in (None, AUTO):
-        trainer.replay.clear()
-    else:
-        cursor = _restore(trainer, checkpoints)
-    tracker = None
-    if parallel.is_first():
-        tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
-    status: Status = "FAILED"
-    # To the very end: a second signal must not cut short what the first one began.
-    with Interrupts() as interrupts:
-        try:
-            with Saver(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
-                result = Run(config, run_dir, trainer, saver, tracker).to_the_end(interrupts)
-            status = "FINISHED"
-        except (Stopped, KeyboardInterrupt):
-            status = "KILLED"
-            raise
-        except Exception as error:
-            told = explained(error, run_dir, checkpoints.newest_path)
-            if told is None:
-                raise
-            raise told from error
-        finally:
-            trainer.close()
-            if tracker is not None:
-                tracker.finish(status)
-    return result
 
 
 def _restore(trainer: Trainer, checkpoints: Checkpoints) -> int:
@@ -161,14 +163,24 @@ class Run:
                     self.journal.log(self.system.read())
                 if (received := parallel.largest(interrupts.received or 0)) > 0:
                     self._save(display, ending=True)
-                    trust = f" trust=[{','.join(config.trust)}]" if config.trust else ""
-                    display.say(f"stopped; go on with: python run.py resume={self.run_dir}{trust}")
-                    raise Stopped(received)
+                    raise self._stopped(received)
             self.journal.log(self.system.read())
             self._save(display, ending=True)
-        result = parallel.of_the_first(self._finish())
+        try:
+            if parallel.size() == 1:  # others would wait for what the first has found
+                interrupts.at_once()
+            result = parallel.of_the_first(self._finish())
+        except Stopped as stopped:
+            raise self._stopped(stopped.signum) from None
         assert result is not None
         return result
+
+    def _stopped(self, signum: int) -> Stopped:
+        """Say how to go on."""
+        trust = f" trust=[{','.join(self.config.trust)}]" if self.config.trust else ""
+        if self.tracker is not None:  # once, of several processes
+            print(f"stopped; go on with: python run.py resume={self.run_dir}{trust}", flush=True)
+        return Stopped(signum)
 
     def _step(self, display: Display) -> None:
         config, trainer = self.config, self.trainer

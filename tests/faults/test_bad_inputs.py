@@ -68,7 +68,7 @@ def test_a_bad_input_is_one_line_and_nothing_is_written(command, tmp_path, overr
     code, said, line = command(*overrides)
     assert [fact for fact in facts if fact not in line] == [], line
     assert (code, said, line.count("\n")) == (2, "", 1)
-    assert left(tmp_path) <= {"outputs"}
+    assert left(tmp_path) == set()
 
 
 def test_adapters_that_would_get_no_gradient_are_refused(command, tmp_path):
@@ -79,7 +79,7 @@ def test_adapters_that_would_get_no_gradient_are_refused(command, tmp_path):
         "",
         told,
     )  # before it, transformers on its slow kernel
-    assert left(tmp_path) <= {"outputs"}
+    assert left(tmp_path) == set()
 
 
 def left(folder):
@@ -108,7 +108,7 @@ def test_an_extra_that_is_not_installed_is_told_with_its_command(command, tmp_pa
     monkeypatch.setitem(sys.modules, "minigrid", None)
     code, _, line = command("env=minigrid")
     assert (code, line) == (2, "env=minigrid needs minigrid: pip install 'llmdreamer[minigrid]'\n")
-    assert left(tmp_path) <= {"outputs"}
+    assert left(tmp_path) == set()
 
 
 def test_a_backbone_that_needs_code_of_its_own_is_refused_with_the_way_to_allow_it(
@@ -129,7 +129,7 @@ def test_a_backbone_that_needs_code_of_its_own_is_refused_with_the_way_to_allow_
 def test_a_device_that_is_not_there(command, tmp_path):
     code, _, line = command("device=cuda")
     assert (code, line) == (2, "device=cuda: this machine has 0 CUDA devices; device=cpu works\n")
-    assert left(tmp_path) <= {"outputs"}
+    assert left(tmp_path) == set()
 
 
 @pytest.mark.parametrize(

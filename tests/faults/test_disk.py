@@ -37,9 +37,11 @@ def test_killed_while_it_writes_or_prunes_there_is_always_a_whole_checkpoint(tmp
         debris += bool(list(folder.glob("*.tmp")))
         names = [path.name for path in folder.glob("*.pt")]
         assert 1 <= len(names) <= 3
-        state = Checkpoints(folder, keep=2).newest(CPU)
+        checkpoints = Checkpoints(folder, keep=2)
+        state = checkpoints.newest(CPU)
         assert max(names).startswith(f"step-{state['step']:012d}")
         assert (state["weights"] == state["step"]).all()
+        checkpoints.clear_drafts()
         assert not list(folder.glob("*.tmp"))
     assert debris > 0  # or no kill came while one was written
 
@@ -87,6 +89,18 @@ def test_a_disk_too_full_for_experience_ends_the_run_in_one_line(tmp_path):
     )
     (path,) = (run_dir / "replay").rglob("*.rows")
     assert limit - 40 < path.stat().st_size <= limit
+
+
+def test_a_disk_that_fills_as_a_run_goes_on_leaves_it_whole(tmp_path, copy):
+    """What is written anew at each start is not torn by it: the same command goes on later."""
+    _, folder = copy
+    (folder / "tracking" / "run.json").unlink()  # as if it had not come to its end
+    before = contents(folder)
+    code, said = run(tmp_path, *RESUME, file_size=600)  # less than a configuration
+    assert (code, said.count("\n")) == (1, 1), said
+    assert said.startswith("the disk is full ([Errno 27] File too large): make room and go on with")
+    assert before["config.yaml"] == (folder / "config.yaml").read_bytes()
+    assert run(tmp_path, *RESUME)[0] == 0
 
 
 def flip(path):

@@ -52,6 +52,19 @@ def test_a_signal_leaves_a_checkpoint_however_often_it_comes(tmp_path, finished,
     assert differing(saved(folder), saved(finished[1])) == []
 
 
+def test_a_signal_in_the_last_evaluation_ends_it_at_once(tmp_path):
+    """The last checkpoint is there, so there is nothing to wait for."""
+    slow = ("eval.final_episodes=3000",)
+    command, folder = Command(tmp_path, *RUN, *slow), tmp_path / "outputs" / "run"
+    assert command.until(lambda: newest(folder) >= "step-000000000064")
+    command.send(signal.SIGINT)
+    code, said = command.wait(30)
+    assert (code, said.count("stopped; go on with: python run.py resume=")) == (130, 1), said
+    assert "Traceback" not in said and "evaluation return" not in said
+    code, said = run(tmp_path, *RUN)
+    assert code == 0 and "evaluation return" in said
+
+
 def test_of_two_processes_in_one_folder_the_second_is_refused(tmp_path):
     first = Command(tmp_path, *RUN, "algo.total_steps=1000000", "checkpoint.every=1000000")
     folder = tmp_path / "outputs" / "run"

@@ -75,11 +75,36 @@ def test_a_draft_of_a_killed_process_is_removed_and_never_read(checkpoints):
     checkpoints.save(state(1), 1)
     draft = checkpoints.folder / "step-000000000002-0123456789abcdef.tmp"
     draft.write_bytes(b"half a checkp")
-    assert Checkpoints(checkpoints.folder, keep=2).newest(CPU)["step"] == 1
+    assert checkpoints.newest(CPU)["step"] == 1
+    checkpoints.clear_drafts()
     assert not draft.exists()
 
 
+def test_who_only_looks_leaves_a_living_runs_draft_and_makes_no_folder(checkpoints, tmp_path):
+    checkpoints.save(state(1), 1)
+    draft = checkpoints.folder / "step-000000000002.tmp"
+    draft.write_bytes(b"half a checkp")
+    assert Checkpoints(checkpoints.folder, keep=2).newest(CPU)["step"] == 1
+    with pytest.raises(ConfigError, match="missing checkpoint"):
+        Checkpoints(tmp_path / "best", keep=1).newest(CPU)
+    assert draft.exists() and not (tmp_path / "best").exists()
+
+
+def test_folders_and_links_to_nothing_among_the_checkpoints_are_none(checkpoints):
+    checkpoints.save(state(1), 1)
+    digest = "0123456789abcdef"
+    (checkpoints.folder / f"step-000000000000-{digest}.pt").mkdir()
+    (checkpoints.folder / f"step-000000000009-{digest}.pt").mkdir()
+    (checkpoints.folder / f"step-000000000008-{digest}.pt").symlink_to("nowhere")
+    assert checkpoints.newest(CPU)["step"] == 1
+    for step in (2, 3):
+        checkpoints.save(state(step), step)
+    assert checkpoints.newest(CPU)["step"] == 3
+    assert len(list(checkpoints.folder.iterdir())) == 5
+
+
 def test_files_that_are_not_checkpoints_are_left_alone(checkpoints):
+    checkpoints.folder.mkdir()
     (checkpoints.folder / "notes.txt").write_text("mine")
     for step in (1, 2, 3):
         checkpoints.save(state(step), step)
@@ -116,6 +141,7 @@ def test_a_checkpoint_cannot_run_code(checkpoints, tmp_path, pickled):
         pickled({"trainer": Hostile(tmp_path / "owned")}, file)
     content = draft.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:16]  # a stranger can compute it as well
+    checkpoints.folder.mkdir()
     (checkpoints.folder / f"step-000000000009-{digest}.pt").write_bytes(content)
     with pytest.raises(ConfigError, match="is no checkpoint of a run: it holds more than tensors"):
         checkpoints.newest(CPU)

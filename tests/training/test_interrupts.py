@@ -36,3 +36,13 @@ def test_a_second_ctrl_c_interrupts_at_once():
     with pytest.raises(KeyboardInterrupt), Interrupts():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_where_nothing_can_be_lost_the_first_ends_it_at_once(earlier):
+    with pytest.raises(Stopped) as stopped, Interrupts() as interrupts:
+        if earlier:
+            signal.raise_signal(signal.SIGUSR1)
+        interrupts.at_once()
+        signal.raise_signal(signal.SIGTERM)
+    assert stopped.value.code == (138 if earlier else 143)

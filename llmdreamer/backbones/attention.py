@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,6 +122,9 @@ class AttentionBackbone(Backbone):
         self.context = context
         self.input_rms = input_rms
         self.learned_positions = learned_positions
+        # transformers 5.24 renamed it, warns of the old name, and drops it in 5.40.
+        named = inspect.signature(model.forward).parameters
+        self._cache_name = "cache" if "cache" in named else "past_key_values"
 
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Encoded]:
         batch, time = is_first.shape
@@ -226,8 +230,8 @@ class AttentionBackbone(Backbone):
             inputs_embeds=tokens,
             attention_mask=visible,
             position_ids=position,
-            past_key_values=cache,
             use_cache=True,
+            **{self._cache_name: cache},
         )
         deter: Tensor = output.last_hidden_state
         return deter

@@ -146,9 +146,9 @@ def speaking(uri: str) -> Iterator[None]:
     except Exception as error:
         # MlflowException, sqlalchemy's, requests', urllib3's, a database driver's, OSError: which
         # of them comes out depends on the store, and no failure of a store may end a run.
-        if getattr(error, "error_code", None) in _NOT_LET_IN:
+        if (code := getattr(error, "error_code", None)) in _NOT_LET_IN:
             raise TrackingError(
-                f"tracking at {redact(uri)} does not let us in (HTTP {_NOT_LET_IN[error.error_code]}): "
+                f"tracking at {redact(uri)} does not let us in (HTTP {_NOT_LET_IN[code]}): "
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from error
         told = _what_happened(error)

@@ -42,7 +42,7 @@ MISTAKES = [
     ("algo.total_steps=99999999999999999999999", "must be <= 9007199254740992"),
     ("algo.horizon=99999999999999999999999", "must be <= 9007199254740992"),
     ("foo", "foo: not of the form key=value"),
-    ("run_name=ä", "run_name=ä: not of the form key=value; a value with other letters than a-z wants"),
+    ("run_name=ä", """need quotes that the shell leaves: 'run_name="ä"'"""),
     ("env.kwargs={a:1}", "env.kwargs has no such key yet: add each with +env.kwargs.NAME=..."),
     ("run_name=../../x", "run_name='../../x': must be 1 to 100 of the characters"),
     ("output_root=/etc/passwd", "/etc/passwd is not a folder"),

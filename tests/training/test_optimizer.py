@@ -196,7 +196,8 @@ def test_adam_with_clipped_norms_computes_what_its_formulas_say(make):
 
 def test_adam_without_norms_does_not_clip(make):
     parts = Parts()
-    optimizer = make(parts, *ADAM, "lr=0.1", "eps=1.0", "clip=null", "behavior_clip=null")
+    rates = ("lr=0.1", "critic_lr=0.1", "eps=1.0")
+    optimizer = make(parts, *ADAM, *rates, "clip=null", "behavior_clip=null")
     before = parts.behavior.critic.weight.detach().clone()
     optimizer.step(parts.loss([[[9.0, 0.0]]] * 4))
     # Its first step is rate * g / (|g| + eps).

@@ -8,6 +8,7 @@ The trials are stand-ins (tests/sweep/standin.py); the kills are SIGKILLs.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
 import signal
@@ -100,13 +101,20 @@ def report(folder: Path, wanted: int, kills: Counter[str], seconds: float) -> in
         for file in (folder / "outputs" / "sweeps" / "s").iterdir()
         if (file / "starts.txt").exists()
     ]
+    root = folder / "outputs" / "sweeps" / "s"
+    told = [json.loads((root / str(trial.number) / "config.yaml").read_text()) for trial in trials]
+    mixed = sum(float(a[LR]) != b.params[LR] for a, b in zip(told, trials, strict=True))
     anew = sum(step == 0 for life in lives for step in life[1:])
     print(f"{kills['trial']} trials and {kills['driver']} drivers killed in {seconds:.0f} s")
     print(f"{len(trials)} trials of {wanted}: {dict(states)}; {len(values)} different parameters")
+    print(f"{mixed} folders with another trial's parameters")
     print(
         f"{len(lives)} folders, {sum(map(len, lives))} processes, {anew} of them without a checkpoint"
     )
-    good = len(trials) == len(values) == len(lives) == states[TrialState.COMPLETE.name] == wanted
+    good = (
+        mixed == 0
+        and len(trials) == len(values) == len(lives) == states[TrialState.COMPLETE.name] == wanted
+    )
     print("as it must be" if good else (folder / "log").read_text()[-3000:])
     return 0 if good else 1
 

@@ -67,6 +67,9 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     _refuse_added("hydra.sweeper", master.hydra.sweeper, Settings)
     settings = OmegaConf.to_object(master.hydra.sweeper)
     assert isinstance(settings, Settings)
+    settings.sampler = settings.sampler.lower().replace("-", "")  # NSGA-II is nsgaii
+    pruner = settings.pruner.lower()
+    settings.pruner = "successive_halving" if pruner == "asha" else pruner
     _refuse_trust(settings)
     _check(settings)
     typed = _by_key([*_spelled(settings.params), *arguments])

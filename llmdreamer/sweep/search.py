@@ -46,6 +46,10 @@ def budget(plan: Plan, dimensions: dict[str, BaseDistribution]) -> int:
 def check(plan: Plan) -> None:
     """Refuse what Optuna has not got."""
     settings = plan.settings
+    if plan.rerun:
+        raise ConfigError(
+            "rerun=true is for grids; to search anew, give a new hydra.sweeper.study_name"
+        )
     if len(plan.objectives) > 1 and settings.pruner != "none":
         raise ConfigError(
             f"hydra.sweeper.pruner={settings.pruner}: a study of several objectives"

@@ -95,17 +95,28 @@ class Study:
     def _open(self) -> optuna.Study:
         kinds = optuna.study.StudyDirection
         directions = [kinds.MAXIMIZE if one else kinds.MINIMIZE for one in self._plan.maximize]
+        # Before the trials are counted: another driver makes a trial's folder after it is in the study.
+        folders = [int(path.name) for path in self._folder.glob("[0-9]*") if path.name.isdigit()]
         known = self.name in optuna.get_all_study_names(self._store.optuna)
         if known:
             study = optuna.load_study(study_name=self.name, storage=self._store.optuna)
             refuse_another(study, self._plan, self._space)
-        else:
+        self._refuse_leftover(folders, len(study.trials) if known else 0)
+        if not known:
             study = optuna.create_study(
                 study_name=self.name, storage=self._store.optuna, directions=directions
             )
         sign(study, self._plan, self._space)
         study.pruner = self._pruner  # Hyperband's brackets are asked for by samplers, too
         return study
+
+    def _refuse_leftover(self, folders: list[int], count: int) -> None:
+        """Folders of trials that this study never had: what is in them would be taken for its results."""
+        if strange := [number for number in folders if number >= count]:
+            raise ConfigError(
+                f"{self._folder / str(min(strange))} is of a study that this database does not know:"
+                " use a new hydra.sweeper.study_name, or the storage that it was made with"
+            )
 
     # --- what the pool asks ---
 

@@ -40,6 +40,7 @@ def specified(command, tmp_path):
         (STUDY, "-m objective=open_loop/image_error:best",
          "objective=open_loop/image_error:best: this run never logs open_loop/image_error, which takes"),
         (f"{STUDY}, {TWO}", "-m objective='eval/return,lora/h.0.attn.c_attn'", "takes adapters (peft=true)"),
+        (STUDY, "-m rerun=true", "rerun=true is for grids; to search anew, give a new"),
         (STUDY, "", "sweeps=own is a sweep: add -m (python run.py -m sweeps=own)"),
     ],
 )  # fmt: skip

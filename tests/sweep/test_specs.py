@@ -66,3 +66,8 @@ def test_the_same_command_or_a_wider_one_finds_the_same_folder(plan):
     names = {folder("model=S,M"), folder("model=S,M", "seed=1"), folder("lora.r=1,2")}
     assert len(names) == 3
     assert folder("sweeps=lora", "model=XS") == "lora"
+
+
+def test_the_usual_spellings_of_samplers_and_pruners_are_known(plan):
+    (read,) = plan("sweeps=lora", "hydra.sweeper.sampler=NSGA-II", "hydra.sweeper.pruner=ASHA")
+    assert (read.settings.sampler, read.settings.pruner) == ("nsgaii", "successive_halving")

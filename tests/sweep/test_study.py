@@ -50,6 +50,15 @@ def test_n_trials_is_a_total(sweeping):
         assert trial.value == pytest.approx(10 * trial.params["algo.optimizer.lr"])
 
 
+def test_folders_of_another_database_are_not_taken_for_its_own(sweeping):
+    sweeping(*n_trials(1))
+    where(sweeping, 0).with_name("study.db").unlink()
+    code, out = sweeping(*n_trials(1))
+    assert code == 2
+    assert "0 is of a study that this database does not know" in out.splitlines()[-1]
+    assert len(starts(where(sweeping, 0))) == 1
+
+
 def test_killed_drivers_and_trials_leave_exactly_n_trials(sweeping):
     """Six trials; a driver and a trial are killed, then a driver alone, then a trial."""
     pick, params = random.Random(0), {}

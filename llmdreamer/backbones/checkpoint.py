@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.logging import disable_progress_bar
 
 from llmdreamer.errors import ConfigError, did_you_mean
 
@@ -83,6 +84,7 @@ def load_pretrained(
         if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
             raise ConfigError(f"{source} is a {config.model_type} checkpoint: no causal model")
         _settle(config)
+        disable_progress_bar()  # a bar of a second, in front of whatever else is to be said
         model = AutoModel.from_pretrained(
             source,
             config=config,

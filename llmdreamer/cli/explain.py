@@ -15,6 +15,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llmdreamer.config import GROUPS, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.redaction import redact
 from llmdreamer.sweep.settings import Settings
 
 OPEN = ("env.kwargs.", "backbone.options.", "algo.options.")  # whose keys are not ours
@@ -38,12 +39,12 @@ def explain(error: Exception, task: Callable[..., Any]) -> Told | None:
     for link in _chain(error):
         code = getattr(link, "exit_code", None)
         if isinstance(code, int):
-            return Told(_flat(str(link)), code)
+            return Told(redact(_flat(str(link))), code)
     if own_frames(error, task) is not None:
         return None
     kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
     typed = isinstance(error, kinds) or str(error).startswith(_PLUGIN)
-    return Told(_flat(_line(error)), ConfigError.exit_code) if typed else None
+    return Told(redact(_flat(_line(error))), ConfigError.exit_code) if typed else None
 
 
 def _line(error: Exception) -> str:

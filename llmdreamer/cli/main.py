@@ -146,6 +146,10 @@ def _trusted(argv: Sequence[str]) -> list[str]:
     )
     named = [one.value() for one in typed if one.key_or_group == "trust"]
     packages = named[-1] if named and isinstance(named[-1], list) else []
+    if any(str(package).partition(".")[0] == "torch" for package in packages):
+        raise ConfigError(
+            "trust=[torch]: what a file could call there runs whatever it holds: never"
+        )
     return [f"{package}.*" for package in packages]
 
 

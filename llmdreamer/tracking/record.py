@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from llmdreamer.errors import ConfigError
+from llmdreamer.redaction import SECRET, redact
 
 Scalar = str | int | float | bool | None
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -149,7 +149,7 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
         key = f"{prefix}{name}"
         if isinstance(value, Mapping) and value:
             flat.update(flatten(value, f"{key}."))
-        elif _SECRET.search(key) and value is not None:
+        elif SECRET.search(key) and value is not None:
             flat[key] = "***"
         elif value is None or isinstance(value, bool | int | float):
             flat[key] = value
@@ -157,16 +157,3 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
             flat[key] = redact(text)
     return flat
-
-
-def redact(text: str) -> str:
-    """Blot out passwords in URLs (`scheme://user:***@host`) and in `api_key=...` overrides."""
-    text = _URL_PASSWORD.sub(r"\1***@", text)
-    return _SECRET_OVERRIDE.sub(r"\1=***", text)
-
-
-_SECRET = re.compile(r"(^|[._])(password|passwd|secret|token|api_?key)$", re.IGNORECASE)
-_URL_PASSWORD = re.compile(r"([a-zA-Z][\w+.-]*://[^/\s:@]*:)[^/\s]+@")
-_SECRET_OVERRIDE = re.compile(
-    r"(\b(?:[\w.]*[._])?(?:password|passwd|secret|token|api_?key))=[^\s,]+", re.IGNORECASE
-)

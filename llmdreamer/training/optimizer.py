@@ -96,6 +96,7 @@ class LaProp(torch.optim.Optimizer):
 def clip_adaptively(params: list[Tensor], gradients: list[Tensor], share: float) -> list[Tensor]:
     """Each gradient scaled down, if need be, to `share` of its parameter's norm."""
     limit = torch.stack(torch._foreach_norm(params)).clamp(min=SMALLEST_NORM) * share
+    limit = limit.clamp(min=torch.finfo(limit.dtype).tiny)  # or a gradient of zero over it is NaN
     norm = torch.stack(torch._foreach_norm(gradients))
     factor = 1 / (norm / limit).clamp(min=1)
     return list(torch._foreach_mul(gradients, list(factor.unbind())))

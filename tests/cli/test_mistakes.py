@@ -104,6 +104,8 @@ MISTAKES = [
     ("+backbone.options.a=1", "backbone.options={'a': 1}: nothing reads it without backbone.factory"),
     ("+algo.options.a=1", "algo.options={'a': 1}: nothing reads it without algo.agent"),
     ("backbone.language_model=true", "nothing reads it without backbone.factory"),
+    ("+hydra.callbacks.x._target_=torch.load trust=[torch]", "trust=[torch]: what a file could call"),
+    ("eval.open_loop=9007199254740992", "eval.open_loop=9007199254740992: must be in [0, 100000]"),
     ("trust=os", "trust='os': must be a list, like [a,b]"),
     ("hydra.searchpath=[pkg://nowhere.conf]", "there is no package nowhere.conf installed"),
     ("hydra.searchpath=[file:///no/where]", "there is no folder /no/where"),

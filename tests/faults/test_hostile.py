@@ -265,6 +265,14 @@ def test_a_folder_of_a_stranger_uploads_none_of_our_files(copy, tmp_path, capsys
     assert [path.name for path in stored] == ["config.yaml"]
 
 
+@pytest.mark.parametrize(
+    "typed", ["+env.kwargs.api_key=hunter2secret", "+env.kwargs={api_key:hunter2secret}"]
+)
+def test_a_refused_secret_is_not_told(tmp_path, typed):
+    code, said = run(tmp_path, typed)
+    assert code == 2 and "hunter2secret" not in said and "api_key" in said
+
+
 def test_a_password_is_in_no_file_no_line_and_not_in_mlflow(tmp_path, monkeypatch):
     secret = "hunter2secret"
     uri = f"tracking.uri=http://me:{secret}@127.0.0.1:9"

@@ -44,3 +44,15 @@ def test_a_record_is_read_as_it_was_saved_and_leaves_no_draft(tmp_path: Path):
     save(Shipped("key", 10, 20, 1), path)
     assert load(Shipped, path) == Shipped("key", 10, 20, 1)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_secrets_are_blotted_out_however_they_are_given():
+    for given, told in (
+        ("https://s3cret@host/x", "https://***@host/x"),
+        ("postgresql://u:p@ss@host/x", "postgresql://u:***@host/x"),
+        ("+env.kwargs={api_key:s3cret,size:3}", "+env.kwargs={api_key:***,size:3}"),
+        ("{'password': 's3 cret', 'n': 1}", "{'password': ***, 'n': 1}"),
+        ("credentials=s3cret seed=1", "credentials=*** seed=1"),
+        ("algo.text_keys.sequence=[mission] env.id=a:B-v0", None),
+    ):
+        assert redact(given) == (given if told is None else told)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from llmdreamer.errors import ConfigError
-from llmdreamer.training.optimizer import AgentOptimizer, LaProp
+from llmdreamer.training.optimizer import AgentOptimizer, LaProp, clip_adaptively
 
 torch.set_num_threads(1)
 
@@ -43,6 +43,11 @@ def test_the_first_step_is_the_rate_whatever_the_gradients_size():
     param.grad = torch.tensor([1e-6, -1e6])
     optimizer.step()
     torch.testing.assert_close(param.detach(), torch.tensor([4.9, 5.1]))
+
+
+def test_no_gradient_stays_none_however_small_its_limit_is():
+    (clipped,) = clip_adaptively([torch.ones(2)], [torch.zeros(2)], 1e-300)
+    assert clipped.tolist() == [0, 0]
 
 
 class Toy(nn.Module):

@@ -7,9 +7,11 @@ import re
 SECRET = re.compile(r"(^|[._])(password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
 """A key whose value is nobody's business."""
 _IN_URL = re.compile(r"([a-zA-Z][\w+.-]*://(?:[^/\s:@]*:)?)[^/\s]+@")
+_QUOTED = r"'[^']*'|\"[^\"]*\""
+# What is typed ends at a space or a comma, whatever brackets are in it; in a mapping at its bracket, too.
 _GIVEN = re.compile(
-    r"(\b(?:[\w.]*[._])?(?:password|passwd|secret|token|api_?key|credentials?)['\"]?\s*[=:]\s*)"
-    r"(?:'[^']*'|\"[^\"]*\"|[^\s,}\])]+)",
+    r"(\b(?:[\w.]*[._])?(?:password|passwd|secret|token|api_?key|credentials?)['\"]?\s*)"
+    rf"(?:(=\s*)(?:{_QUOTED}|[^\s,])+|(:\s*)(?:{_QUOTED}|[^\s,}}\])])+)",
     re.IGNORECASE,
 )
 
@@ -17,4 +19,4 @@ _GIVEN = re.compile(
 def redact(text: str) -> str:
     """Blot out passwords and tokens in URLs (`scheme://user:***@host`), and in `api_key=...`,
     `{api_key: ...}` and their like."""
-    return _GIVEN.sub(r"\1***", _IN_URL.sub(r"\1***@", text))
+    return _GIVEN.sub(r"\1\2\3***", _IN_URL.sub(r"\1***@", text))

@@ -114,9 +114,8 @@ class AlgoConfig:
     total_steps: int = MISSING
     learning_starts: int | None = None
     replay_ratio: float = MISSING
-    precision: str = (
-        "fp32"  # this and the next with a default for runs saved before they were there
-    )
+    # With a default for runs saved before they were there.
+    precision: str = "fp32"
     compile: bool = False
     per_rank_batch_size: int = MISSING
     per_rank_sequence_length: int = MISSING

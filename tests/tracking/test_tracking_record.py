@@ -53,6 +53,8 @@ def test_secrets_are_blotted_out_however_they_are_given():
         ("+env.kwargs={api_key:s3cret,size:3}", "+env.kwargs={api_key:***,size:3}"),
         ("{'password': 's3 cret', 'n': 1}", "{'password': ***, 'n': 1}"),
         ("credentials=s3cret seed=1", "credentials=*** seed=1"),
+        ("password=a}b])c seed=1", "password=*** seed=1"),
+        ("token='it'\"'\"'s' seed=1", "token=*** seed=1"),
         ("algo.text_keys.sequence=[mission] env.id=a:B-v0", None),
     ):
         assert redact(given) == (given if told is None else told)

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
+from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.errors import ConfigError, did_you_mean
 
 # Tokens come as vectors: one row stands in for the word embeddings until they go.
@@ -73,10 +74,11 @@ def load_pretrained(
             " checkpoint"
         )
     local = _is_directory(source)
+    offline = local or not is_reachable()
     # Its warnings about an unreachable hub would stand above our one line that says so.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=local, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(source, local_files_only=offline, trust_remote_code=False)
         if model_type is not None and config.model_type != model_type:
             raise ConfigError(
                 f"{source} is a {config.model_type} checkpoint, not {model_type}: choose its backbone"
@@ -89,7 +91,7 @@ def load_pretrained(
             source,
             config=config,
             dtype=torch.float32,
-            local_files_only=local,
+            local_files_only=offline,
             trust_remote_code=False,
         )
     except ConfigError:
@@ -104,7 +106,7 @@ def load_pretrained(
                 f"backbone.path={source} needs code of its own, which is not run: have a package with it"
                 " make the backbone (backbone.factory=..., trust=[...]: docs/extending.md)"
             ) from error
-        if local or not isinstance(error, OSError):
+        if not offline or local or not isinstance(error, OSError):
             raise ConfigError(f"backbone.path={source}: {_reason(error)}") from error
         raise ConfigError(
             f"{source} is not in the cache and the hub is unreachable; point backbone.path at a "

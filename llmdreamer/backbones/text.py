@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones.base import Backbone
+from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.catalogue import shape_of
 from llmdreamer.errors import ConfigError
 from llmdreamer.nets import MLP, RMSNorm, init_linear
@@ -209,7 +210,9 @@ def _token_table(source: str, vocabulary: Tensor) -> nn.Module:
         return ByteTable()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            path if local else source, local_files_only=local, trust_remote_code=False
+            path if local else source,
+            local_files_only=local or not is_reachable(),
+            trust_remote_code=False,
         )
     # What a damaged or missing tokenizer raises depends on its kind.
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:

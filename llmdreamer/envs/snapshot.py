@@ -33,7 +33,7 @@ ENVIRONMENTS: dict[type, tuple[str, ...]] = {
     MountainCarEnv: ("state",),
     Continuous_MountainCarEnv: ("state",),
     PendulumEnv: ("state", "last_u"),
-    TMaze: ("_sign", "_place", "_steps"),
+    TMaze: ("_sign", "_place"),
 }
 KEEPERS = {
     "gymnasium.envs.mujoco.": "llmdreamer.envs.physics",

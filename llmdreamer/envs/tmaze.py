@@ -1,6 +1,8 @@
 """A corridor whose last choice depends on its first observation: a test of memory alone.
 
-After Bakker, "Reinforcement Learning with Long Short-Term Memory" (NeurIPS 2001), with one way only.
+After Bakker, "Reinforcement Learning with Long Short-Term Memory" (NeurIPS 2001). There the walker must
+find its way to the fork, too; here the corridor leads to it, as what a world model remembers is the question,
+and exploration another one.
 """
 
 from __future__ import annotations
@@ -12,17 +14,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-ON, LEFT, RIGHT = range(3)
+LEFT, RIGHT = range(2)
 
 
 class TMaze(gym.Env[NDArray[np.float32], Any]):
     """See a sign, walk `length` steps, turn as the sign said: +1 if so, -1 if not.
 
     The state is (sign, at the fork): sign is -1 for left and +1 for right in the first row and 0 in
-    all others, the fork shows as 1. Nothing tells how far the walk is. Turning in the corridor does
-    nothing but lose a step; so does going on at the fork. A step costs nothing, but after
-    2 * length + 2 of them the episode is truncated. With memory the best return is 1, without it 0 on
-    average.
+    all others, the fork shows as 1. Nothing tells how far the walk is. Before the fork both actions are a
+    step ahead; there the turn ends the episode. With memory the return is 1, without it 0 on average.
 
     Args:
         length: steps from the start to the fork, >= 1. What must be remembered is `length` steps
@@ -35,30 +35,27 @@ class TMaze(gym.Env[NDArray[np.float32], Any]):
         if length < 1:
             raise ValueError(f"length={length}: must be >= 1")
         self.observation_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self.action_space = spaces.Discrete(3)
+        self.action_space = spaces.Discrete(2)
         self.render_mode = render_mode
-        self._length, self._sign, self._place, self._steps = length, 1, 0, 0
+        self._length, self._sign, self._place = length, 1, 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         super().reset(seed=seed)
         self._sign = 1 if self.np_random.random() < 0.5 else -1
-        self._place = self._steps = 0
+        self._place = 0
         return self._state(), {}
 
     def step(self, action: int) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
-        self._steps += 1
-        truncated = self._steps >= 2 * self._length + 2
-        if self._place == self._length and action != ON:
+        if self._place == self._length:
             turned = -1 if action == LEFT else 1
             return self._state(), float(turned * self._sign), True, False, {}
-        if action == ON:
-            self._place = min(self._place + 1, self._length)
-        return self._state(), 0.0, False, truncated, {}
+        self._place += 1
+        return self._state(), 0.0, False, False, {}
 
     def _state(self) -> NDArray[np.float32]:
-        sign = self._sign if self._steps == 0 else 0
+        sign = self._sign if self._place == 0 else 0
         return np.array([sign, self._place == self._length], np.float32)
 
     def render(self) -> Any:

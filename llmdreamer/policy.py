@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 from llmdreamer.afterwards import read_config
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
     from llmdreamer.envs.observations import Observation
     from llmdreamer.training.agent import Agent
 
-CONFIG, SPACES, WEIGHTS = "config.yaml", "spaces.json", "agent.pt"
+CONFIG, SPACES, WEIGHTS = "config.yaml", "spaces.json", "agent.safetensors"
 
-# What reading files that are damaged, or something else, raises.
-_UNREADABLE = (OSError, EOFError, KeyError, TypeError, ValueError, RuntimeError, UnpicklingError)
+# What reading files that are damaged, or something else, raises, beside safetensors' own error.
+_UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 class Policy:
@@ -49,7 +48,8 @@ class Policy:
         Raises:
             ConfigError: if the files are not those of a policy.
         """
-        import torch
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
         from llmdreamer.envs.actions import action_kind
         from llmdreamer.envs.factory import frames_of
@@ -64,8 +64,8 @@ class Policy:
         try:
             spaces = json.loads((folder / SPACES).read_text())
             seen, done = (space_from_plain(spaces[name]) for name in ("observation", "action"))
-            weights = torch.load(folder / WEIGHTS, map_location=device, weights_only=True)
-        except _UNREADABLE as error:
+            weights = load_file(folder / WEIGHTS, str(device))
+        except (*_UNREADABLE, SafetensorError) as error:
             told = str(error).partition("\n")[0]
             raise ConfigError(f"{folder}: these are not the files of a policy ({told})") from error
         keys, actions = observation_keys(seen, *frames_of(config.env)), action_kind(done)
@@ -111,7 +111,7 @@ def export(run_dir: Path, folder: Path, trust: Sequence[str] = ()) -> dict[str, 
         ConfigError: if there is no checkpoint, or the policy needs more than data can hold.
     """
     config = read_config(run_dir, trust)
-    import torch
+    from safetensors.torch import save_file
 
     from llmdreamer.envs.factory import make_env
     from llmdreamer.envs.spaces import space_to_plain
@@ -128,7 +128,8 @@ def export(run_dir: Path, folder: Path, trust: Sequence[str] = ()) -> dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(to_yaml(_alone(config, agent)))
     (folder / SPACES).write_text(json.dumps(spaces, indent=1))
-    torch.save(agent.state_dict(), folder / WEIGHTS)
+    # Cloned, because safetensors refuses tensors that share memory, as views of one buffer do.
+    save_file({name: part.clone() for name, part in agent.state_dict().items()}, folder / WEIGHTS)
     return {name: folder / name for name in (CONFIG, SPACES, WEIGHTS)}
 
 

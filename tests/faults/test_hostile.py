@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 from smallest import saved
 from tiny import ROOT, TINY, run
 
@@ -223,7 +224,7 @@ def test_a_registered_policy_of_a_stranger_is_data(compose, tmp_path, mark, name
     (folder / CONFIG).write_text(to_yaml(compose(*TINY)))
     spaces = {"observation": {"box": [4], "dtype": "float32", "low": -9.0, "high": 9.0}}
     (folder / SPACES).write_text(json.dumps(spaces | {"action": {"discrete": 2, "start": 0}}))
-    torch.save({}, folder / WEIGHTS)
+    save_file({}, folder / WEIGHTS)
     if name == WEIGHTS:
         torch.save({"weight": Hostile(mark)}, folder / WEIGHTS)
     else:

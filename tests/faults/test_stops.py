@@ -52,6 +52,21 @@ def test_a_signal_leaves_a_checkpoint_however_often_it_comes(tmp_path, finished,
     assert differing(saved(folder), saved(finished[1])) == []
 
 
+def test_a_second_signal_while_the_checkpoint_is_written_spoils_nothing(tmp_path):
+    """Of a model that takes some milliseconds to write, so that the second comes in time."""
+    endless = ("algo.total_steps=1000000", "backbone.width=1536")
+    command, folder = Command(tmp_path, *RUN, *endless), tmp_path / "outputs" / "run"
+    assert command.until(lambda: newest(folder) >= "step-000000000016")
+    command.send(signal.SIGTERM)
+    assert command.until(lambda: any(folder.glob("checkpoints/*.tmp")))
+    command.send(signal.SIGTERM)
+    code, said = command.wait()
+    assert (code, said.count("stopped; go on with: python run.py resume=")) == (143, 1), said
+    step = saved(folder)["collector"]["policy_step"]  # its hash is that of its name
+    assert newest(folder).startswith(f"step-{step:012d}")
+    assert not any(folder.glob("checkpoints/*.tmp"))
+
+
 def test_a_signal_in_the_last_evaluation_ends_it_at_once(tmp_path):
     """The last checkpoint is there, so there is nothing to wait for."""
     slow = ("eval.final_episodes=3000",)

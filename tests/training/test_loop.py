@@ -25,6 +25,7 @@ from llmdreamer import openloop as open_loop
 from llmdreamer.config import from_yaml
 from llmdreamer.evaluate import main as evaluated
 from llmdreamer.imagine import main as imagine
+from llmdreamer.replay.layout import row_dtype
 from llmdreamer.tracking import prepare
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
@@ -32,6 +33,7 @@ from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.evaluate import RUN_OFF, evaluate
 from llmdreamer.training.loop import train
 from llmdreamer.training.trainer import restore_agent
+from llmdreamer.types import EnvSpec
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
@@ -134,6 +136,12 @@ def test_an_environment_without_snapshot_resumes_with_a_new_episode(
     collector = saved(tmp_path)["collector"]
     # Steps 46 to 64 begin an episode, not at its fifth step: one of ten steps, then nine.
     assert (collector["policy_step"], collector["lengths"]) == (64, [9])
+    # In replay the episode that the stop cut ends as truncated, and the next row begins one.
+    raw = b"".join(path.read_bytes() for path in sorted((tmp_path / "replay").rglob("*.rows")))
+    stored = np.frombuffer(raw, row_dtype(EnvSpec({"state": (1,)}, 2, True)))
+    # Four of eleven rows each, then rows 44 to 49, of observations 0 to 5.
+    assert np.flatnonzero(stored["truncated"]).tolist() == [49]
+    assert stored["is_first"][50] and stored["observations/state"][49:51, 0].tolist() == [5, 0]
 
 
 def test_an_evaluation_leaves_training_as_it_was(compose, tmp_path, untracked):

@@ -78,7 +78,9 @@ def load_pretrained(
     # Its warnings about an unreachable hub would stand above our one line that says so.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=offline, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(
+            source, local_files_only=offline, trust_remote_code=False
+        )
         if model_type is not None and config.model_type != model_type:
             raise ConfigError(
                 f"{source} is a {config.model_type} checkpoint, not {model_type}: choose its backbone"

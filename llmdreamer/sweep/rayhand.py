@@ -15,6 +15,7 @@ import logging
 import os
 import pickle
 import queue
+import secrets
 import signal
 import sys
 import threading
@@ -30,6 +31,7 @@ def main() -> int:
     os.dup2(2, 1)  # Ray prints
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the driver's
     init, options = pickle.load(requests)  # noqa: S301  (from our parent)
+    init = alone(init)
     try:
         import ray
 
@@ -45,6 +47,20 @@ def main() -> int:
     _serve(ray, task, inbox, answers)
     ray.shutdown()
     return 0
+
+
+def alone(init: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ray.init, made before Ray is imported. A cluster that starts here is for this process alone.
+
+    Whoever reaches Ray's ports has code run, and they are open on every address of the machine; so whoever
+    asks for something must have a token, which only this process and what it starts are told. `local`,
+    because Ray else looks for a cluster that an earlier one has left word of, dead or alive.
+    """
+    if init.get("address", "local") != "local" or os.environ.get("RAY_ADDRESS"):
+        return init
+    if "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return {"address": "local", "include_dashboard": False, **init}
 
 
 def _serve(ray: Any, task: Any, inbox: Inbox, answers: BinaryIO) -> None:

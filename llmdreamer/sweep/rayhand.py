@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def alone(init: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ray.init, made before Ray is imported. A cluster that starts here is for this process alone.
+    """Arguments of ray.init, made before Ray is imported: a cluster that starts here is this process's alone.
 
     Whoever reaches Ray's ports has code run, and they are open on every address of the machine; so whoever
     asks for something must have a token, which only this process and what it starts are told. `local`,

@@ -42,7 +42,6 @@ _ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
 }
 
 
@@ -88,6 +87,8 @@ def connect(uri: str) -> MlflowClient:
     """A client of the store. Raises OSError at once if nothing is there to connect to."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Not theirs to keep: nothing of ours is pickled, so whatever is comes from somebody else.
+    os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
     _probe(uri)
     from mlflow.tracking import MlflowClient
 

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -62,12 +63,20 @@ def test_processes_that_open_a_fresh_database_together_all_start(tmp_path: Path)
     command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/new/mlflow.db"]
     processes = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
+        for _ in range(8)
     ]
     answers = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4, answers
+    assert [process.returncode for process in processes] == [0] * 8, answers
     assert len({out for out, _ in answers}) == 1  # one experiment, whoever made it
     assert all(err == "" for _, err in answers)  # and no word of migrations
+
+
+@pytest.mark.parametrize("before", ["true", "false"])
+def test_nothing_of_mlflows_is_unpickled_whatever_the_environment_says(uri, monkeypatch, before):
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", before)
+    prepare(uri, "x")
+    connect(uri)
+    assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
 def test_artifacts_of_a_sqlite_store_have_an_absolute_place(uri: str, tmp_path: Path):

@@ -1,6 +1,7 @@
 """Campaigns against one run, longer than a test may be; the figures they gave are in docs/log.md.
 
-    python benchmarks/faults.py kills [--kills 100] [--steps 2400] [--backbone gru] [--seed 0]
+    python benchmarks/faults.py kills [--kills 100] [--steps 2400] [--backbone gru] [--env cartpole]
+        [--seed 0]
     python benchmarks/faults.py memory [--steps 200000]
     python benchmarks/faults.py replay [--rows 5000000]
     python benchmarks/faults.py trials [--trials 200]
@@ -53,7 +54,7 @@ def main() -> int:
     given = parse(
         __doc__,
         {
-            "kills": {"kills": 100, "steps": 2400, "backbone": "gru", "seed": 0},
+            "kills": {"kills": 100, "steps": 2400, "backbone": "gru", "env": "cartpole", "seed": 0},
             "memory": {"steps": 200_000},
             "replay": {"rows": 5_000_000},
             "trials": {"trials": 200},
@@ -63,7 +64,8 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
         if given.campaign == "kills":
-            typed = (f"backbone={given.backbone}", f"algo.total_steps={given.steps}")
+            chosen = [f"backbone={given.backbone}", f"env={given.env}"]
+            typed = (*chosen, f"algo.total_steps={given.steps}")
             return kills(folder, given.kills, typed, random.Random(given.seed))
         if given.campaign == "trials":
             return trials(folder, given.trials)

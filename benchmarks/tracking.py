@@ -31,6 +31,7 @@ from llmdreamer.tracking import RunInfo, Tracker
 from llmdreamer.tracking.__main__ import main as sync
 
 LIMIT = 900  # seconds for anything to happen
+HELD_UP = 0.05  # seconds of work that logging a row may cost the run
 
 
 def main() -> int:
@@ -120,7 +121,8 @@ def server(folder: Path, away: float, *, hang: bool) -> int:
     print(f"the longest call of log took {1e3 * slowest:.1f} ms, {1e3 * busiest:.1f} ms of work")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    return 0 if stored == distinct == 2 * step and finished == 1 else 1
+    # By the clock a busy machine holds up whom it likes.
+    return 0 if stored == distinct == 2 * step and finished == 1 and busiest < HELD_UP else 1
 
 
 def serve(database: Path, port: int) -> subprocess.Popen[bytes]:

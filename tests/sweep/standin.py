@@ -3,12 +3,14 @@
     python standin.py key=value ... hydra.run.dir=FOLDER
 
 The return at step s is `(lr + seed) * s`. Variables: STANDIN_STEP, seconds a step; STANDIN_STEPS (10);
-STANDIN_FAIL, a seed that fails; STANDIN_METRIC, the metric logged; STANDIN_HOLD, a run with less than that
-for `lr + seed` stays at its half until it is stopped. Every start adds a line to FOLDER/starts.txt.
+STANDIN_FAIL, a seed that fails; STANDIN_HUNGRY, one that runs out of memory; STANDIN_METRIC, the metric
+logged; STANDIN_HOLD, a run with less than that for `lr + seed` stays at its half until it is stopped. Every
+start adds a line to FOLDER/starts.txt.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -41,6 +43,9 @@ def live(folder: Path, given: dict[str, str]) -> None:
         starts.write(f"{first} {os.getpid()} {environment[0]} {environment[1]}\n")
     if given.get("seed") == os.environ.get("STANDIN_FAIL"):
         sys.exit("lr is a mess")
+    if given.get("seed") == os.environ.get("STANDIN_HUNGRY"):
+        resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+        bytearray(2**31)
     wanted = Wanted(
         "", "", "", {"algo.total_steps": STEPS, "env.action_repeat": 1}, {}, time.time()
     )

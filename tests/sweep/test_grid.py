@@ -58,6 +58,13 @@ def test_a_failing_cell_leaves_the_others_alone_and_tells_why(sweeping):
     assert [len(starts(cell)) for cell in sweeping.cells] == [1, 2, 1]
 
 
+def test_a_cell_without_memory_leaves_the_others_alone(sweeping):
+    code, out = sweeping("seed=0,1", STANDIN_HUNGRY="0")
+    assert code == 1 and out.rstrip().endswith("1 of 2 runs failed")
+    assert [row["state"] for row in sweeping.rows()] == ["failed", "finished"]
+    assert sweeping.rows()[0]["cause"] == "MemoryError"
+
+
 def test_a_refused_cell_leaves_the_others_alone(sweeping):
     code, out = sweeping("algo.horizon=0,5")
     assert code == 2

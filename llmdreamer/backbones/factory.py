@@ -24,9 +24,11 @@ def make_backbone(config: Config) -> Backbone:
     name = config.backbone.name
     asked = config.algo.world_model.recurrent_model.recurrent_state_size
     if asked is not None and asked != backbone.width:
+        path = config.backbone.path
+        what = f"at size {config.size}" if path is None else f"with backbone.path={path}"
         raise ConfigError(
-            f"algo.world_model.recurrent_model.recurrent_state_size={asked}: backbone={name} at size"
-            f" {config.size} is {backbone.width} wide"
+            f"algo.world_model.recurrent_model.recurrent_state_size={asked}: backbone={name} {what}"
+            f" is {backbone.width} wide"
         )
     return backbone
 

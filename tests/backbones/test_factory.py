@@ -1,5 +1,7 @@
 """What a backbone cannot be built from is one line; and the shapes are those of the checkpoints."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -9,6 +11,7 @@ from llmdreamer.catalogue import CATALOGUE
 from llmdreamer.errors import ConfigError
 
 torch.set_num_threads(1)
+BYTES = Path(__file__).parents[1] / "data" / "mamba-128x4-bytes"
 
 
 def test_a_context_longer_than_the_table_of_positions_is_refused(compose):
@@ -26,8 +29,11 @@ def test_a_table_from_scratch_has_as_many_positions_as_the_context_needs(context
 
 def test_a_recurrent_state_size_at_odds_with_the_backbone_is_refused(compose):
     key = "algo.world_model.recurrent_model.recurrent_state_size"
-    with pytest.raises(ConfigError, match=f"{key}=100: .* is 128 wide"):
+    with pytest.raises(ConfigError, match=f"{key}=100: backbone=gpt2 at size XS is 128 wide"):
         make_backbone(compose(f"{key}=100"))
+    there = ["backbone=mamba", "model=S", "pretrained=true", f"backbone.path={BYTES}"]
+    with pytest.raises(ConfigError, match=f"{key}=768: .* with backbone.path={BYTES} is 128 wide"):
+        make_backbone(compose(*there, f"{key}=768"))
 
 
 def test_a_gru_is_as_wide_as_it_is_asked_to_be_and_others_as_their_size(compose):

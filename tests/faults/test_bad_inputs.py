@@ -137,6 +137,7 @@ def test_a_device_that_is_not_there(command, tmp_path):
     [
         ("raise", "OSError: a fuse is blown"),
         ("nan", "key 'state': observation is not finite (NaN)"),
+        ("shape", "key 'state': observation of shape (3,), not (2,)"),
     ],
 )
 def test_an_environment_that_fails_is_told_with_its_number_its_step_and_its_traceback(

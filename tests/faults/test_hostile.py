@@ -277,9 +277,10 @@ def test_a_refused_secret_is_not_told(tmp_path, typed):
 def test_a_password_is_in_no_file_no_line_and_not_in_mlflow(tmp_path, monkeypatch):
     secret = "hunter2secret"
     uri = f"tracking.uri=http://me:{secret}@127.0.0.1:9"
-    code, said = run(
-        tmp_path, "run_name=run", uri, "algo.total_steps=20", "algo.learning_starts=19"
-    )
+    room = ["env=gym", "env.id=lightroom:LightRoom-v0", f"+env.kwargs.api_key={secret}"]
+    few = ["+env.kwargs.show=[state]", "algo.total_steps=20", "algo.learning_starts=19"]
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "data"))
+    code, said = run(tmp_path, "run_name=run", uri, *room, *few)
     assert code == 0 and secret not in said
     assert saved(tmp_path / "outputs" / "run")["collector"]["policy_step"] == 20
     store = f"sqlite:///{tmp_path}/mlflow.db"

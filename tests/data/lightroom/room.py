@@ -27,7 +27,8 @@ class LightRoom(gym.Env):
     Args:
         show: which of the three; one alone is shown without a Dict.
         act: the kind of action space.
-        fault: `raise`, `nan`, `kill` or `hang` on step 3, if `once` is not there yet; it is then.
+        fault: `raise`, `nan`, `shape`, `kill` or `hang` on step 3, if `once` is not there yet; it is then.
+        api_key: of nothing.
     """
 
     metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's own spelling)
@@ -38,6 +39,7 @@ class LightRoom(gym.Env):
         act: str = "discrete",
         fault: str = "",
         once: str = "",
+        api_key: str = "",
         render_mode: str | None = None,
     ) -> None:
         parts: dict[str, spaces.Space] = {
@@ -91,7 +93,8 @@ class LightRoom(gym.Env):
     def observe(self):
         image = np.zeros((20, 24, 3), np.uint8)
         image[:, :12, 0], image[:, 12:, 2] = 255 * self.lamps
-        state = np.full(2, np.nan) if self.broken else self.lamps
+        wrong = np.zeros(3) if self.fault == "shape" else np.full(2, np.nan)
+        state = wrong if self.broken else self.lamps
         parts = {
             "image": image,
             "state": state.astype(np.float32),

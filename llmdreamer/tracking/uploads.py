@@ -78,7 +78,7 @@ def sync(folder: Path, uri: str | None = None) -> int:
             shipper.ship()
             _close(shipper)
     except Timeout:
-        raise TrackingError(f"{folder} is being uploaded by another process") from None
+        raise TrackingError("it is being uploaded by another process") from None
     return shipper.rows
 
 

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -73,23 +74,45 @@ def test_a_run_is_recorded_and_a_resumed_one_goes_on_with_it(folder: Path, uri: 
     assert connect(uri).list_artifacts(first.info.run_id)[0].path == "config.yaml"
 
 
-def test_a_killed_run_is_uploaded_to_its_last_row_and_marked(folder: Path, uri: str):
-    program = f"""
+LIVES = """
 import sys, time
 from pathlib import Path
 from llmdreamer.tracking import RunInfo, Tracker
-tracker = Tracker.start(Path({str(folder)!r}), RunInfo("run", {{}}, {{}}), {uri!r}, "test")
+tracker = Tracker.start(Path(sys.argv[1]), RunInfo("run", {}, {}), sys.argv[2], "test")
 for step in range(500):
-    tracker.log({{"a": step, "b": -step}}, step)
-print("ready", flush=True)
+    tracker.log({"a": step, "b": -step}, step)
+print(tracker._process.pid, flush=True)
 time.sleep(600)
 """
-    command = [sys.executable, "-c", program]
+
+
+@contextmanager
+def killed(folder: Path, uri: str) -> Iterator[int]:
+    """A run of 500 rows that SIGKILL ends with the block; the process ID of its uploader."""
+    command = [sys.executable, "-c", LIVES, str(folder), uri]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        process.stdout.readline()
+        yield int(process.stdout.readline())
         os.kill(process.pid, signal.SIGKILL)
+
+
+def test_a_killed_run_is_uploaded_to_its_last_row_and_marked(folder: Path, uri: str):
+    with killed(folder, uri):
+        pass
     eventually(lambda: status_of(folder, uri) == "KILLED")
+    assert steps_of(folder, uri, "a") == steps_of(folder, uri, "b") == list(range(500))
+
+
+@pytest.mark.parametrize("uploaded", [0, 1], ids=["before a row", "on the way"])
+def test_of_a_run_killed_with_its_uploader_the_rest_is_replayed(
+    folder: Path, uri: str, uploaded: int
+):
+    with killed(folder, uri) as uploader:
+        if uploaded:
+            eventually(lambda: status_of(folder, uri) and steps_of(folder, uri, "a"))
+        os.kill(uploader, signal.SIGKILL)
+    eventually(lambda: main(["sync", str(folder)]) == 0)  # the dead take a moment to let go of the lock
+    assert status_of(folder, uri) == "KILLED"
     assert steps_of(folder, uri, "a") == steps_of(folder, uri, "b") == list(range(500))
 
 

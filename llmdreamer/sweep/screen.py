@@ -18,6 +18,7 @@ from rich.text import Text
 
 from llmdreamer.config import parse_objectives
 from llmdreamer.sweep.status import ENDED, Line, Sweep
+from llmdreamer.sweep.table import rounded
 
 REFRESH_EVERY = 1.0  # seconds
 _ORDER = ("running", "starting", "failed", "stopped", "waiting", "pruned", "finished")
@@ -145,17 +146,10 @@ def _shortener(lines: Sequence[Line]) -> Callable[[str], str]:
         for word in params.split():
             key, is_assigned, value = word.partition("=")
             name = key.rpartition(".")[2]
-            told.append(f"{name if last[name] == 1 else key}{is_assigned}{_rounded(value)}")
-        return " ".join(told)
+            told.append(f"{name if last[name] == 1 else key}{is_assigned}{value}")
+        return rounded(" ".join(told))
 
     return short
-
-
-def _rounded(value: str) -> str:
-    try:
-        return value if len(value) <= 6 else f"{float(value):.4g}"
-    except ValueError:
-        return value
 
 
 class Screen:

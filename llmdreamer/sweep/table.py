@@ -7,6 +7,7 @@ import io
 import math
 import statistics
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -143,7 +144,18 @@ def _cells(group: Sequence[Row], objectives: int, *, seeded: bool) -> list[str]:
         states[row.state] = states.get(row.state, 0) + 1
     told = [state if len(group) == 1 else f"{count} {state}" for state, count in states.items()]
     count = [str(len(done))] if seeded else []
-    return [group[0].label, *values, *count, ", ".join(told)]
+    return [rounded(group[0].label), *values, *count, ", ".join(told)]
+
+
+def rounded(assignments: str) -> str:
+    """Words `key=value`, each long number with four digits: nobody reads more in a table."""
+    words = []
+    for word in assignments.split(" "):
+        key, is_assigned, value = word.partition("=")
+        with suppress(ValueError):
+            value = value if len(value) <= 6 else f"{float(value):.4g}"
+        words.append(f"{key}{is_assigned}{value}")
+    return " ".join(words)
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ from llmdreamer.sweep.__main__ import main
 from llmdreamer.sweep.presence import Presence, is_held
 from llmdreamer.sweep.screen import Screen, drawn, plain
 from llmdreamer.sweep.status import Reader, write_header
-from llmdreamer.sweep.table import Row, read_csv, show, write_csv
+from llmdreamer.sweep.table import Row, read_csv, rounded, show, write_csv
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
@@ -136,6 +136,19 @@ def test_the_final_table_shows_what_was_typed_with_its_brackets():
     show(plan, rows, console)
     assert "│ target_modules=[c_attn]        │" in console.file.getvalue()
     assert "│ target_modules=[c_attn,c_proj] │" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("label", "short"),
+    [
+        ("lr=0.0023723300729921923 r=8", "lr=0.002372 r=8"),
+        ("lr=1.229217211548788e-05", "lr=1.229e-05"),
+        ("steps=128 modules=[c_attn,c_proj]", "steps=128 modules=[c_attn,c_proj]"),
+        ("scratch", "scratch"),
+    ],
+)
+def test_the_final_table_shows_four_digits_of_what_was_drawn(label, short):
+    assert rounded(label) == short
 
 
 def tree(folder: Path) -> dict[Path, int]:

@@ -1,12 +1,13 @@
 """Our gradient step beside SheepRL's at SheepRL's own XS shapes, in turns. Run by hand.
 
     python benchmarks/peers.py [--backbones gru gpt2 ...] [--venv DIR] [--threads 2] [--rounds 7]
-        [--minutes 10] [override ...]
+        [--minutes 10] [--peer OVERRIDE ...] [override ...]
 
 B 16, L 64, all 1024 starts, H 15, single precision, CartPole's vectors, random numbers. SheepRL is
 installed in an environment of its own (--venv), made on first use. Both sides take one step in turn, so
 that what else the machine does hits both; the ratio is of the medians, its range of the single rounds. Each
-backbone has its part of --minutes, installing not counted: then it has fewer rounds, but three.
+backbone has its part of --minutes, installing not counted: then it has fewer rounds, but three. Overrides of
+SheepRL's: `--peer algo.compile.enabled=True` compiles its losses, for some minutes, in the round not counted.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7, help="after one that is not counted")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all backbones together")
+    parser.add_argument("--peer", nargs="+", default=[], help="overrides of SheepRL's")
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
     prepare(given.threads)
@@ -78,6 +80,7 @@ def against(backbone: str, overrides: list[str], python: Path, given: argparse.N
         str(given.threads),
         str(PEER_BATCH),
         str(PEER_LENGTH),
+        *given.peer,
     ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

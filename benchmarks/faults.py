@@ -241,7 +241,7 @@ def saving(folder: Path, saves: int) -> int:
     trainer = Trainer(config, folder)
     while not trainer.updates:
         trainer.live()
-        trainer.learn()
+        list(trainer.learn())
     updates, held = Spent(), Spent()
     with Saver(Checkpoints(folder / "checkpoints", 2), check_finite) as saver:
         for _ in range(saves):

@@ -16,8 +16,9 @@ LARGEST_DENOMINATOR = 10**7
 class ReplayCredit:
     """Gradient updates owed, exact over a whole run.
 
-    After any calls, the updates handed out are floor(replay_ratio * (policy_step - prefill)) of the
-    furthest step told: nothing is lost or gained by rounding.
+    When nothing is due, the updates handed out are floor(replay_ratio * (policy_step - prefill)) of the
+    furthest step told: nothing is lost or gained by rounding. They are handed out one by one, so that a run
+    may be stopped between two of them, and goes on with those still due.
 
     Args:
         replay_ratio: gradient updates per policy step, prefill excluded; 0 or >= 1e-7.
@@ -35,16 +36,18 @@ class ReplayCredit:
         self._updates = 0
 
     def due(self, policy_step: int, prefill: int) -> int:
-        """Return the updates owed and not yet handed out; the caller now makes them.
+        """Return the updates owed and not yet handed out.
 
         Args:
             policy_step: actions chosen so far in all environments, prefill included.
             prefill: those chosen before learning starts; they owe nothing.
         """
-        owed = math.floor(self._ratio * max(0, policy_step - prefill)) - self._updates
-        owed = max(0, owed)
-        self._updates += owed
-        return owed
+        owed = math.floor(self._ratio * max(0, policy_step - prefill))
+        return max(0, owed - self._updates)
+
+    def hand_out(self) -> None:
+        """Count an update that the caller now makes."""
+        self._updates += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the updates handed out."""

@@ -157,11 +157,11 @@ class Run:
             self.journal.log(trainer.counts())
         budget, quiet = total * config.env.action_repeat, self.tracker is None
         with Display(budget, trainer.env_step, trainer.updates, quiet=quiet) as display:
-            while trainer.policy_step < total:
-                self._step(display)
+            while trainer.policy_step < total or trainer.owes():
+                self._step(display, interrupts)
                 if self.system.due():
                     self.journal.log(self.system.read())
-                if (received := parallel.largest(interrupts.received or 0)) > 0:
+                if (received := _signal(interrupts)) > 0:
                     self._save(display, ending=True)
                     raise self._stopped(received)
             self.journal.log(self.system.read())
@@ -182,20 +182,21 @@ class Run:
             print(f"stopped; go on with: python run.py resume={self.run_dir}{trust}", flush=True)
         return Stopped(signum)
 
-    def _step(self, display: Display) -> None:
+    def _step(self, display: Display, interrupts: Interrupts) -> None:
         config, trainer = self.config, self.trainer
-        for episode in trainer.live():
-            row = {"episode/return": episode.episode_return, "episode/length": episode.length}
-            self.journal.log({name: float(value) for name, value in row.items()})
-            display.update(trainer.env_step, episode_return=f"{episode.episode_return:.0f}")
-        self._pending += trainer.learn()
+        if not trainer.owes():  # else the run was stopped between two updates
+            self._live(display)
+        for metrics in trainer.learn():
+            self._pending.append(metrics)
+            if len(self._pending) >= config.tracking.log_every:
+                self._flush(display)
+            if trainer.owes() and _signal(interrupts) > 0:
+                return  # the rest of this step is for the next life
         if (seconds := trainer.compile_seconds) is not None and not self._compiled:
             self._compiled = True
             self.journal.log({"time/compile_seconds": seconds})
             display.say(f"compiled in {seconds:.0f} s")
         self.saver.look()
-        if len(self._pending) >= config.tracking.log_every:
-            self._flush(display)
         display.update(trainer.env_step)
         ending = trainer.policy_step >= config.algo.total_steps
         due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
@@ -210,6 +211,12 @@ class Run:
             )
         if _crossed(trainer, config.checkpoint.every) and not ending:
             self._save(display)
+
+    def _live(self, display: Display) -> None:
+        for episode in self.trainer.live():
+            row = {"episode/return": episode.episode_return, "episode/length": episode.length}
+            self.journal.log({name: float(value) for name, value in row.items()})
+            display.update(self.trainer.env_step, episode_return=f"{episode.episode_return:.0f}")
 
     def _flush(self, display: Display) -> None:
         """Log the updates since the last time."""
@@ -308,6 +315,11 @@ class Run:
         found = foretell(trainer.agent, config, config.eval.open_loop, config.seed)
         self.journal.log(found.metrics())
         tracker.artifact(found.save(self.run_dir / FILE))
+
+
+def _signal(interrupts: Interrupts) -> int:
+    """The signal that came, 0 without one; of several processes the same in all."""
+    return int(parallel.largest(interrupts.received or 0))
 
 
 def _crossed(trainer: Trainer, every: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,22 +115,28 @@ class Trainer:
         with self.clock.stage("environment"):
             return self.collector.step(explore_at_random=self.policy_step < self.prefill)
 
-    def learn(self) -> list[Metrics]:
-        """The gradient updates that the replay ratio owes by now.
+    def owes(self) -> bool:
+        """Whether the replay ratio asks for an update before the next policy step."""
+        # Streams differ by their episodes' ends, and an update is made by all or by none.
+        self._ready = self._ready or parallel.all_of(self.replay.ready)
+        return self._ready and self.credit.due(self.policy_step, self.prefill) > 0
+
+    def learn(self) -> Iterator[Metrics]:
+        """The gradient updates that are owed by now, each made as it is asked for.
+
+        The first ones may be thousands: they make up for all that waited for the first sequence. Between any
+        two the run may be saved, and the next life begins with those that are left.
 
         Raises:
             Diverged: if too many of them in a row were not finite.
         """
-        # Streams differ by their episodes' ends, and an update is made by all or by none.
-        self._ready = self._ready or parallel.all_of(self.replay.ready)
-        if not self._ready:
-            return []
         # Not at once: by now an action has been waited for, so the device has nothing left to do.
         self.guard.look()
-        if self.guard.fresh:
-            self._report()
-        due = self.credit.due(self.policy_step, self.prefill)
-        return [self._update() for _ in range(due)]
+        while self.owes():
+            if self.guard.fresh:
+                self._report()
+            self.credit.hand_out()
+            yield self._update()
 
     def _update(self) -> Metrics:
         with self.clock.stage("replay"):

@@ -52,6 +52,21 @@ def test_a_signal_leaves_a_checkpoint_however_often_it_comes(tmp_path, finished,
     assert differing(saved(folder), saved(finished[1])) == []
 
 
+def test_a_signal_between_the_updates_of_one_step_is_heard(tmp_path):
+    """The first updates make up for all that waited for a sequence: here 96 at once, elsewhere thousands."""
+    many = (*RUN, "env.num_envs=4", "algo.learning_starts=12", "replay_ratio=4")
+    folder, whole = tmp_path / "outputs" / "run", tmp_path / "whole"
+    whole.mkdir()
+    command, lines = Command(tmp_path, *many), folder / "metrics.jsonl"
+    assert command.until(lambda: lines.exists() and b"world_model/loss" in lines.read_bytes())
+    command.send(signal.SIGTERM)
+    assert command.wait()[0] == 143
+    state = saved(folder)
+    assert 5 <= state["optimizer"]["updates"] < 4 * (state["collector"]["policy_step"] - 12)
+    assert run(tmp_path, *many)[0] == run(whole, *many)[0] == 0
+    assert differing(saved(folder), saved(whole / "outputs" / "run")) == []
+
+
 def test_a_second_signal_while_the_checkpoint_is_written_spoils_nothing(tmp_path):
     """Of a model that takes some milliseconds to write, so that the second comes in time."""
     endless = ("algo.total_steps=1000000", "backbone.width=1536")

@@ -8,6 +8,14 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit
 
 
+def taken(credit, step, prefill=0):
+    """Hand out all that is due."""
+    due = credit.due(step, prefill)
+    for _ in range(due):
+        credit.hand_out()
+    return due
+
+
 @pytest.mark.parametrize(
     ("ratio", "steps", "updates"),
     [
@@ -29,22 +37,29 @@ def test_the_total_does_not_depend_on_how_often_one_asks(ratio):
     rng, credit, step, total = random.Random(0), ReplayCredit(ratio), 0, 0
     while step < 10_000:
         step = min(10_000, step + rng.randrange(1, 40))
-        total += credit.due(step, prefill=40)
+        total += taken(credit, step, prefill=40)
     assert total == ReplayCredit(ratio).due(10_000, prefill=40)
     assert total == {0.1: 996, 1 / 3: 3320, 0.3: 2988, 1 / 7: 1422, 2.4: 23904}[ratio]
 
 
 def test_prefill_owes_nothing():
     credit = ReplayCredit(1.0)
-    assert [credit.due(step, prefill=3) for step in range(1, 7)] == [0, 0, 0, 1, 1, 1]
+    assert [taken(credit, step, prefill=3) for step in range(1, 7)] == [0, 0, 0, 1, 1, 1]
 
 
 def test_a_restored_credit_neither_repeats_nor_forgets():
     first, second = ReplayCredit(0.5), ReplayCredit(0.5)
-    assert first.due(7, prefill=0) == 3
+    assert taken(first, 7) == 3
     second.load_state_dict(first.state_dict())
     assert second.due(7, prefill=0) == 0
     assert second.due(8, prefill=0) == 1
+
+
+def test_what_was_not_handed_out_is_still_due():
+    credit = ReplayCredit(2.0)
+    assert credit.due(3, prefill=0) == credit.due(3, prefill=0) == 6
+    credit.hand_out()
+    assert (credit.due(3, prefill=0), credit.due(4, prefill=0)) == (5, 7)
 
 
 @pytest.mark.parametrize("ratio", [-1, float("nan"), float("inf"), 1e-9])

@@ -111,7 +111,9 @@ def test_of_a_run_killed_with_its_uploader_the_rest_is_replayed(
         if uploaded:
             eventually(lambda: status_of(folder, uri) and steps_of(folder, uri, "a"))
         os.kill(uploader, signal.SIGKILL)
-    eventually(lambda: main(["sync", str(folder)]) == 0)  # the dead take a moment to let go of the lock
+    eventually(
+        lambda: main(["sync", str(folder)]) == 0
+    )  # the dead take a moment to let go of the lock
     assert status_of(folder, uri) == "KILLED"
     assert steps_of(folder, uri, "a") == steps_of(folder, uri, "b") == list(range(500))
 

@@ -126,13 +126,13 @@ def test_looking_does_not_wait_for_what_is_being_written(checkpoints):
 
 
 def test_a_step_of_training_looks_at_what_became_of_a_checkpoint(checkpoints):
-    nothing = SimpleNamespace(live=list, learn=list, compile_seconds=None)
+    nothing = SimpleNamespace(owes=bool, learn=list, compile_seconds=None)
     with Saver(checkpoints, refuse) as saver:
         saver.save(state(2), 2)
         saver._writing.exception(LIMIT)  # written, and refused
-        run = SimpleNamespace(config=None, trainer=nothing, journal=None, saver=saver, _pending=[])
+        run = SimpleNamespace(config=None, trainer=nothing, saver=saver, _live=lambda _: None)
         with pytest.raises(Diverged):
-            Run._step(run, None)
+            Run._step(run, None, None)
 
 
 def test_a_refused_last_state_is_told_on_leaving(checkpoints):

@@ -1,5 +1,6 @@
 """Every file of conf/ composes, and the presets hold the values they promise."""
 
+import math
 import os
 from pathlib import Path
 
@@ -92,6 +93,14 @@ def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_small
         assert getattr(algo, key) == getattr(recipe.algo, key), key
     for key in ("reconstruction", "unimix", "kl_dynamic", "kl_representation", "kl_free_nats"):
         assert getattr(world, key) == getattr(recipe.algo.world_model, key), key
+
+
+def test_the_test_of_memory_can_be_passed_by_remembering(compose):
+    cfg = compose("exp=tmaze")
+    world, length = cfg.algo.world_model, cfg.env.kwargs["length"]
+    assert length + 2 < world.hf_model.seq_len  # all of an episode is in sight
+    assert length < cfg.algo.horizon  # a dream from the sign reaches the fork
+    assert world.kl_free_nats < math.log(2)  # what a sign tells
 
 
 def test_a_typed_value_beats_the_experiment(compose):

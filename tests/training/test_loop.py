@@ -276,7 +276,8 @@ def test_the_saved_configuration_is_the_runs_own(recorded):
     assert from_yaml(run_dir / "config.yaml").seed == 3
 
 
-def test_sigterm_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path):
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_preempted_run_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path, signum, code):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     prepare(uri, "llmdreamer")  # here, where nobody waits for it
     typed = (*TINY, "backbone=gru", "run_name=stopped", f"tracking.uri={uri}")
@@ -295,11 +296,11 @@ def test_sigterm_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path):
         while not list(folder.glob("checkpoints/*.pt")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signum)
         out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert (process.returncode, "go on with: python run.py resume=" in out) == (143, True)
+    assert (process.returncode, "go on with: python run.py resume=" in out) == (code, True)
     assert saved(folder)["collector"]["policy_step"] >= 32
     # The uploader may outlive the run by a little; it says when it has told all.
     deadline = time.monotonic() + 60

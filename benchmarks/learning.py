@@ -149,11 +149,12 @@ def draw(groups: dict[str, list[Run]], reach: float | None) -> plot.Figure:
         name = f"{same[0].tags['arm']} (n={len(same)})"
         single = [(grid, row) for row in values]
         panels[label] = {name: plot.Curve(grid, bootstrap(values), single)}
-    figure = plot.curves(panels, "environment steps", "evaluation return")
-    axes = [axis for axis in figure.axes if axis.get_visible()]
-    limits = [axis.get_ylim() for axis in axes]
-    for axis in axes:
-        axis.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    seen = [value for same in groups.values() for run in same for value in run.evaluations.values()]
+    low, high = min(seen), max([*seen, *([] if reach is None else [reach])])
+    room = 0.05 * (high - low) or 1.0
+    limits = (low - room, high + room)
+    figure = plot.curves(panels, "environment steps", "evaluation return", limits=limits)
+    for axis in (axis for axis in figure.axes if axis.get_visible()):
         if reach is not None:
             axis.axhline(reach, color="#999999", lw=1, ls=(0, (4, 3)), zorder=0)
     return figure

@@ -26,9 +26,18 @@ class Curve:
 
 
 def curves(
-    panels: Mapping[str, Mapping[str, Curve]], xlabel: str, ylabel: str, *, runs: bool = True
+    panels: Mapping[str, Mapping[str, Curve]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    runs: bool = True,
+    limits: tuple[float, float] | None = None,
 ) -> Figure:
-    """A panel per environment, a line with a band per arm; thin lines are single runs."""
+    """A panel per environment, a line with a band per arm; thin lines are single runs.
+
+    Args:
+        limits: of every panel's y axis, by which the names at the lines' ends are placed; None: each its own.
+    """
     columns = 2 if len(panels) == 4 else min(3, len(panels))
     rows = -(-len(panels) // columns)
     chosen = styles(sorted({label for arms in panels.values() for label in arms}))
@@ -45,6 +54,8 @@ def curves(
             for label, curve in arms.items()
         }
         tidy(axis, xlabel, ylabel, title)
+        if limits is not None:
+            axis.set_ylim(*limits)
         name_ends(axis, ends, chosen)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)

@@ -3,7 +3,8 @@
     python benchmarks/growth.py [--backbones gru gpt2 mamba] [--threads 1] [override ...]
 
 Each of B, T, the imagined starts and H is doubled three times, the others as in the first row. The
-exponent is the slope of log time over log size: 1 is linear, less is a fixed cost that is spread.
+exponent is the slope of log time over log size: 1 is linear, less is a fixed cost that is spread. The last column
+is how far the farthest time lies from a straight line through all four.
 """
 
 from __future__ import annotations
@@ -39,7 +40,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given, overrides = parser.parse_known_args()
     prepare(given.threads)
-    table = Table("backbone", "what grows", *(f"x{factor}, ms" for factor in FACTORS), "exponent")
+    table = Table(
+        "backbone",
+        "what grows",
+        *(f"x{factor}, ms" for factor in FACTORS),
+        "exponent",
+        "off a line",
+    )
     found = []
     for backbone in given.backbones:
         for what, size in BASE.items():
@@ -48,12 +55,19 @@ def main() -> None:
                 for factor in FACTORS
             ]
             exponent = float(np.polyfit(np.log(FACTORS), np.log(seconds), 1)[0])
+            line = np.polyval(np.polyfit(FACTORS, seconds, 1), FACTORS)
+            off = float(np.abs(line / np.array(seconds) - 1).max())
             found.append(
-                {"backbone": backbone, "what": what, "seconds": seconds, "exponent": exponent}
+                {
+                    "backbone": backbone,
+                    "what": what,
+                    "seconds": seconds,
+                    "exponent": exponent,
+                    "off_a_line": off,
+                }
             )
-            table.add_row(
-                backbone, what, *(f"{one * 1e3:.0f}" for one in seconds), f"{exponent:.2f}"
-            )
+            times = [f"{one * 1e3:.0f}" for one in seconds]
+            table.add_row(backbone, what, *times, f"{exponent:.2f}", f"{100 * off:.0f}%")
     Console(width=100).print(table)
     if given.json is not None:
         given.json.write_text(json.dumps(found, indent=1))

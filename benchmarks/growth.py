@@ -3,8 +3,8 @@
     python benchmarks/growth.py [--backbones gru gpt2 mamba] [--threads 1] [override ...]
 
 Each of B, T, the imagined starts and H is doubled three times, the others as in the first row. The
-exponent is the slope of log time over log size: 1 is linear, less is a fixed cost that is spread. The last column
-is how far the farthest time lies from a straight line through all four.
+exponent is the slope of log time over log size: 1 is linear, less is a fixed cost that is spread. The last
+column is how far the farthest time lies from a straight line through all four.
 """
 
 from __future__ import annotations

@@ -16,10 +16,15 @@ WITHIN = 5.0  # seconds that the hub may take for a first word
 def is_reachable() -> bool:
     """Ask once in a process; whoever gets False reads what is in the cache and nothing else.
 
-    The hub's own client asks six times with longer and longer pauses, for every file.
+    The hub's own client asks six times with longer and longer pauses, for every file. It is told, because
+    transformers asks it for more than what it was asked for itself.
     """
-    if constants.is_offline_mode():
-        return False
+    if not constants.is_offline_mode() and not _answers():
+        constants.HF_HUB_OFFLINE = True
+    return not constants.is_offline_mode()
+
+
+def _answers() -> bool:
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310  (http or https)
     try:
         urllib.request.urlopen(request, timeout=WITHIN).close()  # noqa: S310

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from huggingface_hub import constants
+from transformers import AutoModel, GPT2Config
 
 from llmdreamer.backbones import hub
 from llmdreamer.backbones.factory import make_backbone
@@ -86,3 +87,21 @@ def test_without_the_hub_its_client_is_not_left_to_try(endpoint, refusing, monke
     with pytest.raises(ConfigError, match="not in the cache and the hub is unreachable"):
         make_backbone(compose("pretrained=true", "backbone.path=nobody/no-such-model"))
     assert not waits
+
+
+def test_without_the_hub_a_model_in_the_cache_is_loaded_at_once(
+    endpoint, refusing, monkeypatch, compose, tmp_path
+):
+    folder = tmp_path / "models--nobody--tiny"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text("abc123")
+    shape = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": 8}
+    AutoModel.from_config(GPT2Config(**shape, bos_token_id=0, eos_token_id=0)).save_pretrained(
+        folder / "snapshots" / "abc123"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    endpoint(refusing)
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    backbone = make_backbone(compose("pretrained=true", "backbone.path=nobody/tiny"))
+    assert backbone.width == 16 and not waits

@@ -50,12 +50,12 @@ class TrackingError(Exception):
 
 
 def resolve_uri(uri: str | None, folder: Path) -> str:
-    """Make a tracking URI absolute: None is `mlflow.db` in `folder`.
+    """Make a tracking URI absolute: None, or an empty one of the environment, is `mlflow.db` in `folder`.
 
     Raises:
         ConfigError: if MLflow would refuse the URI, or keep it in a place that does not last.
     """
-    if uri is None:
+    if not uri:
         return _SQLITE + str(folder.resolve() / "mlflow.db")
     scheme, colon, _ = uri.partition(":")
     if not colon or scheme == "file" or uri.startswith((".", "/", "~")):

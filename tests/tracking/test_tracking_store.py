@@ -17,8 +17,9 @@ from llmdreamer.tracking.store import (
 )
 
 
-def test_no_uri_is_a_database_in_the_folder(tmp_path: Path):
-    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+@pytest.mark.parametrize("uri", [None, ""])  # a variable that is set to nothing
+def test_no_uri_is_a_database_in_the_folder(tmp_path: Path, uri: str | None):
+    assert resolve_uri(uri, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_a_relative_database_is_made_absolute(tmp_path: Path):

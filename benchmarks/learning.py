@@ -168,9 +168,9 @@ def page(groups: dict[str, list[Run]], notes: list[str], title: str, reach: floa
     for label, same in groups.items():
         last = [[*run.evaluations.values()][-1] for run in same]
         found = bootstrap(np.array(last))
-        interval = "" if len(last) == 1 else f" [{found.low:.1f}, {found.high:.1f}]"
-        row = [label, str(len(same)), f"{found.value:.1f}{interval}", each(last, "{:.1f}".format)]
-        row.append(each([run.best for run in same], "{:.1f}".format))
+        interval = "" if len(last) == 1 else f" [{found.low:.4g}, {found.high:.4g}]"
+        row = [label, str(len(same)), f"{found.value:.4g}{interval}", each(last, "{:.4g}".format)]
+        row.append(each([run.best for run in same], "{:.4g}".format))
         if reach is not None:
             row.append(each([reached(run, reach) for run in same], str))
         rows.append([*row, f"{iqm(np.array([run.seconds for run in same])) / 3600:.2f}"])

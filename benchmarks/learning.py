@@ -150,12 +150,13 @@ def draw(groups: dict[str, list[Run]], reach: float | None) -> plot.Figure:
         single = [(grid, row) for row in values]
         panels[label] = {name: plot.Curve(grid, bootstrap(values), single)}
     seen = [value for same in groups.values() for run in same for value in run.evaluations.values()]
-    low, high = min(seen), max([*seen, *([] if reach is None else [reach])])
-    room = 0.05 * (high - low) or 1.0
-    limits = (low - room, high + room)
+    if reach is not None:
+        seen.append(reach)
+    room = 0.05 * (max(seen) - min(seen)) or 1.0
+    limits = (min(seen) - room, max(seen) + room)
     figure = plot.curves(panels, "environment steps", "evaluation return", limits=limits)
-    for axis in (axis for axis in figure.axes if axis.get_visible()):
-        if reach is not None:
+    if reach is not None:
+        for axis in figure.axes[: len(panels)]:
             axis.axhline(reach, color="#999999", lw=1, ls=(0, (4, 3)), zorder=0)
     return figure
 

@@ -128,8 +128,9 @@ def export(run_dir: Path, folder: Path, trust: Sequence[str] = ()) -> dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(to_yaml(_alone(config, agent)))
     (folder / SPACES).write_text(json.dumps(spaces, indent=1))
-    # Cloned, because safetensors refuses tensors that share memory, as views of one buffer do.
-    save_file({name: part.clone() for name, part in agent.state_dict().items()}, folder / WEIGHTS)
+    # Copies, because safetensors refuses tensors that share memory, or lie in it in another order.
+    weights = {name: part.clone().contiguous() for name, part in agent.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
     return {name: folder / name for name in (CONFIG, SPACES, WEIGHTS)}
 
 

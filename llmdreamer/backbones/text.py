@@ -208,15 +208,14 @@ def _token_table(source: str, vocabulary: Tensor) -> nn.Module:
     if local and not any((path / name).exists() for name in TOKENIZER_FILES):
         log.warning("%s has no tokenizer: texts are read byte by byte", source)
         return ByteTable()
+    offline = local or not is_reachable()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            path if local else source,
-            local_files_only=local or not is_reachable(),
-            trust_remote_code=False,
+            path if local else source, local_files_only=offline, trust_remote_code=False
         )
     # What a damaged or missing tokenizer raises depends on its kind.
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-        if local:
+        if local or not offline:
             raise ConfigError(f"backbone.path={source}: its tokenizer cannot be read") from error
         raise ConfigError(
             f"algo.text_keys needs the tokenizer of {source}, which is not in the cache and the "

@@ -319,7 +319,7 @@ class Run:
 
 def _signal(interrupts: Interrupts) -> int:
     """The signal that came, 0 without one; of several processes the same in all."""
-    return int(parallel.largest(interrupts.received or 0))
+    return parallel.largest(interrupts.received or 0)
 
 
 def _crossed(trainer: Trainer, every: int) -> bool:

@@ -132,9 +132,11 @@ class Trainer:
         """
         # Not at once: by now an action has been waited for, so the device has nothing left to do.
         self.guard.look()
-        while self.owes():
+        while True:
             if self.guard.fresh:
                 self._report()
+            if not self.owes():
+                return
             self.credit.hand_out()
             yield self._update()
 

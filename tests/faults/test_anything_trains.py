@@ -8,7 +8,6 @@ import shutil
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny import ROOT  # noqa: F401  (before anything imports torch)
 
 from llmdreamer.config import leaves
 

@@ -45,6 +45,14 @@ def test_after_ten_in_a_row_the_run_ends_and_keeps_its_last_good_checkpoint(copy
     assert contents(folder / "checkpoints") == before
 
 
+def test_to_give_up_no_further_update_is_waited_for(copy, untracked):
+    """Every second step owes one: the 31st and last is of step 126, and step 127 owes none."""
+    config, folder = copy
+    poison(config, folder, slice(None))
+    with pytest.raises(Diverged, match="31 updates in a row"):
+        train(going_on(config, folder, 127, max_skipped=31), folder)
+
+
 def test_a_row_of_nan_costs_the_updates_that_meet_it_and_no_more(copy, untracked, caplog):
     config, folder = copy
     poison(config, folder, 40)

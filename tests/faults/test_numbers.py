@@ -46,11 +46,11 @@ def test_after_ten_in_a_row_the_run_ends_and_keeps_its_last_good_checkpoint(copy
 
 
 def test_to_give_up_no_further_update_is_waited_for(copy, untracked):
-    """Every second step owes one: the 31st and last is of step 126, and step 127 owes none."""
+    """Every second step owes one: the fifth and last is of step 74, and step 75 owes none."""
     config, folder = copy
     poison(config, folder, slice(None))
-    with pytest.raises(Diverged, match="31 updates in a row"):
-        train(going_on(config, folder, 127, max_skipped=31), folder)
+    with pytest.raises(Diverged, match="5 updates in a row"):
+        train(going_on(config, folder, 75, max_skipped=5), folder)
 
 
 def test_a_row_of_nan_costs_the_updates_that_meet_it_and_no_more(copy, untracked, caplog):

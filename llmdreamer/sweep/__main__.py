@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -32,11 +33,15 @@ def main(arguments: list[str] | None = None) -> int:
             _list(chosen.root)
         else:
             _show(Reader(find(chosen.sweep, chosen.root)), chosen.watch, as_json=chosen.json)
+        sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
         return ConfigError.exit_code
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever reads, as `head` does, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        return 141
     return 0
 
 

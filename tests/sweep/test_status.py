@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -176,6 +177,21 @@ def test_a_sweep_that_is_not_there_is_one_line_with_those_that_are(tmp_path, mon
     assert capsys.readouterr().err == "there is no sweep ablation; there are s\n"
     assert main(["status"]) == 0
     assert capsys.readouterr().out == "s\n"
+
+
+def test_whoever_has_seen_enough_of_it_may_close_the_pipe(tmp_path):
+    Folders(tmp_path).row(state="finished", values=[1.0])
+    command = [sys.executable, "-m", "llmdreamer.sweep", "status", "s"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.environ["LLMDREAMER_ROOT"]},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as status:
+        status.stdout.close()
+        assert status.stderr.read() == b""
+    assert status.returncode == 141
 
 
 def test_plain_lines_are_not_cut_and_hold_the_shortest_names(tmp_path):

@@ -51,19 +51,19 @@ def ran(root, name, returns, best, *, seed=None, cell="a", status="FINISHED"):
 def test_the_page_tells_every_run_and_what_its_label_comes_to(main, tmp_path, capsys):
     ran(tmp_path, "a-b-0", [10.0, 40.0], 35.0)
     ran(tmp_path, "a-b-1", [30.0, 20.0], 25.0)
-    ran(tmp_path, "c-0", [5.0, 6.0], None, cell="b")
+    ran(tmp_path, "c-0", [5.0, 0.955], None, cell="b")
     ran(tmp_path, "c-1", [5.0], None, cell="b", status=None)
     out = tmp_path / "page"
     assert main(tmp_path, "--out", out, "--title", "Toys", "--reach", "30") == 0
     assert capsys.readouterr().out == f"{out / 'README.md'}\n"
     text = (out / "README.md").read_text()
     assert text.startswith("# Toys\n")
-    assert "| a-b | 2 | 30.0 [20.0, 40.0] | 40.0, 20.0 | 35.0, 25.0 | 200, 100 | 1.00 |" in text
-    assert "| c | 1 | 6.0 | 6.0 | - | - | 1.00 |" in text
+    assert "| a-b | 2 | 30 [20, 40] | 40, 20 | 35, 25 | 200, 100 | 1.00 |" in text
+    assert "| c | 1 | 0.955 | 0.955 | - | - | 1.00 |" in text
     assert "- c-1 is left out: it has not finished (None)." in text
     assert "python run.py seed=1\n" in text and "Commit: c0ffee." in text
     curves = pd.read_csv(out / "curves.csv")
-    assert curves["return"].tolist() == [10.0, 40.0, 30.0, 20.0, 5.0, 6.0]
+    assert curves["return"].tolist() == [10.0, 40.0, 30.0, 20.0, 5.0, 0.955]
     assert curves["env_step"].tolist() == [100, 200] * 3
     assert (out / "returns.png").read_bytes()[:4] == b"\x89PNG"
 

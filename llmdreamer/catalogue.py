@@ -165,6 +165,8 @@ ROTARY = frozenset(
     + ["smollm3", "stablelm", "starcoder2"]
 )
 LEARNED = frozenset({"gpt2"})
+DEAF = frozenset({"stablelm"})
+"""Of these, what hands nothing on to its attention that its `forward` is told besides."""
 SCANS = {"mamba": "llmdreamer.backbones.mamba.mix", "mamba2": "llmdreamer.backbones.mamba2.mix"}
 """What runs a layer of a state-space model, see `llmdreamer.backbones.statespace`."""
 LORA_TARGETS = {"mamba": ["in_proj"], "mamba2": ["in_proj"]}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from llmdreamer.backbones import branches
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.catalogue import LEARNED, ROTARY
+from llmdreamer.backbones.branches import Branches, branch_off
+from llmdreamer.catalogue import DEAF, LEARNED, ROTARY
 from llmdreamer.errors import ConfigError
+
+WORTH_SHARING = 3 * 2**20
+"""Bytes of a layer's keys and values, of all dreams, from which a past in common is faster than copies."""
 
 
 def is_known(config: PreTrainedConfig) -> bool:
@@ -122,6 +127,9 @@ class AttentionBackbone(Backbone):
         self.context = context
         self.input_rms = input_rms
         self.learned_positions = learned_positions
+        if model.config.model_type not in DEAF:
+            model.set_attn_implementation(branches.NAME)
+        self.shares = model.config._attn_implementation == branches.NAME
         # transformers 5.24 renamed it, warns of the old name, and drops it in 5.40.
         named = inspect.signature(model.forward).parameters
         self._cache_name = "cache" if "cache" in named else "past_key_values"
@@ -141,7 +149,13 @@ class AttentionBackbone(Backbone):
         deter = self._forward(tokens, visible.unsqueeze(1), position, cache)
         return deter, Encoded(_layers(cache), start, position)
 
-    def select(self, states: Encoded, indices: Tensor) -> Window:
+    def select(
+        self, states: Encoded, indices: Tensor, steps: int | None = None
+    ) -> Window | Branches:
+        if steps is not None and self._pays_to_share(states, indices, steps):
+            return branch_off(
+                states.layers, states.start, states.position, indices, self.context, steps
+            )
         # Column c holds the token that is context - 1 - c steps older than the start; the ring's
         # first column, too old for the next token to see, is the one it will overwrite.
         age = torch.arange(self.context - 1, -1, -1, device=indices.device)
@@ -169,7 +183,9 @@ class AttentionBackbone(Backbone):
         )
 
     @torch.no_grad()
-    def step(self, token: Tensor, state: Window) -> tuple[Tensor, Window]:
+    def step(self, token: Tensor, state: Window | Branches) -> tuple[Tensor, Window | Branches]:
+        if isinstance(state, Branches):
+            return self._step_branches(token, state)
         visible = state.visible.index_fill(1, state.slot, True)
         cached: Sequence[tuple[Tensor, Tensor] | None] = state.layers
         if not cached:
@@ -220,7 +236,33 @@ class AttentionBackbone(Backbone):
         slot = tensors["slot"].view(1)  # without dimension in checkpoints from before
         return Window(layers, tensors["visible"], tensors["position"], slot)
 
-    def _forward(self, tokens: Tensor, visible: Tensor, position: Tensor, cache: Cache) -> Tensor:
+    def _step_branches(self, token: Tensor, state: Branches) -> tuple[Tensor, Branches]:
+        columns = state.own[0][0].shape[2]
+        cache = Cache(layers=[RingLayer(columns, state.slot, pair) for pair in state.own])
+        deter = self._forward(
+            token.unsqueeze(1),
+            state.bias()[:, None, None],
+            state.position.unsqueeze(1),
+            cache,
+            past=state.past,
+        )
+        own, position, slot = _layers(cache), state.position + 1, state.slot + 1
+        return deter.squeeze(1), replace(state, own=own, position=position, slot=slot)
+
+    def _pays_to_share(self, states: Encoded, indices: Tensor, steps: int) -> bool:
+        """Whether dreams had better share their past than have a copy of it each.
+
+        A copy is read faster while it fits into a processor's cache; and where a dream is about as long as
+        the context, most of what it reads is its own in either way. Measured: benchmarks/branches.py.
+        """
+        keys, values = states.layers[0]
+        a_row = (keys[:, :, 0].numel() + values[:, :, 0].numel()) * keys.element_size()
+        copied = a_row * indices.shape[1] * self.context
+        return self.shares and self.context >= 2 * steps and copied >= WORTH_SHARING
+
+    def _forward(
+        self, tokens: Tensor, visible: Tensor, position: Tensor, cache: Cache, **attending: Any
+    ) -> Tensor:
         """Run the model under an explicit mask: (N, Q, D) tokens, (N, 1, Q, keys) visible."""
         if self.learned_positions is not None:
             position = position % self.learned_positions
@@ -232,6 +274,7 @@ class AttentionBackbone(Backbone):
             position_ids=position,
             use_cache=True,
             **{self._cache_name: cache},
+            **attending,
         )
         deter: Tensor = output.last_hidden_state
         return deter

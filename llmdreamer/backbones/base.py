@@ -51,12 +51,15 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def select(self, states: State, indices: Tensor) -> State:
+    def select(self, states: State, indices: Tensor, steps: int | None = None) -> State:
         """The memory after token `indices[b, i]` of row b, for each of n tokens a row.
 
         Args:
             states: of `observe`.
             indices: (B, n) of int64 in [0, T).
+            steps: how many will follow at most, which a backbone may make use of; None: nobody knows.
+                Without a number the state can do all that is said here; with one it may be good for `step`
+                alone, so often.
 
         Returns:
             The state of N = B * n streams, row-major, without gradient.

@@ -61,7 +61,7 @@ class GRUBackbone(Backbone):
         deter = torch.stack(memories, 1)
         return deter, deter
 
-    def select(self, states: Tensor, indices: Tensor) -> Tensor:
+    def select(self, states: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
         index = indices.unsqueeze(-1).expand(-1, -1, self.width)
         return states.detach().gather(1, index).flatten(0, 1)
 

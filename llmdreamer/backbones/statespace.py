@@ -118,7 +118,9 @@ class StateSpaceBackbone(Backbone):
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, list[LayerState]]:
         return self._run(tokens, [Along(is_first) for _ in self._layers()])
 
-    def select(self, states: list[LayerState], indices: Tensor) -> list[LayerState]:
+    def select(
+        self, states: list[LayerState], indices: Tensor, steps: int | None = None
+    ) -> list[LayerState]:
         row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
         # In the layout that `step` leaves, too: for another one it would be compiled anew.
         return [

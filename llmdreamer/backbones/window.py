@@ -59,7 +59,7 @@ class WindowBackbone(Backbone):
         encoded = self._encode(tokens.flatten(0, 1)[source])
         return encoded[window, offset], Observed(tokens.detach(), begin)
 
-    def select(self, states: Observed, indices: Tensor) -> Recent:
+    def select(self, states: Observed, indices: Tensor, steps: int | None = None) -> Recent:
         row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
         begin = states.begin[row, indices]
         column = torch.arange(self.context, device=indices.device)

@@ -74,25 +74,29 @@ def steps_from_a_selected_state_give_what_encoding_its_prefix_anew_gives(
 ) -> None:
     tokens, is_first = packed(backbone)
     _, states = backbone.observe(tokens, is_first)
-    _dream_on(backbone, states)
+    for steps in (None, 6, 7):
+        _dream_on(backbone, states, steps=steps)
 
 
 def _dream_on(
-    backbone: Backbone, states: object, agree: Callable[[Tensor, Tensor], None] = close
+    backbone: Backbone,
+    states: object,
+    agree: Callable[[Tensor, Tensor], None] = close,
+    steps: int | None = None,
 ) -> None:
     """Steps from `states`, of the packed sequences, against encoding all anew."""
     tokens, is_first = packed(backbone)
     indices = torch.tensor([[0, 4, 5, 11], [2, 3, 4, 11], [1, 3, 10, 11]])
-    state = backbone.select(states, indices)
+    state = backbone.select(states, indices, steps)
     dreamt = torch.randn(indices.numel(), 6, backbone.width)
-    steps = []
+    deters = []
     for t in range(6):
         deter, state = backbone.step(dreamt[:, t], state)
-        steps.append(deter)
+        deters.append(deter)
     for n, (row, t) in enumerate((r, int(t)) for r in range(B) for t in indices[r]):
         prefix = tokens[row, _start(is_first, row, t) : t + 1]
         anew = encode(backbone, torch.cat([prefix, dreamt[n]]))
-        agree(torch.stack(steps, 1)[n], anew[len(prefix) :])
+        agree(torch.stack(deters, 1)[n], anew[len(prefix) :])
 
 
 @torch.no_grad()
@@ -100,9 +104,10 @@ def selecting_leaves_the_observed_states_as_they_were(backbone: Backbone) -> Non
     tokens, is_first = packed(backbone)
     _, states = backbone.observe(tokens, is_first)
     token = torch.randn(B, backbone.width)
-    first, _ = backbone.step(token, backbone.select(states, LAST))
-    second, _ = backbone.step(token, backbone.select(states, LAST))
-    assert torch.equal(first, second)
+    for steps in (None, 2):
+        first, _ = backbone.step(token, backbone.select(states, LAST, steps))
+        second, _ = backbone.step(token, backbone.select(states, LAST, steps))
+        assert torch.equal(first, second)
 
 
 @torch.no_grad()
@@ -189,7 +194,8 @@ def under_autocast_dreams_stay_near_encoding_anew(backbone: Backbone) -> None:
 
     with torch.autocast("cpu", torch.bfloat16):
         _, states = backbone.observe(tokens, is_first)
-        _dream_on(backbone, states, near)
+        for steps in (None, 6):
+            _dream_on(backbone, states, near, steps)
 
 
 @torch.no_grad()

@@ -49,7 +49,7 @@ class Learner:
         with self.clock.stage("imagination"), self._precision(batch):
             starts = self._starts(world.latent.deter)
             latent = world_model.code(_select(world.latent, starts))
-            memory = world_model.select(world, starts)
+            memory = world_model.select(world, starts, self.algo.horizon)
             with world_model.backbone.merged():
                 imagined = imagine(
                     world_model, behavior.sample, latent, memory, self.algo.horizon, pieces.dream

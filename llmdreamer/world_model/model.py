@@ -177,11 +177,15 @@ class WorldModel(nn.Module):
             return self.backbone.reset(state, is_first)
         return begin_prompted(self.prompt, self.backbone, state, is_first, observations)
 
-    def select(self, observed: Observed, indices: Tensor) -> State:
-        """The memory behind the latents at (b, indices[b, i]), (B, n): of N = B * n streams."""
+    def select(self, observed: Observed, indices: Tensor, steps: int | None = None) -> State:
+        """The memory behind the latents at (b, indices[b, i]), (B, n): of N = B * n streams.
+
+        Args:
+            steps: how many will be dreamt on from there at most; None: any number.
+        """
         if observed.column is not None:
             indices = observed.column.gather(1, indices)
-        return self.backbone.select(observed.states, indices)
+        return self.backbone.select(observed.states, indices, steps)
 
     def infer(self, embedding: Tensor, deter: Tensor) -> Tensor:
         """The posterior after an observation (..., E) at memory (..., D): log-probabilities."""

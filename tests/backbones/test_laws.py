@@ -4,10 +4,11 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from llmdreamer.backbones import make_backbone
-from llmdreamer.backbones.attention import AttentionBackbone
+from llmdreamer.backbones import attention, make_backbone
+from llmdreamer.backbones.attention import AttentionBackbone, Window
+from llmdreamer.backbones.branches import Branches
 from llmdreamer.backbones.window import WindowBackbone
-from llmdreamer.catalogue import ROTARY
+from llmdreamer.catalogue import DEAF, ROTARY
 from llmdreamer.testing.backbone_laws import LAWS, T, close, encode
 
 torch.set_num_threads(1)
@@ -40,6 +41,12 @@ CASES = {
 }
 
 
+@pytest.fixture
+def sharing(monkeypatch):
+    """Dreams share their past however few they are: from how many on that is faster, benchmarks say."""
+    monkeypatch.setattr(attention, "WORTH_SHARING", 0)
+
+
 @pytest.fixture(params=CASES)
 def backbone(request, compose):
     torch.manual_seed(0)
@@ -49,6 +56,51 @@ def backbone(request, compose):
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
 def test_every_backbone_keeps_the_law_that(law, backbone):
     law(backbone)
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", ["gpt2", "smollm2", "qwen3", "pythia"])
+def test_with_dreams_that_share_their_past_it_keeps_the_law_that(law, name, compose, sharing):
+    torch.manual_seed(0)
+    law(make_backbone(compose(*case(name, 16))).eval())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("adapted", ["peft=true", "peft=false"])
+@pytest.mark.parametrize("name", ["gpt2", "smollm2"])
+def test_dreams_are_the_same_whether_they_share_their_past(name, adapted, compose, monkeypatch):
+    torch.manual_seed(0)
+    backbone = make_backbone(compose(*case(name, 8), adapted)).eval()
+    tokens = torch.randn(3, 20, backbone.width)
+    is_first = torch.zeros(3, 20, dtype=torch.bool)
+    is_first[0, 0] = is_first[1, 9] = is_first[2, 19] = True
+    _, states = backbone.observe(tokens, is_first)
+    starts = torch.tensor([[0, 7, 12], [8, 9, 10], [1, 18, 19]])
+    dreamt = torch.randn(4, 9, backbone.width)
+    found = []
+    for worth, kind in ((1 << 40, Window), (0, Branches)):
+        monkeypatch.setattr(attention, "WORTH_SHARING", worth)
+        state = backbone.select(states, starts, len(dreamt))
+        assert isinstance(state, kind)
+        for token in dreamt:
+            deter, state = backbone.step(token, state)
+            found.append(deter)
+    for copied, shared in zip(found[:4], found[4:], strict=True):
+        close(shared, copied)
+
+
+@torch.no_grad()
+def test_a_past_is_shared_where_it_pays(compose):
+    backbone = make_backbone(compose(*case("gpt2", 32))).eval()
+    _, states = backbone.observe(torch.randn(16, 32, 128), torch.zeros(16, 32, dtype=torch.bool))
+
+    def chosen(starts, steps):
+        return type(backbone.select(states, torch.arange(starts).expand(16, -1), steps))
+
+    assert chosen(8, 15) is Branches  # the default run's
+    assert chosen(4, 15) is Window  # two megabytes: in the cache
+    assert chosen(8, 17) is Window  # of what is read, most is its own
+    assert chosen(8, None) is Window  # nobody knows for how long
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -160,7 +212,7 @@ def test_the_scan_computes_what_transformers_computes(kind, config, compose):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", sorted(ROTARY))
-def test_every_architecture_trusted_with_our_mask_keeps_the_laws(kind, compose):
+def test_every_architecture_trusted_with_our_mask_keeps_the_laws(kind, compose, sharing):
     default = AutoConfig.for_model(kind)
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     small |= {"num_key_value_heads": 2, "intermediate_size": 64, "head_dim": 16}
@@ -174,12 +226,18 @@ def test_every_architecture_trusted_with_our_mask_keeps_the_laws(kind, compose):
     tokens = torch.randn(1, T, 32)
     is_first = torch.zeros(1, T, dtype=torch.bool)
     is_first[0, 5] = True
-    deter, _ = backbone.observe(tokens, is_first)
+    deter, states = backbone.observe(tokens, is_first)
     close(deter[0, 5:], encode(backbone, tokens[0, 5:]))
     state = backbone.initial(1)
     for t in range(T):
         stepped, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
         close(stepped, deter[:, t])
+    starts = torch.tensor([[2, 5, 8, 9]])
+    state = backbone.select(states, starts, 2)
+    assert isinstance(state, Branches) == (kind not in DEAF)
+    for ahead in (1, 2):
+        stepped, state = backbone.step(tokens[0, starts[0] + ahead], state)
+        close(stepped, deter[0, starts[0] + ahead])
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ from smallest import TINY, differing, rows, saved
 from torch._dynamo.utils import counters
 
 from llmdreamer import parallel
+from llmdreamer.backbones import attention
+from llmdreamer.backbones.branches import Branches
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking.spool import read
 from llmdreamer.training.agent import Agent
@@ -137,6 +139,17 @@ def test_a_compiled_dream_of_the_gru_is_the_plain_one_and_is_compiled_once(learn
 def test_every_kind_of_backbone_has_whole_graphs_which_are_made_once(learner, traced, family):
     overrides, pieces = FAMILIES[family]
     check_whole(learner(*overrides), pieces)
+
+
+def test_dreams_that_share_their_past_have_whole_graphs_too(learner, traced, monkeypatch):
+    monkeypatch.setattr(attention, "WORTH_SHARING", 0)
+    one = learner(*GPT2, "algo.horizon=2", "algo.world_model.hf_model.seq_len=4")
+    begun, select = [], one.agent.world_model.backbone.select
+    monkeypatch.setattr(
+        one.agent.world_model.backbone, "select", lambda *a: begun.append(select(*a)) or begun[-1]
+    )
+    check_whole(one, 4)
+    assert begun and all(isinstance(state, Branches) for state in begun)
 
 
 def test_bfloat16_is_compiled_too(learner, traced):

@@ -68,7 +68,7 @@ class MinLSTM(Backbone):
             x = layer(x, memories[-1])
         return x, torch.stack(memories, 2)  # (B, T, layers, D)
 
-    def select(self, states: Tensor, indices: Tensor) -> Tensor:
+    def select(self, states: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
         row = torch.arange(len(indices), device=indices.device).unsqueeze(1)
         return states.detach()[row, indices].flatten(0, 1)
 

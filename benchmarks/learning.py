@@ -1,6 +1,7 @@
 """What finished runs have learned, from their folders: a page with table and figure, and CSV files.
 
     python benchmarks/learning.py runs/learning --out docs/results/cartpole [--title T] [--reach 475]
+        [--published analysis/data/dmc_proprio.csv]
 
 A run's folder is called LABEL-SEED, as `runs/learning/gpt2-0`; runs of one label differ in nothing but
 the seed.
@@ -24,6 +25,7 @@ import pandas as pd
 from llmdreamer.analysis import plot
 from llmdreamer.analysis.aggregate import bootstrap, iqm
 from llmdreamer.analysis.part import Part, save
+from llmdreamer.analysis.published import published_curves, read_published, task_of
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking.record import RunFiles, Wanted, load
 from llmdreamer.tracking.spool import read
@@ -35,6 +37,10 @@ table: interquartile mean (of up to three runs the mean), 95% percentile bootstr
 too narrow for so few; thin lines are single runs. The best policy is that of the highest evaluation on
 the way, on episodes that it was not chosen by. Hours are by the clock, on whatever else the machine
 did."""
+
+PUBLISHED = """\
+Published: score files of danijar/dreamerv3 (MIT), here up to step {step:,}; whose, and what they count: \
+analysis/data/README.md."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
     parser.add_argument("--title", help="of the page (default: the environment)")
     parser.add_argument("--reach", type=float, help="a return: at which step was it reached?")
+    parser.add_argument("--published", type=Path, help="table of curves to draw DreamerV3's beside")
     args = parser.parse_args()
     try:
         runs, notes = find(args.runs)
-        write(runs, notes, args.out, args.title or runs[0].tags["env"], args.reach)
+        beside = published(runs, args.published)
+        write(runs, notes, args.out, args.title or runs[0].tags["env"], args.reach, beside)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -98,6 +106,22 @@ def find(folder: Path) -> tuple[list[Run], list[str]]:
     return runs, notes
 
 
+def published(runs: list[Run], path: Path | None) -> dict[str, plot.Curve]:
+    """What DreamerV3's author published of the runs' task, as far as they went: none, or one curve.
+
+    Raises:
+        ConfigError: if the table has nothing of it.
+    """
+    if path is None:
+        return {}
+    task, until = task_of(runs[0].tags["env"]), max(max(run.evaluations) for run in runs)
+    rows = read_published(path)
+    rows = rows[(rows["task"] == task) & (rows["method"] == "dreamerv3")]
+    if rows.empty:
+        raise ConfigError(f"--published: {path} has no {task}")
+    return published_curves(rows, until)
+
+
 def by_label(runs: list[Run]) -> dict[str, list[Run]]:
     labels = sorted({run.label for run in runs})
     return {
@@ -106,7 +130,14 @@ def by_label(runs: list[Run]) -> dict[str, list[Run]]:
     }
 
 
-def write(runs: list[Run], notes: list[str], out: Path, title: str, reach: float | None) -> None:
+def write(
+    runs: list[Run],
+    notes: list[str],
+    out: Path,
+    title: str,
+    reach: float | None,
+    beside: dict[str, plot.Curve],
+) -> None:
     """Write the page and what belongs to it."""
     groups = by_label(runs)
     curves = pd.DataFrame(
@@ -119,10 +150,10 @@ def write(runs: list[Run], notes: list[str], out: Path, title: str, reach: float
         columns=["label", "seed", "env_step", "return"],
     )
     single = pd.DataFrame([row_of(run, reach) for same in groups.values() for run in same])
-    save(Part(title, figures={"returns": draw(groups, reach)}), out)
+    save(Part(title, figures={"returns": draw(groups, reach, beside)}), out)
     curves.to_csv(out / "curves.csv", index=False)
     single.to_csv(out / "runs.csv", index=False)
-    (out / "README.md").write_text(page(groups, notes, title, reach), encoding="utf-8")
+    (out / "README.md").write_text(page(groups, notes, title, reach, beside), encoding="utf-8")
 
 
 def row_of(run: Run, reach: float | None) -> dict[str, object]:
@@ -140,16 +171,20 @@ def reached(run: Run, reach: float) -> int | None:
     return next((step for step, value in run.evaluations.items() if value >= reach), None)
 
 
-def draw(groups: dict[str, list[Run]], reach: float | None) -> plot.Figure:
-    """A panel a label, all of one scale."""
+def draw(
+    groups: dict[str, list[Run]], reach: float | None, beside: dict[str, plot.Curve]
+) -> plot.Figure:
+    """A panel a label, all of one scale, what is published in each."""
     panels = {}
     for label, same in groups.items():
         grid = np.array([*same[0].evaluations], np.float64)
         values = np.array([[*run.evaluations.values()] for run in same])
         name = f"{same[0].tags['arm']} (n={len(same)})"
         single = [(grid, row) for row in values]
-        panels[label] = {name: plot.Curve(grid, bootstrap(values), single)}
+        panels[label] = {name: plot.Curve(grid, bootstrap(values), single), **beside}
     seen = [value for same in groups.values() for run in same for value in run.evaluations.values()]
+    for curve in beside.values():
+        seen += [curve.estimate.low.min(), curve.estimate.high.max()]
     if reach is not None:
         seen.append(reach)
     room = 0.05 * (max(seen) - min(seen)) or 1.0
@@ -161,7 +196,13 @@ def draw(groups: dict[str, list[Run]], reach: float | None) -> plot.Figure:
     return figure
 
 
-def page(groups: dict[str, list[Run]], notes: list[str], title: str, reach: float | None) -> str:
+def page(
+    groups: dict[str, list[Run]],
+    notes: list[str],
+    title: str,
+    reach: float | None,
+    beside: dict[str, plot.Curve],
+) -> str:
     """The page in Markdown."""
     head = ["runs", "n", "last evaluation, IQM [95%]", "last, each", "best policy, each"]
     head += [] if reach is None else [f"first at {reach:g}, step"]
@@ -175,6 +216,12 @@ def page(groups: dict[str, list[Run]], notes: list[str], title: str, reach: floa
         if reach is not None:
             row.append(each([reached(run, reach) for run in same], str))
         rows.append([*row, f"{iqm(np.array([run.seconds for run in same])) / 3600:.2f}"])
+    for name, curve in beside.items():
+        found = curve.estimate
+        value, low, high = (float(part[-1]) for part in (found.value, found.low, found.high))
+        rows.append([f"{name}, published", str(found.n), f"{value:.4g} [{low:.4g}, {high:.4g}]"])
+        rows[-1] += ["-"] * (len(rows[0]) - len(rows[-1]))
+        notes = [*notes, PUBLISHED.format(step=int(curve.grid[-1]))]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
     commits = sorted({run.tags["commit"] for same in groups.values() for run in same})

@@ -49,7 +49,7 @@ def against_published(
         until = float(ours["env_step"].max()) if len(ours) else 500_000.0
     panels = {}
     for task in tasks:
-        arms = _published(published[published["task"] == task], until)
+        arms = published_curves(published[published["task"] == task], until)
         arms |= _ours(ours[ours["task"] == task])
         panels[task] = arms
     text.append(
@@ -60,7 +60,8 @@ def against_published(
     return Part(title, text, figures={"against-published": figure})
 
 
-def _published(rows: pd.DataFrame, until: float) -> dict[str, plot.Curve]:
+def published_curves(rows: pd.DataFrame, until: float) -> dict[str, plot.Curve]:
+    """A task's published rows as a curve for each method, up to an environment step."""
     curves = {}
     for method, of_method in rows.groupby("method", sort=True):
         runs = [

@@ -68,6 +68,26 @@ def test_the_page_tells_every_run_and_what_its_label_comes_to(main, tmp_path, ca
     assert (out / "returns.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_published_curves_stand_beside_ours(main, tmp_path, capsys):
+    ran(tmp_path, "a-0", [10.0, 40.0], 35.0)
+    table = tmp_path / "published.csv"
+    rows = [("dreamerv3", "Toy", 0, 100, 3.0), ("dreamerv3", "Toy", 0, 200, 7.0)]
+    rows += [("dreamerv3", "Toy", 1, 100, 3.0), ("dreamerv3", "Toy", 1, 200, 7.0)]
+    rows += [("dreamerv3", "Toy", s, 300, 99.0) for s in (0, 1)]  # later than ours went
+    rows += [("ppo_fixhp", "Toy", 0, 200, 50.0), ("dreamerv3", "Other", 0, 200, 60.0)]
+    columns = ["method", "task", "seed", "env_step", "episode_return"]
+    pd.DataFrame(rows, columns=columns).to_csv(table, index=False)
+    out = tmp_path / "page"
+    assert main(tmp_path, "--out", out, "--published", table) == 0
+    text = (out / "README.md").read_text()
+    assert "| DreamerV3 (n=2), published | 2 | 7 [7, 7] | - | - | - |" in text
+    assert "- Published: score files of danijar/dreamerv3 (MIT), here up to step 200" in text
+
+    pd.DataFrame(rows[-1:], columns=columns).to_csv(table, index=False)
+    assert main(tmp_path, "--out", tmp_path / "other", "--published", table) == 2
+    assert capsys.readouterr().err == f"--published: {table} has no Toy\n"
+
+
 @pytest.mark.parametrize(
     ("made", "line"),
     [

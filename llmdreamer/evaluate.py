@@ -37,9 +37,7 @@ def _evaluate(args: argparse.Namespace) -> str:
     agent = restore_agent(config, Checkpoints(folder, config.checkpoint.keep))
     seed = config.seed if args.seed is None else args.seed
     result = evaluate(agent, config.env, args.episodes, seed)
-    line = (
-        f"return {result.mean:.1f} ± {result.deviation:.1f} (mean ± sd of {args.episodes} episodes)"
-    )
+    line = f"return {result} (mean ± sd of {args.episodes} episodes)"
     if args.video is not None:
         line += f"\nvideo  {record_video(agent, config.env, seed, args.video)}"
     return line

@@ -43,6 +43,11 @@ class Evaluation:
         """Standard deviation over the episodes; 0 for a single one."""
         return float(self.returns.std(ddof=1)) if len(self.returns) > 1 else 0.0
 
+    def __str__(self) -> str:
+        """`487.6 ± 15.5`; with a decimal more where returns are below ten."""
+        digits = 1 if max(abs(self.mean), self.deviation) >= 10 else 2
+        return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f}"
+
     def metrics(self) -> dict[str, float]:
         return {
             "eval/return": self.mean,

@@ -206,8 +206,8 @@ class Run:
             self.journal.log(result.metrics())
             self._offer(result)
             display.say(
-                f"evaluation at env step {trainer.env_step}: {result.mean:.1f} ± "
-                f"{result.deviation:.1f} over {config.eval.episodes} episodes"
+                f"evaluation at env step {trainer.env_step}: {result} "
+                f"over {config.eval.episodes} episodes"
             )
         if _crossed(trainer, config.checkpoint.every) and not ending:
             self._save(display)

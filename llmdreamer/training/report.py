@@ -53,14 +53,12 @@ def summary(
 ) -> str:
     """The last lines of a run."""
     lines = [
-        f"evaluation return  {result.mean:.1f} ± {result.deviation:.1f} "
-        f"(mean ± sd of {len(result.returns)} episodes, policy mode)",
+        f"evaluation return  {result} (mean ± sd of {len(result.returns)} episodes, policy mode)",
     ]
     if best is not None:
-        found = best.evaluation
         lines.append(
-            f"best policy        {found.mean:.1f} ± {found.deviation:.1f} "
-            f"(of env step {best.env_step}, on {len(found.returns)} other episodes)"
+            f"best policy        {best.evaluation} "
+            f"(of env step {best.env_step}, on {len(best.evaluation.returns)} other episodes)"
         )
     lines += [
         f"run                {run_dir}",

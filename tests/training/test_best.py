@@ -44,6 +44,19 @@ def kept(best: BestPolicy) -> float:
     return target.weight[0, 0].item()
 
 
+@pytest.mark.parametrize(
+    ("returns", "told"),
+    [
+        ([500.0, 475.0], "487.5 ± 17.7"),
+        ([0.955, 0.0], "0.48 ± 0.68"),
+        ([-9.99, -9.99], "-9.99 ± 0.00"),
+        ([0.0, 30.0], "15.0 ± 21.2"),
+    ],
+)
+def test_small_returns_are_told_to_a_hundredth(returns, told):
+    assert str(scored(*returns)) == told
+
+
 def test_the_highest_mean_is_kept_and_of_equal_ones_the_latest(tmp_path, saver):
     best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
     assert best.policy_step is None

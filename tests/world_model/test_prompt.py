@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llmdreamer.backbones import attention
 from llmdreamer.backbones.text import TextPrompt, TokenTable
 from llmdreamer.errors import ConfigError
 from llmdreamer.functional import mode_one_hot
@@ -130,12 +131,14 @@ def test_acting_is_told_as_training_is(arm, context, make):
 
 @torch.no_grad()
 @pytest.mark.parametrize("context", ANY_CONTEXT)
-def test_a_dream_remembers_what_was_told(arm, context, make):
+@pytest.mark.parametrize("steps", [None, 1])  # told how many follow, attention may share its past
+def test_a_dream_remembers_what_was_told(arm, context, steps, make, monkeypatch):
+    monkeypatch.setattr(attention, "WORTH_SHARING", 0)
     world, batch = make(*arm, context=context).world_model, make_batch("ab", "abcdef", "c")
     observed = world.observe(batch)
     starts = torch.arange(T).expand(B, T)
     code = world.code(Latent(*(part.flatten(0, 1) for part in observed.latent)))
-    memory = world.select(observed, starts)
+    memory = world.select(observed, starts, steps)
     dreamt, _ = world.dream(code, batch.action[:, 1:].flatten(0, 1), memory)
     # The row that follows takes the same token, where it is of the same episode.
     goes_on = ~batch.is_first[:, 2:]

@@ -22,7 +22,9 @@ class KeysConfig:
 @dataclass
 class TextKeysConfig:
     encoder: list[str] = field(default_factory=list)
-    sequence: list[str] = field(default_factory=list)  # not in runs saved before it was there
+    # These two are not in runs saved before they were there.
+    decoder: list[str] = field(default_factory=list)
+    sequence: list[str] = field(default_factory=list)
 
 
 @dataclass

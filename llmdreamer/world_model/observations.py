@@ -15,6 +15,7 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.functional import symexp
 from llmdreamer.nets import VectorDecoder, VectorEncoder
 from llmdreamer.types import EnvSpec, Kind
+from llmdreamer.world_model.words import WordsDecoder
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
@@ -55,16 +56,18 @@ class ObservationEncoder(nn.Module):
 
 
 class ObservationDecoder(nn.Module):
-    """What of an observation the feature must hold: vectors and images. Texts are not predicted."""
+    """What of an observation the feature must hold: vectors, images, and which words a text has."""
 
     def __init__(self, features: int, spec: EnvSpec, algo: AlgoConfig) -> None:
         super().__init__()
         shapes, units, layers = spec.observations, algo.dense_units, algo.mlp_layers
-        self.vector = self.image = None
+        self.vector = self.image = self.words = None
         if algo.mlp_keys.decoder:
             self.vector = VectorDecoder(features, shapes, algo.mlp_keys.decoder, units, layers)
         if algo.cnn_keys.decoder:
             self.image = ImageDecoder(features, shapes, algo.cnn_keys.decoder, algo.cnn_depth)
+        if algo.text_keys.decoder:
+            self.words = WordsDecoder(features, algo.text_keys.decoder, units, layers)
 
     @property
     def vectors(self) -> list[str]:
@@ -83,9 +86,9 @@ class ObservationDecoder(nn.Module):
         return {key: symexp(value) for key, value in vectors.items()}, images
 
     def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the decoders' squared errors, 0 without any: (B, T, F) -> (B, T)."""
+        """The sum of the decoders' errors, 0 without any: (B, T, F) -> (B, T)."""
         total = feature.new_zeros(feature.shape[:-1])
-        for part in (self.vector, self.image):
+        for part in (self.vector, self.image, self.words):
             if part is not None:
                 total = total + part.loss(feature, observations)
         return total
@@ -104,6 +107,7 @@ def check_keys(spec: EnvSpec, algo: AlgoConfig) -> None:
         ("algo.cnn_keys.encoder", "image", algo.cnn_keys.encoder),
         ("algo.cnn_keys.decoder", "image", algo.cnn_keys.decoder),
         ("algo.text_keys.encoder", "text", algo.text_keys.encoder),
+        ("algo.text_keys.decoder", "text", algo.text_keys.decoder),
         ("algo.text_keys.sequence", "text", algo.text_keys.sequence),
     ]
     for name, kind, keys in groups:

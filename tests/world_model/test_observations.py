@@ -91,10 +91,11 @@ def test_embeddings_stand_side_by_side_and_each_input_moves_its_own(algo, seen):
         assert moved[own].any() and moved.sum() == moved[own].sum(), key
 
 
-def test_the_loss_is_the_sum_of_vectors_and_images(algo, seen):
+def test_the_loss_is_the_sum_of_vectors_images_and_words(algo, seen):
     decoder = ObservationDecoder(5, ALL, algo)
     feature = torch.randn(2, 3, 5)
-    alone = decoder.vector.loss(feature, seen) + decoder.image.loss(feature, seen)
+    parts = (decoder.vector, decoder.image, decoder.words)
+    alone = sum(part.loss(feature, seen) for part in parts)
     torch.testing.assert_close(decoder.loss(feature, seen), alone)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from llmdreamer.envs import fetch_two
 from llmdreamer.envs.plain import Packer, Unpacker
 from llmdreamer.envs.wrappers import ActionRepeat
 from llmdreamer.errors import ConfigError
@@ -113,5 +114,6 @@ def make(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
     if render:
         kwargs["render_mode"] = "rgb_array"
     gym.register_envs(minigrid)
+    fetch_two.register()
     env: gym.Env[Any, Any] = PartialView(gym.make(cfg.id, disable_env_checker=True, **kwargs), view)
     return ActionRepeat(env, cfg.action_repeat) if cfg.action_repeat > 1 else env

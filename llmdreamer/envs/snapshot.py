@@ -39,6 +39,7 @@ KEEPERS = {
     "gymnasium.envs.mujoco.": "llmdreamer.envs.physics",
     "llmdreamer.envs.dmc": "llmdreamer.envs.dmc",
     "minigrid.envs.": "llmdreamer.envs.minigrid",
+    "llmdreamer.envs.fetch_two": "llmdreamer.envs.minigrid",
     "ale_py.env": "llmdreamer.envs.atari",
 }
 """Of environments that need another package, by how their class's module begins: the module of ours that

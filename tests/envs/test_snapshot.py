@@ -23,7 +23,14 @@ ALL_IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous
 OF_PACKAGES = [
     ("mujoco", ["Ant-v5", "HalfCheetah-v5", "InvertedPendulum-v5", "Reacher-v5"]),
     ("dm_control", ["dmc:reacher-easy", "dmc:point_mass-hard", "dmc:finger-turn_hard"]),
-    ("minigrid", ["MiniGrid-DoorKey-5x5-v0", "MiniGrid-Dynamic-Obstacles-5x5-v0"]),
+    (
+        "minigrid",
+        [
+            "MiniGrid-DoorKey-5x5-v0",
+            "MiniGrid-FetchTwo-5x5-v0",
+            "MiniGrid-Dynamic-Obstacles-5x5-v0",
+        ],
+    ),
     ("minigrid", ["BabyAI-GoToLocal-v0", "BabyAI-BossLevel-v0"]),
     ("ale_py", ["ALE/Breakout-v5"]),
 ]

@@ -109,6 +109,22 @@ def test_a_symbolic_grid_is_a_pixel_a_cell(made):
 
 
 @needs("minigrid")
+def test_of_two_balls_the_one_asked_for_is_rewarded_and_either_is_the_end(made):
+    level = ("env=minigrid", "env.id=MiniGrid-FetchTwo-5x5-v0", "env.kwargs.view=symbolic")
+    rows = live(made(*level), 600)
+    ends = [row for row in rows if row.terminated[0]]
+    colour = {b"get a red ball": 0, b"get a blue ball": 100}  # of the second channel
+    outcomes = set()
+    for row in ends:
+        mission = bytes(row.observations["mission"][0]).rstrip(b"\0")
+        held = row.observations["image"][0, 8, -1]  # in the agent's own cell
+        assert held[0] == 150, "a ball"
+        assert (row.reward[0] > 0) == (held[1] == colour[mission])
+        outcomes.add((mission, bool(row.reward[0] > 0)))
+    assert len(outcomes) == 4, "each ball is asked for, and each is got, right or wrong"
+
+
+@needs("minigrid")
 def test_a_grid_that_does_not_exist_names_the_nearest(made):
     with pytest.raises(ConfigError, match="no such environment; did you mean 'BabyAI-GoToRedBal"):
         made("env=minigrid", "env.id=BabyAI-GoToRedBalGrey-v0")

@@ -117,7 +117,7 @@ def test_of_two_balls_the_one_asked_for_is_rewarded_and_either_is_the_end(made):
     outcomes = set()
     for row in ends:
         mission = bytes(row.observations["mission"][0]).rstrip(b"\0")
-        held = row.observations["image"][0, 8, -1]  # in the agent's own cell
+        held = row.observations["image"][0, 32, -1]  # in the agent's own cell
         assert held[0] == 150, "a ball"
         assert (row.reward[0] > 0) == (held[1] == colour[mission])
         outcomes.add((mission, bool(row.reward[0] > 0)))

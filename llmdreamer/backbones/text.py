@@ -15,6 +15,7 @@ from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.catalogue import shape_of
 from llmdreamer.errors import ConfigError
 from llmdreamer.nets import MLP, RMSNorm, init_linear
+from llmdreamer.texts import distinct
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -121,8 +122,8 @@ class TextEncoder(nn.Module):
 
     def _read(self, rows: Tensor) -> Tensor:
         # Looked up by their bytes, so a batch's texts are best left on the CPU: no device waits for them.
-        distinct, which = torch.unique(rows.cpu().flatten(0, -2), dim=0, return_inverse=True)
-        parts = [self.table(_text(row)) for row in distinct]
+        texts, which = distinct(rows)
+        parts = [self.table(text) for text in texts]
         padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)
         device = padded.device
         lengths = torch.tensor([len(part) for part in parts], device=device)
@@ -132,7 +133,7 @@ class TextEncoder(nn.Module):
             outputs, _ = self.gru(padded)
         # Padding stands behind the text, so it changes no output within it; those behind are left out.
         mean = (outputs * counted[..., None]).sum(1) / lengths[:, None]
-        return mean[which.to(device)].unflatten(0, rows.shape[:-1])
+        return mean[which.to(device)]
 
 
 class TextPrompt(nn.Module):
@@ -164,19 +165,19 @@ class TextPrompt(nn.Module):
         Returns:
             tokens (M, P, D), zeros in front of the shorter, and how many are a row's (M,), 1 to P.
         """
-        rows = [observations[key].cpu() for key in self.keys]
-        distinct, which = torch.unique(torch.cat(rows, -1), dim=0, return_inverse=True)
-        sizes = [row.shape[-1] for row in rows]
+        texts, which = zip(*(distinct(observations[key]) for key in self.keys), strict=True)
+        rows, which_row = torch.stack(which, -1).unique(dim=0, return_inverse=True)
         told = [
-            torch.cat([self.table(_text(text)) for text in row.split(sizes)]) for row in distinct
+            torch.cat([self.table(of[i]) for of, i in zip(texts, row, strict=True)])
+            for row in rows.tolist()
         ]
         padded = nn.utils.rnn.pad_sequence(told, batch_first=True, padding_side="left")
         lengths = torch.tensor([len(parts) for parts in told])
         # In full precision: it is little, and what the memory begins with.
         with torch.autocast(padded.device.type, enabled=False):
             tokens = padded * self.input_rms if self.project is None else self.project(padded)
-        which = which.to(padded.device)
-        return tokens[which], lengths.to(padded.device)[which]
+        which_row = which_row.to(padded.device)
+        return tokens[which_row], lengths.to(padded.device)[which_row]
 
 
 def make_table(config: Config, vocabulary: Tensor | None) -> nn.Module:
@@ -227,11 +228,6 @@ def _token_table(source: str, vocabulary: Tensor) -> nn.Module:
             f"{vocabulary.shape[0]}; they are not of one model"
         )
     return TokenTable(tokenizer, vocabulary)
-
-
-def _text(row: Tensor) -> bytes:
-    """One text of its bytes (bytes,) on the CPU."""
-    return bytes(row.numpy()).rstrip(b"\0")
 
 
 def _ids(tokenizer: Tokenizer, text: bytes) -> list[int]:

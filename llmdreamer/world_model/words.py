@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmdreamer.nets import MLP
+from llmdreamer.texts import distinct
 
 BINS = 128
 """Words are told apart by a checksum of so many values; of ten words, two fall together every third time."""
@@ -52,11 +53,11 @@ class WordsDecoder(nn.Module):
 
 def words_of(rows: Tensor) -> Tensor:
     """UTF-8 bytes (..., bytes), zeros behind -> which words are there (..., BINS), bool, on the CPU."""
-    distinct, which = torch.unique(rows.cpu().flatten(0, -2), dim=0, return_inverse=True)
-    there = torch.zeros(len(distinct), BINS, dtype=torch.bool)
-    for row, text in zip(there, distinct, strict=True):
-        row[_bins(bytes(text.numpy()).rstrip(b"\0"))] = True
-    return there[which].unflatten(0, rows.shape[:-1])
+    texts, which = distinct(rows)
+    there = torch.zeros(len(texts), BINS, dtype=torch.bool)
+    for row, text in zip(there, texts, strict=True):
+        row[_bins(text)] = True
+    return there[which]
 
 
 @lru_cache(KNOWN_TEXTS)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from llmdreamer.texts import distinct
 from llmdreamer.training.agent import Agent
 from llmdreamer.types import EnvSpec
 from llmdreamer.world_model.words import BINS, WordsDecoder, words_of
@@ -32,6 +33,12 @@ def test_shapes_before_the_bytes_are_kept():
     assert words.shape == (2, 3, BINS)
     assert torch.equal(words[0, 0], words[0, 2]) and torch.equal(words[0, 0], words[1, 2])
     assert not torch.equal(words[0, 0], words[0, 1])
+
+
+def test_each_text_comes_once_and_every_row_knows_its_own():
+    texts, which = distinct(rows("b", "a", "b", "", "a b", "b").view(3, 2, -1))
+    assert texts == [b"b", b"a", b"", b"a b"]
+    assert which.tolist() == [[0, 1], [0, 2], [3, 0]]
 
 
 def test_a_text_cut_within_a_letter_is_no_error():

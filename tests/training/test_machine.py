@@ -21,10 +21,10 @@ def pages_fetched():
         tensor = tensor + 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-given_back = pages_fetched()
+# The least of some: where a heap puts a block first is chance, and then it grows once more.
+given_back = min(pages_fetched() for _ in range(5))
 keep_freed_memory()
-pages_fetched()
-kept = pages_fetched()
+kept = min(pages_fetched() for _ in range(5))
 print(given_back, kept)
 """
 

@@ -110,7 +110,8 @@ class WorldModel(nn.Module):
 
         How many different texts a batch has, numbers say. A loop over rows is one long graph.
         """
-        reads = self.prompt is not None or self.encoder.text is not None
+        texts = (self.prompt, self.encoder.text, self.decoder.words)
+        reads = any(part is not None for part in texts)
         return "observe" in self.backbone.compiles and not self.coupled and not reads
 
     def observe(self, batch: SequenceBatch) -> Observed:

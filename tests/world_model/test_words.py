@@ -75,3 +75,9 @@ def test_words_are_predicted_of_what_is_read_and_of_nothing_else(compose):
         Agent(compose(*reads, "algo.text_keys.decoder=[]"), SPEC).world_model.decoder.words is None
     )
     assert Agent(compose("backbone=gru"), SPEC).world_model.decoder.words is None
+
+
+def test_a_text_that_is_only_predicted_is_read_too_which_no_graph_can(compose):
+    plain = Agent(compose("backbone=gpt2"), SPEC).world_model
+    only = Agent(compose("backbone=gpt2", "algo.text_keys.decoder=[mission]"), SPEC).world_model
+    assert plain.compiles and not only.compiles

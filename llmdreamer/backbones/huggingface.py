@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils.logging import disable_propagation
 
 from llmdreamer.backbones.attention import is_known, make_attention
 from llmdreamer.backbones.base import Backbone
@@ -28,6 +29,8 @@ def make_huggingface(config: Config) -> Backbone:
     Raises:
         ConfigError: if the model cannot be had, or cannot do what is asked of it.
     """
+    # Where the environment says CI, transformers hands its lines on to us too: each would come twice.
+    disable_propagation()
     model, input_rms = _model(config)
     hf = config.algo.world_model.hf_model
     texts = config.algo.text_keys

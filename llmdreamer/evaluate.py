@@ -17,6 +17,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--best", action="store_true", help="the policy that did best on the way, not the last"
     )
+    parser.add_argument(
+        "--greedy",
+        action=argparse.BooleanOptionalAction,
+        help="the mode of latent and action, or both sampled (default: the run's eval.greedy)",
+    )
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
     args = parser.parse_args(argv)
     return answer(lambda: _evaluate(args))
@@ -36,10 +41,11 @@ def _evaluate(args: argparse.Namespace) -> str:
     folder = args.run_dir / (FOLDER if args.best else "checkpoints")
     agent = restore_agent(config, Checkpoints(folder, config.checkpoint.keep))
     seed = config.seed if args.seed is None else args.seed
-    result = evaluate(agent, config.env, args.episodes, seed)
+    greedy = config.eval.greedy if args.greedy is None else args.greedy
+    result = evaluate(agent, config.env, args.episodes, seed, greedy=greedy)
     line = f"return {result} (mean ± sd of {args.episodes} episodes)"
     if args.video is not None:
-        line += f"\nvideo  {record_video(agent, config.env, seed, args.video)}"
+        line += f"\nvideo  {record_video(agent, config.env, seed, args.video, greedy=greedy)}"
     return line
 
 

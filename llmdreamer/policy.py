@@ -28,14 +28,21 @@ class Policy:
     """An agent that lives one episode at a time: an observation in, an action out, its memory between.
 
     Observations and actions are the environment's own, as its `step` gives and takes them. Actions are
-    the mode of the policy, as in evaluations.
+    taken as in the run's evaluations: the mode of the policy, or sampled with `eval.greedy=false`.
     """
 
     def __init__(
-        self, agent: Agent, keys: Mapping[str, Observation], actions: Actions, *, is_plain: bool
+        self,
+        agent: Agent,
+        keys: Mapping[str, Observation],
+        actions: Actions,
+        *,
+        is_plain: bool,
+        greedy: bool,
     ) -> None:
         self.agent = agent.eval()
         self._keys, self._actions, self._is_plain = keys, actions, is_plain
+        self._greedy = greedy
         self.reset()
 
     @classmethod
@@ -71,7 +78,8 @@ class Policy:
         keys, actions = observation_keys(seen, *frames_of(config.env)), action_kind(done)
         agent = make_agent(config, spec_of(keys, actions, config.env.action_repeat)).to(device)
         load_agent(agent, weights)
-        return cls(agent, keys, actions, is_plain="dict" not in spaces["observation"])
+        is_plain = "dict" not in spaces["observation"]
+        return cls(agent, keys, actions, is_plain=is_plain, greedy=config.eval.greedy)
 
     def reset(self) -> None:
         """An episode begins with the next observation."""
@@ -96,7 +104,9 @@ class Policy:
             for key, part in self._keys.items()
         }
         is_first = torch.tensor([self._is_first], device=device)
-        action, self._memory = self.agent.act(seen, is_first, self._memory, explore=False)
+        action, self._memory = self.agent.act(
+            seen, is_first, self._memory, explore=not self._greedy
+        )
         self._is_first = False
         return self._actions.decode(action[0].cpu().numpy())
 

@@ -190,8 +190,9 @@ class EvalConfig:
     episodes: int = MISSING
     final_episodes: int = MISSING
     video: bool = MISSING
-    keep_best: bool = True  # this and the next are not in runs saved before
+    keep_best: bool = True  # this and those below are not in runs saved before
     open_loop: int = 32
+    greedy: bool = True
 
 
 @dataclass

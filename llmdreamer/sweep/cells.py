@@ -32,6 +32,10 @@ def identity(config: Config) -> dict[str, Scalar]:
         dropped += [f"backbone.{key}" for key in ("factory", "language_model", "options")]
     if config.algo.agent is None:
         dropped += ["algo.agent", "algo.options"]
+    if config.eval.greedy:
+        dropped.append(
+            "eval.greedy"
+        )  # so that runs from before there was a choice stay what they are
     if not is_language_model(config.backbone):
         dropped += [*_LORA, "backbone.path"]
     elif config.algo.world_model.hf_model.peft:

@@ -1,4 +1,4 @@
-"""Measures a policy: whole episodes, each in an environment of its own, actions at their mode."""
+"""Measures a policy: whole episodes, each in an environment of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from llmdreamer.envs import VectorEnv, make_vector
@@ -56,21 +57,23 @@ class Evaluation:
         }
 
 
-def evaluate(agent: Agent, env: EnvConfig, episodes: int, seed: int) -> Evaluation:
-    """Live `episodes` episodes side by side with the mode of latent and action.
+def evaluate(agent: Agent, env: EnvConfig, episodes: int, seed: int, *, greedy: bool) -> Evaluation:
+    """Live `episodes` episodes side by side.
 
     Args:
-        seed: the same seed shows the same initial states.
+        seed: the same seed shows the same initial states, and draws the same.
+        greedy: take the mode of latent and action; else both are sampled, as in training. By its modes
+            a policy that hesitates between two ways may go in circles for ever.
     """
     envs = make_vector(env, episodes, seed + EVALUATION_SEED)
     try:
-        return _live(agent, envs)
+        return _live(agent, envs, seed, greedy)
     finally:
         envs.close()
 
 
-def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path) -> Path:
-    """Live one episode with the mode of latent and action, and write it as a GIF.
+def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path, *, greedy: bool) -> Path:
+    """Live one episode, as `evaluate` does, and write it as a GIF.
 
     Raises:
         ConfigError: if the environment does not render pictures.
@@ -80,7 +83,7 @@ def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path) -> Path:
     envs = make_vector(env, 1, seed + EVALUATION_SEED, render=True)
     frames: list[NDArray[Any]] = []
     try:
-        _live(agent, envs, frames)
+        _live(agent, envs, seed, greedy, frames)
     finally:
         envs.close()
     if not frames:
@@ -90,17 +93,32 @@ def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path) -> Path:
     return path
 
 
-def _live(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None = None) -> Evaluation:
+def _live(
+    agent: Agent,
+    envs: VectorEnv,
+    seed: int,
+    greedy: bool,
+    frames: list[NDArray[Any]] | None = None,
+) -> Evaluation:
     training = agent.training
     agent.eval()
-    with agent.world_model.backbone.merged():
-        lived = _lived(agent, envs, frames)
+    device = next(agent.parameters()).device
+    # What is drawn here is not taken from training's stream: evaluated or not, a run is the same.
+    devices = [device] if device.type == "cuda" else []
+    with agent.world_model.backbone.merged(), torch.random.fork_rng(devices):
+        torch.manual_seed(seed + EVALUATION_SEED)
+        lived = _lived(agent, envs, device, greedy, frames)
     agent.train(training)
     return lived
 
 
-def _lived(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None) -> Evaluation:
-    device = next(agent.parameters()).device
+def _lived(
+    agent: Agent,
+    envs: VectorEnv,
+    device: torch.device,
+    greedy: bool,
+    frames: list[NDArray[Any]] | None,
+) -> Evaluation:
     rows, memory = envs.reset(), agent.initial(envs.num_envs)
     returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
     alive = np.ones(envs.num_envs, np.bool_)
@@ -108,7 +126,7 @@ def _lived(agent: Agent, envs: VectorEnv, frames: list[NDArray[Any]] | None) -> 
         if frames is not None and (frame := envs.render()) is not None:
             frames.append(frame)
         observations, is_first = to_tensors(rows, device)
-        action, memory = agent.act(observations, is_first, memory, explore=False)
+        action, memory = agent.act(observations, is_first, memory, explore=not greedy)
         rows = envs.step(action.cpu().numpy())
         returns += alive * rows.reward
         lengths += alive

@@ -202,7 +202,7 @@ class Run:
         due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
         if due and self.tracker is not None:
             with trainer.clock.stage("evaluation"):
-                result = evaluate(trainer.agent, config.env, config.eval.episodes, config.seed)
+                result = self._evaluate(config.eval.episodes, config.seed)
             self.journal.log(result.metrics())
             self._offer(result)
             display.say(
@@ -261,7 +261,7 @@ class Run:
         if self.tracker is None:
             return None
         config, trainer = self.config, self.trainer
-        result = evaluate(trainer.agent, config.env, config.eval.final_episodes, config.seed)
+        result = self._evaluate(config.eval.final_episodes, config.seed)
         self.journal.log(result.metrics())
         if self.best is not None and self.best.policy_step is not None:  # the only one is no choice
             self._offer(result)
@@ -269,7 +269,9 @@ class Run:
             self._foretell(self.tracker)
         if config.eval.video:
             path = self.run_dir / "policy.gif"
-            self.tracker.artifact(record_video(trainer.agent, config.env, config.seed, path))
+            greedy = config.eval.greedy
+            video = record_video(trainer.agent, config.env, config.seed, path, greedy=greedy)
+            self.tracker.artifact(video)
         best = self._evaluate_best()
         picture = plot_returns(self.run_dir)
         self.tracker.artifact(picture)
@@ -283,6 +285,10 @@ class Run:
         print(summary(config, self.run_dir, result, best, self.tracker.ui_command))
         return TrainResult(self.journal.newest[metrics[0]], result)
 
+    def _evaluate(self, episodes: int, seed: int) -> Evaluation:
+        agent, config = self.trainer.agent, self.config
+        return evaluate(agent, config.env, episodes, seed, greedy=config.eval.greedy)
+
     def _offer(self, result: Evaluation) -> None:
         """Keep the agent if it seems to be the best so far, and more episodes say so as well.
 
@@ -294,18 +300,17 @@ class Run:
             return
         with trainer.clock.stage("evaluation"):
             seed = config.seed + RUN_OFF
-            result = evaluate(trainer.agent, config.env, config.eval.final_episodes, seed)
+            result = self._evaluate(config.eval.final_episodes, seed)
         with trainer.clock.stage("checkpoint"):
             self.best.offer(trainer.agent, result, trainer.policy_step)
 
     def _evaluate_best(self) -> Best | None:
         """Evaluate the best policy on episodes that it was not chosen by: the agent has its weights then."""
-        config, agent = self.config, self.trainer.agent
+        config = self.config
         if not config.eval.keep_best or self.best is None or self.best.policy_step is None:
             return None
-        self.best.restore(agent)
-        episodes, seed = config.eval.final_episodes, config.seed + FRESH
-        result = evaluate(agent, config.env, episodes, seed)
+        self.best.restore(self.trainer.agent)
+        result = self._evaluate(config.eval.final_episodes, config.seed + FRESH)
         self.journal.log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
         return Best(result, self.best.policy_step * config.env.action_repeat)
 

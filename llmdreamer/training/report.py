@@ -52,9 +52,9 @@ def summary(
     config: Config, run_dir: Path, result: Evaluation, best: Best | None, ui_command: str
 ) -> str:
     """The last lines of a run."""
-    lines = [
-        f"evaluation return  {result} (mean ± sd of {len(result.returns)} episodes, policy mode)",
-    ]
+    acting = "mode" if config.eval.greedy else "sampled"
+    episodes = len(result.returns)
+    lines = [f"evaluation return  {result} (mean ± sd of {episodes} episodes, policy {acting})"]
     if best is not None:
         lines.append(
             f"best policy        {best.evaluation} "

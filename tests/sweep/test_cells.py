@@ -38,6 +38,7 @@ def test_what_does_not_reach_the_training_does_not_tell_cells_apart(compose, one
         (["model=XS"], ["model=S"]),
         (["env=cartpole"], ["env=acrobot"]),
         ([], ["+env.kwargs.sutton_barto_reward=true"]),
+        ([], ["eval.greedy=false"]),
         ([], ["algo.total_steps=4000"]),
         ([], ["eval.every=100"]),
     ],
@@ -56,3 +57,8 @@ def test_a_run_is_named_by_its_cell_and_its_seed(compose):
 def test_a_password_is_not_part_of_a_cell(compose):
     config = compose("tracking.uri=postgresql://me:secret@host/db")
     assert "secret" not in str(identity(config))
+
+
+def test_cells_of_runs_from_before_there_was_a_choice_are_what_they_were(compose):
+    assert "eval.greedy" not in identity(compose())
+    assert identity(compose("eval.greedy=false"))["eval.greedy"] is False

@@ -152,12 +152,23 @@ def test_an_evaluation_leaves_training_as_it_was(compose, tmp_path, untracked):
     assert differing(saved(often), saved(never)) == []
 
 
-def test_evaluation_takes_modes_so_two_are_the_same(compose, tmp_path, untracked):
-    config = compose(*TINY, "backbone=gpt2")
-    train(config, tmp_path)
+def test_evaluations_by_one_seed_are_the_same_and_draw_nothing_of_trainings(
+    compose, tmp_path, untracked, capsys
+):
+    config = compose(*TINY, "backbone=gpt2", "eval.greedy=false")
+    result = train(config, tmp_path).evaluation
+    assert "(mean ± sd of 2 episodes, policy sampled)" in capsys.readouterr().out
     agent = restore_agent(config, Checkpoints(tmp_path / "checkpoints", 2))
-    first, second = (evaluate(agent, config.env, 3, seed=5) for _ in range(2))
-    assert first.returns.tolist() == second.returns.tolist()
+    before = torch.get_rng_state()
+    modes, drawn, others = (
+        [evaluate(agent, config.env, 8, seed, greedy=greedy).returns.tolist() for _ in range(2)]
+        for seed, greedy in [(5, True), (5, False), (6, False)]
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    assert modes[0] == modes[1] and drawn[0] == drawn[1]
+    assert modes[0] != drawn[0] != others[0]
+    again = evaluate(agent, config.env, len(result.returns), config.seed, greedy=False)
+    assert again.returns.tolist() == result.returns.tolist()
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(compose, tmp_path, untracked):
@@ -264,7 +275,11 @@ def test_the_best_policy_is_kept_and_evaluated_anew(recorded, capsys):
     run_dir = recorded[0]
     best, config = Checkpoints(run_dir / "best", 1), from_yaml(run_dir / "config.yaml")
     again = evaluate(
-        restore_agent(config, best), config.env, config.eval.final_episodes, config.seed + RUN_OFF
+        restore_agent(config, best),
+        config.env,
+        config.eval.final_episodes,
+        config.seed + RUN_OFF,
+        greedy=True,
     )
     assert best.newest(torch.device("cpu"))["mean"] == again.mean
     assert evaluated(["--best", "--episodes=2", str(run_dir)]) == 0

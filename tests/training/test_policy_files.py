@@ -73,7 +73,7 @@ def test_an_exported_policy_lives_the_episodes_that_its_agent_was_measured_on(
     agent = left_behind(tmp_path, config)
     export(tmp_path, tmp_path / "policy")
     policy = Policy.load(tmp_path / "policy")
-    measured = evaluate(agent, config.env, 2, 0)
+    measured = evaluate(agent, config.env, 2, 0, greedy=True)
     # Seeds are spawned of the vector's: those of its two environments.
     seeds = np.random.SeedSequence(EVALUATION_SEED).spawn(2)
     for seed, expected in zip(seeds, measured.lengths, strict=True):
@@ -98,6 +98,18 @@ def test_a_continuous_policy_acts_within_the_bounds_of_the_environment(compose, 
     actions = np.array([action for action, _ in lived])
     assert actions.shape == (3, 1) and actions.dtype == np.float32
     assert (np.abs(actions) <= 2).all() and np.abs(actions).max() > 0
+
+
+def test_a_policy_acts_as_its_run_was_evaluated(compose, tmp_path):
+    left_behind(tmp_path, compose("backbone=gru", "eval.greedy=false"))
+    export(tmp_path, tmp_path / "policy")
+    policy = Policy.load(tmp_path / "policy")
+    first = np.zeros(4, np.float32)
+    chosen = []
+    for _ in range(30):
+        policy.reset()
+        chosen.append(int(policy.act(first)))
+    assert set(chosen) == {0, 1}  # drawn: the policy is not trained
 
 
 def test_a_wrong_observation_is_refused(compose, tmp_path):
@@ -172,7 +184,7 @@ def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found["lengths"] == evaluate(agent, config.env, 2, 0).lengths.tolist()
+    assert found["lengths"] == evaluate(agent, config.env, 2, 0, greedy=True).lengths.tolist()
     assert found["code"].endswith("policy/code/llmdreamer/__init__.py")
     assert found["theirs"].endswith("policy/code/llmdreamer_example/signs.py")
     assert not list(tmp_path.rglob("*.pkl"))

@@ -33,6 +33,7 @@ class Replayed:
 
     features: Tensor  # (B, T, F), with gradient into the world model
     reward: Tensor  # (B, T), on arriving at each row
+    action: Tensor  # (B, T, A), chosen in each row
     is_first: Tensor  # (B, T), bool
     terminated: Tensor  # (B, T), bool
 
@@ -50,6 +51,18 @@ class Behavior(nn.Module):
             algo.mlp_layers,
             algo.critic.bins,
             algo.critic.bins_in_symlog,
+        )
+        # Seen by nothing but its loss, so that what no run asked for is in no checkpoint.
+        self.action_value = (
+            TwoHotHead(
+                features + spec.action_size,
+                algo.dense_units,
+                algo.mlp_layers,
+                algo.critic.bins,
+                algo.critic.bins_in_symlog,
+            )
+            if algo.critic.action_value_loss > 0
+            else None
         )
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)
@@ -97,6 +110,12 @@ class Behavior(nn.Module):
         Source: danijar/dreamerv3 (2025), `repl_loss`. Returns are of the real rewards; they are
         bootstrapped from the imagined return where a row was imagined from, else from the critic.
 
+        With `action_value_loss`, ours, these returns are also predicted from the feature with the action.
+        A backbone that attends to its past fetches a memory where something is predicted from it: for a
+        reward, once the deed is done. The actor does not see it then, nor does the critic, whose target
+        is a mean over whatever was done. What an action led to is in the feature only if it is asked for
+        there (docs/log.md, "What a policy sees of a memory").
+
         Args:
             indices: (B, n), rows that imagination started from.
             imagined_return: (B, n), of those rows.
@@ -112,7 +131,13 @@ class Behavior(nn.Module):
         returns = lambda_return(rows.reward[:, 1:], boot, live, self.algo.lmbda * carry)
         loss = self._critic_loss(logits, rows.features.detach(), returns)
         loss = self.algo.critic.replay_loss * (follows * loss).mean()
-        return BehaviorLoss(loss, returns, {"behavior/replay_critic_loss": loss.detach()})
+        metrics = {"behavior/replay_critic_loss": loss.detach()}
+        if self.action_value is not None:
+            acted = torch.cat([rows.features, rows.action.clamp(-1.0, 1.0)], -1)[:, :-1]
+            told = self.action_value.loss(self.action_value(acted), returns)
+            told = self.algo.critic.action_value_loss * (follows * told).mean()
+            loss, metrics["behavior/action_value_loss"] = loss + told, told.detach()
+        return BehaviorLoss(loss, returns, metrics)
 
     def _critic_loss(self, logits: Tensor, features: Tensor | Code, returns: Tensor) -> Tensor:
         """Two-hot loss of states 0..H-1 against their returns, and against the slow critic: (N, H)."""

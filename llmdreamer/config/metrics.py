@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "behavior": (
-        "actor_loss critic_loss imagined_return imagined_reward policy_entropy "
+        "action_value_loss actor_loss critic_loss imagined_return imagined_reward policy_entropy "
         "replay_critic_loss return_scale"
     ),
     "compute": "flops flops_per_update",
@@ -73,6 +73,11 @@ def _lacking(metric: str, cfg: Config) -> str | None:
     needs = (
         (adapters, algo.world_model.hf_model.peft, "adapters (peft=true)"),
         (begins("eval/best_"), a_choice, "eval.keep_best=true and eval.every < algo.total_steps"),
+        (
+            metric == "behavior/action_value_loss",
+            algo.critic.action_value_loss > 0,
+            "algo.critic.action_value_loss > 0",
+        ),
         (begins("open_loop/"), cfg.eval.open_loop > 0, "eval.open_loop > 0"),
         (begins("open_loop/image"), algo.cnn_keys.decoder, "images (algo.cnn_keys.decoder)"),
         (begins("open_loop/vector"), algo.mlp_keys.decoder, "vectors (algo.mlp_keys.decoder)"),

@@ -77,6 +77,7 @@ class CriticConfig:
     slow_rate: float = MISSING
     slow_regulariser: float = MISSING
     replay_loss: float = MISSING
+    action_value_loss: float = 0.0
 
 
 @dataclass

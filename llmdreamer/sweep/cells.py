@@ -18,6 +18,8 @@ _OUTSIDE = (
     *("seed", "seeds", "rerun", "tracking", "checkpoint"),
     *("eval.video", "eval.open_loop", "eval.keep_best"),
 )
+# Keys that runs of before have not, at what was done then: those are of the same cells.
+_AS_BEFORE = (("eval.greedy", True), ("algo.critic.action_value_loss", 0.0))
 _LORA = ("lora", "algo.optimizer.lora_lr")
 
 
@@ -32,10 +34,6 @@ def identity(config: Config) -> dict[str, Scalar]:
         dropped += [f"backbone.{key}" for key in ("factory", "language_model", "options")]
     if config.algo.agent is None:
         dropped += ["algo.agent", "algo.options"]
-    if config.eval.greedy:
-        dropped.append(
-            "eval.greedy"
-        )  # so that runs from before there was a choice stay what they are
     if not is_language_model(config.backbone):
         dropped += [*_LORA, "backbone.path"]
     elif config.algo.world_model.hf_model.peft:
@@ -45,7 +43,8 @@ def identity(config: Config) -> dict[str, Scalar]:
     return {
         key: value
         for key, value in flatten(asdict(config)).items()
-        if not any(f"{key}.".startswith(f"{prefix}.") for prefix in dropped)
+        if (key, value) not in _AS_BEFORE
+        and not any(f"{key}.".startswith(f"{prefix}.") for prefix in dropped)
     }
 
 

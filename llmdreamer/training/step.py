@@ -61,6 +61,7 @@ class Learner:
             rows = Replayed(
                 world_model.feature(world.latent),
                 batch.reward[:, 1:],
+                batch.action[:, 1:],
                 batch.is_first[:, 1:],
                 batch.terminated[:, 1:],
             )

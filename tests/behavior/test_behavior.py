@@ -141,6 +141,7 @@ def rows(*, terminated):
     return Replayed(
         torch.tensor([[10.0, 20, 30, 40, 50]]).unsqueeze(-1).requires_grad_(),
         torch.tensor([[0.0, 1, 2, 0, 4]]),
+        torch.tensor([[[1.0, 0.0]] * 5]),
         torch.tensor([[False, False, False, True, False]]),
         torch.tensor([[False, False, terminated, False, False]]),
     )
@@ -165,6 +166,35 @@ def test_an_imagined_return_replaces_the_critics_word(critic_only):
     start = torch.tensor([[2]]), torch.tensor([[100.0]])
     loss = critic_only.replay_loss(rows(terminated=False), *start)
     close(loss.returns[0, 1], torch.tensor(52.0))
+
+
+def test_what_an_action_led_to_is_learned_in_the_feature_it_was_taken_in(make):
+    """One sign, two deeds, each as often: their returns are opposite, so that a critic, which sees no
+    deed, has nothing to ask of the sign. Who sees both asks for it."""
+    sign = torch.tensor([1.0, 1.0, -1.0, -1.0])
+    deed = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    right = sign * (deed[:, 1] - deed[:, 0])
+    shown = torch.stack([sign, torch.zeros(4)], 1).unsqueeze(-1)  # the sign's row, the end's
+    behavior = make(1, "algo.critic.replay_loss=0", "algo.critic.action_value_loss=1")
+    fit = torch.optim.Adam(behavior.action_value.parameters(), lr=1e-2)
+    for _ in range(200):
+        features = shown.clone().requires_grad_()
+        real = Replayed(
+            features,
+            torch.stack([torch.zeros(4), right], 1),
+            torch.stack([deed, torch.zeros(4, 2)], 1),
+            torch.zeros(4, 2, dtype=torch.bool),
+            torch.tensor([[False, True]]).expand(4, 2),
+        )
+        nowhere = torch.zeros(4, 0, dtype=torch.int64), torch.zeros(4, 0)
+        found = behavior.replay_loss(real, *nowhere)
+        fit.zero_grad()
+        found.loss.backward()
+        fit.step()
+    acted = torch.cat([shown[:, 0], deed], -1)
+    close(behavior.action_value.mean(behavior.action_value(acted)), right, atol=0.1, rtol=0)
+    # To each feature, more of its sign: towards what its deed led to. None to an episode's end.
+    assert (features.grad[:, 0] != 0).all() and (features.grad[:, 1] == 0).all()
 
 
 def test_an_episodes_last_row_carries_no_loss(critic_only):

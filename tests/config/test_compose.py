@@ -103,6 +103,13 @@ def test_the_test_of_memory_can_be_passed_by_remembering(compose):
     assert world.kl_free_nats < math.log(2)  # what a sign tells
 
 
+def test_a_mission_is_told_where_it_matters_and_can_be_left_out(compose):
+    cfg, silent = compose("exp=fetch_two"), compose("exp=fetch_two", "algo.text_keys.encoder=[]")
+    assert cfg.algo.text_keys.encoder == cfg.algo.text_keys.decoder == ["mission"]
+    assert silent.algo.text_keys.decoder == [] and silent.algo.cnn_keys.encoder == ["image"]
+    assert cfg.env.max_episode_steps < cfg.algo.world_model.hf_model.seq_len
+
+
 def test_a_typed_value_beats_the_experiment(compose):
     cfg = compose("exp=llm_dreamer_v3", "peft=false", "model=XS", "env=acrobot")
     assert (cfg.peft, cfg.size, cfg.env.id) == (False, "XS", "Acrobot-v1")

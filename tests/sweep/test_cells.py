@@ -39,6 +39,7 @@ def test_what_does_not_reach_the_training_does_not_tell_cells_apart(compose, one
         (["env=cartpole"], ["env=acrobot"]),
         ([], ["+env.kwargs.sutton_barto_reward=true"]),
         ([], ["eval.greedy=false"]),
+        ([], ["algo.critic.action_value_loss=0.5"]),
         ([], ["algo.total_steps=4000"]),
         ([], ["eval.every=100"]),
     ],
@@ -60,5 +61,6 @@ def test_a_password_is_not_part_of_a_cell(compose):
 
 
 def test_cells_of_runs_from_before_there_was_a_choice_are_what_they_were(compose):
-    assert "eval.greedy" not in identity(compose())
-    assert identity(compose("eval.greedy=false"))["eval.greedy"] is False
+    assert {"eval.greedy", "algo.critic.action_value_loss"}.isdisjoint(identity(compose()))
+    chosen = identity(compose("eval.greedy=false", "algo.critic.action_value_loss=1"))
+    assert chosen["eval.greedy"] is False and chosen["algo.critic.action_value_loss"] == 1

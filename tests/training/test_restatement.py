@@ -19,6 +19,10 @@ BINS = np.sign(np.linspace(-20, 20, 255)) * np.expm1(np.abs(np.linspace(-20, 20,
 
 @pytest.fixture
 def agent(compose):
+    return made(compose)
+
+
+def made(compose, *overrides):
     torch.manual_seed(0)
     agent = Agent(
         compose(
@@ -29,6 +33,7 @@ def agent(compose):
             "algo.lmbda=0.95",
             "algo.actor.unimix=0.01",
             "algo.world_model.reconstruction=2",
+            *overrides,
         ),
         SPEC,
     ).double()
@@ -107,8 +112,11 @@ def test_the_loss_on_dreams(agent):
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_critics_loss_on_replay(agent):
+@pytest.mark.parametrize("weight", [0, 0.7])
+def test_the_critics_loss_on_replay_and_that_of_actions_values(compose, weight):
+    agent = made(compose, f"algo.critic.action_value_loss={weight}")
     behavior = agent.behavior
+    assert (behavior.action_value is not None) == (weight > 0)
     features = torch.randn(B, T, agent.world_model.features, dtype=torch.float64)
     reward = torch.randn(B, T, dtype=torch.float64)
     is_first, terminated = torch.zeros(2, B, T, dtype=torch.bool)
@@ -116,7 +124,13 @@ def test_the_critics_loss_on_replay(agent):
     starts = torch.tensor([[1, 5], [0, 2]])
     dreamt = torch.randn(B, 2, dtype=torch.float64)
 
+    action = torch.randn(B, T, 2, dtype=torch.float64)
     logits, slow = (numpy(c(features)) for c in (behavior.critic, behavior.slow_critic))
+    if weight:
+        torch.nn.init.normal_(behavior.action_value.mlp[-1].weight, std=0.3)
+        done = np.clip(numpy(action), -1, 1)  # as it was executed
+        acted = torch.from_numpy(np.concatenate([numpy(features), done], -1))
+        told = numpy(behavior.action_value(acted))
     boot, slow_value = means_of(logits), means_of(slow)
     for b in range(B):
         boot[b, starts[b].numpy()] = numpy(dreamt)[b]
@@ -132,8 +146,11 @@ def test_the_critics_loss_on_replay(agent):
                 loss = cross_entropy_two_hot(logits[b, t], G[b, t])
                 loss += cross_entropy_two_hot(logits[b, t], slow_value[b, t])
                 expected += 0.3 * loss / (B * (T - 1))
+                if weight:
+                    told_loss = cross_entropy_two_hot(told[b, t], G[b, t])
+                    expected += weight * told_loss / (B * (T - 1))
 
-    rows = Replayed(features, reward, is_first, terminated)
+    rows = Replayed(features, reward, action, is_first, terminated)
     assert behavior.replay_loss(rows, starts, dreamt).loss.item() == pytest.approx(
         expected, rel=1e-5
     )

@@ -33,7 +33,7 @@ GPT2 = [
 """One layer, since compiling is what takes these tests their time."""
 FAMILIES = {  # and how many of the pieces are compiled
     "lora": (["backbone=gpt2", "peft=true"], 4),
-    "coupled": (["backbone=gru", "posterior=coupled"], 3),
+    "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss=1"], 3),
     "mamba2": (["backbone=mamba2"], 3),
     "window": (
         [

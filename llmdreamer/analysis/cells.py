@@ -13,10 +13,11 @@ KNOBS = ("backbone", "posterior", "size", "pretrained", "peft", "replay_ratio")
 PARAM = "params."
 TAG = "tags."
 
-# Where a run is written, what it runs on, what it measures beside: none of it changes what is learned.
+# Where a run is written, what it runs on, what it measures beside: none of it changes what is learned. How
+# actions are taken in evaluations changes what is compared.
 _BOOKKEEPING = re.compile(
     r"^(seed|device|threads|trust|output_root|run_name|resume|objective|tracking\..*|checkpoint\..*"
-    r"|eval\..*)$"
+    r"|eval\.(?!greedy$).*)$"
 )
 # Copies of knobs, and the environment, which is the stratum.
 _COPIES = re.compile(

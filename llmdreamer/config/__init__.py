@@ -5,6 +5,7 @@ from llmdreamer.config.load import AUTO, GROUPS, folder_in, from_yaml, load, reg
 from llmdreamer.config.metrics import refuse_unlogged
 from llmdreamer.config.objective import Objective, parse_objectives
 from llmdreamer.config.schema import (
+    AS_BEFORE,
     ActorConfig,
     AlgoConfig,
     BackboneConfig,
@@ -29,6 +30,7 @@ from llmdreamer.config.schema import (
 from llmdreamer.errors import ConfigError
 
 __all__ = [
+    "AS_BEFORE",
     "AUTO",
     "GROUPS",
     "RANGES",

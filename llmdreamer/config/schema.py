@@ -232,6 +232,10 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
+AS_BEFORE: dict[str, bool | float] = {"eval.greedy": True, "algo.critic.action_value_loss": 0.0}
+"""Keys that runs of earlier versions have not, at what was done then: so set, a run is of their cell and arm."""
+
+
 def leaves(cls: type = Config, prefix: str = "") -> dict[str, Any]:
     """Return the type of every single value, by its dotted key."""
     found: dict[str, Any] = {}

@@ -7,7 +7,7 @@ import json
 import re
 from dataclasses import asdict
 
-from llmdreamer.config import Config, arm, is_language_model
+from llmdreamer.config import AS_BEFORE, Config, arm, is_language_model
 from llmdreamer.tracking import flatten
 from llmdreamer.tracking.record import Scalar
 
@@ -18,8 +18,6 @@ _OUTSIDE = (
     *("seed", "seeds", "rerun", "tracking", "checkpoint"),
     *("eval.video", "eval.open_loop", "eval.keep_best"),
 )
-# Keys that runs of before have not, at what was done then: those are of the same cells.
-_AS_BEFORE = (("eval.greedy", True), ("algo.critic.action_value_loss", 0.0))
 _LORA = ("lora", "algo.optimizer.lora_lr")
 
 
@@ -43,7 +41,7 @@ def identity(config: Config) -> dict[str, Scalar]:
     return {
         key: value
         for key, value in flatten(asdict(config)).items()
-        if (key, value) not in _AS_BEFORE
+        if (key, value) not in AS_BEFORE.items()
         and not any(f"{key}.".startswith(f"{prefix}.") for prefix in dropped)
     }
 

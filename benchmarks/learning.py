@@ -32,9 +32,9 @@ from llmdreamer.tracking.spool import read
 
 FOLDER = re.compile(r"(.+)-(\d+)")
 METHOD = """\
-Environment steps: {steps}. Each of the policy's mode; seeds in rising order, as in runs.csv. Line and
-table: interquartile mean (of up to three runs the mean), 95% percentile bootstrap over runs, which is
-too narrow for so few; thin lines are single runs. The best policy is that of the highest evaluation on
+Environment steps: {steps}. Each of the policy's mode, unless `eval.greedy=false`; seeds in rising order,
+as in runs.csv. Line and table: interquartile mean (of up to three runs the mean), 95% percentile
+bootstrap over runs, which is too narrow for so few; thin lines are single runs. The best policy is that of the highest evaluation on
 the way, on episodes that it was not chosen by. Hours are by the clock, on whatever else the machine
 did."""
 

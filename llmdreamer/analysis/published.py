@@ -54,7 +54,8 @@ def against_published(
         panels[task] = arms
     text.append(
         "Interquartile mean and 95% bootstrap interval over seeds; the step counts action repeat. "
-        "Published: score files of danijar/dreamerv3 (MIT). Ours: evaluation with the policy's mode."
+        "Published: score files of danijar/dreamerv3 (MIT). Ours: evaluations, "
+        "by the policy's mode unless an arm says `greedy=False`."
     )
     figure = plot.curves(panels, "environment steps", "episode return", runs=False)
     return Part(title, text, figures={"against-published": figure})

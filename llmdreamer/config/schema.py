@@ -233,7 +233,7 @@ class Config:
 
 
 AS_BEFORE: dict[str, bool | float] = {"eval.greedy": True, "algo.critic.action_value_loss": 0.0}
-"""Keys that runs of earlier versions have not, at what was done then: so set, a run is of their cell and arm."""
+"""Keys that runs of earlier versions have not, at what was done then: so set, a run is of theirs."""
 
 
 def leaves(cls: type = Config, prefix: str = "") -> dict[str, Any]:

@@ -34,9 +34,9 @@ FOLDER = re.compile(r"(.+)-(\d+)")
 METHOD = """\
 Environment steps: {steps}. Each of the policy's mode, unless `eval.greedy=false`; seeds in rising order,
 as in runs.csv. Line and table: interquartile mean (of up to three runs the mean), 95% percentile
-bootstrap over runs, which is too narrow for so few; thin lines are single runs. The best policy is that of the highest evaluation on
-the way, on episodes that it was not chosen by. Hours are by the clock, on whatever else the machine
-did."""
+bootstrap over runs, which is too narrow for so few; thin lines are single runs. The best policy is that
+of the highest evaluation on the way, on episodes that it was not chosen by. Hours are by the clock, on
+whatever else the machine did."""
 
 PUBLISHED = """\
 Published: score files of danijar/dreamerv3 (MIT), here up to step {step:,}; whose, and what they count: \

@@ -52,7 +52,7 @@ class Behavior(nn.Module):
             algo.critic.bins,
             algo.critic.bins_in_symlog,
         )
-        # Seen by nothing but its loss, so that what no run asked for is in no checkpoint.
+        # None where it is not asked for, as in checkpoints from before it was there.
         self.action_value = (
             TwoHotHead(
                 features + spec.action_size,

@@ -1,5 +1,7 @@
 """One gradient update of the whole agent: what trains, what stays, and that it learns."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -28,6 +30,7 @@ ARMS = {
     "reference": ["backbone=gru", "posterior=coupled"],
     "reference-2023": ["algo=dreamer_v3_2023", "backbone=gru", "posterior=coupled"],
     "gru": ["backbone=gru"],
+    "gru-action-value": ["backbone=gru", "algo.critic.action_value_loss=1"],
     "scratch": ["backbone=gpt2"],
     "pretrained": ["backbone=gpt2", "pretrained=true"],
     "pretrained-lora": ["backbone=gpt2", "pretrained=true", "peft=true"],
@@ -158,6 +161,26 @@ def test_the_same_seed_gives_the_same_weights_after_ten_updates(arm, precision, 
     first, second, other = trained(3, 10), trained(3, 10), trained(4, 0)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_what_an_action_led_to_is_told_of_the_row_that_it_was_chosen_in(learner, batch):
+    """A reward of one for each second action, on the row behind it: in no other row can it be known."""
+    learner = learner(
+        "gru-action-value", "algo.gamma=0.01", "algo.optimizer.lr=0.005", "algo.optimizer.anneal=0"
+    )
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        action = torch.nn.functional.one_hot(torch.randint(2, (4, 9), generator=rng), 2).float()
+        reward = torch.zeros(4, 9)
+        reward[:, 1:] = action[:, :-1, 1] * ~batch.is_first[:, 1:]
+        learner.update(replace(batch, action=action, reward=reward))
+    world_model, told = learner.agent.world_model, learner.agent.behavior.action_value
+    features = world_model.feature(world_model.observe(batch).latent).flatten(0, 1)
+    first, second = (
+        told.mean(told(torch.cat([features, one.expand(len(features), 2)], -1))).mean().item()
+        for one in torch.eye(2)
+    )
+    assert abs(first) < 0.2 and abs(second - 1) < 0.2, (first, second)
 
 
 def test_imagination_starts_from_distinct_rows_in_order(learner):

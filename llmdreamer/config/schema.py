@@ -232,8 +232,15 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-AS_BEFORE: dict[str, bool | float] = {"eval.greedy": True, "algo.critic.action_value_loss": 0.0}
-"""Keys that runs of earlier versions have not, at what was done then: so set, a run is of theirs."""
+AS_BEFORE: dict[str, bool | float | str] = {
+    "algo.critic.action_value_loss": 0.0,
+    "algo.text_keys.decoder": "[]",
+    "eval.greedy": True,
+}
+"""Keys that runs of earlier versions have not, at what was done then: so set, a run is of their cell and arm.
+
+A list is told as it is recorded, in JSON.
+"""
 
 
 def leaves(cls: type = Config, prefix: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from llmdreamer.config import AS_BEFORE
 from llmdreamer.sweep.cells import digest, identity, run_name
 
 GPT2_XS = "model=XS", "backbone=gpt2"
@@ -61,6 +62,12 @@ def test_a_password_is_not_part_of_a_cell(compose):
 
 
 def test_cells_of_runs_from_before_there_was_a_choice_are_what_they_were(compose):
-    assert {"eval.greedy", "algo.critic.action_value_loss"}.isdisjoint(identity(compose()))
-    chosen = identity(compose("eval.greedy=false", "algo.critic.action_value_loss=1"))
-    assert chosen["eval.greedy"] is False and chosen["algo.critic.action_value_loss"] == 1
+    assert AS_BEFORE.keys().isdisjoint(identity(compose()))
+    chosen = {
+        "eval.greedy": False,
+        "algo.critic.action_value_loss": 1,
+        "algo.text_keys.decoder": '["mission"]',
+    }
+    texts = ["env=minigrid", "backbone=gru"]
+    found = identity(compose(*texts, "eval.greedy=false", "algo.critic.action_value_loss=1"))
+    assert {key: found[key] for key in AS_BEFORE} == chosen

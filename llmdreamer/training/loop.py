@@ -202,7 +202,7 @@ class Run:
         due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
         if due and self.tracker is not None:
             with trainer.clock.stage("evaluation"):
-                result = self._evaluate(config.eval.episodes, config.seed)
+                result = _evaluate(self, config.eval.episodes, config.seed)
             self.journal.log(result.metrics())
             self._offer(result)
             display.say(
@@ -261,7 +261,7 @@ class Run:
         if self.tracker is None:
             return None
         config, trainer = self.config, self.trainer
-        result = self._evaluate(config.eval.final_episodes, config.seed)
+        result = _evaluate(self, config.eval.final_episodes, config.seed)
         self.journal.log(result.metrics())
         if self.best is not None and self.best.policy_step is not None:  # the only one is no choice
             self._offer(result)
@@ -285,10 +285,6 @@ class Run:
         print(summary(config, self.run_dir, result, best, self.tracker.ui_command))
         return TrainResult(self.journal.newest[metrics[0]], result)
 
-    def _evaluate(self, episodes: int, seed: int) -> Evaluation:
-        agent, config = self.trainer.agent, self.config
-        return evaluate(agent, config.env, episodes, seed, greedy=config.eval.greedy)
-
     def _offer(self, result: Evaluation) -> None:
         """Keep the agent if it seems to be the best so far, and more episodes say so as well.
 
@@ -300,7 +296,7 @@ class Run:
             return
         with trainer.clock.stage("evaluation"):
             seed = config.seed + RUN_OFF
-            result = self._evaluate(config.eval.final_episodes, seed)
+            result = _evaluate(self, config.eval.final_episodes, seed)
         with trainer.clock.stage("checkpoint"):
             self.best.offer(trainer.agent, result, trainer.policy_step)
 
@@ -310,7 +306,7 @@ class Run:
         if not config.eval.keep_best or self.best is None or self.best.policy_step is None:
             return None
         self.best.restore(self.trainer.agent)
-        result = self._evaluate(config.eval.final_episodes, config.seed + FRESH)
+        result = _evaluate(self, config.eval.final_episodes, config.seed + FRESH)
         self.journal.log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
         return Best(result, self.best.policy_step * config.env.action_repeat)
 
@@ -320,6 +316,11 @@ class Run:
         found = foretell(trainer.agent, config, config.eval.open_loop, config.seed)
         self.journal.log(found.metrics())
         tracker.artifact(found.save(self.run_dir / FILE))
+
+
+def _evaluate(run: Run, episodes: int, seed: int) -> Evaluation:
+    agent, config = run.trainer.agent, run.config
+    return evaluate(agent, config.env, episodes, seed, greedy=config.eval.greedy)
 
 
 def _signal(interrupts: Interrupts) -> int:

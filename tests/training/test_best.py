@@ -152,13 +152,14 @@ def test_at_the_end_it_is_the_best_that_is_evaluated_on_episodes_it_was_not_chos
     torch.nn.init.constant_(trained.weight, 9.0)  # it got worse
     judged = []
 
-    def judge(agent, env, episodes, seed):
+    def judge(agent, env, episodes, seed, *, greedy):
+        assert not greedy  # as the run is evaluated
         judged.append((agent.weight[0, 0].item(), episodes, seed))
         return scored(30, 50)
 
     monkeypatch.setattr(loop, "evaluate", judge)
     config = SimpleNamespace(
-        eval=SimpleNamespace(keep_best=True, final_episodes=7),
+        eval=SimpleNamespace(keep_best=True, final_episodes=7, greedy=False),
         env=SimpleNamespace(action_repeat=2),
         seed=3,
     )
@@ -181,14 +182,15 @@ def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver
     best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
     judged, says = [], iter([scored(20, 40), scored(10, 10), scored(30, 50)])
 
-    def judge(agent, env, episodes, seed):
+    def judge(agent, env, episodes, seed, *, greedy):
+        assert not greedy  # as the run is evaluated
         judged.append((agent.weight[0, 0].item(), episodes, seed))
         return next(says)
 
     monkeypatch.setattr(loop, "evaluate", judge)
     run = SimpleNamespace(
         config=SimpleNamespace(
-            eval=SimpleNamespace(keep_best=True, final_episodes=7), env=None, seed=3
+            eval=SimpleNamespace(keep_best=True, final_episodes=7, greedy=False), env=None, seed=3
         ),
         trainer=SimpleNamespace(clock=Clock(), policy_step=0),
         best=best,

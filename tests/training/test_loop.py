@@ -215,8 +215,9 @@ def test_the_table_of_metrics_names_every_one_and_no_other(recorded):
     logged = {key for row in read(run_dir / "metrics.jsonl") for key in row.metrics}
     lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
     named = set(re.findall(r"`([a-z_]+/[a-z_]+)`", " ".join(x.split(" | ")[0] for x in lines)))
-    # Neither adapters nor Adam nor images nor evaluations and checkpoints on the way are in this run.
-    named -= {"optimizer/lora_gradient_norm", "time/compile_seconds"}
+    # Neither adapters nor Adam nor images nor values of actions are in this run, and no evaluations and
+    # checkpoints on the way.
+    named -= {"optimizer/lora_gradient_norm", "time/compile_seconds", "behavior/action_value_loss"}
     named -= {"time/evaluation_share", "time/checkpoint_share"}
     named -= {"open_loop/image_error", "open_loop/image_error_repeated"}
     named -= {"system/gpu_memory_bytes", "system/gpu_memory_share"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -45,25 +46,17 @@ class Behavior(nn.Module):
         super().__init__()
         self.algo = algo
         self.actor = Actor(features, spec, algo)
-        self.critic = TwoHotHead(
-            features,
-            algo.dense_units,
-            algo.mlp_layers,
-            algo.critic.bins,
-            algo.critic.bins_in_symlog,
+        head = partial(
+            TwoHotHead,
+            units=algo.dense_units,
+            layers=algo.mlp_layers,
+            bins=algo.critic.bins,
+            in_symlog=algo.critic.bins_in_symlog,
         )
+        self.critic = head(features)
         # None where it is not asked for, as in checkpoints from before it was there.
-        self.action_value = (
-            TwoHotHead(
-                features + spec.action_size,
-                algo.dense_units,
-                algo.mlp_layers,
-                algo.critic.bins,
-                algo.critic.bins_in_symlog,
-            )
-            if algo.critic.action_value_loss > 0
-            else None
-        )
+        asked = algo.critic.action_value_loss > 0
+        self.action_value = head(features + spec.action_size) if asked else None
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)
 

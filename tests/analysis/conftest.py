@@ -8,15 +8,17 @@ points twice and some of a life that the run did not go on from.
 
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from recorded import DATA, EXPERIMENT, Recorded, add, first_life, second_life
 
-from llmdreamer.analysis.load import Records, load
+from llmdreamer.analysis.load import RETURN, Records, load
 from llmdreamer.tracking.__main__ import main as tracking
 from llmdreamer.tracking.parent import start_parent
 from llmdreamer.tracking.store import connect
@@ -52,6 +54,32 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
 @pytest.fixture(scope="session")
 def records(recorded: Recorded) -> Records:
     return load(recorded.uri, EXPERIMENT)
+
+
+@pytest.fixture
+def arms() -> Callable[..., Records]:
+    """Records made up of (arm, knobs, env, seed, return) with two evaluations a run."""
+
+    def make(*rows: tuple[str, dict[str, str], str, int, float]) -> Records:
+        runs, curves = [], []
+        for number, (label, knobs, env, seed, value) in enumerate(rows):
+            plain = {"backbone": "gpt2", "size": "S", "pretrained": "false", "peft": "false"}
+            plain |= {"replay_ratio": "1.0", "posterior": "decoupled"} | knobs
+            run = {"run_id": str(number), "name": label, "status": "FINISHED", "label": label}
+            runs.append(run | {"arm": label, "env": env, "seed": seed, "started": 0.0} | plain)
+            curves += [
+                {
+                    "run_id": str(number),
+                    "key": RETURN,
+                    "env_step": step,
+                    "seconds": step,
+                    "value": y,
+                }
+                for step, y in ((100, 0.0), (200, value))
+            ]
+        return Records("made up", pd.DataFrame(runs), pd.DataFrame(curves))
+
+    return make
 
 
 @pytest.fixture

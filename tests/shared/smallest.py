@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.store import connect
 from llmdreamer.training.checkpoint import Checkpoints
 
 TINY = (
@@ -73,3 +74,9 @@ def differing(left, right, path=""):
     if isinstance(left, torch.Tensor):
         return [] if torch.equal(left, right) else [path]
     return [] if left == right else [path]
+
+
+def runs_in(uri: str) -> list:
+    """All that an MLflow store has runs of."""
+    client = connect(uri)
+    return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))

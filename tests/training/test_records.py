@@ -1,0 +1,167 @@
+"""What a finished run leaves, in its folder and in MLflow, and what can be asked of it afterwards."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from smallest import TINY, runs_in
+
+from llmdreamer import openloop as open_loop
+from llmdreamer.config import from_yaml
+from llmdreamer.evaluate import main as evaluated
+from llmdreamer.imagine import main as imagine
+from llmdreamer.tracking import prepare
+from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.store import connect
+from llmdreamer.training.checkpoint import Checkpoints
+from llmdreamer.training.evaluate import RUN_OFF, evaluate
+from llmdreamer.training.loop import train
+from llmdreamer.training.trainer import restore_agent
+
+ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+
+
+@pytest.fixture(scope="module")
+def recorded(compose, tmp_path_factory):
+    """A finished run and what MLflow says of it."""
+    folder = tmp_path_factory.mktemp("recorded")
+    run_dir = folder / "run"
+    run_dir.mkdir()
+    uri = f"sqlite:///{folder}/mlflow.db"
+    # Making the store takes longer than a run's end waits on a busy machine.
+    prepare(uri, "llmdreamer")
+    before = Path.cwd()
+    os.chdir(folder)  # the store's artifacts lie where the command was typed
+    try:
+        often = [one for one in TINY if one != "eval.every=0"] + ["eval.every=32"]
+        train(compose(*often, "seed=3", f"tracking.uri={uri}"), run_dir, ["seed=3"])
+    finally:
+        os.chdir(before)
+    # On a busy machine the upload goes on after the run has stopped waiting for it; its end comes last.
+    deadline = time.monotonic() + 60
+    while not (runs := [run for run in runs_in(uri) if run.info.status == "FINISHED"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    (run,) = runs
+    return run_dir, uri, run
+
+
+def test_the_table_of_metrics_names_every_one_and_no_other(recorded):
+    run_dir = recorded[0]
+    logged = {key for row in read(run_dir / "metrics.jsonl") for key in row.metrics}
+    lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
+    named = set(re.findall(r"`([a-z_]+/[a-z_]+)`", " ".join(x.split(" | ")[0] for x in lines)))
+    # Neither adapters nor Adam nor images nor values of actions are in this run, and no evaluations and
+    # checkpoints on the way.
+    named -= {"optimizer/lora_gradient_norm", "time/compile_seconds", "behavior/action_value_loss"}
+    named -= {"time/evaluation_share", "time/checkpoint_share"}
+    named -= {"open_loop/image_error", "open_loop/image_error_repeated"}
+    named -= {"system/gpu_memory_bytes", "system/gpu_memory_share"}
+    assert logged - {"time/evaluation_share", "time/checkpoint_share"} == named
+
+
+def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):
+    _, _, run = recorded
+    assert run.info.status == "FINISHED"
+    assert run.data.params["algo.horizon"] == "3"
+    tags = {"arm": "scratch", "seed": "3", "backbone": "gpt2", "posterior": "decoupled"}
+    tags |= {"overrides": "seed=3", "host": platform.node(), "version.torch": version("torch")}
+    assert re.fullmatch("[0-9a-f]{10}", run.data.tags["cell"])
+    assert {key: run.data.tags[key] for key in tags} == tags
+
+
+def test_mlflow_has_every_row_by_environment_step(recorded):
+    run_dir, uri, run = recorded
+    rows = [row for row in read(run_dir / "metrics.jsonl") if "world_model/loss" in row.metrics]
+    history = connect(uri).get_metric_history(run.info.run_id, "world_model/loss")
+    assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
+        (row.env_step, row.metrics["world_model/loss"]) for row in rows
+    ]
+    assert rows[-1].env_step == 64
+
+
+def test_compute_and_the_time_split_add_up(recorded):
+    rows = [row.metrics for row in read(recorded[0] / "metrics.jsonl")]
+    rows = [row for row in rows if "compute/flops" in row]
+    assert rows
+    for row in rows:
+        assert row["compute/flops"] == row["replay/updates"] * row["compute/flops_per_update"] > 0
+        parts = {stage: row[f"time/{stage}_share"] for stage in PARTS}
+        assert all(share > 0 for share in parts.values())
+        assert sum(parts.values()) <= 1
+        # Imagining means many steps of the backbone, each after the other.
+        assert parts["imagination"] > parts["tracking"]
+
+
+PARTS = ("environment", "replay", "world_model", "imagination", "behavior", "gradient", "tracking")
+
+
+def test_mlflow_has_the_runs_files(recorded):
+    run_dir, uri, run = recorded
+    client = connect(uri)
+    top = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"config.yaml", "environment.json", "returns.png", "checkpoints", "best"} <= top
+    environment = json.loads((run_dir / "environment.json").read_text())
+    assert environment["id"] == "CartPole-v1" and environment["observations"] == {"state": [4]}
+    assert environment["action_size"] == 2 and environment["discrete"]
+    kept = {Path(i.path).name for i in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert kept == {path.name for path in (run_dir / "checkpoints").iterdir()}
+
+
+def test_the_best_policy_is_kept_and_evaluated_anew(recorded, capsys):
+    run_dir = recorded[0]
+    best, config = Checkpoints(run_dir / "best", 1), from_yaml(run_dir / "config.yaml")
+    again = evaluate(
+        restore_agent(config, best),
+        config.env,
+        config.eval.final_episodes,
+        config.seed + RUN_OFF,
+        greedy=True,
+    )
+    assert best.newest(torch.device("cpu"))["mean"] == again.mean
+    assert evaluated(["--best", "--episodes=2", str(run_dir)]) == 0
+    assert re.match(r"return \d+\.\d{1,2} ± ", capsys.readouterr().out)
+
+
+def test_the_saved_configuration_is_the_runs_own(recorded):
+    run_dir, _, _ = recorded
+    assert from_yaml(run_dir / "config.yaml").seed == 3
+
+
+@pytest.mark.parametrize("source", [[], ["--replay"]])
+def test_a_runs_world_model_is_measured_from_its_folder(recorded, tmp_path, capsys, source):
+    run_dir = recorded[0]
+    assert imagine([str(run_dir), "--windows=4", "--samples=2", f"--out={tmp_path}", *source]) == 0
+    assert "steps ahead" in capsys.readouterr().out
+    found = open_loop.load(tmp_path / open_loop.FILE)
+    assert (found.context, found.horizon) == (5, 3) and found.windows[0] <= 4
+    assert (tmp_path / "prediction-error.png").exists()
+    assert (tmp_path / "imagined-state.svg").exists()
+
+
+def test_what_a_run_measured_at_its_end_lies_in_its_folder_and_its_artifacts(recorded):
+    run_dir, uri, run = recorded
+    found = open_loop.load(run_dir / open_loop.FILE)
+    (row,) = [r for r in read(run_dir / "metrics.jsonl") if "open_loop/vector_error" in r.metrics]
+    assert row.metrics == found.metrics()
+    names = [item.path for item in connect(uri).list_artifacts(run.info.run_id)]
+    assert open_loop.FILE in names
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [(["--horizon=0"], "--horizon 0: must be >= 1"), (["--replay"], "missing replay")],
+)
+def test_what_cannot_be_imagined_is_one_line(recorded, tmp_path, capsys, typed, said):
+    shutil.copytree(recorded[0] / "checkpoints", tmp_path / "checkpoints")
+    shutil.copy(recorded[0] / "config.yaml", tmp_path)
+    assert imagine([str(tmp_path), *typed]) == 2
+    line = capsys.readouterr().err
+    assert said in line and line.count("\n") == 1

@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 import torch
 from smallest import contents
+from transformers.utils.logging import enable_propagation
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.training.loop import train
@@ -72,9 +73,9 @@ def test_a_bad_input_is_one_line_and_nothing_is_written(command, tmp_path, overr
     assert left(tmp_path) == set()
 
 
-def test_adapters_that_would_get_no_gradient_are_refused(command, tmp_path, monkeypatch):
+def test_adapters_that_would_get_no_gradient_are_refused(command, tmp_path):
     # As where the environment says CI: what transformers says would be said by us once more, on stdout.
-    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    enable_propagation()
     code, said, err = command(*FALCON, "lora.target_modules=[in_proj,dt_proj]")
     told = "lora.target_modules ['dt_proj'] get no gradient in this model: leave them out"
     assert (code, said, err.splitlines()[-1]) == (

@@ -51,6 +51,24 @@ class FeatureLinear(nn.Linear):
         return dense + linear_at(input.ones, self.weight[:, memory:])
 
 
+class BlockLinear(nn.Module):
+    """A linear layer (..., features) -> (..., out) that joins the i-th of `blocks` parts to the i-th alone.
+
+    Initialised as a dense layer of as many features: danijar/dreamerv3 (2025), `nets.py:BlockLinear`.
+    """
+
+    def __init__(self, features: int, out: int, blocks: int, bias: bool = True) -> None:
+        super().__init__()
+        dense = init_linear(nn.Linear(features, out // blocks, bias=False)).weight.detach()
+        self.weight = nn.Parameter(dense.T.unflatten(0, (blocks, -1)).contiguous())
+        self.bias = nn.Parameter(torch.zeros(out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.flatten(0, -2).unflatten(-1, (len(self.weight), -1)).transpose(0, 1)
+        joined = torch.bmm(parts, self.weight).transpose(0, 1).reshape(*x.shape[:-1], -1)
+        return joined if self.bias is None else joined + self.bias
+
+
 class RMSNorm(nn.RMSNorm):
     """Torch's, in the precision of its weight, whatever autocast made of its input; eps is 1e-4."""
 

@@ -36,6 +36,7 @@ class RecurrentModelConfig:
 @dataclass
 class HiddenConfig:
     hidden_size: int = MISSING
+    layers: int = 1  # with a default for runs saved before it was there
 
 
 @dataclass
@@ -56,6 +57,7 @@ class WorldModelConfig:
     kl_representation: float = MISSING
     kl_free_nats: float = MISSING
     continue_learns_gamma: bool = True
+    head_layers: int | None = None
     recurrent_model: RecurrentModelConfig = field(default_factory=RecurrentModelConfig)
     transition_model: HiddenConfig = field(default_factory=HiddenConfig)
     representation_model: HiddenConfig = field(default_factory=HiddenConfig)
@@ -232,9 +234,12 @@ class Config:
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 
-AS_BEFORE: dict[str, bool | float | str] = {
+AS_BEFORE: dict[str, bool | float | str | None] = {
     "algo.critic.action_value_loss": 0.0,
     "algo.text_keys.decoder": "[]",
+    "algo.world_model.head_layers": None,
+    "algo.world_model.representation_model.layers": 1,
+    "algo.world_model.transition_model.layers": 1,
     "eval.greedy": True,
 }
 """Keys that runs of earlier versions have not, at what was done then: so set, a run is of their cell and arm.

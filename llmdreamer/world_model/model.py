@@ -73,8 +73,7 @@ class WorldModel(nn.Module):
         config = algo.world_model
         units, layers = algo.dense_units, algo.mlp_layers
         stoch = (config.stochastic_size, config.discrete_size)
-        prior_units = config.transition_model.hidden_size
-        posterior_units = config.representation_model.hidden_size
+        heads = layers if config.head_layers is None else config.head_layers
         self.config = config
         self.features = backbone.width + stoch[0] * stoch[1]
         self.encoder = ObservationEncoder(spec, algo, text_table)
@@ -85,7 +84,10 @@ class WorldModel(nn.Module):
                 " or posterior=decoupled"
             )
         seen = self.encoder.width + (backbone.width if self.coupled else 0)
-        self.posterior = CategoricalHead(seen, posterior_units, 1, stoch, config.unimix)
+        sizes = config.representation_model
+        self.posterior = CategoricalHead(
+            seen, sizes.hidden_size, sizes.layers, stoch, config.unimix
+        )
         self.tokens = TokenProjection(
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
         )
@@ -95,13 +97,16 @@ class WorldModel(nn.Module):
             assert text_table is not None, "texts need a table to be read with"
             self.prompt = TextPrompt(text_table, algo.text_keys.sequence, backbone)
         self.deter_norm = RMSNorm(backbone.width)
-        self.prior = CategoricalHead(backbone.width, prior_units, 1, stoch, config.unimix)
+        sizes = config.transition_model
+        self.prior = CategoricalHead(
+            backbone.width, sizes.hidden_size, sizes.layers, stoch, config.unimix
+        )
         self.decoder = ObservationDecoder(self.features, spec, algo)
         self.reward = TwoHotHead(
-            self.features, units, layers, algo.critic.bins, algo.critic.bins_in_symlog
+            self.features, units, heads, algo.critic.bins, algo.critic.bins_in_symlog
         )
         self.continues = ContinueHead(
-            self.features, units, layers, algo.gamma, config.continue_learns_gamma
+            self.features, units, heads, algo.gamma, config.continue_learns_gamma
         )
 
     @property

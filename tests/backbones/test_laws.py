@@ -38,6 +38,7 @@ CASES = {
     "window-4": case("hf", 4, *OPT),
     "window-1": case("hf", 1, *OPT),
     "gru": case("gru", 4),
+    "block_gru": case("block_gru", 4, "backbone.width=64"),
 }
 
 
@@ -115,8 +116,9 @@ def test_the_same_seed_gives_the_same_weights(name, compose):
     assert not torch.equal(weights[0], weights[2])
 
 
-ALL = ("gpt2-4", "smollm2-4", "qwen3-4", "pythia-4", "mamba", "mamba2", "window-4", "gru")
-ADAPTED = {name: ["peft=true"] for name in ALL if name != "gru"}
+ALL = ("gpt2-4", "smollm2-4", "qwen3-4", "pythia-4", "mamba", "mamba2", "window-4")
+ALL += ("gru", "block_gru")
+ADAPTED = {name: ["peft=true"] for name in ALL if not name.endswith("gru")}
 ADAPTED["window-4"].append("lora.target_modules=[q_proj,fc1]")
 
 

@@ -80,8 +80,10 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
 def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_smallest_size(compose):
     cfg, recipe = compose("exp=dmc_reference"), compose("model=S", "env=dmc")
     algo, world = cfg.algo, cfg.algo.world_model
-    assert (cfg.backbone.name, cfg.posterior, cfg.backbone.width) == ("gru", "coupled", 512)
-    assert (world.stochastic_size, world.discrete_size) == (32, 4)
+    assert (cfg.backbone.name, cfg.posterior, cfg.backbone.width) == ("block_gru", "coupled", 512)
+    assert (cfg.precision, world.stochastic_size, world.discrete_size) == ("bf16", 32, 4)
+    assert (world.transition_model.layers, world.representation_model.layers) == (2, 1)
+    assert (algo.mlp_layers, world.head_layers) == (3, 1)
     steps = algo.per_rank_batch_size * algo.per_rank_sequence_length
     assert algo.replay_ratio * steps == 1024
     assert algo.imag_starts == algo.per_rank_sequence_length == 64

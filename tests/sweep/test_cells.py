@@ -67,7 +67,10 @@ def test_cells_of_runs_from_before_there_was_a_choice_are_what_they_were(compose
         "eval.greedy": False,
         "algo.critic.action_value_loss": 1,
         "algo.text_keys.decoder": '["mission"]',
+        "algo.world_model.head_layers": 2,
+        "algo.world_model.representation_model.layers": 3,
+        "algo.world_model.transition_model.layers": 2,
     }
-    texts = ["env=minigrid", "backbone=gru"]
-    found = identity(compose(*texts, "eval.greedy=false", "algo.critic.action_value_loss=1"))
+    keys = [f"{key}={value}" for key, value in chosen.items() if "text_keys" not in key]
+    found = identity(compose("env=minigrid", "backbone=gru", *keys))
     assert {key: found[key] for key in AS_BEFORE} == chosen

@@ -58,6 +58,7 @@ ARMS = {
     **{name: [f"backbone={name}"] for name in ("gru", "gpt2", "smollm2", "qwen3", "pythia")},
     **{name: [f"backbone={name}"] for name in ("mamba", "mamba2")},
     "coupled": ["backbone=gru", "posterior=coupled"],
+    "block_gru": ["backbone=block_gru", "backbone.width=64", "posterior=coupled"],
     "lora": ["backbone=gpt2", "peft=true"],
     "window": [
         *("backbone=hf", "backbone.model_type=bloom"),

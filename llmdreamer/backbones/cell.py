@@ -1,0 +1,69 @@
+"""Recurrent backbones whose memory of a stream is one vector, which is `deter` itself."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from llmdreamer.backbones.base import Backbone
+
+
+class CellBackbone(Backbone):
+    """A cell that is called once a token. Its state is the tensor (N, D)."""
+
+    input_rms = 1.0
+    recurrent = True
+    # Not `observe`: the loop over time would be one long graph.
+    compiles = frozenset({"step"})
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    @abstractmethod
+    def project(self, tokens: Tensor) -> Tensor:
+        """What of the cell does not wait for its memory, so that it is computed of all tokens at once."""
+
+    @abstractmethod
+    def cell(self, projected: Tensor, memory: Tensor) -> Tensor:
+        """The memory (N, D) after a token, given what `project` made of it."""
+
+    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        projected = self.project(tokens)
+        keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
+        memory = tokens.new_zeros(tokens.shape[0], self.width)
+        memories = []
+        # Slices are unbound once: the gradient of a single one is as large as the whole tensor.
+        for token, kept in zip(projected.unbind(1), keep.unbind(1), strict=True):
+            memory = self.cell(token, memory * kept)
+            memories.append(memory)
+        deter = torch.stack(memories, 1)
+        return deter, deter
+
+    def select(self, states: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
+        index = indices.unsqueeze(-1).expand(-1, -1, self.width)
+        return states.detach().gather(1, index).flatten(0, 1)
+
+    def initial(self, streams: int) -> Tensor:
+        return next(self.parameters()).new_zeros(streams, self.width)
+
+    def step(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        memory = self.cell(self.project(token), state)
+        return memory, memory
+
+    def stack(self, states: list[Tensor]) -> Tensor:
+        return torch.stack(states, 1)
+
+    def reset(self, state: Tensor, mask: Tensor) -> Tensor:
+        return state.masked_fill(mask.unsqueeze(-1), 0.0)
+
+    def replace(self, state: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask.unsqueeze(-1), other, state)
+
+    def state_dict_of(self, state: Tensor) -> dict[str, Tensor]:
+        return {"memory": state}
+
+    def state_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
+        return tensors["memory"]

@@ -153,10 +153,11 @@ CATALOGUE: dict[str, Family] = {
         language_model=False,
         any_width=True,
     ),
-    # The `deter` of danijar/dreamerv3's sizes of 1M, 100M, 200M and 400M weights (configs.yaml of 2025).
+    # XS has gpt2's number of weights; the rest are the `deter` of danijar/dreamerv3's sizes of 100M, 200M and
+    # 400M (configs.yaml of 2025), whose 1M has 512.
     "block_gru": Family(
         None,
-        {"XS": Shape(512, 1), "S": Shape(6144, 1), "M": Shape(8192, 1), "L": Shape(12288, 1)},
+        {"XS": Shape(720, 1), "S": Shape(6144, 1), "M": Shape(8192, 1), "L": Shape(12288, 1)},
         "llmdreamer.backbones.block_gru.make_block_gru",
         language_model=False,
         any_width=True,

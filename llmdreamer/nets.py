@@ -55,11 +55,16 @@ class BlockLinear(nn.Module):
     """A linear layer (..., features) -> (..., out) that joins the i-th of `blocks` parts to the i-th alone.
 
     Initialised as a dense layer of as many features: danijar/dreamerv3 (2025), `nets.py:BlockLinear`.
+
+    Args:
+        scale: of the initialiser.
     """
 
-    def __init__(self, features: int, out: int, blocks: int, bias: bool = True) -> None:
+    def __init__(
+        self, features: int, out: int, blocks: int, scale: float = 1.0, *, bias: bool = True
+    ) -> None:
         super().__init__()
-        dense = init_linear(nn.Linear(features, out // blocks, bias=False)).weight.detach()
+        dense = init_linear(nn.Linear(features, out // blocks, bias=False), scale).weight.detach()
         self.weight = nn.Parameter(dense.T.unflatten(0, (blocks, -1)).contiguous())
         self.bias = nn.Parameter(torch.zeros(out)) if bias else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 
 BLOCKS = 8
 """Groups of the memory. The author's sizes all have as many, and layers into them of an eighth of D."""
+
+SCALE = 1.187
+"""1 / sqrt(2 E[silu(x)²]) of normal x, for what is added to a token.
+
+There the same kernel reads two layers of D / 8 units in the token's place. Scaled so, summary and group weigh
+against a token of RMS 1 what they weigh there.
+"""
 
 
 def make_block_gru(config: Config) -> BlockGRUBackbone:
@@ -47,8 +55,9 @@ class BlockGRUBackbone(CellBackbone):
         super().__init__(width)
         narrow = width // BLOCKS
         self.summary = MLP(width, narrow, 1)
-        self.from_summary = init_linear(nn.Linear(narrow, width))
-        self.from_group = BlockLinear(width, width, BLOCKS, bias=False)
+        self.from_summary = init_linear(nn.Linear(narrow, width), SCALE)
+        # Of its D features a group reads an eighth, which is what its weights are to be scaled to.
+        self.from_group = BlockLinear(width, width, BLOCKS, SCALE * math.sqrt(BLOCKS), bias=False)
         self.norm = RMSNorm(width)
         self.gates = BlockLinear(width, 3 * width, BLOCKS)
 

@@ -340,7 +340,7 @@ def arm(cfg: Config) -> str:
     if not is_language_model(cfg.backbone):
         if cfg.posterior != "coupled":
             return name
-        return "reference" if name == "gru" else f"{name}-coupled"
+        return "reference" if name in ("gru", "block_gru") else f"{name}-coupled"
     hf = cfg.algo.world_model.hf_model
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"

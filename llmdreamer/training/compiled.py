@@ -52,6 +52,7 @@ class Pieces:
     """The parts of an update that are functions of tensors, as they are or, with `compile=true`, compiled.
 
     - `dream`: a step of imagination, with the action before it, where the backbone's `step` compiles;
+    - `row`: of a coupled posterior, one row of the world model's pass, there too;
     - `observe`: the world model's pass over a batch and its loss, where the backbone's `observe` compiles and
       no text is read;
     - `judge` and `judge_replay`: the losses of actor and critic, with any backbone.
@@ -69,6 +70,7 @@ class Pieces:
 
         steps = "step" in world_model.backbone.compiles
         self.dream = Piece(dream, compiled and steps)
+        self.row = Piece(world_model.row, compiled and steps and world_model.coupled)
         self.observe = Piece(world_model.observe, compiled and world_model.compiles)
         self.judge = Piece(behavior.loss, compiled)
         self.judge_replay = Piece(behavior.replay_loss, compiled)
@@ -79,7 +81,7 @@ class Pieces:
     @contextmanager
     def eagerly(self) -> Iterator[None]:
         """While it lasts nothing runs compiled: so operations can be counted, and modules watched."""
-        pieces = (self.dream, self.observe, self.judge, self.judge_replay)
+        pieces = (self.dream, self.row, self.observe, self.judge, self.judge_replay)
         waiting, self._waiting = self._waiting, False
         for piece in pieces:
             piece.eagerly = True

@@ -43,7 +43,7 @@ class Learner:
 
         # Learn the world: encode what was seen, predict what came.
         with self.clock.stage("world_model"), self._precision(batch):
-            world = pieces.observe(batch)
+            world = pieces.observe(batch, pieces.row)
 
         # Imagine on from some of what was seen, following the policy.
         with self.clock.stage("imagination"), self._precision(batch):

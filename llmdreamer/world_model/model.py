@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,15 @@ class Observed:
     states: State  # of the backbone, for every token it has seen
     column: Tensor | None  # (B, T), which of them are the rows'; None: they are the rows
     metrics: Metrics
+
+
+class Row(NamedTuple):
+    """What a coupled pass finds in one row of B sequences."""
+
+    posterior: Tensor  # (B, S, K), log-probabilities
+    deter: Tensor  # (B, D)
+    stoch: Tensor  # (B, S, K)
+    memory: State  # after it
 
 
 class WorldModel(nn.Module):
@@ -119,15 +128,22 @@ class WorldModel(nn.Module):
         reads = any(part is not None for part in texts)
         return "observe" in self.backbone.compiles and not self.coupled and not reads
 
-    def observe(self, batch: SequenceBatch) -> Observed:
+    def observe(self, batch: SequenceBatch, row: Callable[..., Row] | None = None) -> Observed:
         """The loss on a batch, and the latents it went through.
+
+        Args:
+            row: what a coupled posterior calls for each row but the first, which has no memory to learn
+                from: `row` or its compiled form; None: `row`.
 
         Source: arXiv:2301.04104v2, "World model learning", with the 2025 weights.
         """
         # Row 0 is context: z_0 and a_0 enter the first token, and no loss is taken on it.
         embedding = self.encoder(batch.observations, 2)  # (B, T + 1, E)
-        observe = self._observe_coupled if self.coupled else self._observe_parallel
-        posterior, latent, states, column = observe(embedding, batch)
+        if self.coupled:
+            posterior, latent, states = self._observe_coupled(embedding, batch, row or self.row)
+            column = None
+        else:
+            posterior, latent, states, column = self._observe_parallel(embedding, batch)
         return self._loss(batch, posterior, latent, states, column)
 
     def _observe_parallel(
@@ -147,9 +163,25 @@ class WorldModel(nn.Module):
             hidden, states, column = found.deter, found.states, found.column
         return posterior[:, 1:], Latent(self.deter_norm(hidden), stoch[:, 1:]), states, column
 
+    def row(
+        self, embedding: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor, memory: State
+    ) -> Row:
+        """One row of a coupled pass.
+
+        Args:
+            embedding: (B, E), of the row.
+            stoch: (B, S, K), of the row before, as `action`, (B, A).
+            is_first: (B,), bool, of the row.
+            memory: of B streams, before the row.
+        """
+        hidden, memory = self.backbone.step(self.tokens(stoch, action, is_first), memory)
+        deter = self.deter_norm(hidden)
+        posterior = self.infer(embedding, deter)
+        return Row(posterior, deter, self._sample(posterior), memory)
+
     def _observe_coupled(
-        self, embedding: Tensor, batch: SequenceBatch
-    ) -> tuple[Tensor, Latent, State, Tensor | None]:
+        self, embedding: Tensor, batch: SequenceBatch, row: Callable[..., Row]
+    ) -> tuple[Tensor, Latent, State]:
         """Row by row, because z_t needs h_t, and h_{t+1} needs z_t."""
         action, is_first = batch.action, batch.is_first[:, 1:]
         begins = is_first.clone()
@@ -157,20 +189,19 @@ class WorldModel(nn.Module):
         memory = self.backbone.initial(embedding.shape[0])
         deter = embedding.new_zeros(embedding.shape[0], self.backbone.width)
         stoch = self._sample(self.infer(embedding[:, 0], deter))  # the context row has no memory
-        rows: list[tuple[Tensor, Tensor, Tensor]] = []
-        states = []
+        rows: list[Row] = []
         for t in range(is_first.shape[1]):
             seen = {key: rows[:, t + 1] for key, rows in batch.observations.items()}
             memory = self.begin(memory, begins[:, t], seen)
-            token = self.tokens(stoch, action[:, t], is_first[:, t])
-            hidden, memory = self.backbone.step(token, memory)
-            deter = self.deter_norm(hidden)
-            posterior = self.infer(embedding[:, t + 1], deter)
-            stoch = self._sample(posterior)
-            rows.append((posterior, deter, stoch))
-            states.append(memory)
-        posteriors, deters, stochs = (torch.stack(parts, 1) for parts in zip(*rows, strict=True))
-        return posteriors, Latent(deters, stochs), self.backbone.stack(states), None
+            # The first memory has no gradient: compiled, it would be a graph of its own.
+            advance = row if t else self.row
+            found = advance(embedding[:, t + 1], stoch, action[:, t], is_first[:, t], memory)
+            rows.append(found)
+            stoch, memory = found.stoch, found.memory
+        posterior = torch.stack([found.posterior for found in rows], 1)
+        deter = torch.stack([found.deter for found in rows], 1)
+        latent = Latent(deter, torch.stack([found.stoch for found in rows], 1))
+        return posterior, latent, self.backbone.stack([found.memory for found in rows])
 
     def begin(self, state: State, is_first: Tensor, observations: Mapping[str, Tensor]) -> State:
         """The memory of N streams before a row: emptied where one begins, and told its texts if it is to be.

@@ -212,6 +212,8 @@ def test_pretrained_weights_that_train_whole_may_wait(compose):
     ("overrides", "name"),
     [
         (["backbone=gru", "posterior=coupled"], "reference"),
+        (["exp=dmc_reference"], "reference"),
+        (["backbone=block_gru"], "block_gru"),
         (["backbone=gru"], "gru"),
         (["peft=false", "pretrained=false"], "scratch"),
         (["peft=false", "pretrained=true"], "pretrained-full"),

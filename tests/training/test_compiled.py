@@ -33,7 +33,8 @@ GPT2 = [
 """One layer, since compiling is what takes these tests their time."""
 FAMILIES = {  # and how many of the pieces are compiled
     "lora": (["backbone=gpt2", "peft=true"], 4),
-    "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss=1"], 3),
+    "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss=1"], 4),
+    "reference": (["backbone=block_gru", "backbone.width=16", "posterior=coupled"], 4),
     "mamba2": (["backbone=mamba2"], 3),
     "window": (
         [
@@ -207,12 +208,12 @@ def test_several_processes_are_not_compiled(monkeypatch):
 
 def test_what_cannot_be_one_graph_is_an_error_in_one_line(learner, traced):
     one = learner("backbone=gru")
-    cell = one.agent.world_model.backbone._cell
+    cell = one.agent.world_model.backbone.cell
 
     def looks(projected, memory):
         return cell(projected, memory) if memory.sum() > 0 else memory
 
-    one.agent.world_model.backbone._cell = looks
+    one.agent.world_model.backbone.cell = looks
     with pytest.raises(
         ConfigError, match="compile=true: torch cannot compile this update"
     ) as error:

@@ -28,8 +28,8 @@ _DASHES: dict[str, tuple[str, Any]] = {
     "pretrained-lora": ("#CC79A7", (0, (1, 1.2))),
     "random-frozen-lora": ("#E69F00", (0, (3, 1, 1, 1, 1, 1))),
     "reference": ("#000000", (0, (10, 3))),
-    # published methods, in greys: what they are measured against comes first
-    "DreamerV3": ("#000000", "solid"),
+    # published methods, in greys, the darkest first; black is the reference of our own runs
+    "DreamerV3": ("#5A5A5A", "solid"),
     "D4PG": ("#777777", (0, (4, 2))),
     "DMPO": ("#777777", (0, (1, 1.5))),
     "PPO": ("#AAAAAA", "solid"),

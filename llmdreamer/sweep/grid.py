@@ -19,7 +19,7 @@ from llmdreamer.sweep.folder import Curves, Tail, is_finished
 from llmdreamer.sweep.plan import Plan, spelled
 from llmdreamer.sweep.sources import Outcome, Task
 from llmdreamer.sweep.table import Row, missing_objective, objective_values
-from llmdreamer.tracking import redact
+from llmdreamer.tracking import as_typed
 
 ENCODED = Transformer.encode  # values as Hydra would read them again
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Grid:
         params = " ".join(one.values)
         label = f"{one.arm} {params}".strip()
         row = Row(
-            label=label or "-", group=label, seed=one.seed, overrides=redact(" ".join(full)),
+            label=label or "-", group=label, seed=one.seed, overrides=as_typed(full),
             number=len(self._cells), arm=one.arm, params=params,
         )  # fmt: skip
         try:

@@ -10,7 +10,6 @@ import csv
 import io
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.sweep.table import TABLE, UNTOLD
-from llmdreamer.tracking import TrackingError, redact, resolve_uri
+from llmdreamer.tracking import TrackingError, as_typed, resolve_uri
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
 from llmdreamer.tracking.record import Status, write_atomically
@@ -70,7 +69,7 @@ class SweepParent(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.status is JobStatus.FAILED:
-            self._failed.append(redact(" ".join(job_return.overrides or [])))
+            self._failed.append(as_typed(job_return.overrides or []))
 
     def end(self, config: DictConfig) -> None:
         """End the parent run with the table of results; call it in a `finally`."""
@@ -109,7 +108,7 @@ def _status(jobs: Sequence[Child]) -> Status:
 
 
 def _command() -> str:
-    return redact(shlex.join(sys.argv))
+    return as_typed(sys.argv)
 
 
 def _head() -> str:

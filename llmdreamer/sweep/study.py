@@ -34,7 +34,7 @@ from llmdreamer.sweep.search import (
 from llmdreamer.sweep.sources import Outcome, Task
 from llmdreamer.sweep.storage import OWNER, Life, Store
 from llmdreamer.sweep.table import Row, missing_objective, objective_values
-from llmdreamer.tracking import TrackingError, redact, resolve_uri
+from llmdreamer.tracking import TrackingError, as_typed, resolve_uri
 from llmdreamer.tracking.parent import tag_run
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class Study:
         for place, seed in enumerate(plan.seeds):
             full = [*overrides, f"seed={seed}"]
             tags = {"sweep": self.name, "trial": str(trial.number)}
-            tags["overrides"] = redact(" ".join(full))
+            tags["overrides"] = as_typed(full)
             where = folder if len(plan.seeds) == 1 else folder / f"seed-{seed}"
             told = f"trial {trial.number} {label}"
             told += f" seed={seed}" if len(plan.seeds) > 1 else ""
@@ -301,7 +301,7 @@ class Study:
             label=" ".join([f"{self.name if self._arm else ''} {trial.number}".strip(), *values]),
             group=f"{self.name} {trial.number}",
             seed=self._plan.seeds[0] if len(self._plan.seeds) == 1 else None,
-            overrides=redact(" ".join([*self._plan.fixed, *values, *self._arm])),
+            overrides=as_typed([*self._plan.fixed, *values, *self._arm]),
             number=trial.number,
             arm=self._arm_name,
             params=" ".join(values),

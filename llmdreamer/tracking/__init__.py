@@ -1,6 +1,7 @@
 """The record of runs: a local spool that is the truth, and MLflow told from it."""
 
-from llmdreamer.tracking.record import RunInfo, flatten, redact
+from llmdreamer.redaction import as_typed, redact
+from llmdreamer.tracking.record import RunInfo, flatten
 from llmdreamer.tracking.spool import Spool
 from llmdreamer.tracking.store import TrackingError, prepare, resolve_uri, ui_command
 from llmdreamer.tracking.tracker import Tracker
@@ -10,6 +11,7 @@ __all__ = [
     "Spool",
     "Tracker",
     "TrackingError",
+    "as_typed",
     "flatten",
     "prepare",
     "redact",

@@ -14,7 +14,7 @@ import torch
 from llmdreamer import parallel
 from llmdreamer.config import arm, to_yaml
 from llmdreamer.sweep.cells import digest
-from llmdreamer.tracking import RunInfo, Tracker, flatten, redact
+from llmdreamer.tracking import RunInfo, Tracker, as_typed, flatten
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 from llmdreamer.tracking.record import write_atomically
@@ -120,7 +120,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
         "replay_ratio": str(config.replay_ratio),
         "cell": digest(config),
         **origin(),
-        "overrides": redact(" ".join(overrides)),
+        "overrides": as_typed(overrides),
     }
     tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))
     parent = os.environ.get(PARENT_VARIABLE)

@@ -61,7 +61,7 @@ def test_a_sweep_is_a_run_with_the_results_of_its_jobs(uri: str, config: DictCon
     run = connect(uri).get_run(run_id)
     assert run.info.run_name == "2026-01-02/10-11-12"
     assert run.info.status == "FINISHED"
-    assert run.data.tags["command"] == "run.py -m seed=1,2 hub.hf_token=***"
+    assert run.data.tags["command"] == "run.py -m seed=1,2 'hub.hf_token=***'"
     assert "| run seed=2 | seed=2 | 12.5 | FINISHED |" in run.data.tags["mlflow.note.content"]
     table = Path(config.hydra.sweep.dir) / "results.csv"
     assert table.read_text().splitlines() == [

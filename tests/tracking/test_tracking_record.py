@@ -1,5 +1,7 @@
+import shlex
 from pathlib import Path
 
+from llmdreamer.redaction import as_typed
 from llmdreamer.tracking.record import Shipped, flatten, load, redact, save
 
 
@@ -58,3 +60,10 @@ def test_secrets_are_blotted_out_however_they_are_given():
         ("algo.text_keys.sequence=[mission] env.id=a:B-v0", None),
     ):
         assert redact(given) == (given if told is None else told)
+
+
+def test_what_was_typed_can_be_typed_again_without_its_secrets():
+    words = ["model=S,M", "backbone.config={n_embd: 128, n_head: 4}", "hub.hf_token=abc", "a=[b]"]
+    told = as_typed(words)
+    assert shlex.split(told) == [*words[:2], "hub.hf_token=***", words[3]]
+    assert told.startswith("model=S,M ")  # what needs no quotes has none

@@ -48,6 +48,12 @@ def test_the_ablation_crosses_arms_and_seeds(plan, typed, cells):
         assert len(list(combinations(read))) == cells
 
 
+def test_the_ablation_takes_a_checkpoint_in_a_folder(plan, tmp_path):
+    for read in plan("sweeps=ablation", f"backbone.path={tmp_path}"):
+        found = [read.compose([*read.fixed, *arm]) for arm in read.arms.values()]
+        assert [one.backbone.path for one in found] == [None, None, *[str(tmp_path)] * 4]
+
+
 def test_what_is_typed_wins_over_the_specification(plan):
     typed = ["sweeps=lora", "lora.r=4", "model=XS", "hydra.sweeper.n_trials=3"]
     typed.append("algo.optimizer.lora_lr=1e-4,1e-3")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from llmdreamer.backbones.cell import CellBackbone
+from llmdreamer.backbones.cell import CellBackbone, remember
 from llmdreamer.catalogue import shape_of
 from llmdreamer.errors import ConfigError
 from llmdreamer.nets import MLP, BlockLinear, RMSNorm, init_linear
@@ -69,7 +68,4 @@ class BlockGRUBackbone(CellBackbone):
         hidden = nn.functional.silu(self.norm(projected + shared + self.from_group(memory)))
         groups = self.gates(hidden).to(memory.dtype).unflatten(-1, (BLOCKS, -1))
         reset, candidate, update = (gate.flatten(-2) for gate in groups.chunk(3, -1))
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        # The bias of -1 lets a fresh cell remember rather than overwrite.
-        update = torch.sigmoid(update - 1)
-        return update * candidate + (1 - update) * memory
+        return remember(reset, candidate, update, memory)

@@ -10,6 +10,14 @@ from torch import Tensor
 from llmdreamer.backbones.base import Backbone
 
 
+def remember(reset: Tensor, candidate: Tensor, update: Tensor, memory: Tensor) -> Tensor:
+    """A GRU's new memory, from its old one and the logits of its gates, all (N, D)."""
+    candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+    # The bias of -1 lets a fresh cell remember rather than overwrite.
+    update = torch.sigmoid(update - 1)
+    return update * candidate + (1 - update) * memory
+
+
 class CellBackbone(Backbone):
     """A cell that is called once a token. Its state is the tensor (N, D)."""
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from llmdreamer.backbones.cell import CellBackbone
+from llmdreamer.backbones.cell import CellBackbone, remember
 from llmdreamer.catalogue import shape_of
 from llmdreamer.nets import RMSNorm, init_linear
 
@@ -39,7 +38,4 @@ class GRUBackbone(CellBackbone):
     def cell(self, projected: Tensor, memory: Tensor) -> Tensor:
         gates = self.norm(projected + self.from_memory(memory))
         reset, candidate, update = gates.chunk(3, -1)
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        # The bias of -1 lets a fresh cell remember rather than overwrite.
-        update = torch.sigmoid(update - 1)
-        return update * candidate + (1 - update) * memory
+        return remember(reset, candidate, update, memory)

@@ -340,7 +340,8 @@ def arm(cfg: Config) -> str:
     if not is_language_model(cfg.backbone):
         if cfg.posterior != "coupled":
             return name
-        return "reference" if name in ("gru", "block_gru") else f"{name}-coupled"
+        ours = cfg.backbone.factory is None
+        return "reference" if ours and family_of(name).dreamer else f"{name}-coupled"
     hf = cfg.algo.world_model.hf_model
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"

@@ -89,8 +89,8 @@ class WorldModel(nn.Module):
         self.coupled = config.posterior == "coupled"
         if self.coupled and not backbone.recurrent:
             raise ConfigError(
-                "posterior=coupled needs a backbone that is trained step by step: set backbone=gru"
-                " or posterior=decoupled"
+                "posterior=coupled needs a backbone that is trained step by step: set"
+                " backbone=gru, backbone=block_gru or posterior=decoupled"
             )
         seen = self.encoder.width + (backbone.width if self.coupled else 0)
         sizes = config.representation_model

@@ -14,7 +14,7 @@ MISTAKES = [
     ("+algo.foo=1", "unknown key 'algo.foo'"),
     ("tests=1", "unknown key 'tests'"),
     ("env.kwargs.g=1", "env.kwargs has no 'g' yet: add it with +env.kwargs.g=..."),
-    ("backbone=gtp2", "backbone=gtp2: no such option; choose from gpt2, gru, hf, "),
+    ("backbone=gtp2", "backbone=gtp2: no such option; choose from block_gru, gpt2, gru, hf, "),
     ("backbone=gtp2", "; did you mean 'gpt2'?"),
     ("model=Q", "model=Q: no such option; choose from L, M, S, XS"),
     ("model=3", "model=3: no such option; choose from L, M, S, XS"),

@@ -41,7 +41,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
     done = command("run.py", "backbone=gtp2", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "backbone=gtp2: no such option; choose from gpt2, gru, hf, mamba, mamba2, pythia, qwen3,"
+        "backbone=gtp2: no such option; choose from block_gru, gpt2, gru, hf, mamba, mamba2, pythia, qwen3,"
         " smollm2; did you mean 'gpt2'?\n"
     )
 

@@ -34,7 +34,7 @@ BAD_INPUTS = [
     (["algo.per_rank_batch_size=big"], ["algo.per_rank_batch_size='big'", "an integer"]),
     (["algo.optimizer.lr=nan"], ["algo.optimizer.lr=nan", "finite", "> 0"]),
     (["model=Q"], ["model=Q", "choose from L, M, S, XS"]),
-    (["backbone=gtp2"], ["backbone=gtp2", "choose from gpt2, gru", "did you mean 'gpt2'"]),
+    (["backbone=gtp2"], ["backbone=gtp2", "choose from block_gru, gpt2, gru", "did you mean 'gpt2'"]),
     (["backbone=qwen3", "model=S"], ["qwen3 has no size S", "choose from XS, M, L"]),
     ([*GPT2, "model=S", "pretrained=true"], ["hub is unreachable", "pretrained=false"]),
     ([*GPT2, "pretrained=true", "backbone.path=./none"], ["backbone.path=./none", "no such directory"]),

@@ -35,6 +35,9 @@ class Backbone(nn.Module, ABC):
     compiles: ClassVar[frozenset[Literal["observe", "step"]]] = frozenset()
     """Which of them torch.compile takes as one graph: what is done must not depend on a tensor's numbers."""
 
+    as_dreamer: bool = False
+    """Whether z, action and memory come and go as in DreamerV3: see `TokenProjection` and `WorldModel`."""
+
     recurrent: bool = False
     """Whether `step` carries gradient and `stack` works, so that rows can be observed in a loop."""
 

@@ -18,13 +18,6 @@ if TYPE_CHECKING:
 BLOCKS = 8
 """Groups of the memory. The author's sizes all have as many, and layers into them of an eighth of D."""
 
-SCALE = 1.187
-"""1 / sqrt(2 E[silu(x)²]) of normal x, for what is added to a token.
-
-There the same kernel reads two layers of D / 8 units in the token's place. Scaled so, summary and group weigh
-against a token of RMS 1 what they weigh there.
-"""
-
 
 def make_block_gru(config: Config) -> BlockGRUBackbone:
     """The memory of the width asked for, or of that which the catalogue gives to `config.size`.
@@ -46,17 +39,20 @@ class BlockGRUBackbone(CellBackbone):
     """Groups of D / 8 numbers, each with gates of its own, that hear of each other through a narrow layer.
 
     Source: danijar/dreamerv3 (2025), `rssm.py:RSSM._core`, with one layer before the gates. There each
-    group reads itself beside copies of one summary: the same products, of the summary once, are here a
-    plain layer. What is there a layer of z and one of the action is here the token, which is their sum.
+    group reads itself beside copies of three layers of D / 8 units: a summary of the memory, z, and the
+    action. The same products, of each copy once, are here two plain layers: `from_summary` and the last of
+    the token's. Weights are drawn as that one kernel's, of 4 D features.
     """
+
+    as_dreamer = True
+    input_rms = 0.149  # 2 D / 8 units after SiLU, of RMS 0.596 each, through that kernel
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
         narrow = width // BLOCKS
         self.summary = MLP(width, narrow, 1)
-        self.from_summary = init_linear(nn.Linear(narrow, width), SCALE)
-        # Of its D features a group reads an eighth, which is what its weights are to be scaled to.
-        self.from_group = BlockLinear(width, width, BLOCKS, SCALE * math.sqrt(BLOCKS), bias=False)
+        self.from_summary = init_linear(nn.Linear(narrow, width), math.sqrt(narrow / (4 * width)))
+        self.from_group = BlockLinear(width, width, BLOCKS, math.sqrt(1 / 4), bias=False)
         self.norm = RMSNorm(width)
         self.gates = BlockLinear(width, 3 * width, BLOCKS)
 

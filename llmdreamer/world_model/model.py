@@ -105,7 +105,8 @@ class WorldModel(nn.Module):
         if algo.text_keys.sequence:
             assert text_table is not None, "texts need a table to be read with"
             self.prompt = TextPrompt(text_table, algo.text_keys.sequence, backbone)
-        self.deter_norm = RMSNorm(backbone.width)
+        # Checkpoints differ in the scale of what they say. A cell's memory is in [-1, 1] as it is.
+        self.deter_norm = nn.Identity() if backbone.as_dreamer else RMSNorm(backbone.width)
         sizes = config.transition_model
         self.prior = CategoricalHead(
             backbone.width, sizes.hidden_size, sizes.layers, stoch, config.unimix

@@ -2,25 +2,65 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import Backbone
-from llmdreamer.nets import MLP, RMSNorm
+from llmdreamer.nets import MLP, RMSNorm, init_linear
 from llmdreamer.types import Code
 
 
+class InOwnLayers(nn.Module):
+    """The action and z each through a layer of `units`, then both through one linear layer.
+
+    Source: danijar/dreamerv3 (2025), `rssm.py:RSSM._core`: `dynin2`, `dynin1` and their part of `dynhid0`.
+
+    Args:
+        rms: of what comes out, at first.
+    """
+
+    def __init__(self, action: int, stoch: int, units: int, out: int, rms: float) -> None:
+        super().__init__()
+        self.sizes = [action, stoch]
+        self.action = MLP(action, units, 1)
+        self.stoch = MLP(stoch, units, 1)
+        # A unit after norm and SiLU has 0.596 of the RMS that the initialiser takes it to have.
+        self.join = init_linear(nn.Linear(2 * units, out), rms / 0.596)
+
+    def forward(self, input: Tensor | Code) -> Tensor:
+        if isinstance(input, Code):
+            action, stoch = input.dense, replace(input, dense=input.dense[..., :0])
+        else:
+            action, stoch = input.split(self.sizes, -1)
+        joined: Tensor = self.join(torch.cat([self.action(action), self.stoch(stoch)], -1))
+        return joined
+
+
 class TokenProjection(nn.Module):
-    """Proj(z, a), scaled to the size of the word embeddings that the backbone was trained on."""
+    """Proj(z, a), scaled to the size of the word embeddings that the backbone was trained on.
+
+    Of a backbone that is `as_dreamer`, what its author's code makes of them: nothing norms their sum.
+    """
 
     def __init__(
         self, stoch: tuple[int, int], action_size: int, units: int, backbone: Backbone
     ) -> None:
         super().__init__()
         # Its input is what a `Code` stands for: the action, then z.
-        self.project = MLP(action_size + stoch[0] * stoch[1], units, 1, backbone.width)
-        self.start = nn.Parameter(torch.randn(backbone.width))
-        self.norm = RMSNorm(backbone.width)
+        sizes, width = (action_size, stoch[0] * stoch[1]), backbone.width
+        self.project: nn.Module
+        self.norm: nn.Module
+        if backbone.as_dreamer:
+            self.project = InOwnLayers(*sizes, units, width, backbone.input_rms)
+            # An episode begins with zeros in both their places.
+            self.start = nn.Parameter(torch.zeros(width))
+            self.norm = nn.Identity()
+            return
+        self.project = MLP(sum(sizes), units, 1, width)
+        self.start = nn.Parameter(torch.randn(width))
+        self.norm = RMSNorm(width)
         nn.init.constant_(self.norm.weight, backbone.input_rms)
 
     def forward(self, stoch: Tensor, action: Tensor, is_first: Tensor) -> Tensor:

@@ -1,0 +1,151 @@
+"""DreamerV3's own memory and what it is told, against its author's way of computing them, in NumPy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from llmdreamer.backbones import make_backbone
+from llmdreamer.backbones.block_gru import BLOCKS, BlockGRUBackbone
+from llmdreamer.errors import ConfigError
+from llmdreamer.training.agent import Agent
+from llmdreamer.types import Code, EnvSpec
+from llmdreamer.world_model.tokens import TokenProjection
+
+D, N, S, K = 64, 5, 3, 4
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def rms_norm(x, weight):
+    return x / np.sqrt(np.mean(x**2, -1, keepdims=True) + 1e-4) * weight
+
+
+def block_linear(x, kernel, bias=0.0):
+    parts = x.reshape(*x.shape[:-1], len(kernel), -1)
+    return np.einsum("nki,kio->nko", parts, kernel).reshape(len(x), -1) + bias
+
+
+def layer(x, weights, name):
+    x = x @ weights[f"{name}.0.weight"].T + weights[f"{name}.0.bias"]
+    return silu(rms_norm(x, weights[f"{name}.1.weight"]))
+
+
+def core(deter, stoch, action, weights):
+    """One step, each group beside its own copies of three layers, as in danijar/dreamerv3's `RSSM._core`."""
+    x0 = layer(deter, weights, "summary")
+    x1 = layer(stoch.reshape(N, -1), weights, "stoch")
+    x2 = layer(action / np.maximum(1, np.abs(action)), weights, "action")
+    copies = np.concatenate([x0, x2, x1], -1)[:, None].repeat(BLOCKS, 1)
+    x = np.concatenate([deter.reshape(N, BLOCKS, -1), copies], -1).reshape(N, -1)
+    # The kernel that reads a group has its part of the plain layers' columns below it.
+    plain = np.concatenate([weights["from_summary.weight"], weights["join.weight"]], 1)
+    per_group = plain.reshape(BLOCKS, D // BLOCKS, -1).transpose(0, 2, 1)
+    kernel = np.concatenate([weights["from_group.weight"], per_group], 1)
+    x = block_linear(x, kernel, weights["from_summary.bias"] + weights["join.bias"])
+    x = silu(rms_norm(x, weights["norm.weight"]))
+    x = block_linear(x, weights["gates.weight"], weights["gates.bias"])
+    gates = np.split(x.reshape(N, BLOCKS, -1), 3, -1)
+    reset, candidate, update = (gate.reshape(N, -1) for gate in gates)
+    candidate = np.tanh(sigmoid(reset) * candidate)
+    update = sigmoid(update - 1)
+    return update * candidate + (1 - update) * deter
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("imagined", [False, True])
+def test_a_step_is_the_one_of_its_authors_code(imagined):
+    torch.manual_seed(0)
+    backbone = BlockGRUBackbone(D).double()
+    tokens = TokenProjection((S, K), 2, D // BLOCKS, backbone).double()
+    for weight in [*backbone.parameters(), *tokens.project.parameters()]:
+        weight.add_(0.3 * torch.randn_like(weight))  # biases and scales are not what they were made
+    parts = backbone.state_dict() | tokens.project.state_dict()
+    weights = {name: value.numpy() for name, value in parts.items()}
+    deter, state = np.zeros((N, D)), backbone.initial(N).double()
+    for t in range(4):
+        is_first = torch.arange(N) == t
+        classes = torch.randint(K, (N, S))
+        stoch = torch.nn.functional.one_hot(classes, K).double()
+        action = 2 * torch.randn(N, 2, dtype=torch.double)
+        if imagined:
+            token = tokens.imagined(classes + K * torch.arange(S), action)
+        else:
+            # Where an episode begins, memory, z and action are zeros.
+            token = tokens(stoch, action, is_first)
+            state = backbone.reset(state, is_first)
+            keep = ~is_first.numpy()
+            deter = deter * keep[:, None]
+            stoch, action = stoch * ~is_first[:, None, None], action * ~is_first[:, None]
+        deter = core(deter, stoch.numpy(), action.numpy(), weights)
+        stepped, state = backbone.step(token, state)
+        np.testing.assert_allclose(stepped.numpy(), deter, rtol=1e-9)
+    assert np.abs(deter).max() > 0.1
+
+
+@torch.no_grad()
+def test_groups_hear_of_each_other_through_the_summary_alone():
+    torch.manual_seed(0)
+    backbone = BlockGRUBackbone(D).double()
+    one = torch.randn(1, D, dtype=torch.double)
+    other = one.clone()
+    other[0, : D // BLOCKS] += 1
+    token = torch.zeros(1, D, dtype=torch.double)
+
+    def groups_that_differ():
+        # The norm over all groups carries their common scale; it is not what is asked here.
+        backbone.norm = torch.nn.Identity()
+        told = [backbone.step(token, memory)[0].view(BLOCKS, -1) for memory in (one, other)]
+        return (told[0] - told[1]).abs().amax(-1) > 0
+
+    assert groups_that_differ().all()
+    backbone.from_summary.weight.zero_()
+    assert groups_that_differ().tolist() == [True] + [False] * (BLOCKS - 1)
+
+
+def test_what_one_kernel_reads_there_is_drawn_as_that_kernel_here():
+    torch.manual_seed(0)
+    width = 512
+    backbone = BlockGRUBackbone(width)
+    tokens = TokenProjection((32, 4), 1, width // BLOCKS, backbone)
+    # dynhid0 reads deter, and eight copies of three layers of an eighth of its width.
+    std = 1 / math.sqrt(width + BLOCKS * 3 * width // BLOCKS)
+    for weight in (
+        backbone.from_group.weight,
+        backbone.from_summary.weight,
+        tokens.project.join.weight,
+    ):
+        assert weight.std().item() == pytest.approx(std, rel=0.03)
+    assert backbone.gates.weight.std().item() == pytest.approx(1 / math.sqrt(width), rel=0.03)
+
+
+@torch.no_grad()
+def test_heads_read_the_memory_as_it_is(compose):
+    torch.manual_seed(0)
+    agent = Agent(compose("exp=dmc_reference"), EnvSpec({"state": (5,)}, 1, False))
+    world = agent.world_model
+    code = Code(torch.zeros(N, 512), torch.randint(4, (N, 32)) + 4 * torch.arange(32))
+    found, memory = world.dream(code, torch.zeros(N, 1), world.backbone.initial(N))
+    assert torch.equal(found.dense, memory)
+    assert memory.abs().max() < 1
+
+
+def test_a_width_without_blocks_of_one_size_is_refused(compose):
+    with pytest.raises(ConfigError, match=r"backbone\.width=500: .* choose a multiple of 8"):
+        make_backbone(compose("backbone=block_gru", "backbone.width=500"))
+
+
+def test_the_reference_is_of_its_authors_size(compose):
+    cfg = compose("exp=dmc_reference")
+    backbone = make_backbone(cfg)
+    narrow = sum(p.numel() for p in backbone.parameters())
+    # From the memory, from the summary, of each group, gates; biases and norms.
+    products = 512 * 64 + 64 * 512 + 512 * 64 + 512 * 192
+    assert narrow == products + 64 + 512 + 3 * 512 + (64 + 512)

@@ -54,6 +54,13 @@ class Row(NamedTuple):
     memory: State  # after it
 
 
+class AsItIs(nn.Module):
+    """In a norm's place. A copy: one tensor as `deter` and as state would be a compiled dream of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
 class WorldModel(nn.Module):
     """A recurrent state-space model whose memory is a sequence model over (z, a) tokens.
 
@@ -106,7 +113,7 @@ class WorldModel(nn.Module):
             assert text_table is not None, "texts need a table to be read with"
             self.prompt = TextPrompt(text_table, algo.text_keys.sequence, backbone)
         # Checkpoints differ in the scale of what they say. A cell's memory is in [-1, 1] as it is.
-        self.deter_norm = nn.Identity() if backbone.as_dreamer else RMSNorm(backbone.width)
+        self.deter_norm = AsItIs() if backbone.as_dreamer else RMSNorm(backbone.width)
         sizes = config.transition_model
         self.prior = CategoricalHead(
             backbone.width, sizes.hidden_size, sizes.layers, stoch, config.unimix

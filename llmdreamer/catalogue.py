@@ -34,7 +34,7 @@ class Family:
         factory: dotted name of the function that makes it from the configuration.
         language_model: whether it has weights to load and layers to adapt (`pretrained`, `peft`).
         any_width: whether `backbone.width` may stand in for a size's.
-        dreamer: whether it is DreamerV3's own memory; with its posterior too it is the reference.
+        reference: whether with DreamerV3's own posterior it is the reference arm.
     """
 
     model_type: str | None
@@ -42,7 +42,7 @@ class Family:
     factory: str = "llmdreamer.backbones.huggingface.make_huggingface"
     language_model: bool = True
     any_width: bool = False
-    dreamer: bool = False
+    reference: bool = False
 
 
 def _gpt2(width: int, layers: int, heads: int, positions: int, name: str | None = None) -> Shape:
@@ -154,7 +154,7 @@ CATALOGUE: dict[str, Family] = {
         "llmdreamer.backbones.gru.make_gru",
         language_model=False,
         any_width=True,
-        dreamer=True,
+        reference=True,
     ),
     # XS has gpt2's number of weights; the rest are the `deter` of danijar/dreamerv3's sizes of 100M, 200M and
     # 400M (configs.yaml of 2025), whose 1M has 512.
@@ -164,7 +164,7 @@ CATALOGUE: dict[str, Family] = {
         "llmdreamer.backbones.block_gru.make_block_gru",
         language_model=False,
         any_width=True,
-        dreamer=True,
+        reference=True,
     ),
 }
 ANY = "hf"

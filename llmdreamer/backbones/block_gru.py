@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from llmdreamer.backbones.cell import CellBackbone, remember
-from llmdreamer.catalogue import shape_of
+from llmdreamer.backbones.cell import CellBackbone, remember, width_of
 from llmdreamer.errors import ConfigError
 from llmdreamer.nets import MLP, BlockLinear, RMSNorm, init_linear
 
@@ -20,13 +19,12 @@ BLOCKS = 8
 
 
 def make_block_gru(config: Config) -> BlockGRUBackbone:
-    """The memory of the width asked for, or of that which the catalogue gives to `config.size`.
+    """The memory of a configuration's width.
 
     Raises:
         ConfigError: if that cannot be divided by the number of blocks.
     """
-    asked = config.backbone.width
-    width = shape_of(config.backbone.name, config.size).width if asked is None else asked
+    width = width_of(config)
     if width % BLOCKS:
         raise ConfigError(
             f"backbone.width={width}: backbone={config.backbone.name} has {BLOCKS} blocks of one width:"
@@ -51,8 +49,9 @@ class BlockGRUBackbone(CellBackbone):
         super().__init__(width)
         narrow = width // BLOCKS
         self.summary = MLP(width, narrow, 1)
+        # Scaled from their own number of features to that kernel's.
         self.from_summary = init_linear(nn.Linear(narrow, width), math.sqrt(narrow / (4 * width)))
-        self.from_group = BlockLinear(width, width, BLOCKS, math.sqrt(1 / 4), bias=False)
+        self.from_group = BlockLinear(width, width, BLOCKS, 0.5, bias=False)
         self.norm = RMSNorm(width)
         self.gates = BlockLinear(width, 3 * width, BLOCKS)
 

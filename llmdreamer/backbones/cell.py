@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from llmdreamer.backbones.base import Backbone
+from llmdreamer.catalogue import shape_of
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+
+
+def width_of(config: Config) -> int:
+    """D: the width asked for, or that which the catalogue gives to `config.size`."""
+    asked = config.backbone.width
+    return shape_of(config.backbone.name, config.size).width if asked is None else asked
 
 
 def remember(reset: Tensor, candidate: Tensor, update: Tensor, memory: Tensor) -> Tensor:

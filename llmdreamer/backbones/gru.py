@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from llmdreamer.backbones.cell import CellBackbone, remember
-from llmdreamer.catalogue import shape_of
+from llmdreamer.backbones.cell import CellBackbone, remember, width_of
 from llmdreamer.nets import RMSNorm, init_linear
 
 if TYPE_CHECKING:
@@ -15,11 +14,8 @@ if TYPE_CHECKING:
 
 
 def make_gru(config: Config) -> GRUBackbone:
-    """The GRU of the width asked for, or of that which the catalogue gives to `config.size`."""
-    asked = config.backbone.width
-    return GRUBackbone(
-        shape_of(config.backbone.name, config.size).width if asked is None else asked
-    )
+    """The GRU of a configuration's width."""
+    return GRUBackbone(width_of(config))
 
 
 class GRUBackbone(CellBackbone):

@@ -341,7 +341,7 @@ def arm(cfg: Config) -> str:
         if cfg.posterior != "coupled":
             return name
         ours = cfg.backbone.factory is None
-        return "reference" if ours and family_of(name).dreamer else f"{name}-coupled"
+        return "reference" if ours and family_of(name).reference else f"{name}-coupled"
     hf = cfg.algo.world_model.hf_model
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"

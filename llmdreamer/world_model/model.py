@@ -139,11 +139,11 @@ class WorldModel(nn.Module):
     def observe(self, batch: SequenceBatch, row: Callable[..., Row] | None = None) -> Observed:
         """The loss on a batch, and the latents it went through.
 
+        Source: arXiv:2301.04104v2, "World model learning", with the 2025 weights.
+
         Args:
             row: what a coupled posterior calls for each row but the first, which has no memory to learn
                 from: `row` or its compiled form; None: `row`.
-
-        Source: arXiv:2301.04104v2, "World model learning", with the 2025 weights.
         """
         # Row 0 is context: z_0 and a_0 enter the first token, and no loss is taken on it.
         embedding = self.encoder(batch.observations, 2)  # (B, T + 1, E)

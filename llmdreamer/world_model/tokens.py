@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +29,7 @@ class InOwnLayers(nn.Module):
 
     def forward(self, input: Tensor | Code) -> Tensor:
         if isinstance(input, Code):
-            action, stoch = input.dense, replace(input, dense=input.dense[..., :0])
+            action, stoch = input.dense, Code(input.dense[..., :0], input.ones)
         else:
             action, stoch = input.split(self.sizes, -1)
         joined: Tensor = self.join(torch.cat([self.action(action), self.stoch(stoch)], -1))
@@ -54,7 +52,7 @@ class TokenProjection(nn.Module):
         self.norm: nn.Module
         if backbone.as_dreamer:
             self.project = InOwnLayers(*sizes, units, width, backbone.input_rms)
-            # An episode begins with zeros in both their places.
+            # At first an episode begins with zeros in both their places, as it always does there.
             self.start = nn.Parameter(torch.zeros(width))
             self.norm = nn.Identity()
             return

@@ -117,15 +117,14 @@ def test_the_same_seed_gives_the_same_weights(name, compose):
 
 
 ALL = ("gpt2-4", "smollm2-4", "qwen3-4", "pythia-4", "mamba", "mamba2", "window-4")
-ALL += ("gru", "block_gru")
-ADAPTED = {name: ["peft=true"] for name in ALL if not name.endswith("gru")}
+ADAPTED = {name: ["peft=true"] for name in ALL}
 ADAPTED["window-4"].append("lora.target_modules=[q_proj,fc1]")
 
 
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("name", "more"),
-    [*((name, []) for name in ALL), *ADAPTED.items()],
+    [*((name, []) for name in (*ALL, "gru", "block_gru")), *ADAPTED.items()],
     ids=lambda value: value if isinstance(value, str) else "adapted" if value else "plain",
 )
 def test_weights_survive_being_written_down(name, more, compose, tmp_path):

@@ -99,9 +99,10 @@ def test_groups_hear_of_each_other_through_the_summary_alone():
     other[0, : D // BLOCKS] += 1
     token = torch.zeros(1, D, dtype=torch.double)
 
+    # The norm over all groups carries their common scale; it is not what is asked here.
+    backbone.norm = torch.nn.Identity()
+
     def groups_that_differ():
-        # The norm over all groups carries their common scale; it is not what is asked here.
-        backbone.norm = torch.nn.Identity()
         told = [backbone.step(token, memory)[0].view(BLOCKS, -1) for memory in (one, other)]
         return (told[0] - told[1]).abs().amax(-1) > 0
 
@@ -137,15 +138,22 @@ def test_heads_read_the_memory_as_it_is(compose):
     assert memory.abs().max() < 1
 
 
+def test_prior_posterior_and_heads_are_as_deep_as_there(compose):
+    agent = Agent(compose("exp=dmc_reference"), EnvSpec({"state": (5,)}, 1, False))
+    world = agent.world_model
+    nets = (world.prior, world.posterior, world.reward, world.continues, agent.behavior.critic)
+    layers = [sum(isinstance(part, torch.nn.Linear) for part in net.mlp) for net in nets]
+    assert layers == [2 + 1, 1 + 1, 1 + 1, 1 + 1, 3 + 1]  # hidden, and the last
+
+
 def test_a_width_without_blocks_of_one_size_is_refused(compose):
     with pytest.raises(ConfigError, match=r"backbone\.width=500: .* choose a multiple of 8"):
         make_backbone(compose("backbone=block_gru", "backbone.width=500"))
 
 
 def test_the_reference_is_of_its_authors_size(compose):
-    cfg = compose("exp=dmc_reference")
-    backbone = make_backbone(cfg)
-    narrow = sum(p.numel() for p in backbone.parameters())
+    backbone = make_backbone(compose("exp=dmc_reference"))
+    weights = sum(p.numel() for p in backbone.parameters())
     # From the memory, from the summary, of each group, gates; biases and norms.
     products = 512 * 64 + 64 * 512 + 512 * 64 + 512 * 192
-    assert narrow == products + 64 + 512 + 3 * 512 + (64 + 512)
+    assert weights == products + 64 + 512 + 3 * 512 + (64 + 512)

@@ -96,6 +96,17 @@ class Checkpoints:
         """The newest checkpoint's file, good or not; None if there is none."""
         return next(iter(self._paths()), None)
 
+    def told(self, policy_step: int, action_repeat: int) -> str:
+        """For the end of a run at `policy_step`: where the checkpoints lie, and if its last is missing."""
+        newest = self.newest_path
+        if newest is None:
+            return "none: it could not be written"
+        if (step := _step(newest)) < policy_step:
+            return (
+                f"{self.folder} (of env step {step * action_repeat}: the last could not be written)"
+            )
+        return str(self.folder)
+
     def _paths(self) -> list[Path]:
         """Newest first. Two of one step, which only a resumed run can leave, are the same run's."""
         found = []

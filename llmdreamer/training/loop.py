@@ -282,7 +282,8 @@ class Run:
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if lost := [metric for metric in metrics if metric not in self.journal.newest]:
             raise ConfigError(never_logged(lost, self.journal.newest))
-        print(summary(config, self.run_dir, result, best, self.tracker.ui_command))
+        told = self.saver.checkpoints.told(trainer.policy_step, config.env.action_repeat)
+        print(summary(config, self.run_dir, result, best, told, self.tracker.ui_command))
         return TrainResult(self.journal.newest[metrics[0]], result)
 
     def _offer(self, result: Evaluation) -> None:

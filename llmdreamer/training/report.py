@@ -49,9 +49,18 @@ class Best:
 
 
 def summary(
-    config: Config, run_dir: Path, result: Evaluation, best: Best | None, ui_command: str
+    config: Config,
+    run_dir: Path,
+    result: Evaluation,
+    best: Best | None,
+    checkpoint: str,
+    ui_command: str,
 ) -> str:
-    """The last lines of a run."""
+    """The last lines of a run.
+
+    Args:
+        checkpoint: where to go on from, in words (`Checkpoints.told`).
+    """
     acting = "mode" if config.eval.greedy else "sampled"
     episodes = len(result.returns)
     lines = [f"evaluation return  {result} (mean ± sd of {episodes} episodes, policy {acting})"]
@@ -62,7 +71,7 @@ def summary(
         )
     lines += [
         f"run                {run_dir}",
-        f"checkpoint         {run_dir / 'checkpoints'}",
+        f"checkpoint         {checkpoint}",
         f"plot               {run_dir / 'returns.png'}",
     ]
     if config.eval.video:

@@ -55,6 +55,8 @@ def test_a_full_disk_costs_a_checkpoint_and_one_line_but_not_the_run(tmp_path, c
     assert (code, said.count("no checkpoint at policy step 80: ")) == (0, 1)
     assert "evaluation return" in said and "Traceback" not in said
     assert contents(folder / "checkpoints") == before
+    (told,) = (line for line in said.splitlines() if line.startswith("checkpoint  "))
+    assert told.endswith("checkpoints (of env step 64: the last could not be written)")
 
 
 def test_a_disk_that_is_full_for_every_checkpoint_takes_the_run_to_its_end(disk):
@@ -64,6 +66,7 @@ def test_a_disk_that_is_full_for_every_checkpoint_takes_the_run_to_its_end(disk)
     assert said.count(": [Errno 28] No space left on device") == 4
     assert "evaluation return" in said and "Traceback" not in said
     assert list((folder / "outputs" / "run" / "checkpoints").iterdir()) == []
+    assert "\ncheckpoint         none: it could not be written\n" in said
 
 
 def test_a_disk_that_may_only_be_read_is_refused_in_one_line(disk):

@@ -90,7 +90,9 @@ def find(folder: Path) -> tuple[list[Run], list[str]]:
         if named is None or wanted.tags["seed"] != named[2]:
             raise ConfigError(f"{path}: of seed {wanted.tags['seed']}, so it must end in that")
         if wanted.status != "FINISHED" or wanted.ended is None:
-            notes.append(f"{path.name} is left out: it has not finished ({wanted.status}).")
+            notes.append(
+                f"{path.name} is left out: it has not finished ({wanted.status or 'under way'})."
+            )
             continue
         rows = [(row.env_step, row.metrics) for row in read(RunFiles(path).metrics)]
         evaluations = {step: row["eval/return"] for step, row in rows if "eval/return" in row}

@@ -13,8 +13,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -226,7 +227,6 @@ def page(
         notes = [*notes, PUBLISHED.format(step=int(curve.grid[-1]))]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
-    commits = sorted({run.tags["commit"] for same in groups.values() for run in same})
     budgets = {max(run.evaluations) for same in groups.values() for run in same}
     steps = " to ".join(f"{step:,}" for step in sorted({min(budgets), max(budgets)}))
     return "\n".join(
@@ -242,16 +242,22 @@ def page(
             *(f"- {note}" for note in notes),
             *([""] if notes else []),
             "Points: [curves.csv](curves.csv); runs: [runs.csv](runs.csv). Made by",
-            "`python benchmarks/learning.py`. The commands of the runs:",
+            "`python benchmarks/learning.py`. The commands of the runs, by the defaults of their commits:",
             "",
             "```",
-            *(f"python run.py {run.tags['overrides']}" for same in groups.values() for run in same),
+            *commands(groups),
             "```",
-            "",
-            f"Commit: {', '.join(commits)}.",
             "",
         ]
     )
+
+
+def commands(groups: dict[str, list[Run]]) -> Iterator[str]:
+    """The command of each run, below the label and the commit that it is to be read by."""
+    for label, same in groups.items():
+        for commit, runs in groupby(same, key=lambda run: run.tags["commit"]):
+            yield f"# {label}, at {commit}"
+            yield from (f"python run.py {run.tags['overrides']}" for run in runs)
 
 
 def each(values: list[float | None] | list[int | None], form: Callable[..., str]) -> str:

@@ -61,7 +61,7 @@ def test_the_page_tells_every_run_and_what_its_label_comes_to(main, tmp_path, ca
     assert "| a-b | 2 | 30 [20, 40] | 40, 20 | 35, 25 | 200, 100 | 1.00 |" in text
     assert "| c | 1 | 0.955 | 0.955 | - | - | 1.00 |" in text
     assert "- c-1 is left out: it has not finished (under way)." in text
-    assert "python run.py seed=1\n" in text and "Commit: c0ffee." in text
+    assert "\n# a-b, at c0ffee\npython run.py seed=0\npython run.py seed=1\n" in text
     curves = pd.read_csv(out / "curves.csv")
     assert curves["return"].tolist() == [10.0, 40.0, 30.0, 20.0, 5.0, 0.955]
     assert curves["env_step"].tolist() == [100, 200] * 3

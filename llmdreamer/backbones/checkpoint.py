@@ -66,7 +66,7 @@ def load_pretrained(
         none_published: why there is no source, for the message when it is None.
 
     Raises:
-        ConfigError: if there is no checkpoint there, or it is of another architecture.
+        ConfigError: if there is no checkpoint there, it is of another architecture, or lacks weights.
     """
     if source is None:
         raise ConfigError(
@@ -89,12 +89,13 @@ def load_pretrained(
             raise ConfigError(f"{source} is a {config.model_type} checkpoint: no causal model")
         _settle(config)
         disable_progress_bar()  # a bar of a second, in front of whatever else is to be said
-        model = AutoModel.from_pretrained(
+        model, loaded = AutoModel.from_pretrained(
             source,
             config=config,
             dtype=torch.float32,
             local_files_only=offline,
             trust_remote_code=False,
+            output_loading_info=True,
         )
     except ConfigError:
         raise
@@ -114,6 +115,11 @@ def load_pretrained(
             f"{source} is not in the cache and the hub is unreachable; point backbone.path at a "
             "local directory or set pretrained=false"
         ) from error
+    # transformers draws what it does not find, with no more than a warning: random weights called pretrained.
+    if missing := sorted(loaded["missing_keys"]):
+        raise ConfigError(
+            f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]}: not pretrained"
+        )
     return model, embedding_rms(model.get_input_embeddings())
 
 

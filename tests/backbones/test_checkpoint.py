@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -150,6 +151,27 @@ def test_a_truncated_checkpoint_is_one_line(saved, tmp_path, compose):
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ConfigError) as error:
+        make_backbone(compose("pretrained=true", f"backbone.path={tmp_path}"))
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("lost", "count"), [("h.1.mlp", 4), ("", 28)], ids=["a layer's", "named otherwise"]
+)
+def test_a_checkpoint_that_lacks_weights_is_one_line(saved, tmp_path, compose, lost, count):
+    # transformers would draw them at random, and the run would be called pretrained.
+    saved[0].save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {
+        key.replace("transformer.", "other.") if lost == "" else key: value
+        for key, value in weights.items()
+        if not lost or lost not in key
+    }
+    assert kept.keys() != weights.keys()
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(
+        ConfigError, match=f"lacks {count} of the model's weights, such as "
+    ) as error:
         make_backbone(compose("pretrained=true", f"backbone.path={tmp_path}"))
     assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 

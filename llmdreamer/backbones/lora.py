@@ -60,6 +60,21 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
     except ValueError as error:  # out_proj of Mamba, among others
         reason = str(error).splitlines()[0]
         raise ConfigError(f"lora.target_modules {targets}: {reason}") from error
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer) and config.dropout > 0:
+            layer.lora_dropout.update(
+                {name: LearningDropout(config.dropout) for name in layer.lora_dropout}
+            )
+
+
+class LearningDropout(nn.Dropout):
+    """Dropout in what is learned from; acting and dreaming, which take no gradient, hear everything.
+
+    Else each step of a dream would drop other inputs, and no policy acted with be the one evaluated.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) if torch.is_grad_enabled() else input
 
 
 @torch.enable_grad()  # whoever builds a backbone to act with it may have switched gradients off
@@ -118,11 +133,10 @@ def merged(backbone: nn.Module) -> Iterator[None]:
 
     For passes without gradient: none reaches the adapters meanwhile. Afterwards the frozen weights are the
     very tensors that they were, so nothing drifts, and a graph from before can still be gone back through.
-    Layers whose adapters drop some of their inputs, as in training with `lora.dropout`, stay as they are.
     """
     kept = []
     for layer in backbone.modules():
-        if isinstance(layer, LoraLayer) and not _drops_inputs(layer):
+        if isinstance(layer, LoraLayer):
             weight = cast(Tensor, layer.get_base_layer().weight)
             kept.append((layer, weight, weight.data))
     try:
@@ -136,10 +150,6 @@ def merged(backbone: nn.Module) -> Iterator[None]:
         for layer, weight, frozen in kept:
             weight.data = frozen
             layer.merged_adapters.clear()
-
-
-def _drops_inputs(layer: LoraLayer) -> bool:
-    return any(isinstance(one, nn.Dropout) and one.training for one in layer.lora_dropout.values())
 
 
 def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:

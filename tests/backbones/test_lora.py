@@ -196,14 +196,22 @@ def test_a_graph_from_before_merging_gives_the_same_gradients(compose):
     assert all(torch.equal(left, right) for left, right in zip(*gradients, strict=True))
 
 
-def test_adapters_that_drop_inputs_are_not_merged(compose):
-    backbone, _ = adapted("gpt2", compose, "lora.dropout=0.1")
-    layers = [layer for layer in backbone.modules() if isinstance(layer, LoraLayer)]
-    with merged(backbone.train()):
-        assert not any(layer.merged for layer in layers)
-    with merged(backbone.eval()):
-        assert all(layer.merged for layer in layers)
-    assert not any(layer.merged for layer in layers)
+def test_adapters_drop_inputs_where_they_learn_and_nowhere_else(compose):
+    backbone, tokens = adapted("smollm2", compose, "lora.dropout=0.5")
+    whole = encode(backbone, tokens)
+    none = torch.zeros(1, tokens.shape[1], dtype=torch.bool)
+    backbone.train()
+    learned = [backbone.observe(tokens, none)[0] for _ in range(2)]
+    assert not torch.equal(*learned) and not torch.equal(learned[0], whole)
+    with torch.no_grad():
+        assert torch.equal(backbone.observe(tokens, none)[0], whole)
+        with backbone.merged():
+            torch.testing.assert_close(backbone.observe(tokens, none)[0], whole)
+        state, steps = backbone.initial(1), []
+        for token in tokens.unbind(1):
+            deter, state = backbone.step(token, state)
+            steps.append(deter)
+    torch.testing.assert_close(torch.stack(steps, 1), whole)
 
 
 def test_without_adapters_there_is_nothing_to_merge(compose):

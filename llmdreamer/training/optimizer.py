@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ BEHAVIOR = ("actor", "critic")
 """Parts of `Agent.behavior` that are groups of their own."""
 SKIPPED = "optimizer/skipped"
 """The metric that says whether an update was skipped."""
+
+CONSTANTS = {"betas", "eps", "agc"}
+"""What a group has from the configuration; rates are set at each update."""
 
 SMALLEST_NORM = 1e-3
 """Tensors of a smaller norm are clipped as if they had this one, or zeros could never grow."""
@@ -84,7 +88,9 @@ class LaProp(torch.optim.Optimizer):
         correction = (1 - beta2**updates).clamp(min=1 - beta2).to(like.dtype)
         scale = torch._foreach_div(square, correction)
         torch._foreach_sqrt_(scale)
-        torch._foreach_add_(scale, group["eps"])
+        # Squares below the smallest number are zero (machine.prepare), and a gradient over 1e-20 is hundreds.
+        smallest = math.sqrt(torch.finfo(like.dtype).tiny / (1 - beta2))
+        torch._foreach_add_(scale, max(group["eps"], smallest))
         torch._foreach_div_(gradient, scale)
         torch._foreach_mul_(momentum, torch.where(sound, beta1, 1.0).to(like.dtype))
         torch._foreach_add_(momentum, gradient, alpha=1 - beta1)
@@ -199,7 +205,14 @@ class AgentOptimizer:
                 f"algo.optimizer.kind={self.config.kind}: the checkpoint is of another kind"
             )
         self.updates = state["updates"]
+        typed = [
+            {key: group[key] for key in CONSTANTS & group.keys()}
+            for group in self.inner.param_groups
+        ]
         self.inner.load_state_dict(state[self.config.kind])
+        # torch has put the checkpoint's in their place.
+        for group, constants in zip(self.inner.param_groups, typed, strict=True):
+            group.update(constants)
 
 
 def _optimizer(groups: dict[str, list[Tensor]], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -45,6 +45,21 @@ def test_the_first_step_is_the_rate_whatever_the_gradients_size():
     torch.testing.assert_close(param.detach(), torch.tensor([4.9, 5.1]))
 
 
+@pytest.mark.parametrize("gradient", [1e-19, 1e-18, 2e-18, 1e-17])
+def test_no_gradient_is_so_small_that_its_step_exceeds_the_rate(gradient):
+    torch.set_flush_denormal(True)  # as in training: squares of these are zero
+    try:
+        param = nn.Parameter(torch.tensor([5.0], dtype=torch.float32))
+        optimizer = LaProp([param], lr=0.1, betas=(0.9, 0.999))
+        for _ in range(3):
+            before = param.item()
+            param.grad = torch.tensor([gradient])
+            optimizer.step()
+            assert 0 <= before - param.item() < 0.1001
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_no_gradient_stays_none_however_small_its_limit_is():
     (clipped,) = clip_adaptively([torch.ones(2)], [torch.zeros(2)], 1e-300)
     assert clipped.tolist() == [0, 0]
@@ -147,6 +162,20 @@ def test_a_resumed_optimizer_goes_on_as_if_never_stopped(make):
     steps(other, resumed, 3)
     for left, right in zip(toy.parameters(), other.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+@pytest.mark.parametrize("kind", ["laprop", "adam"])
+def test_a_resumed_optimizer_has_the_constants_that_are_typed_now(make, kind):
+    adam = [*ADAM, "behavior_eps=1e-4"] if kind == "adam" else []
+    optimizer = make(Parts(), *adam, "beta2=0.99")
+    other = ["beta2=0.5", "eps=0.25", *(["behavior_eps=0.125"] if adam else ["agc=0.01"])]
+    resumed = make(Parts(), *adam, *other)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    groups = {group["name"]: group for group in resumed.inner.param_groups}
+    assert {group["betas"] for group in groups.values()} == {(0.9, 0.5)}
+    assert groups["rest"]["eps"] == 0.25
+    assert groups["actor"]["eps"] == (0.125 if adam else 0.25)
+    assert adam or groups["rest"]["agc"] == 0.01
 
 
 class Parts(nn.Module):

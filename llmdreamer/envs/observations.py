@@ -96,8 +96,9 @@ class OneHot:
 class Picture:
     """A uint8 Box (H, W), (H, W, C) or (C, H, W), as (size, size, C).
 
-    The axis of channels is the shorter of the first and the last. A picture of another size is
-    averaged over the area of each new pixel (enlarged: its nearest pixel).
+    Channels are the axis beside a square, the last if the first two are equal, else the shorter of the first
+    and the last. A picture of another size is averaged over the area of each new pixel (enlarged: its
+    nearest pixel).
     """
 
     space: spaces.Box
@@ -108,7 +109,9 @@ class Picture:
     @property
     def _channels_first(self) -> bool:
         shape = self.space.shape
-        return len(shape) == 3 and shape[0] < shape[2]
+        if len(shape) == 2 or shape[0] == shape[1]:
+            return False
+        return shape[1] == shape[2] or shape[0] < shape[2]
 
     @property
     def shape(self) -> tuple[int, ...]:

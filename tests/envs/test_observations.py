@@ -62,6 +62,15 @@ def test_channels_may_come_first_or_not_at_all():
     assert grey.encode(np.full((16, 16), 5, np.uint8)).shape == (16, 16, 1)
 
 
+@pytest.mark.parametrize(
+    ("shape", "channels"),
+    [((64, 64, 3), 3), ((3, 64, 64), 3), ((5, 5, 20), 20), ((20, 5, 5), 20), ((3, 3, 64), 64)]
+    + [((7, 7, 7), 7), ((210, 160, 3), 3), ((4, 84, 96), 4)],
+)
+def test_channels_are_what_stands_beside_a_square_or_the_shorter_end(shape, channels):
+    assert image_of(shape).shape == (16, 16, channels)
+
+
 def test_a_picture_of_the_right_size_is_kept_and_copied():
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3)).astype(np.uint8)
     shown = image_of((16, 16, 3)).encode(picture)

@@ -59,7 +59,7 @@ RANGES: dict[str, Rule] = {
     "algo.learning_starts": at_least(0),
     "algo.replay_ratio": at_least(0),
     "algo.per_rank_batch_size": at_least(1),
-    "algo.per_rank_sequence_length": at_least(1),
+    "algo.per_rank_sequence_length": at_least(2),
     "algo.imag_starts": at_least(1),
     "algo.horizon": at_least(1),
     "algo.gamma": share,
@@ -213,7 +213,7 @@ def _check_foreign(cfg: Config) -> None:
 
 
 def _check_optimizer(cfg: Config) -> None:
-    """Each kind has a way to clip of its own, and LaProp one rate for all but the backbone."""
+    """Each kind has a way to clip of its own, and nothing reads the other's."""
     config = cfg.algo.optimizer
     if config.kind not in OPTIMIZERS:
         near = did_you_mean(config.kind, OPTIMIZERS)

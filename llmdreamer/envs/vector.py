@@ -85,8 +85,9 @@ class VectorEnv:
         self._keys, self._actions = self._seats[0].keys, self._seats[0].actions
         self.num_envs = len(makers)
         self.spec = spec_of(self._keys, self._actions, self._options.action_repeat)
-        self._children = np.random.SeedSequence(seed).spawn(self.num_envs)
-        self._pending_seeds: list[int | None] = [_seed(child) for child in self._children]
+        self._seed = seed
+        self._pending_seeds: list[int | None] = []
+        self.seed_anew()
         self._steps = [0] * self.num_envs
         self._restarts = 0
         self._started = np.zeros(self.num_envs, np.bool_)
@@ -194,6 +195,14 @@ class VectorEnv:
         self._steps = list(snapshot["steps"])
         self._pending_seeds = [None] * self.num_envs
         self._started[:] = True
+
+    def seed_anew(self, *life: int) -> None:
+        """Have the next reset of each environment take a new seed, drawn from the vector's and `life`.
+
+        For what goes on without a snapshot: from the first seeds, it would live the same episodes again.
+        """
+        self._children = np.random.SeedSequence([self._seed, *life]).spawn(self.num_envs)
+        self._pending_seeds = [_seed(child) for child in self._children]
 
     def _fill_seats(self) -> None:
         for make in self._makers:

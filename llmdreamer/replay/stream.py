@@ -120,9 +120,11 @@ class Stream:
 
     def syncing(self) -> Sync:
         """What brings the rows so far to the disk itself, in any thread, while more are written."""
-        if self._sync is not None and self._sync.done:
-            self._unsynced -= self._sync.full
         tail = set() if self._tail is None else {Path(self._tail.name)}
+        if self._sync is not None and self._sync.done:
+            self._unsynced -= (
+                self._sync.full - tail
+            )  # a file that was cut may have been opened again since
         self._sync = Sync(self.folder, sorted(self._unsynced), self._unsynced - tail)
         return self._sync
 

@@ -132,6 +132,7 @@ class Collector:
         if state["envs"] is None:
             over = replace(rows, truncated=~rows.terminated)
             self.replay.append(over, self._no_action())
+            self.envs.seed_anew(self.policy_step)
             return False
         self.envs.restore(state["envs"])
         self._rows = rows

@@ -73,13 +73,14 @@ class Trainer:
             config.replay.capacity // processes,
             algo.per_rank_sequence_length,
             seed,
+            slack=_slack(config, config.env.num_envs * processes),
         )
         # An update of n processes reads n batches, so there are n times fewer of them.
         ratio = algo.replay_ratio / processes
-        total_updates = int(ratio * (algo.total_steps - self.prefill))
+        self.credit = ReplayCredit(ratio)
+        total_updates = self.credit.owed(algo.total_steps, self.prefill)
         self.optimizer = AgentOptimizer(self.agent, algo.optimizer, total_updates)
         self.learner = self.agent.learner(self.optimizer, algo)
-        self.credit = ReplayCredit(ratio)
         self.collector = Collector(self.envs, self.agent, self.replay, seed)
         self._ready = False
         self.clock = self.learner.clock = Clock()
@@ -228,6 +229,8 @@ class Trainer:
         if "guard" in state:  # not in checkpoints from before there was one
             self.guard.load_state_dict(state["guard"])
         self.credit.load_state_dict(state["credit"])
+        total_updates = self.credit.owed(self.config.algo.total_steps, self.prefill)
+        self.optimizer.total_updates = max(1, total_updates)
         self.flops_per_update = state["flops_per_update"]
         state = [state, *others][parallel.rank()]
         self.replay.load_state_dict(state["replay"])
@@ -331,6 +334,17 @@ def torch_device(name: str) -> torch.device:
                 f"device={name}: this machine has {there} CUDA devices; device=cpu works"
             )
     return device
+
+
+def _slack(config: Config, envs: int) -> int:
+    """Rows of each environment to keep beyond its share of the capacity, for checkpoints to go back to.
+
+    As many as may be newer than the oldest checkpoint kept, but a quarter of the capacity at least. That is
+    one more interval than are kept, since the next is under way, and two rows a step, for episodes of one.
+    """
+    every, total = config.checkpoint.every, config.algo.total_steps
+    steps = min((config.checkpoint.keep + 1) * every, max(0, total - every))
+    return max(config.replay.capacity // envs // 4, 2 * -(-steps // envs))
 
 
 def _check_processes(config: Config, processes: int) -> None:

@@ -55,6 +55,34 @@ def test_a_restored_credit_neither_repeats_nor_forgets():
     assert second.due(8, prefill=0) == 1
 
 
+def test_another_ratio_holds_for_the_steps_that_follow():
+    first = ReplayCredit(0.5)
+    assert taken(first, 109, prefill=10) == 49  # of 49.5 owed
+    for ratio, following in ((1.0, [0, 1, 1, 1]), (0.5, [0, 1, 0, 1]), (0.25, [0, 0, 1, 0])):
+        credit, again = ReplayCredit(ratio), ReplayCredit(ratio)
+        credit.load_state_dict(first.state_dict())
+        assert [taken(credit, step, prefill=10) for step in range(109, 113)] == following
+        again.load_state_dict(credit.state_dict())
+        for one in (credit, again):
+            assert one.owed(1109, prefill=10) == int(49.5 + 1000 * ratio)
+
+
+def test_updates_that_were_due_at_the_old_ratio_still_are():
+    first = ReplayCredit(2.0)
+    assert first.due(10, prefill=0) == 20
+    for _ in range(5):
+        first.hand_out()
+    second = ReplayCredit(0.5)
+    second.load_state_dict(first.state_dict())
+    assert (second.due(10, prefill=0), second.due(12, prefill=0)) == (15, 16)
+
+
+def test_a_credit_of_before_ratios_were_kept_is_of_this_one():
+    credit = ReplayCredit(0.5)
+    credit.load_state_dict({"updates": 3})
+    assert credit.due(8, prefill=0) == 1
+
+
 def test_what_was_not_handed_out_is_still_due():
     credit = ReplayCredit(2.0)
     assert credit.due(3, prefill=0) == credit.due(3, prefill=0) == 6

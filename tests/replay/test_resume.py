@@ -19,7 +19,7 @@ import torch
 from rows import SPEC, bytes_of, fill, replay, row
 
 from llmdreamer.errors import ConfigError
-from llmdreamer.replay import SequenceReplay
+from llmdreamer.replay import SequenceReplay, stream
 
 
 def through_a_checkpoint(state):
@@ -135,6 +135,21 @@ def test_old_files_are_deleted_beyond_capacity_and_slack(tmp_path: Path):
     fill(buffer, 0, 205)
     names = sorted(int(path.stem) for path in tmp_path.rglob("*.rows"))
     assert names == list(range(100, 210, 10))  # 205 - 80 - 20 = 105 is in the file of 100
+
+
+def test_a_file_that_was_cut_and_goes_on_is_synced_as_long_as_it_grows(tmp_path, monkeypatch):
+    buffer = replay(tmp_path, capacity=800)  # files of 100 rows
+    fill(buffer, 0, 30)
+    state = buffer.state_dict()
+    resumed = replay(tmp_path, capacity=800)
+    resumed.load_state_dict(state | {"written": [20]})
+    synced: list[str] = []
+    monkeypatch.setattr(stream, "fsync", lambda path: synced.append(path.name))
+    resumed.flush()  # a checkpoint between the cut and the next row
+    for times, begin in ((2, 20), (3, 30)):
+        fill(resumed, begin, begin + 10)
+        resumed.flush()
+        assert synced.count("000000000000.rows") == times
 
 
 def test_a_checkpoint_older_than_the_slack_is_refused_and_nothing_is_cut(tmp_path: Path):

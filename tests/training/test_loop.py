@@ -116,6 +116,52 @@ def test_every_backbone_resumes_bit_for_bit(compose, tmp_path, untracked, family
     assert rows(killed) == rows(whole)
 
 
+class Elsewhere(Unknown):
+    """The same, of which each episode begins at another place."""
+
+    def reset(self, *, seed=None, options=None):
+        _, info = super().reset(seed=seed)
+        return self.np_random.random(1, np.float32), info
+
+
+if "LoopElsewhere-v0" not in gym.registry:
+    gym.register("LoopElsewhere-v0", Elsewhere)
+
+
+def test_no_life_of_a_run_without_snapshots_lives_the_episodes_of_another(
+    compose, tmp_path, untracked
+):
+    config = compose(*TINY, "backbone=gru", "env=gym", "env.id=LoopElsewhere-v0")
+    for total in (25, 45, 64):
+        longer = replace(config, algo=replace(config.algo, total_steps=total))
+        train(longer if total == 25 else replace(longer, resume=str(tmp_path)), tmp_path)
+    raw = b"".join(path.read_bytes() for path in sorted((tmp_path / "replay").rglob("*.rows")))
+    stored = np.frombuffer(raw, row_dtype(EnvSpec({"state": (1,)}, 2, True)))
+    begins = stored["observations/state"][stored["is_first"], 0].tolist()
+    assert len(begins) == 3 + 2 + 2 and len({*begins}) == len(begins)
+
+
+def test_a_killed_run_of_a_small_replay_goes_on(compose, tmp_path, untracked):
+    # Between two checkpoints it lives more than its replay holds.
+    small = ["replay.capacity=20", "checkpoint.every=24", "algo.total_steps=96", "replay_ratio=0.1"]
+    config = compose(*TINY, *small, "backbone=gru", "eval.open_loop=0")
+    train(config, tmp_path)
+    newest, *_ = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
+    newest.unlink()
+    assert saved(tmp_path)["collector"]["policy_step"] == 72
+    train(replace(config, resume=str(tmp_path)), tmp_path)
+    assert saved(tmp_path)["collector"]["policy_step"] == 96
+
+
+def test_the_rates_fall_to_the_end_of_the_ratio_typed_now(compose, tmp_path, untracked):
+    config = compose(*TINY, "backbone=gru", "replay_ratio=0.5")
+    train(replace(config, algo=replace(config.algo, total_steps=40)), tmp_path)
+    assert saved(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2
+    twice = replace(config, algo=replace(config.algo, replay_ratio=1.0), resume=str(tmp_path))
+    train(twice, tmp_path)
+    assert saved(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2 + (64 - 40)
+
+
 def test_an_environment_without_snapshot_resumes_with_a_new_episode(
     compose, tmp_path, untracked, caplog
 ):

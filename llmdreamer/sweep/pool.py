@@ -29,6 +29,7 @@ class Pool:
         self._workers: list[Worker] = []
         self._ask_at = 0.0
         self._signal: int | None = None
+        self._is_urgent = False  # the signal came twice
         self._busy = 0.0  # slot-seconds in which a process lived
         self._spare = 0.0  # slot-seconds in which there was nothing to start
         self._spare_since: float | None = None
@@ -76,6 +77,8 @@ class Pool:
         while self._free and time.monotonic() >= self._ask_at:
             task = self._source.next()
             self._count_spare(there_is_nothing=task is None)
+            if self._signal is not None:  # it came meanwhile; `close` lets go of the task
+                return
             if task is None:
                 self._ask_at = time.monotonic() + ASK_EVERY
                 return
@@ -85,6 +88,7 @@ class Pool:
             worker = Worker(task, self._free.pop(0), self._program)
             log.info("%s %s", "resume" if worker.start() else "start", task.label)
             self._workers.append(worker)
+            self._tell_stop()
             self._board.changed()
 
     def _reap(self) -> None:
@@ -95,6 +99,7 @@ class Pool:
             if outcome is None and self._signal is None:
                 log.warning("%s was killed: trying again", worker.task.label)
                 worker.start()
+                self._tell_stop()
                 continue
             self._count_spare(there_is_nothing=self._spare_since is not None)
             self._workers.remove(worker)
@@ -121,16 +126,23 @@ class Pool:
         for worker in self._workers:
             if worker.is_stopping():
                 worker.kill_if_late()
-            elif self._source.watch(worker.task, worker.tail.read()):
+            elif self._signal is None and self._source.watch(worker.task, worker.tail.read()):
                 log.info("stop %s", worker.task.label)
                 worker.stop(wanted=True)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
-        again, self._signal = self._signal is not None, signum
+        self._is_urgent, self._signal = self._signal is not None, signum
+        self._tell_stop()
+
+    def _tell_stop(self) -> None:
+        """Tell the runs of the signal, if there was one. Call it after a start, too: a signal in the midst
+        of one finds no process yet."""
+        if self._signal is None:
+            return
         for worker in self._workers:
-            if again:
+            if self._is_urgent:
                 worker.kill()
-            else:
+            elif not worker.is_stopping():
                 worker.stop(wanted=False)
 
     def _drain(self) -> None:

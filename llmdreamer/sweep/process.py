@@ -60,7 +60,7 @@ class Worker:
     _began: float = 0.0
     _deaths: int = 0
     _checkpoint: str | None = None
-    _asked_at: float | None = None
+    _asked_at: float | None = None  # when this process was asked to leave
     _wanted: bool = False
 
     def __post_init__(self) -> None:
@@ -84,6 +84,7 @@ class Worker:
         self.tail = Tail(folder)
         arguments = [*overrides, *self.program.hydra, f"hydra.run.dir={_quoted(str(folder))}"]
         order = Order([*self.program.command, *arguments], self._environment(), folder)
+        self._asked_at = None
         self._job, self._code = self.program.engine.start(order), None
         self._began = time.monotonic()
         return resumes
@@ -135,8 +136,8 @@ class Worker:
     def stop(self, *, wanted: bool) -> None:
         """Have the run write its checkpoint and leave. `wanted`: it is not to be gone on with."""
         self._wanted = self._wanted or wanted
-        self._asked_at = time.monotonic()
         if self._job is not None and not self.has_exited():
+            self._asked_at = time.monotonic()
             self._job.terminate()
 
     def is_stopping(self) -> bool:

@@ -5,18 +5,20 @@ Driver and place speak by files in a folder both see (the sweep's), so that all 
 | file | writer | says |
 |---|---|---|
 | `pulse` | the driver | a number that changes: it lives |
-| `JOB/began` | the place | the process is about to start; then, by a number that changes: we live |
+| `JOB/began` | the place | this order is carried out, once; then, by a number that changes: we live |
 | `JOB/stop`, `JOB/kill` | the driver | send the process SIGTERM, SIGKILL |
 | `JOB/ended` | the place | the process has ended, with this exit code |
 
 No law of locks or clocks is asked of the file system. Who is silent for four heartbeats has died. Of a dead
-driver, the processes write checkpoints and leave, as those of a driver on this machine do. A dead place is
-known before its scheduler says so, or without it: Slurm may keep no record of ended jobs.
+driver, the processes write checkpoints and leave, as those of a driver on this machine do; so they do once
+their `JOB` is gone, of which the driver has then washed its hands. A dead place is known before its scheduler
+says so, or without it: Slurm may keep no record of ended jobs.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import signal
@@ -54,17 +56,54 @@ class Errand:
 
 
 def execute(errand: Errand, inherited: Mapping[str, str] | None = None) -> None:
-    """At the place: run the process to its end, as the driver wishes."""
+    """At the place: run the process to its end, as the driver wishes.
+
+    Once: a scheduler may begin a job again, or after its driver has died, and the order, which may be that of
+    a first start, would be carried out over the checkpoints of whoever went on.
+    """
     os.chdir(errand.cwd)
     box = errand.box
-    write_atomically(box / "began", "")
-    if (box / "stop").exists():
-        code = 128 + signal.SIGTERM
-    else:
+    if (why := _take(box)) is not None:
+        print(f"nothing is run: {why}", flush=True)
+        return
+    code = 128 + signal.SIGTERM
+    if not _is_driven(errand):
+        print("nothing is run: the driver has died", flush=True)
+    elif not (box / "stop").exists():
         process = spawn(errand.order, inherited)
         with _handed_on(process):
             code = _attend(process, errand)
-    write_atomically(box / "ended", str(code))
+    _say(box / "ended", str(code))
+
+
+def _take(box: Path) -> str | None:
+    """Take the order; None, or why it is not to be had."""
+    try:
+        (box / "began").touch(exist_ok=False)
+    except FileExistsError:
+        return "this order was begun before"
+    except FileNotFoundError:
+        return "the driver wants this no more"
+    return None
+
+
+def _is_driven(errand: Errand) -> bool:
+    """Whether the driver lives: it has just given a sign of life, or where clocks differ, gives another."""
+    try:
+        age = abs(time.time() - float(errand.pulse.read_text()))
+    except (OSError, ValueError):
+        age = math.inf
+    driver = Pulse(errand.pulse, errand.heartbeat)
+    while age > driver.silence and not driver.has_beaten():
+        if driver.is_silent():
+            return False
+        time.sleep(LOOK_EVERY)
+    return True
+
+
+def _say(file: Path, text: str) -> None:
+    if file.parent.exists():  # else nobody listens any more
+        write_atomically(file, text)
 
 
 def _attend(process: subprocess.Popen[bytes], errand: Errand) -> int:
@@ -75,8 +114,8 @@ def _attend(process: subprocess.Popen[bytes], errand: Errand) -> int:
         time.sleep(LOOK_EVERY)
         if time.monotonic() - shown > errand.heartbeat:
             shown = time.monotonic()
-            write_atomically(errand.box / "began", str(shown))
-        if not told and (driver.is_silent() or (errand.box / "stop").exists()):
+            _say(errand.box / "began", str(shown))
+        if not told and (driver.is_silent() or _is_unwanted(errand.box)):
             told = True
             process.terminate()
         if (errand.box / "kill").exists():
@@ -84,17 +123,26 @@ def _attend(process: subprocess.Popen[bytes], errand: Errand) -> int:
     return code
 
 
+def _is_unwanted(box: Path) -> bool:
+    return (box / "stop").exists() or not box.exists()
+
+
 class Pulse:
     """The other side's signs of life, timed by our clock alone."""
 
     def __init__(self, path: Path, heartbeat: float) -> None:
-        self._path, self._silence = path, 4.0 * heartbeat
+        self._path, self.silence = path, 4.0 * heartbeat
         self._last, self._heard = self._read(), time.monotonic()
 
+    def has_beaten(self) -> bool:
+        """Whether there was a sign of life since the last look."""
+        if (now := self._read()) == self._last:
+            return False
+        self._last, self._heard = now, time.monotonic()
+        return True
+
     def is_silent(self) -> bool:
-        if (now := self._read()) != self._last:
-            self._last, self._heard = now, time.monotonic()
-        return time.monotonic() - self._heard > self._silence
+        return not self.has_beaten() and time.monotonic() - self._heard > self.silence
 
     def _read(self) -> str:
         try:

@@ -97,4 +97,7 @@ def _parameters(settings: Submitit) -> dict[str, Any]:
         for key, value in asdict(settings).items()
         if key not in ("_target_", "cluster") and value not in (None, [], {})
     }
+    # A job that Slurm begins again runs nothing; our driver orders another, which goes on.
+    ours = {} if "requeue" in settings.additional_parameters else {"no_requeue": True}
+    given["additional_parameters"] = ours | settings.additional_parameters
     return {key if key in _SHARED else f"slurm_{key}": value for key, value in given.items()}

@@ -1,6 +1,7 @@
 """Processes at other places: what driver and place say to each other, then with submitit."""
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -35,7 +36,7 @@ class Place:
         self.folder, self.cancelled = folder, False
         box, pulse = folder / "box", folder / "pulse"
         box.mkdir()
-        pulse.write_text("1")
+        pulse.write_text(str(time.time()))
         order = Order([sys.executable, "-c", PROGRAM, str(folder), kind], {"KNOWN": "a"}, folder)
         self.errand = Errand(order, Path.cwd(), box, pulse, heartbeat)
         self.thread = threading.Thread(target=execute, args=(self.errand, {"KNOWN": "b"}))
@@ -175,6 +176,50 @@ def test_the_process_of_a_silent_driver_leaves(place):
         assert there.job.poll() is None
     assert there.end() == 7
     assert time.monotonic() - began > 1.5
+
+
+def test_an_order_is_carried_out_once_however_often_its_job_begins(place, tmp_path, capsys):
+    there = place()
+    pid, _ = there.begin()
+    execute(there.errand)
+    assert capsys.readouterr().out == "nothing is run: this order was begun before\n"
+    assert (tmp_path / "pid").read_text().split()[0] == pid
+    there.job.terminate()
+    assert there.end() == 7
+    execute(there.errand)
+    assert capsys.readouterr().out == "nothing is run: the driver wants this no more\n"
+    assert (tmp_path / "pid").read_text().split()[0] == pid
+    assert not there.errand.box.exists()
+
+
+def test_a_job_that_begins_after_its_driver_has_died_runs_nothing(place, tmp_path, capsys):
+    there = place(heartbeat=0.125)
+    there.errand.pulse.write_text(str(time.time() - 60))
+    execute(there.errand)
+    assert capsys.readouterr().out == "nothing is run: the driver has died\n"
+    assert not (tmp_path / "pid").exists()
+
+
+def test_a_driver_whose_clock_is_an_hour_behind_is_known_by_its_next_sign_of_life(place):
+    there = place("short", heartbeat=5.0)
+
+    def beats() -> bool:
+        there.errand.pulse.write_text(str(time.time() - 3600))
+        return (there.folder / "pid").exists()
+
+    beats()
+    there.thread.start()
+    until(beats)
+    assert there.end() == 0
+
+
+def test_a_process_whose_driver_has_washed_its_hands_of_it_leaves(place):
+    there = place()
+    pid, _ = there.begin()
+    shutil.rmtree(there.errand.box)
+    there.thread.join(timeout=60)
+    assert gone(pid)
+    assert not there.errand.box.exists()
 
 
 # --- the engines themselves ---

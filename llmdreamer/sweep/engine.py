@@ -31,11 +31,22 @@ class Order:
     folder: Path
 
 
+class EngineLost(Exception):
+    """The engine died on the way; runs write checkpoints, and the same command goes on."""
+
+    exit_code = 1
+
+
 class Job(Protocol):
     """A process that was ordered; it may still wait for its place."""
 
     def poll(self) -> int | None:
-        """None until it has ended; then its exit code, or -N where signal N ended it."""
+        """None until it has ended; then its exit code, or -N where signal N ended it.
+
+        Raises:
+            ConfigError: if the engine will not have it.
+            EngineLost: if the engine is gone.
+        """
 
     def terminate(self) -> None:
         """Send it SIGTERM, on which it writes a checkpoint and leaves."""

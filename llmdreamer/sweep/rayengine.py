@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmdreamer.errors import ConfigError
-from llmdreamer.sweep.engine import Job, Order
+from llmdreamer.sweep.engine import EngineLost, Job, Order
 from llmdreamer.sweep.folder import LOG
 from llmdreamer.sweep.remote import Placed, Posted
 from llmdreamer.sweep.settings import Ray
@@ -30,12 +30,6 @@ CLOSED_WITHIN = 30.0
 # crowded, and it may be less so at the next start.
 LATE = "timed out during startup"
 STARTS = 3
-
-
-class EngineLost(Exception):
-    """The engine died on the way; runs write checkpoints, and the same command goes on."""
-
-    exit_code = 1
 
 
 class RayEngine:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import logging
+import math
+import re
+import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -12,12 +18,21 @@ from pathlib import Path
 from typing import Any
 
 from llmdreamer.errors import ConfigError
-from llmdreamer.sweep.engine import Job, Order
+from llmdreamer.sweep.engine import EngineLost, Job, Order
 from llmdreamer.sweep.folder import LOG
 from llmdreamer.sweep.remote import FOLDER, Placed, Posted, execute, last_of
 from llmdreamer.sweep.settings import Submitit
 
+log = logging.getLogger(__name__)
 QUEUE_EVERY = 10.0  # seconds between two looks at Slurm's queue for a job that has not begun
+QUEUE_WITHIN = 10.0  # seconds that such a look may take
+# Seconds until Slurm is asked again that has taken no job, doubled each time up to the longest; and for how
+# long. Its controller restarts, or hands over to another, within minutes.
+AGAIN, LONGEST, PATIENCE = 5.0, 60.0, 600.0
+# What Slurm says when it is not all there, or nothing; the rest is about what was asked for.
+_PASSING = re.compile(
+    r"^$|timed out|unable to contact|connect|zero bytes|temporarily|standby", re.I
+)
 
 
 class SubmititEngine:
@@ -35,15 +50,61 @@ class SubmititEngine:
             raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
         self._cluster = settings.cluster
         self._posted = Posted(sweep, heartbeat)
+        self._has_taken = False  # whether a job was ever taken, with the options that all have
+        self._ask_at, self._again = 0.0, AGAIN
+        self._refused_since: float | None = None
 
     def start(self, order: Order) -> Job:
+        return Submission(functools.partial(self._submit, order))
+
+    def close(self) -> None:
+        self._posted.close()
+
+    def _submit(self, order: Order) -> Placed | None:
+        """None while Slurm takes no job; then one asks again, and nobody else is kept waiting.
+
+        Raises:
+            ConfigError: if it will not take such a job.
+            EngineLost: if it has taken none for too long.
+        """
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+        if (now := time.monotonic()) < self._ask_at:
+            return None
+        self._ask_at = math.inf  # a signal's handler may look in meanwhile
         errand = self._posted.errand(order)
-        # Slurm hands the environment on: a password in it comes into no file.
-        job = self._executor.submit(execute, errand)
+        try:
+            # submitit prints what sbatch said, each time.
+            with contextlib.redirect_stderr(io.StringIO()):
+                # Slurm hands the environment on: a password in it comes into no file.
+                job = self._executor.submit(execute, errand)
+        except (FailedJobError, FailedSubmissionError) as error:
+            # sbatch may have got through without knowing it: without its box, that job runs nothing.
+            shutil.rmtree(errand.box, ignore_errors=True)
+            self._bear(last_of(error), now)
+            return None
+        self._has_taken, self._refused_since = True, None
+        self._ask_at, self._again = 0.0, AGAIN
         cancel = functools.partial(job.cancel, check=False)
         why = functools.partial(_why, job)
         output = order.folder / LOG
         return Placed(errand.box, self._is_over(job), cancel, why, output, errand.heartbeat)
+
+    def _bear(self, said: str, now: float) -> None:
+        place = f"hydra/launcher=submitit_{self._cluster}"
+        if not self._has_taken and not _PASSING.search(said):
+            raise ConfigError(f"{place}: {said}")
+        told = said or "sbatch said nothing"
+        if self._refused_since is None:
+            self._refused_since = now
+            log.warning("Slurm took no job (%s): trying again", told)
+        if now - self._refused_since > PATIENCE:
+            raise EngineLost(
+                f"{place}: no job was taken for {PATIENCE / 60:.0f} minutes ({told});"
+                " the same command goes on"
+            )
+        self._ask_at = time.monotonic() + self._again
+        self._again = min(2 * self._again, LONGEST)
 
     def _is_over(self, job: Any) -> Callable[[], bool]:
         """submitit asks sacct, which knows nothing where Slurm keeps no accounts: ask the queue too."""
@@ -60,8 +121,36 @@ class SubmititEngine:
 
         return is_over
 
-    def close(self) -> None:
-        self._posted.close()
+
+class Submission:
+    """A job that Slurm may have yet to take."""
+
+    def __init__(self, submit: Callable[[], Placed | None]) -> None:
+        self._submit = submit
+        self._placed: Placed | None = None
+        self._code: int | None = None  # as it was told to leave; its own, if it was never taken
+
+    def poll(self) -> int | None:
+        if self._placed is None and self._code is None:
+            self._placed = self._submit()
+            self._tell()  # it may have been told meanwhile
+        return self._code if self._placed is None else self._placed.poll()
+
+    def terminate(self) -> None:
+        self._code = 128 + signal.SIGTERM
+        self._tell()
+
+    def kill(self) -> None:
+        self._code = -signal.SIGKILL
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._placed is None or self._code is None:
+            return
+        if self._code == -signal.SIGKILL:
+            self._placed.kill()
+        else:
+            self._placed.terminate()
 
 
 def _why(job: Any) -> str:
@@ -71,12 +160,16 @@ def _why(job: Any) -> str:
 
 def is_queued(job: str) -> bool:
     """Whether Slurm's queue holds the job, waiting or running; yes where it does not answer."""
-    asked = subprocess.run(
-        ["squeue", "--noheader", "--format=%T", f"--jobs={job}"],  # noqa: S607  (the site's own)
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        asked = subprocess.run(
+            ["squeue", "--noheader", "--format=%T", f"--jobs={job}"],  # noqa: S607  (the site's own)
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=QUEUE_WITHIN,
+        )
+    except subprocess.TimeoutExpired:
+        return True
     return bool(asked.stdout.strip()) or (
         asked.returncode != 0 and "Invalid job id" not in asked.stderr
     )

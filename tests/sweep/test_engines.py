@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 from driving import Sweeping, checkpoints, gone, starts, until
 
-from llmdreamer.sweep import remote
+from llmdreamer.sweep import remote, slurm
 from llmdreamer.sweep.engine import Order
 from llmdreamer.sweep.process import Program, Slot, Worker
 from llmdreamer.sweep.remote import Errand, Placed, execute
@@ -234,6 +234,7 @@ TWO = ["seed=0,1", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=g"]
         ("true", False),
         ("echo slurm_load_jobs error: Invalid job id specified >&2; exit 1", False),
         ("echo slurm_load_jobs error: Unable to contact slurm controller >&2; exit 1", True),
+        ("exec sleep 100", True),
     ],
 )
 def test_a_job_is_gone_when_the_queue_says_so_not_when_it_is_silent(
@@ -243,6 +244,7 @@ def test_a_job_is_gone_when_the_queue_says_so_not_when_it_is_silent(
     squeue.write_text(f"#!/bin/sh\n{answer}\n")
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(slurm, "QUEUE_WITHIN", 10.0 if "sleep" not in answer else 0.3)
     assert is_queued("7") is is_there
 
 

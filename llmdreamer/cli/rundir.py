@@ -18,6 +18,7 @@ from llmdreamer.config.checks import NAME
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.folder import is_finished
 from llmdreamer.sweep.member import DRIVER_VARIABLE, LOCK
+from llmdreamer.sweep.plan import elsewhere
 from llmdreamer.sweep.settings import SWEEPER
 
 
@@ -107,12 +108,13 @@ def _resolve(started: str, _root_: DictConfig) -> str:
     return str(run_dir(load(_root_, _root_.hydra.overrides.task), started))
 
 
-def sweep_name(choice: str | None, typed: Sequence[str]) -> str:
+def sweep_name(choice: str | None, typed: Sequence[str], flags: Sequence[str] = ()) -> str:
     """Name a sweep so that the same command, or one with more values in its lists, finds it again.
 
     Args:
         choice: the specification (`sweeps=NAME`), which is then the name.
         typed: what was typed; lists name the sweep, single values tell it from others.
+        flags: of Hydra's that were typed; they tell it from others, too.
     """
     if choice is not None:
         return choice
@@ -125,7 +127,7 @@ def sweep_name(choice: str | None, typed: Sequence[str]) -> str:
         and o.key_or_group not in ("rerun", "threads", "device", "trust")
     )
     name = "-".join(key.rpartition(".")[2] for key in lists) or "runs"
-    digest = hashlib.sha256(" ".join([*lists, *singles]).encode()).hexdigest()[:6]
+    digest = hashlib.sha256(" ".join([*lists, *singles, *flags]).encode()).hexdigest()[:6]
     return re.sub(r"[^A-Za-z0-9._-]", "-", f"{name[:60]}_{digest}")
 
 
@@ -135,7 +137,8 @@ def _resolve_sweep(started: str, *, _root_: DictConfig) -> str:
     if hydra.runtime.choices.get("hydra/sweeper") != SWEEPER:
         name = started  # Hydra's own sweepers begin anew each time, in folders 0, 1, ...
     elif name is None:
-        name = sweep_name(hydra.runtime.choices.get("sweeps"), hydra.overrides.task)
+        choice = hydra.runtime.choices.get("sweeps")
+        name = sweep_name(choice, hydra.overrides.task, elsewhere(hydra))
     elif not NAME.fullmatch(name) or name in {".", ".."}:
         raise ConfigError(
             f"hydra.sweeper.study_name={name!r}:"

@@ -19,7 +19,7 @@ from llmdreamer.sweep.board import Board
 from llmdreamer.sweep.engine import Engine, make_engine
 from llmdreamer.sweep.grid import Grid
 from llmdreamer.sweep.parent import SweepParent
-from llmdreamer.sweep.plan import Plan, read_plan
+from llmdreamer.sweep.plan import Plan, elsewhere, read_plan
 from llmdreamer.sweep.pool import Pool, cores
 from llmdreamer.sweep.presence import Presence
 from llmdreamer.sweep.process import Program, Slot
@@ -170,7 +170,7 @@ def make_program(plan: Plan, engine: Engine) -> Program:
     # Who says how many threads, in the configuration or to OpenMP, is not overruled.
     ours = plan.base.threads is None and "OMP_NUM_THREADS" not in os.environ
     return Program(
-        command=list(settings.command) or own,
+        command=[*(settings.command or own), *elsewhere(plan.master.hydra)],
         engine=engine,
         hydra=plan.hydra,
         objective=plan.base.objective,

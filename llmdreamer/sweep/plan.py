@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -99,6 +100,20 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         master=master,
         loader=loader,
     )
+
+
+def elsewhere(hydra: DictConfig) -> list[str]:
+    """Hydra's flags that say which configuration this is, with whole paths; none for conf/config.yaml."""
+    ours = Path(os.environ.get("LLMDREAMER_ROOT", ""), "conf")  # run.py sets it
+    name = hydra.job.config_name
+    flags = [] if name == "config" else [f"--config-name={name}"]
+    for source in hydra.runtime.config_sources:
+        place = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
+        if source.provider == "main" and Path(place) != ours:
+            flags.append(f"--config-path={place}")
+        if source.provider == "command-line":
+            flags.append(f"--config-dir={place}")
+    return flags
 
 
 def _refuse_trust(settings: Settings) -> None:

@@ -1,9 +1,14 @@
 """The laws of a grid, with real processes and real kills; the trials are stand-ins."""
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 
-from driving import checkpoints, gone, starts, until
+import pytest
+from driving import ROOT, checkpoints, gone, starts, until
 
 
 def test_every_combination_is_run_once_and_what_has_no_effect_makes_no_cell(sweeping):
@@ -113,6 +118,30 @@ def test_two_drivers_share_a_grid(sweeping):
         out, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, out
     assert [len(starts(cell)) for cell in sweeping.cells] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--config-dir=whole", "--config-name=other"], ["--config-path={whole}"]],
+    ids=["a file of one's own", "a folder of one's own"],
+)
+def test_the_runs_of_another_configuration_are_told_which(sweeping, tmp_path, flags):
+    whole = tmp_path / "whole"
+    shutil.copytree(ROOT / "conf", whole)
+    text = (whole / "config.yaml").read_text().replace("replay_ratio: 0.5", "replay_ratio: 2")
+    (whole / ("other" if len(flags) == 2 else "config")).with_suffix(".yaml").write_text(text)
+    flags = [flag.format(whole=os.path.relpath(whole, ROOT)) for flag in flags]
+    sweeping("seed=0,1")
+    code, out = sweeping("seed=0,1", *flags)
+    assert code == 0, out
+    assert len(sweeping.cells) == 4
+    assert len([*tmp_path.glob("outputs/sweeps/*")]) == 2
+    told = [json.loads((cell / "config.yaml").read_text()) for cell in sweeping.cells]
+    others = {tuple(f"{key}={one[key]}" for key in one if key.startswith("--")) for one in told}
+    assert len(others) == 2  # none of the first two runs, the same of the others
+    command = [sys.executable, str(ROOT / "run.py"), *max(others, key=len), "--cfg", "job"]
+    composed = subprocess.check_output(command, cwd="/", text=True)
+    assert "\nreplay_ratio: 2.0\n" in composed
 
 
 def test_slots_share_the_cores_and_know_their_devices(sweeping, monkeypatch):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -30,6 +32,7 @@ from llmdreamer.tracking import resolve_uri
 from llmdreamer.tracking.store import ui_command
 
 log = logging.getLogger(__name__)
+_DEVICE = re.compile(r"\d+$|GPU-|MIG-")
 
 
 class SweepFailed(Exception):
@@ -138,7 +141,7 @@ def make_slots(plan: Plan) -> list[Slot]:
             f"hydra.sweeper.devices={settings.devices}: of another place's devices its scheduler"
             " decides (gpus_per_node, num_gpus); leave it out"
         )
-    places: list[int | None] = [*settings.devices] * settings.per_device
+    places: list[str | None] = [*visible(settings.devices)] * settings.per_device
     count = settings.n_jobs if settings.n_jobs is not None else max(1, len(places))
     if count < 1:
         raise ConfigError(f"hydra.sweeper.n_jobs={count}: must be >= 1")
@@ -152,6 +155,25 @@ def make_slots(plan: Plan) -> list[Slot]:
     typed = os.environ.get("OMP_NUM_THREADS")
     threads = int(typed) if typed and typed.isdigit() else max(1, cores() // count)
     return [Slot(place, threads) for place in (places or [None] * count)[:count]]
+
+
+def visible(devices: Sequence[int]) -> list[str]:
+    """The devices as CUDA_VISIBLE_DEVICES names them, counted among those that we were given ourselves.
+
+    Raises:
+        ConfigError: if we were not given so many.
+    """
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        return [str(one) for one in devices]
+    # CUDA, too, stops at the first that is none: `-1`, or the `NoDevFiles` of Slurm.
+    names = [*itertools.takewhile(_DEVICE.match, (name.strip() for name in given.split(",")))]
+    if any(not 0 <= one < len(names) for one in devices):
+        raise ConfigError(
+            f"hydra.sweeper.devices={list(devices)}: CUDA_VISIBLE_DEVICES={given} names"
+            f" {len(names)}, counted from 0"
+        )
+    return [names[one] for one in devices]
 
 
 def cpus(launcher: Submitit | Ray) -> int:

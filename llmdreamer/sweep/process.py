@@ -23,13 +23,13 @@ _ASKED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT)
 class Slot:
     """A place for one process: on a device, or with a share of the cores."""
 
-    device: int | None
+    device: str | None  # as CUDA_VISIBLE_DEVICES names it
     threads: int
 
     def environment(self) -> dict[str, str]:
         found = {"OMP_NUM_THREADS": str(self.threads)}
         if self.device is not None:
-            found["CUDA_VISIBLE_DEVICES"] = str(self.device)
+            found["CUDA_VISIBLE_DEVICES"] = self.device
         return found
 
 

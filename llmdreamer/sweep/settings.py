@@ -89,7 +89,7 @@ class Settings:
     study_name: str | None = None
     # Processes at a time; null: 1, or as many as the devices take.
     n_jobs: int | None = None
-    # CUDA devices, e.g. [0,1]; empty: every trial sees all there are.
+    # CUDA devices, e.g. [0,1], of those that the driver sees; empty: every trial sees all there are.
     devices: list[int] = field(default_factory=list)
     per_device: int = 1
     # Deaths without a new checkpoint in between, after which a trial has failed.

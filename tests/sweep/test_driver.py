@@ -1,12 +1,14 @@
 """What a driver makes of errors that are nobody's mistake."""
 
 import errno
+import re
 from types import SimpleNamespace
 
 import pytest
 from optuna.exceptions import StorageInternalError
 
 from llmdreamer.cli.explain import explain
+from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.driver import SweepHalted, full, make_slots
 from llmdreamer.sweep.settings import Settings
 
@@ -34,7 +36,35 @@ def test_a_full_disk_is_one_line_and_no_mistake_in_what_was_typed():
     assert (told.line, told.exit_code) == ("the disk is full", 1)
 
 
-def test_each_device_takes_as_many_runs_as_it_may():
-    settings = Settings(devices=[0, 3], per_device=2)
-    slots = make_slots(SimpleNamespace(settings=settings, launcher=None))
-    assert sorted(slot.device for slot in slots) == [0, 0, 3, 3]
+def devices(**settings) -> list[str]:
+    """What the processes in the slots see."""
+    slots = make_slots(SimpleNamespace(settings=Settings(**settings), launcher=None))
+    return [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in slots]
+
+
+def test_each_device_takes_as_many_runs_as_it_may(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert sorted(devices(devices=[0, 3], per_device=2)) == ["0", "0", "3", "3"]
+
+
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ("4,5", ["4", "5"]),
+        ("GPU-8932f937, MIG-GPU-1a2b/1/0,3", ["GPU-8932f937", "MIG-GPU-1a2b/1/0"]),
+    ],
+)
+def test_devices_are_those_that_the_driver_was_given(monkeypatch, given, seen):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    assert devices(devices=[0, 1]) == seen
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [("4", 1), ("4,-1,5", 1), ("", 0), ("NoDevFiles", 0)],  # CUDA stops at the first strange one
+)
+def test_a_device_beyond_those_that_the_driver_was_given_is_refused(monkeypatch, given, count):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", given)
+    told = f"hydra.sweeper.devices=[0, 1]: CUDA_VISIBLE_DEVICES={given} names {count}"
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        devices(devices=[0, 1])

@@ -146,6 +146,7 @@ def test_the_runs_of_another_configuration_are_told_which(sweeping, tmp_path, fl
 
 def test_slots_share_the_cores_and_know_their_devices(sweeping, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     sweeping("seed=0,1", "hydra.sweeper.devices=[0,1]", "hydra.sweeper.per_device=1")
     fair = str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert {starts(cell)[0][2] for cell in sweeping.cells} == {fair}

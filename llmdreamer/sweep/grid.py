@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.cells import digest, run_name
 from llmdreamer.sweep.folder import Curves, Tail, is_finished
 from llmdreamer.sweep.plan import Plan, spelled
+from llmdreamer.sweep.rerun import Rerun
 from llmdreamer.sweep.sources import Outcome, Task
 from llmdreamer.sweep.table import Row, missing_objective, objective_values
 from llmdreamer.tracking import as_typed
@@ -43,6 +43,7 @@ class Grid:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._root = Path(plan.base.output_root).expanduser().resolve() / "cells"
+        self._rerun = Rerun(plan.folder)
         self._cells: dict[str, Cell] = {}
         asked = [*combinations(plan)]
         for combination in asked:
@@ -87,15 +88,22 @@ class Grid:
     def _look_for_finished(self) -> None:
         count = 0
         for cell in self._cells.values():
-            if self._plan.rerun or cell.folder is None or not is_finished(cell.folder):
+            if cell.folder is None or not self._is_finished(cell.folder):
                 continue
             count += 1
             self._take_note(cell)
         if count:
             known = "were finished before (rerun=true runs them again)"
+            if self._plan.rerun:
+                known = "are done of the rerun that goes on"
             log.info("%d of %d cells %s", count, len(self._cells), known)
 
+    def _is_finished(self, folder: Path) -> bool:
+        return is_finished(folder) and (not self._plan.rerun or self._rerun.has(folder))
+
     def next(self) -> Task | None:
+        if self._plan.rerun:
+            self._rerun.begin()
         for name, cell in self._cells.items():
             if cell.is_done or cell.lock is not None:
                 continue
@@ -107,13 +115,14 @@ class Grid:
             except Timeout:
                 cell.row.state = "elsewhere"  # another driver is at it
                 continue
-            cell.lock = lock
-            if cell.row.state == "elsewhere" and is_finished(cell.folder):
+            if self._is_finished(cell.folder):  # by another driver
                 self._take_note(cell)
+                lock.release()
                 continue
-            if self._plan.rerun and is_finished(cell.folder):
-                _put_aside(cell.folder)
-            cell.row.state = "running"
+            if self._plan.rerun and not self._rerun.take(cell.folder):
+                lock.release()
+                continue
+            cell.lock, cell.row.state = lock, "running"
             return Task(cell.folder, cell.overrides, self._tags(cell), _label(cell.row), name)
         return None
 
@@ -162,6 +171,10 @@ class Grid:
                 cell.lock.release()
             if not cell.is_done:
                 cell.row.state = "unfinished"
+        folders = [cell.folder for cell in self._cells.values() if cell.folder is not None]
+        # Of a rerun, the cells that failed may have been done without the word.
+        if folders and all(is_finished(one) and self._rerun.has(one) for one in folders):
+            self._rerun.end()
 
 
 @dataclass(frozen=True)
@@ -197,11 +210,3 @@ def combinations(plan: Plan) -> Iterator[Combination]:
 
 def _label(row: Row) -> str:
     return f"{row.label} seed={row.seed}"
-
-
-def _put_aside(folder: Path) -> None:
-    """Keep a finished run under another name, so that it can be run again."""
-    number = 1
-    while (old := folder.with_name(f"{folder.name}.{number}")).exists():
-        number += 1
-    shutil.move(folder, old)

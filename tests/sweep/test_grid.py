@@ -10,6 +10,9 @@ import sys
 import pytest
 from driving import ROOT, checkpoints, gone, starts, until
 
+from llmdreamer.sweep.member import membership
+from llmdreamer.sweep.rerun import Rerun
+
 
 def test_every_combination_is_run_once_and_what_has_no_effect_makes_no_cell(sweeping):
     code, out = sweeping("peft=false,true", "lora.r=4,8", "hydra.sweeper.n_jobs=2")
@@ -38,9 +41,77 @@ def test_rerun_runs_finished_cells_again_and_keeps_what_they_left(sweeping):
     (cell,) = sweeping.cells
     old = starts(cell)
     sweeping("seed=3", "rerun=true")
-    kept = cell.with_name(f"{cell.name}.1")
-    assert starts(kept) == old
+    assert starts(kept(cell)) == old
     assert starts(cell) != old
+
+
+def kept(cell, number=1):
+    return cell.with_name(f"{cell.name}.{number}")
+
+
+def test_a_rerun_that_was_stopped_goes_on_and_one_that_is_complete_begins_anew(sweeping):
+    rerun = ["seed=0,1", "rerun=true"]
+    sweeping("seed=0,1")
+    one, two = sweeping.cells
+    driver = sweeping.start(*rerun, STANDIN_STEP="0.1")
+    until(lambda: kept(two).exists() and checkpoints(two))
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=300)
+    code, out = sweeping(*rerun)
+    assert code == 0, out
+    assert "1 of 2 cells are done of the rerun that goes on" in out
+    assert [len(starts(cell)) for cell in (one, two)] == [1, 2]
+    assert int(starts(two)[1][0]) >= 1
+    assert not kept(two, 2).exists()
+    sweeping(*rerun)
+    assert kept(one, 2).exists()
+    assert kept(two, 2).exists()
+
+
+def test_a_rerun_is_complete_once_what_failed_is_done_whoever_did_it(sweeping):
+    sweeping("seed=0,1", "rerun=true", STANDIN_FAIL="1")
+    assert [len(starts(cell)) for cell in sweeping.cells] == [1, 1]
+    sweeping("seed=0,1")
+    assert [len(starts(cell)) for cell in sweeping.cells] == [1, 2]
+    sweeping("seed=0,1", "rerun=true")
+    assert len(sweeping.cells) == 4
+
+
+def test_two_drivers_share_a_rerun(sweeping):
+    sweeping("seed=0,1,2,3")
+    cells = sweeping.cells
+    busy = sweeping.start("seed=0,1,2,3", "rerun=true", STANDIN_STEP="0.4")
+    until(lambda: kept(cells[0]).exists() and checkpoints(cells[0]))
+    quick = sweeping.start("seed=0,1,2,3", "rerun=true")
+    for driver in (busy, quick):
+        out, _ = driver.communicate(timeout=300)
+        assert driver.returncode == 0, out
+    assert [len(starts(cell)) for cell in cells] == [1, 1, 1, 1]
+    assert [kept(cell).exists() for cell in cells] == [True] * 4
+    assert not any(kept(cell, 2).exists() for cell in cells)
+
+
+def test_a_rerun_puts_aside_what_is_half_done_too(sweeping):
+    driver = sweeping.start("seed=0", STANDIN_STEP="0.2")
+    until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=300)
+    (cell,) = sweeping.cells
+    old = starts(cell)
+    sweeping("seed=0", "rerun=true")
+    assert starts(kept(cell)) == old
+    assert [start[0] for start in starts(cell)] == ["0"]
+
+
+def test_a_rerun_moves_no_folder_that_a_process_lives_in(tmp_path):
+    rerun = Rerun(tmp_path / "sweep")
+    rerun.begin()
+    cell = tmp_path / "cell"
+    cell.mkdir()
+    with membership(cell):
+        assert not rerun.take(cell)
+    assert rerun.take(cell)
+    assert kept(cell).exists()
 
 
 def test_seeds_repeat_each_cell_and_the_table_aggregates_them(sweeping):

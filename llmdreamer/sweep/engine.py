@@ -49,10 +49,10 @@ class Job(Protocol):
         """
 
     def terminate(self) -> None:
-        """Send it SIGTERM, on which it writes a checkpoint and leaves."""
+        """Send it SIGTERM, on which it writes a checkpoint and leaves; nothing if it has ended."""
 
     def kill(self) -> None:
-        """Send it SIGKILL."""
+        """Send it SIGKILL; nothing if it has ended."""
 
 
 class Engine(Protocol):

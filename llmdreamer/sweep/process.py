@@ -136,7 +136,8 @@ class Worker:
     def stop(self, *, wanted: bool) -> None:
         """Have the run write its checkpoint and leave. `wanted`: it is not to be gone on with."""
         self._wanted = self._wanted or wanted
-        if self._job is not None and not self.has_exited():
+        # Not `has_exited`: that may ask a scheduler, and a signal's handler stops us.
+        if self._job is not None and self._code is None:
             self._asked_at = time.monotonic()
             self._job.terminate()
 
@@ -151,7 +152,7 @@ class Worker:
             self.kill()
 
     def kill(self) -> None:
-        if self._job is not None and not self.has_exited():
+        if self._job is not None and self._code is None:
             self._job.kill()
 
 

@@ -226,11 +226,15 @@ class Placed:
         return (self.box / "began").exists()
 
     def terminate(self) -> None:
+        if self._code is not None:
+            return
         (self.box / "stop").touch()
         if not self._has_begun():  # it would wait for a place only to leave it
             self._cancel()
 
     def kill(self) -> None:
+        if self._code is not None:
+            return
         # By `execute`, if it is there: a place taken away leaves a hanging process behind.
         (self.box / "kill").touch()
         if self._killed_at is None:

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import io
 import logging
-import math
 import re
 import shutil
 import signal
@@ -71,7 +70,6 @@ class SubmititEngine:
 
         if (now := time.monotonic()) < self._ask_at:
             return None
-        self._ask_at = math.inf  # a signal's handler may look in meanwhile
         errand = self._posted.errand(order)
         try:
             # submitit prints what sbatch said, each time.
@@ -83,8 +81,7 @@ class SubmititEngine:
             shutil.rmtree(errand.box, ignore_errors=True)
             self._bear(last_of(error), now)
             return None
-        self._has_taken, self._refused_since = True, None
-        self._ask_at, self._again = 0.0, AGAIN
+        self._has_taken, self._refused_since, self._again = True, None, AGAIN
         cancel = functools.partial(job.cancel, check=False)
         why = functools.partial(_why, job)
         output = order.folder / LOG

@@ -12,8 +12,10 @@ pytest.importorskip("submitit", reason="no submitit: pip install 'llmdreamer[sub
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep import slurm as slurm_module
 from llmdreamer.sweep.engine import EngineLost, Order
+from llmdreamer.sweep.process import Program, Slot, Worker
 from llmdreamer.sweep.settings import Submitit
 from llmdreamer.sweep.slurm import SubmititEngine
+from llmdreamer.sweep.sources import Task
 
 # Counts its calls, keeps the batch file of the last one, and answers it with `answer`.
 SBATCH = """#!/bin/sh
@@ -168,6 +170,18 @@ def test_a_job_told_to_leave_before_slurm_took_it_is_not_asked_for_again(
     job.terminate()
     assert job.poll() == 128 + signal.SIGTERM
     assert slurm.calls == 1
+
+
+def test_a_run_that_is_stopped_before_slurm_was_asked_for_it_is_not_asked_for(
+    slurm, engine, tmp_path
+):
+    program = Program(["run"], engine(), [], "eval/return", False, retries=1, stop_within=1)
+    worker = Worker(Task(tmp_path / "run", [], {}, "a run", 0), Slot(None, 1), program)
+    worker.start()
+    worker.stop(wanted=False)
+    assert worker.has_exited()
+    assert worker.outcome(interrupted=True) is None
+    assert slurm.calls == 0
 
 
 def test_a_sweep_outlives_a_slurm_that_once_does_not_answer(slurm, sweeping):

@@ -7,23 +7,23 @@ from collections import Counter
 
 import pandas as pd
 
+from llmdreamer.sweep.cells import is_among, without_effect
+
 KNOBS = ("backbone", "posterior", "size", "pretrained", "peft", "replay_ratio")
 """The axes of the question. A comparison changes one of them."""
 
 PARAM = "params."
 TAG = "tags."
 
-# Where a run is written, what it runs on, what it measures beside: none of it changes what is learned. How
-# actions are taken in evaluations changes what is compared.
-_BOOKKEEPING = re.compile(
-    r"^(seed|device|threads|trust|output_root|run_name|resume|objective|tracking\..*|checkpoint\..*"
-    r"|eval\.(?!greedy$).*)$"
-)
+# What a sweep's cells are told apart by, beside what is learned: how often a run was looked at. How actions
+# are taken in evaluations changes what is compared.
+_MEASURED = ("eval.every", "eval.episodes", "eval.final_episodes")
 # Copies of knobs, and the environment, which is the stratum.
 _COPIES = re.compile(
     r"^(algo\.replay_ratio|algo\.world_model\.(posterior|hf_model\.(peft|from_pretrained))|env\.id"
     r"|backbone\.name|backbone|posterior|size|pretrained|peft|replay_ratio)$"
 )
+_NO_EFFECT = "-"
 
 
 LONGEST = 60
@@ -50,10 +50,11 @@ def describe(runs: pd.DataFrame) -> pd.Series:
     bookkeeping: runs of different learning rates are never averaged. A parameter goes by the
     last part of its name, and by the whole where two that vary would share it.
     """
+    runs = _effective(runs)
     labels = runs["arm"].astype(str).copy()
     for arm, group in runs.groupby("arm", sort=False):
         parts = pd.Series("", index=group.index)
-        columns = [column.removeprefix(PARAM) for column in varying(group)]
+        columns = [column.removeprefix(PARAM) for column in _varying(group)]
         last = Counter(_last(name) for name in columns)
         for name in columns:
             value = group[name if name in KNOBS else PARAM + name]
@@ -66,7 +67,23 @@ def describe(runs: pd.DataFrame) -> pd.Series:
     return labels
 
 
-def varying(runs: pd.DataFrame) -> list[str]:
+def _effective(runs: pd.DataFrame) -> pd.DataFrame:
+    """The same runs, with a dash where a parameter has no effect in the run: as in a sweep's cells."""
+    names = [name for name in runs if name.startswith(PARAM)]
+    rows = runs[names].rename(columns=lambda name: name.removeprefix(PARAM)).to_dict("records")
+    dropped = pd.Series(
+        [without_effect({k: v for k, v in row.items() if pd.notna(v)}) for row in rows],
+        index=runs.index,
+        dtype=object,
+    )
+    runs = runs.copy()
+    for prefixes in set(dropped):
+        idle = [name for name in names if is_among(name.removeprefix(PARAM), prefixes)]
+        runs[idle] = runs[idle].mask(dropped == prefixes, _NO_EFFECT)
+    return runs
+
+
+def _varying(runs: pd.DataFrame) -> list[str]:
     """Columns in which runs of the same environment differ: knobs first, then other parameters."""
     columns = [knob for knob in KNOBS if knob in runs]
     columns += sorted(name for name in runs if name.startswith(PARAM) and _is_configuration(name))
@@ -77,16 +94,18 @@ def varying(runs: pd.DataFrame) -> list[str]:
 def differences(runs: pd.DataFrame, arm: str, other: str) -> list[str]:
     """What two arms differ in beside the knobs, as `algo.optimizer.lr (0.001, 0.0004)`.
 
-    Widths that follow from the size of the model are not counted where the size differs.
+    Widths that follow from the size of the model are not counted where the size differs, nor what has
+    an effect in one of the arms only: a knob has said so.
     """
+    runs = _effective(runs)
     pair = [runs[runs["label"] == name] for name in (arm, other)]
     sizes = [set(side["size"]) for side in pair]
     found = []
-    for column in varying(pd.concat(pair)):
+    for column in _varying(pd.concat(pair)):
         if column in KNOBS or (sizes[0] != sizes[1] and _WIDTH.search(column)):
             continue
         values = [sorted(side[column].dropna().unique()) for side in pair]
-        if values[0] != values[1]:
+        if values[0] != values[1] and [_NO_EFFECT] not in values:
             shown = ["/".join(map(str, side)) or "none" for side in values]
             found.append(f"{column.removeprefix(PARAM)} ({shown[0]}, {shown[1]})")
     if len(found) > MOST_TOLD:
@@ -140,7 +159,7 @@ def _rank(knob: str, value: str) -> tuple[float, str]:
 
 def _is_configuration(column: str) -> bool:
     name = column.removeprefix(PARAM)
-    return not (_BOOKKEEPING.match(name) or _COPIES.match(name))
+    return not (is_among(name, _MEASURED) or _COPIES.match(name))
 
 
 def _last(name: str) -> str:

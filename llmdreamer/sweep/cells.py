@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from llmdreamer.config import AS_BEFORE, Config, arm, is_language_model
+from llmdreamer.config import AS_BEFORE, BackboneConfig, Config, arm, is_language_model
+from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import flatten
 from llmdreamer.tracking.record import Scalar
 
@@ -21,29 +23,60 @@ _OUTSIDE = (
 _LORA = ("lora", "algo.optimizer.lora_lr")
 
 
-def identity(config: Config) -> dict[str, Scalar]:
-    """The resolved configuration by dotted keys, without what has no effect in this run.
+def without_effect(params: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """The dotted keys that do not count in a run of these parameters, each with all below it.
 
     LoRA's values have none without `peft`, the backbone's learning rate none with it, and what is no
     language model has neither adapters nor a checkpoint. `env.kwargs` and all else count.
+
+    Args:
+        params: by dotted keys, typed or as MLflow gives them back (`"None"`, `"True"`). A record of an
+            earlier version may lack some: what hangs on those then counts.
     """
     dropped = [*_OUTSIDE]
-    if config.backbone.factory is None:
+    if _is_none(params, "backbone.factory"):
         dropped += [f"backbone.{key}" for key in ("factory", "language_model", "options")]
-    if config.algo.agent is None:
+    if _is_none(params, "algo.agent"):
         dropped += ["algo.agent", "algo.options"]
-    if not is_language_model(config.backbone):
+    peft = str(params.get("algo.world_model.hf_model.peft"))
+    if _is_language_model(params) is False:
         dropped += [*_LORA, "backbone.path"]
-    elif config.algo.world_model.hf_model.peft:
+    elif peft == "True":
         dropped.append("algo.optimizer.backbone_lr")
-    else:
+    elif peft == "False":
         dropped += _LORA
+    return tuple(dropped)
+
+
+def is_among(key: str, prefixes: Sequence[str]) -> bool:
+    """Whether a dotted key is one of `prefixes` or lies below one."""
+    return any(f"{key}.".startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def identity(config: Config) -> dict[str, Scalar]:
+    """The resolved configuration by dotted keys, without what has no effect in this run."""
+    params = flatten(asdict(config))
+    dropped = without_effect(params)
     return {
         key: value
-        for key, value in flatten(asdict(config)).items()
-        if (key, value) not in AS_BEFORE.items()
-        and not any(f"{key}.".startswith(f"{prefix}.") for prefix in dropped)
+        for key, value in params.items()
+        if (key, value) not in AS_BEFORE.items() and not is_among(key, dropped)
     }
+
+
+def _is_none(params: Mapping[str, Scalar], key: str) -> bool:
+    return str(params.get(key)) == "None"
+
+
+def _is_language_model(params: Mapping[str, Scalar]) -> bool | None:
+    """None if it cannot be told: of a backbone that this version does not know."""
+    factory = None if _is_none(params, "backbone.factory") else str(params["backbone.factory"])
+    says_so = str(params.get("backbone.language_model")) == "True"
+    name = str(params.get("backbone.name"))
+    try:
+        return is_language_model(BackboneConfig(name, factory=factory, language_model=says_so))
+    except ConfigError:
+        return None
 
 
 def digest(config: Config) -> str:

@@ -1,10 +1,16 @@
 """What runs are samples of one arm, what it is called, and which arms can be compared."""
 
 from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
 
 from llmdreamer.analysis import compare
 from llmdreamer.analysis.cells import differences, label_arms, one_knob_apart
 from llmdreamer.analysis.load import Records, _frame
+from llmdreamer.config import Config, arm
+from llmdreamer.sweep.cells import digest
+from llmdreamer.tracking import flatten
 from llmdreamer.tracking.read import StoredRun
 
 
@@ -14,6 +20,57 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_one_arm(records: Recor
     for _, group in records.runs.groupby("label"):
         assert group["params.algo.optimizer.lr"].nunique() == 1
         assert group["replay_ratio"].nunique() == 1
+
+
+def stored(number: int, config: Config, *lacking: str) -> StoredRun:
+    """A run as MLflow gives it back; of an older version, it lacks some parameters."""
+    params = {key: str(value) for key, value in flatten(asdict(config)).items()}
+    tags = {"arm": arm(config), "env": config.env.id, "seed": str(config.seed)}
+    kept = {key: value for key, value in params.items() if not key.startswith(lacking)}
+    return StoredRun(str(number), "run", "FINISHED", 0.0, 1.0, kept, tags)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ([], ["seeds=3", "rerun=true", "seed=1"]),  # what a sweep gives its runs
+        ([], ["compile=true", "threads=2", "trust=[torch_geometric]", "run_name=x"]),
+        (["peft=false", "lora.r=8"], ["peft=false", "lora.r=16", "algo.optimizer.lora_lr=1e-3"]),
+        (["peft=true"], ["peft=true", "algo.optimizer.backbone_lr=1e-3"]),
+        (["backbone=gru"], ["backbone=gru", "lora.alpha=4"]),
+    ],
+)
+def test_one_cell_is_one_arm(compose: Callable[..., Config], one: list[str], other: list[str]):
+    """By hand, and by whatever sweep: what tells no cells apart tells no arms apart."""
+    configs = [compose(*one), compose(*other)]
+    assert digest(configs[0]) == digest(configs[1])
+    frame = _frame([stored(n, config) for n, config in enumerate(configs)])
+    assert list(frame["label"]) == [arm(configs[0])] * 2
+
+
+def test_a_run_from_before_what_has_no_effect_is_of_the_same_arm(compose: Callable[..., Config]):
+    config = compose("backbone=gru")
+    added = ("backbone.factory", "backbone.language_model", "backbone.options", "algo.agent")
+    frame = _frame([stored(0, config), stored(1, config, *added, "algo.options", "seeds", "rerun")])
+    assert list(frame["label"]) == ["gru"] * 2
+
+
+def test_what_reaches_the_training_tells_arms_apart(compose: Callable[..., Config]):
+    configs = [compose("peft=true", f"lora.r={r}") for r in (8, 16)]
+    frame = _frame([stored(n, config) for n, config in enumerate(configs)])
+    assert list(frame["label"]) == ["random-frozen-lora r=8", "random-frozen-lora r=16"]
+
+
+def test_how_often_a_run_was_looked_at_is_no_arm(compose: Callable[..., Config]):
+    configs = [compose("eval.every=100"), compose("eval.every=200", "eval.episodes=3")]
+    frame = _frame([stored(n, config) for n, config in enumerate(configs)])
+    assert list(frame["label"]) == ["scratch"] * 2
+
+
+def test_what_one_of_two_arms_has_no_use_for_is_no_difference(compose: Callable[..., Config]):
+    configs = [compose("peft=false", "lora.r=16"), compose("peft=true", "lora.r=8")]
+    frame = _frame([stored(n, config) for n, config in enumerate(configs)])
+    assert differences(frame, *frame["label"]) == []
 
 
 def test_only_arms_one_knob_apart_are_compared(arms: Callable[..., Records]):

@@ -1,8 +1,11 @@
 import shlex
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+
 from llmdreamer.redaction import as_typed
-from llmdreamer.tracking.record import Shipped, flatten, load, redact, save
+from llmdreamer.tracking.record import Shipped, flatten, load, redact, save, write_atomically
 
 
 def test_flattening_dots_keys_and_writes_lists_as_json():
@@ -46,6 +49,28 @@ def test_a_record_is_read_as_it_was_saved_and_leaves_no_draft(tmp_path: Path):
     save(Shipped("key", 10, 20, 1), path)
     assert load(Shipped, path) == Shipped("key", 10, 20, 1)
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_writers_of_one_process_id_do_not_take_each_others_draft(tmp_path: Path):
+    """In containers it is often 1, on every machine of a shared folder; here, of two threads."""
+    path, texts = tmp_path / "results.csv", ["a" * 10_000, "b" * 10_000]
+
+    def write(text: str) -> None:
+        for _ in range(200):
+            write_atomically(path, text)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, texts))
+    assert path.read_text() in texts
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_that_cannot_be_written_leaves_no_draft(tmp_path: Path):
+    path = tmp_path / "results.csv"
+    path.mkdir()  # nothing can be moved onto a folder
+    with pytest.raises(OSError):
+        write_atomically(path, "a")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_secrets_are_blotted_out_however_they_are_given():

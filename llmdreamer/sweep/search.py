@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any, get_origin
 
 import optuna
 from hydra.core.override_parser.types import Override
@@ -10,11 +12,17 @@ from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
 
+from llmdreamer.config import AS_BEFORE, Config, leaves
 from llmdreamer.errors import ConfigError
-from llmdreamer.sweep.cells import identity
+from llmdreamer.sweep.cells import identity, is_among
 from llmdreamer.sweep.plan import Plan, spelled
 from llmdreamer.sweep.samplers import Space, grid_size
 from llmdreamer.sweep.tried import SIGNED
+
+# Left out where they are so: see `identity`.
+_BEFORE_A_CHOICE = AS_BEFORE | {"algo.agent": None, "backbone.factory": None}
+_MAPPINGS = [key for key, kind in leaves().items() if kind is Any or get_origin(kind) is dict]
+_NOTHING = "nothing"
 
 
 def space(swept: dict[str, Override]) -> dict[str, BaseDistribution]:
@@ -73,20 +81,26 @@ def _brief(value: object) -> str:
     if isinstance(value, dict) and "attributes" in value:
         inner = {k: v for k, v in value["attributes"].items() if v not in (None, False)}
         return str(inner.get("choices", inner))
-    return "nothing" if value is None else str(value)
+    return spelled(value)
 
 
-def sign(study: optuna.Study, plan: Plan, dimensions: Space) -> None:
-    """Write into the study what it searches."""
-    signature = _signature(plan, dimensions)
-    before = study.user_attrs.get(SIGNED)
-    if before is not None:
-        signature["config"] = before["config"]
+def sign(study: optuna.Study, plan: Plan, dimensions: Space, point: Config) -> None:
+    """Write into the study what it searches.
+
+    Args:
+        point: the first of the space, with the overrides of the study's own arm.
+    """
+    signature = _signature(plan, dimensions, point)
+    before = study.user_attrs.get(SIGNED, {})
+    signature["fixed"] |= before.get("fixed", {})  # keys of a later version are added
     study.set_user_attr(SIGNED, signature)
 
 
-def refuse_another(study: optuna.Study, plan: Plan, dimensions: Space) -> None:
+def refuse_another(study: optuna.Study, plan: Plan, dimensions: Space, point: Config) -> None:
     """Refuse to go on with a study whose values would not compare with the new ones.
+
+    Args:
+        point: as in `sign`.
 
     Raises:
         ConfigError: if the directions, the space, the fixed values, or, once a trial has a value,
@@ -97,29 +111,49 @@ def refuse_another(study: optuna.Study, plan: Plan, dimensions: Space) -> None:
     asked = ["maximize" if one else "minimize" for one in plan.maximize]
     if made != asked:
         raise ConfigError(
-            f"study {plan.name} was made to {' and '.join(made)}, not {' and '.join(asked)}: {advice}"
+            f"study {study.study_name} was made to {' and '.join(made)}, not {' and '.join(asked)}:"
+            f" {advice}"
         )
     before = study.user_attrs.get(SIGNED)
     if before is None:  # its driver died before it signed
         return
+    now = _signature(plan, dimensions, point)
+    if "fixed" not in before:  # of an earlier version, which signed the first arm without a point
+        before = before | {"fixed": before["config"]}
+        now["fixed"] = dict(identity(plan.base))
     has_values = any(trial.state is TrialState.COMPLETE for trial in study.trials)
-    for part, values in _signature(plan, dimensions).items():
-        old = before[part]
+    for part, values in now.items():
         if part == "value" and not has_values:
             continue
-        # Keys that later versions add to the configuration are no change of the study.
-        for key in sorted(old.keys() & values.keys() if part == "config" else old.keys() | values):
-            if old.get(key) != values.get(key):
-                was, is_ = _brief(old.get(key)), _brief(values.get(key))
-                raise ConfigError(
-                    f"study {plan.name} was made with {key} {was}, not {is_}: {advice}"
-                )
+        for key, was, is_ in _changes(before[part], values, grows=part == "fixed"):
+            raise ConfigError(
+                f"study {study.study_name} was made with {key} {_brief(was)}, not {_brief(is_)}:"
+                f" {advice}"
+            )
 
 
-def _signature(plan: Plan, dimensions: Space) -> dict[str, dict[str, object]]:
+def _signature(plan: Plan, dimensions: Space, point: Config) -> dict[str, dict[str, Any]]:
     value = {"objective": ", ".join(map(str, plan.objectives)), "seeds": plan.seeds}
     return {
         "space": {key: json.loads(distribution_to_json(one)) for key, one in dimensions.items()},
         "value": value,
-        "config": dict(identity(plan.base)),
+        "fixed": dict(identity(point)),
     }
+
+
+def _changes(
+    before: dict[str, Any], now: dict[str, Any], *, grows: bool
+) -> Iterator[tuple[str, Any, Any]]:
+    """Each key whose value is another, with both values.
+
+    Args:
+        grows: keys that one of the two does not know are no change: versions add some. What was done
+            before there was a choice is known, and what a mapping holds is told by all of its keys.
+    """
+    for key in sorted(before.keys() | now.keys()):
+        was, is_ = (side.get(key, _BEFORE_A_CHOICE.get(key, _NOTHING)) for side in (before, now))
+        if grows and key in _MAPPINGS:  # an empty one, or none
+            continue
+        known = key in _BEFORE_A_CHOICE or is_among(key, _MAPPINGS) or key in before.keys() & now
+        if was != is_ and (known or not grows):
+            yield key, was, is_

@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from llmdreamer.config import GROUPS
+from llmdreamer.config import GROUPS, Config
 from llmdreamer.config.objective import NEVER_LOGGED, Curve
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.folder import Curves
@@ -70,7 +70,7 @@ class Study:
         self._pruner = make_pruner(plan)
         check(plan)
         make_sampler(plan, self._space, 0)  # a mistake in its options is told now
-        self._try_out()
+        self._point = self._try_out()
         store = plan.settings.storage
         self._store = Store(store, self._folder, plan.settings.heartbeat)
         with self._store.alone(self.name), warnings.catch_warnings():
@@ -80,10 +80,10 @@ class Study:
         self._live: dict[int, Live] = {}
         self._told_waiting = False
 
-    def _try_out(self) -> None:
-        """Compose the space's first point and, of groups, every option: what does not exist is told now."""
+    def _try_out(self) -> Config:
+        """The space's first point; of groups, every option is composed: what does not exist is told now."""
         first = {key: first_of(distribution) for key, distribution in self._space.items()}
-        self._plan.compose([*self._plan.fixed, *assigned(first), *self._arm])
+        found = self._plan.compose([*self._plan.fixed, *assigned(first), *self._arm])
         for key in (key for key in self._space if key in GROUPS):
             for value in getattr(self._space[key], "choices", ())[1:]:
                 point = [*self._plan.fixed, *assigned(first | {key: value}), *self._arm]
@@ -91,6 +91,7 @@ class Study:
                     self._plan.compose(point)
                 except ConfigError:
                     pass  # beside other values it may do: the trial will tell
+        return found
 
     def _open(self) -> optuna.Study:
         kinds = optuna.study.StudyDirection
@@ -100,13 +101,13 @@ class Study:
         known = self.name in optuna.get_all_study_names(self._store.optuna)
         if known:
             study = optuna.load_study(study_name=self.name, storage=self._store.optuna)
-            refuse_another(study, self._plan, self._space)
+            refuse_another(study, self._plan, self._space, self._point)
         self._refuse_leftover(folders, len(study.trials) if known else 0)
         if not known:
             study = optuna.create_study(
                 study_name=self.name, storage=self._store.optuna, directions=directions
             )
-        sign(study, self._plan, self._space)
+        sign(study, self._plan, self._space, self._point)
         study.pruner = self._pruner  # Hyperband's brackets are asked for by samplers, too
         return study
 

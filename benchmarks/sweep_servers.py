@@ -141,15 +141,17 @@ def recorded(uri: str, wanted: int) -> bool:
     (experiment,) = [one for one in client.search_experiments() if one.name == "llmdreamer"]
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    numbers = Counter(run.data.tags["trial"] for run in children)
     parents = {run.data.tags["mlflow.parentRunId"] for run in children}
     states = Counter(run.info.status for run in children)
     print(
         f"MLflow: {len(runs) - len(children)} sweep, {len(children)} runs below it: {dict(states)}"
     )
-    valued = sum("eval/return" in run.data.metrics for run in children)
-    print(f"{len(numbers)} different trials, {valued} with their returns")
-    once = len(numbers) == len(children) == valued == wanted
+    # A life killed before its first checkpoint is a run of its own; the trial is its newest.
+    oldest_first = sorted(children, key=lambda run: run.info.start_time)
+    newest = {run.data.tags["trial"]: run for run in oldest_first}
+    valued = sum("eval/return" in run.data.metrics for run in newest.values())
+    print(f"{len(newest)} different trials, {valued} with their returns")
+    once = len(newest) == valued == wanted
     return once and len(parents) == 1 == len(runs) - len(children) and "RUNNING" not in states
 
 

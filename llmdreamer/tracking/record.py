@@ -8,6 +8,7 @@
 | `tracking/artifacts.jsonl` | the run | files to upload, in order |
 | `tracking/shipped.json` | the shipper | how far it got |
 | `tracking/cut.jsonl` | the run, as it resumes | rows cut from the spool that MLflow may hold |
+| `tracking/abandoned.jsonl` | the run, as it begins anew | MLflow runs of lives before, to be ended |
 | `tracking/lock` | - | held by whoever uploads |
 """
 
@@ -70,6 +71,14 @@ class Known:
 
 
 @dataclass
+class Abandoned(Known):
+    """The MLflow run of a life that the run in its folder does not go on from, and how that ended."""
+
+    status: str = "KILLED"
+    ended: float = 0.0  # epoch seconds
+
+
+@dataclass
 class Shipped:
     """How far the run of `key` is uploaded: rows before `offset` are, rows from `sending` on are
     certainly not, those between may be."""
@@ -91,6 +100,7 @@ class RunFiles:
     artifacts: Path = field(init=False)
     shipped: Path = field(init=False)
     cut: Path = field(init=False)
+    abandoned: Path = field(init=False)
     lock: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,6 +111,7 @@ class RunFiles:
             "artifacts": "tracking/artifacts.jsonl",
             "shipped": "tracking/shipped.json",
             "cut": "tracking/cut.jsonl",
+            "abandoned": "tracking/abandoned.jsonl",
             "lock": "tracking/lock",
         }
         for name, path in names.items():

@@ -13,6 +13,9 @@ the resuming run keeps the rows that it cuts aside, and the shipper sends those 
 their repetitions: an exact repetition again. The other way, to ship only what a checkpoint has
 committed, would show curves late by a checkpoint and still fail when the newest checkpoint is
 corrupt and the one before it is taken.
+
+**A run that begins anew in its folder is another one.** It may be of another configuration, and MLflow
+refuses to change a parameter. It gets an MLflow run of its own; that of the life before is ended.
 """
 
 from __future__ import annotations
@@ -22,10 +25,21 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.tracking.record import Known, RunFiles, Shipped, Wanted, load, redact, save
+from llmdreamer.tracking.record import (
+    Abandoned,
+    Known,
+    RunFiles,
+    Shipped,
+    Wanted,
+    load,
+    redact,
+    save,
+    write_atomically,
+)
 from llmdreamer.tracking.spool import Row, Spool, read
 from llmdreamer.tracking.store import (
     TrackingError,
@@ -42,6 +56,7 @@ if TYPE_CHECKING:
 
 BATCH = 1000  # metrics in one call: MLflow's limit
 KEY_TAG = "llmdreamer.key"
+_UNDER_WAY = ("RUNNING", "active")
 
 
 class Shipper:
@@ -108,6 +123,7 @@ class Shipper:
         self._run_id = run.info.run_id
         self._begin_at(known.key)
         self._describe(client, run)
+        self._end_abandoned(client, experiment_id)
         return client
 
     def _find(self, client: MlflowClient, experiment_id: str, known: Known) -> Run | None:
@@ -145,6 +161,19 @@ class Shipper:
             client.log_batch(self._run_id, params=params[start : start + 100])
         client.log_batch(self._run_id, tags=tags)
         client.update_run(self._run_id, status="RUNNING")
+
+    def _end_abandoned(self, client: MlflowClient, experiment_id: str) -> None:
+        """End the runs of lives before that nobody could: where a machine went down, both had died."""
+        if not self.files.abandoned.exists():
+            return
+        for line in self.files.abandoned.read_text().splitlines():
+            one = Abandoned(**json.loads(line))
+            if (one.uri, one.experiment) != (self.wanted.uri, self.wanted.experiment):
+                continue  # another store need not be there any more
+            run = self._find(client, experiment_id, one)
+            if run is not None and (run.info.status, run.info.lifecycle_stage) == _UNDER_WAY:
+                client.set_terminated(run.info.run_id, one.status, int(one.ended * 1000))
+        self.files.abandoned.unlink()
 
     def _begin_at(self, key: str) -> None:
         shipped = load(Shipped, self.files.shipped)
@@ -222,6 +251,25 @@ def cut(files: RunFiles, cursor: int) -> None:
         shipped.sending = cursor
         save(shipped, files.shipped)
     spool.truncate(cursor)
+    spool.close()
+
+
+def begin_anew(files: RunFiles) -> None:
+    """Forget what an earlier life in this folder has recorded; the shipper ends its MLflow run."""
+    known, wanted = load(Known, files.known), load(Wanted, files.wanted)
+    if known is not None:
+        one = Abandoned(**asdict(known))
+        if files.metrics.exists():
+            one.ended = files.metrics.stat().st_mtime
+        if wanted is not None:
+            one.status, one.ended = wanted.status or one.status, wanted.ended or one.ended
+        before = files.abandoned.read_text() if files.abandoned.exists() else ""
+        write_atomically(files.abandoned, before + json.dumps(asdict(one)) + "\n")
+    # `wanted` first: without it, nobody tells the rest of that life after a kill between two of these.
+    for path in (files.wanted, files.known, files.shipped, files.cut, files.artifacts):
+        path.unlink(missing_ok=True)
+    spool = Spool(files.metrics)
+    spool.truncate(0)
     spool.close()
 
 

@@ -27,7 +27,7 @@ from llmdreamer.tracking.record import (
     redact,
     save,
 )
-from llmdreamer.tracking.shipper import cut
+from llmdreamer.tracking.shipper import begin_anew, cut
 from llmdreamer.tracking.spool import Spool
 from llmdreamer.tracking.store import PATIENT, ui_command
 from llmdreamer.tracking.uploads import sync_command
@@ -56,13 +56,13 @@ class Tracker:
         experiment: str,
         cursor: int | None = None,
     ) -> Tracker:
-        """Begin or go on with the record in `run_dir`; a known folder continues its MLflow run.
+        """Begin or go on with the record in `run_dir`; a run that resumes continues its MLflow run.
 
         Args:
             uri: as `resolve_uri` gives it. Where it differs from the folder's last one, the run is
                 told again, whole, to the new store.
             cursor: `offset()` of the checkpoint the run resumes from; rows after it are cut, and
-                done again by the run. None keeps all rows.
+                done again by the run. None begins anew: what an earlier life has left is put away.
 
         Raises:
             ConfigError: if another process still uploads this folder, or the spool lacks rows that
@@ -70,8 +70,7 @@ class Tracker:
         """
         files = RunFiles(run_dir.resolve())
         files.wanted.parent.mkdir(parents=True, exist_ok=True)
-        if cursor is not None:
-            _cut_back(files, cursor)
+        _take_over(files, cursor)
         before = load(Wanted, files.wanted)
         tags = dict(info.tags)
         if info.parent_run_id is not None:
@@ -166,14 +165,17 @@ class Tracker:
         return ui_command(self.uri)
 
 
-def _cut_back(files: RunFiles, cursor: int) -> None:
+def _take_over(files: RunFiles, cursor: int | None) -> None:
     try:
         # A killed run's shipper waits for its last answer, and must not read what is being cut.
         with FileLock(files.lock).acquire(timeout=1.5 * float(PATIENT)):
-            cut(files, cursor)
+            if cursor is None:
+                begin_anew(files)
+            else:
+                cut(files, cursor)
     except Timeout:
         raise ConfigError(
-            f"resume={files.folder}: another process is uploading this run; wait for it, or end it"
+            f"{files.folder}: another process is uploading this run; wait for it, or end it"
         ) from None
     except ConfigError:
         raise

@@ -88,7 +88,7 @@ class Journal:
 
 
 def start_tracker(
-    trainer: Trainer, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int
+    trainer: Trainer, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int | None
 ) -> Tracker:
     """Write down what is run and in which environment, and begin or go on with the run's record.
 

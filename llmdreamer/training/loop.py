@@ -69,7 +69,7 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     with in_one_line(run_dir, lambda: checkpoints.newest_path):
         trainer = _trainer(config, run_dir)
         checkpoints.clear_drafts()
-        cursor = 0  # a run killed before its first checkpoint begins anew in its folder
+        cursor = None  # a run killed before its first checkpoint begins anew in its folder
         if config.resume in (None, AUTO):
             trainer.replay.clear()
         else:

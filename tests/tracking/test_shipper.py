@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from llmdreamer.tracking.record import Known, RunFiles, Shipped, load, save
-from llmdreamer.tracking.shipper import KEY_TAG, Shipper, cut
+from llmdreamer.tracking.shipper import KEY_TAG, Shipper, begin_anew, cut
 from llmdreamer.tracking.spool import Spool
 from llmdreamer.tracking.store import TrackingError, connect, prepare
 from llmdreamer.tracking.uploads import sync
@@ -169,6 +169,49 @@ def test_a_kill_while_cutting_leaves_what_the_next_cut_completes(described: Desc
     append(files, (2, 2.5))
     ship(files)
     assert told(files, uri, "a") == [(1, 1.0), (2, 2.0)]
+
+
+@pytest.mark.parametrize("kept", range(4))
+def test_a_kill_while_beginning_anew_leaves_what_the_next_start_completes(
+    described: Describe, uri: str, monkeypatch: pytest.MonkeyPatch, kept: int
+):
+    files = described(uri)
+    append(files, (1, 1.0))
+    ship(files)
+    old = load(Known, files.known)
+    unlink, left = Path.unlink, [True] * kept
+
+    def until_killed(path: Path, missing_ok: bool = False) -> None:
+        left.pop()  # an IndexError is the kill
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patched, pytest.raises(IndexError):
+        patched.setattr(Path, "unlink", until_killed)
+        begin_anew(files)
+    begin_anew(files)
+    described(uri, params={"seed": 1})
+    append(files, (1, 1.5))
+    ship(files)
+    assert load(Known, files.known).run_id != old.run_id
+    assert told(files, uri, "a") == [(1, 1.5)]
+    assert connect(uri).get_run(old.run_id).info.status == "KILLED"
+
+
+def test_lives_that_a_server_was_away_for_are_none_of_the_runs(described: Describe, uri: str):
+    """Three lives; two begin anew; of the first MLflow has a run, of the second it never heard."""
+    files = described(uri)
+    append(files, (1, 1.0))
+    ship(files)
+    first = load(Known, files.known)
+    for _ in range(2):
+        begin_anew(files)
+        described(uri)
+        append(files, (1, 2.0))
+    ship(files)
+    experiment = prepare(uri, "test")
+    runs = connect(uri).search_runs([experiment])
+    assert sorted(run.info.status for run in runs) == ["KILLED", "RUNNING"]
+    assert connect(uri).get_run(first.run_id).info.status == "KILLED"
 
 
 def test_a_run_created_just_before_a_kill_is_found_again(described: Describe, uri: str):

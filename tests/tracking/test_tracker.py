@@ -15,7 +15,7 @@ import pytest
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking import RunInfo, Tracker
 from llmdreamer.tracking.__main__ import main
-from llmdreamer.tracking.record import Known, RunFiles, load
+from llmdreamer.tracking.record import Known, RunFiles, Status, Wanted, load
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
 
@@ -72,6 +72,49 @@ def test_a_run_is_recorded_and_a_resumed_one_goes_on_with_it(folder: Path, uri: 
     assert second.info.status == "FINISHED"
     assert steps_of(folder, uri, "loss") == [10, 20, 30]
     assert connect(uri).list_artifacts(first.info.run_id)[0].path == "config.yaml"
+
+
+@pytest.mark.parametrize(("told", "status"), [("KILLED", "KILLED"), ("FAILED", "FAILED")])
+def test_a_run_that_begins_anew_is_another_in_mlflow(
+    folder: Path, uri: str, told: Status, status: str
+):
+    """Nothing of the life before is its own: neither parameters, nor values, nor files."""
+    first = RunInfo("first", {"batch": 16}, {"arm": "scratch"})
+    tracker = Tracker.start(folder, first, uri, "test")
+    tracker.log({"loss": 1.0}, 10)
+    (folder / "old.txt").write_text("of the life before")
+    tracker.artifact(folder / "old.txt")
+    tracker.finish(told, timeout=60)
+    old = run_of(folder, uri).info
+    before = load(Wanted, RunFiles(folder).wanted)
+
+    tracker = Tracker.start(folder, RunInfo("second", {"batch": 8}, {}, "parent"), uri, "test")
+    tracker.log({"loss": 0.5}, 10)
+    tracker.finish("FINISHED", timeout=60)
+    new = run_of(folder, uri)
+    assert new.info.run_id != old.run_id
+    assert (new.info.run_name, new.data.params) == ("second", {"batch": "8"})
+    assert new.data.tags["mlflow.parentRunId"] == "parent"
+    assert new.info.start_time > 1000 * before.started
+    assert [m.value for m in connect(uri).get_metric_history(new.info.run_id, "loss")] == [0.5]
+    assert connect(uri).list_artifacts(new.info.run_id) == []
+    kept = connect(uri).get_run(old.run_id)
+    assert (kept.info.status, kept.data.metrics) == (status, {"loss": 1.0})
+
+
+def test_a_run_whose_end_nobody_told_is_ended_where_its_folder_begins_anew(folder: Path, uri: str):
+    """A machine that went down takes the uploader along, and MLflow goes on to say RUNNING."""
+    with killed(folder, uri) as uploader:
+        eventually(lambda: status_of(folder, uri) and steps_of(folder, uri, "a"))
+        os.kill(uploader, signal.SIGKILL)
+    old = run_of(folder, uri).info
+    assert old.status == "RUNNING"
+    newest = (folder / "metrics.jsonl").stat().st_mtime
+    tracker = Tracker.start(folder, INFO, uri, "test")
+    tracker.finish("FINISHED", timeout=60)
+    ended = connect(uri).get_run(old.run_id).info
+    assert (ended.status, ended.end_time) == ("KILLED", int(1000 * newest))
+    assert run_of(folder, uri).info.status == "FINISHED"
 
 
 LIVES = """

@@ -1,5 +1,6 @@
 """A whole run at a tiny budget: what it owes, and that going on changes nothing."""
 
+import json
 import math
 import os
 import shutil
@@ -18,7 +19,8 @@ from gymnasium import spaces
 from smallest import TINY, differing, rows, runs_in, saved
 
 from llmdreamer.replay.layout import row_dtype
-from llmdreamer.tracking import prepare
+from llmdreamer.tracking import Spool, prepare
+from llmdreamer.tracking.record import Known, RunFiles, Wanted, load, save
 from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.evaluate import evaluate
 from llmdreamer.training.loop import train
@@ -153,13 +155,29 @@ def test_a_killed_run_of_a_small_replay_goes_on(compose, tmp_path, untracked):
     assert saved(tmp_path)["collector"]["policy_step"] == 96
 
 
-def test_the_rates_fall_to_the_end_of_the_ratio_typed_now(compose, tmp_path, untracked):
+def test_a_run_gone_on_with_at_another_ratio_makes_up_for_nothing(compose, tmp_path, untracked):
     config = compose(*TINY, "backbone=gru", "replay_ratio=0.5")
     train(replace(config, algo=replace(config.algo, total_steps=40)), tmp_path)
     assert saved(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2
     twice = replace(config, algo=replace(config.algo, replay_ratio=1.0), resume=str(tmp_path))
     train(twice, tmp_path)
     assert saved(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2 + (64 - 40)
+
+
+def test_a_run_stopped_before_its_first_checkpoint_begins_anew_as_another_run(
+    compose, tmp_path, untracked
+):
+    """It may be of another configuration, which no record of the life before may tell as its own."""
+    files = RunFiles(tmp_path)
+    save(Wanted("u", "e", "old", {"algo.per_rank_batch_size": 16}, {}, 1000.0), files.wanted)
+    save(Known("u", "e", key="k", run_id="of the life before"), files.known)
+    Spool(files.metrics).append({"loss": 1.0}, 7)
+    train(compose(*TINY, "backbone=gru", "run_name=x", "resume=auto"), tmp_path)
+    assert not files.known.exists()
+    wanted = load(Wanted, files.wanted)
+    assert wanted.params["algo.per_rank_batch_size"] == 4 and wanted.started > 1000
+    assert all("loss" not in metrics for _, metrics in rows(tmp_path))
+    assert json.loads(files.abandoned.read_text())["run_id"] == "of the life before"
 
 
 def test_an_environment_without_snapshot_resumes_with_a_new_episode(

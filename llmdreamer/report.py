@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking.record import Known, redact
 from llmdreamer.tracking.record import load as load_record
-from llmdreamer.tracking.store import resolve_uri
+from llmdreamer.tracking.store import resolve_uri, sqlite_uri
 
 if TYPE_CHECKING:
     from llmdreamer.analysis.part import Part
@@ -78,13 +78,13 @@ def find(source: str, experiment: str | None = None) -> Source:
     """
     path = Path(source)
     if path.is_file():
-        return Source(f"sqlite:///{path.resolve()}", experiment or "llmdreamer")
+        return Source(sqlite_uri(path.resolve()), experiment or "llmdreamer")
     if path.is_dir():
         known = load_record(Known, path / "mlflow.json")
         if known is not None and known.run_id is not None:
             return Source(known.uri, experiment or known.experiment, known.run_id, _listed(path))
         if (path / "mlflow.db").exists():
-            return Source(f"sqlite:///{path.resolve()}/mlflow.db", experiment or "llmdreamer")
+            return Source(sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer")
         raise ConfigError(
             f"{source} is no sweep and holds no store: it has neither mlflow.json nor mlflow.db"
         )

@@ -60,6 +60,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; runs have written checkpoints.
     """
     plan = read_plan(master, loader, arguments)
+    uri = resolve_uri(plan.base.tracking.uri, Path.cwd())  # refused before anything is made
     slots = make_slots(plan)
     source = make_source(plan)
     engine = make_engine(plan)
@@ -72,7 +73,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         ):  # who takes the callback away wants no parent run
             parent.begin(master)
         try:
-            _run(plan, source, pool)
+            _run(plan, source, pool, uri)
         except Exception as error:
             if (cause := full(error)) is None:
                 raise
@@ -85,7 +86,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         engine.close()
 
 
-def _run(plan: Plan, source: Source, pool: Pool) -> None:
+def _run(plan: Plan, source: Source, pool: Pool, uri: str) -> None:
     presence = Presence.of_driver(plan.folder)
     board = Board(plan, source)
     try:
@@ -96,7 +97,6 @@ def _run(plan: Plan, source: Source, pool: Pool) -> None:
         rows = source.rows
         show(plan, rows)  # also where it cannot be written
         log.info("results    %s", write_csv(plan, rows))
-        uri = resolve_uri(plan.base.tracking.uri, Path.cwd())
         log.info("MLflow UI  %s", ui_command(uri))
     if any(row.state == "failed" for row in rows):
         raise SweepFailed(rows)

@@ -20,10 +20,10 @@ from optuna.storages import RDBStorage
 
 from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.presence import FOLDER, Presence
+from llmdreamer.sweep.sqlite import SQLITE, path_of, url_of
 from llmdreamer.tracking import redact
 
 log = logging.getLogger(__name__)
-_SQLITE = "sqlite:///"
 OWNER = "owner"  # the trial's attribute that names its driver
 LOCK_SECONDS = 600  # MySQL wants a limit
 
@@ -40,17 +40,18 @@ class Store:
     def __init__(self, url: str | None, folder: Path, heartbeat: int) -> None:
         if heartbeat < 1:
             raise ConfigError(f"hydra.sweeper.heartbeat={heartbeat}: must be >= 1")
-        self.url = url or f"{_SQLITE}{folder / 'study.db'}"
-        if self.url.startswith(_SQLITE):
-            path = Path(self.url.removeprefix(_SQLITE)).expanduser().resolve()
+        self.url = url or url_of(folder / "study.db")
+        if self.url.startswith(SQLITE):
+            path = path_of(self.url).expanduser().resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.url, self._lock_file = f"{_SQLITE}{path}", f"{path}.lock"
+            _, question, options = self.url.partition("?")
+            self.url, self._lock_file = url_of(path) + question + options, f"{path}.lock"
         # Fresh databases break when several processes make their tables at once.
         with self._made_by_one():
             self.optuna = self._open(heartbeat)
 
     def _open(self, heartbeat: int) -> RDBStorage:
-        options = {"connect_args": {"timeout": 60}} if self.url.startswith(_SQLITE) else {}
+        options = {"connect_args": {"timeout": 60}} if self.url.startswith(SQLITE) else {}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -71,7 +72,7 @@ class Store:
 
     @contextmanager
     def _made_by_one(self) -> Iterator[None]:
-        if self.url.startswith(_SQLITE):
+        if self.url.startswith(SQLITE):
             with FileLock(self._lock_file):
                 yield
             return
@@ -87,7 +88,7 @@ class Store:
     @contextmanager
     def alone(self, study: str) -> Iterator[None]:
         """Hold the study's lock, which the kernel or the database takes back from the dead."""
-        if self.url.startswith(_SQLITE):
+        if self.url.startswith(SQLITE):
             with FileLock(self._lock_file):
                 yield
         else:

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.sweep.sqlite import SQLITE, path_of, url_of
 
 if TYPE_CHECKING:
     from optuna.study import Study
 
 SIGNED = "llmdreamer"
 """The attribute of a study of ours that says what it searches."""
-_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def open_study(storage: str, name: str | None = None) -> Study:
 
     if "://" not in storage:
         path = Path(storage).resolve()
-        storage = f"{_SQLITE}{path / 'study.db' if path.is_dir() else path}"
+        storage = url_of(path / "study.db" if path.is_dir() else path)
     # Optuna makes the file that is not there.
-    if storage.startswith(_SQLITE) and not Path(storage.removeprefix(_SQLITE)).exists():
-        raise ConfigError(f"there is no study: no file {storage.removeprefix(_SQLITE)}")
+    if storage.startswith(SQLITE) and not (path := path_of(storage)).exists():
+        raise ConfigError(f"there is no study: no file {path}")
     try:
         names = optuna.get_all_study_names(storage)
     except Exception as error:

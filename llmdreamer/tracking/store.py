@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.tracking.record import redact
@@ -56,7 +56,7 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
         ConfigError: if MLflow would refuse the URI, or keep it in a place that does not last.
     """
     if not uri:
-        return _SQLITE + str(folder.resolve() / "mlflow.db")
+        return sqlite_uri(folder.resolve() / "mlflow.db")
     scheme, colon, _ = uri.partition(":")
     if not colon or scheme == "file" or uri.startswith((".", "/", "~")):
         path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser()
@@ -66,7 +66,7 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
         name, question, options = uri.removeprefix(_SQLITE).partition("?")
         if not uri.startswith(_SQLITE) or name in ("", ":memory:"):
             raise ConfigError(f"tracking.uri={uri}: names no file; use sqlite:///mlflow.db")
-        return _SQLITE + str(folder.resolve() / name) + question + options
+        return sqlite_uri(folder.resolve() / name) + question + options
     known = [*_SERVERS, *_DATABASES, "sqlite"]
     if scheme.partition("+")[0] not in known:
         near = did_you_mean(scheme, known)
@@ -74,6 +74,17 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
     if not urlsplit(uri).hostname:
         raise ConfigError(f"tracking.uri={redact(uri)}: names no host")
     return uri
+
+
+def sqlite_uri(path: Path) -> str:
+    """Raises ConfigError if a URI would say another path than this."""
+    # Quoted, SQLAlchemy finds the file only since 2.1, and MLflow makes a folder of the quoted name.
+    if "?" in str(path) or unquote(str(path)) != str(path):
+        raise ConfigError(
+            f"{path}: with '?', or '%' and two hex digits, in its name, MLflow keeps no runs there:"
+            f" rename the folder, or set tracking.uri={_SQLITE}/ANOTHER/mlflow.db"
+        )
+    return f"{_SQLITE}{path}"
 
 
 def ui_command(uri: str) -> str:

@@ -94,6 +94,7 @@ MISTAKES = [
     ("-m seed=0,1 objective=eval/return:bst", "did you mean 'best'?"),
     ("-m seed=0,1 hydra.sweeper.study_name=../x", "hydra.sweeper.study_name='../x': must be 1 to"),
     ("-m seed=0,1 hydra.sweeper.direction=maximise", "did you mean 'maximize'?"),
+    ("-m seed=0,1 tracking.uri=mlruns", "tracking.uri=mlruns: MLflow 3 keeps no runs in folders"),
     ("-m sweeps=smokee", "sweeps=smokee: no such option; choose from ablation, backbone_lr, "),
     ("-m resume=auto run_name=x seed=0,1", "resume=auto goes on with one run: leave out -m"),
     ("-m resume=x seed=0,1", "resume=x goes on with one run: leave out -m"),
@@ -124,6 +125,16 @@ def test_a_mistake_is_one_line(command, tmp_path, training, typed, line):
     assert (code, err.count("\n"), out) == (2, 1, "")
     assert training.runs == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_in_a_folder_that_no_uri_names_is_one_line(command, tmp_path, monkeypatch):
+    folder = tmp_path / "feature%2Fx"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    code, out, err = command("-m", "seed=0,1")
+    assert (code, err.count("\n"), out) == (2, 1, "")
+    assert "feature%2Fx/mlflow.db: with '?', or '%' and two hex digits, in its name" in err
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["submitit_slurm", "ray"])

@@ -1,4 +1,5 @@
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,32 @@ def test_a_folder_is_refused_with_the_database_to_use_instead(tmp_path: Path, ur
 def test_what_cannot_be_a_store_is_refused(tmp_path: Path, uri: str, advice: str):
     with pytest.raises(ConfigError, match=advice):
         resolve_uri(uri, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["feature%2Fx", "100%25", "a?b"])
+def test_a_folder_whose_name_a_uri_says_otherwise_is_refused(tmp_path: Path, name: str):
+    """`%2F` would be read as a slash, by whom depends on the version; MLflow makes folders of both names."""
+    folder = tmp_path / name
+    folder.mkdir()
+    advice = "tracking.uri=sqlite:////ANOTHER/mlflow.db"
+    for uri in (None, "sqlite:///runs.db"):
+        with pytest.raises(ConfigError, match=re.escape(str(folder))) as caught:
+            resolve_uri(uri, folder)
+        assert advice in str(caught.value)
+    if "?" not in name:
+        with pytest.raises(ConfigError, match=advice):
+            resolve_uri(f"sqlite:///{folder}/a.db?timeout=3", tmp_path)
+    assert list(folder.iterdir()) == []
+
+
+def test_other_signs_in_a_folders_name_are_none_of_a_uris(tmp_path: Path):
+    folder = tmp_path / "100% a#b c@:&ü+='"
+    folder.mkdir()
+    uri = resolve_uri(None, folder)
+    assert uri == f"sqlite:///{folder}/mlflow.db"
+    prepare(uri, "x")
+    assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_processes_that_open_a_fresh_database_together_all_start(tmp_path: Path):

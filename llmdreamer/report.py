@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from llmdreamer.errors import ConfigError
 from llmdreamer.tracking.record import Known, redact
 from llmdreamer.tracking.record import load as load_record
+from llmdreamer.tracking.shipper import with_password
 from llmdreamer.tracking.store import resolve_uri, sqlite_uri
 
 if TYPE_CHECKING:
@@ -82,7 +83,8 @@ def find(source: str, experiment: str | None = None) -> Source:
     if path.is_dir():
         known = load_record(Known, path / "mlflow.json")
         if known is not None and known.run_id is not None:
-            return Source(known.uri, experiment or known.experiment, known.run_id, _listed(path))
+            uri = with_password(known.uri)
+            return Source(uri, experiment or known.experiment, known.run_id, _listed(path))
         if (path / "mlflow.db").exists():
             return Source(sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer")
         raise ConfigError(

@@ -14,6 +14,7 @@ import pandas as pd
 from llmdreamer.analysis.cells import KNOBS, PARAM, TAG, label_arms
 from llmdreamer.config import AS_BEFORE
 from llmdreamer.errors import ConfigError
+from llmdreamer.redaction import redact
 from llmdreamer.tracking.read import Points, StoredRun, read_experiment
 from llmdreamer.tracking.store import TrackingError, resolve_uri
 
@@ -50,7 +51,7 @@ class Records:
     runs: pd.DataFrame
     curves: pd.DataFrame
     notes: list[str] = field(default_factory=list)
-    uri: str = ""  # of the store
+    uri: str = ""  # of the store, with its password: for asking, not for showing
 
     def of(self, key: str) -> pd.DataFrame:
         """The points of one metric, each with its run's label, environment and seed."""
@@ -77,7 +78,7 @@ def load(
         shared: and these runs, which it found finished: they are jobs of another sweep.
         statuses: runs that count. Others are left out, and a note says how many.
     """
-    source = f"{uri}, experiment {experiment}"
+    source = f"{redact(uri)}, experiment {experiment}"
     try:
         uri = resolve_uri(uri, Path.cwd())
         stored = read_experiment(uri, experiment, keys)

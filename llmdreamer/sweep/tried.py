@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.redaction import redact
 from llmdreamer.sweep.sqlite import SQLITE, path_of, url_of
 
 if TYPE_CHECKING:
@@ -81,21 +82,20 @@ def open_study(storage: str, name: str | None = None) -> Study:
     # Optuna makes the file that is not there.
     if storage.startswith(SQLITE) and not (path := path_of(storage)).exists():
         raise ConfigError(f"there is no study: no file {path}")
+    told = redact(storage)
     try:
         names = optuna.get_all_study_names(storage)
     except Exception as error:
         # sqlalchemy's, a driver's or Optuna's own, by what is not right with the storage.
-        line = (str(error).splitlines() or [""])[0]
-        raise ConfigError(f"{storage} holds no Optuna studies ({line[:120]})") from error
+        line = redact((str(error).splitlines() or [""])[0])
+        raise ConfigError(f"{told} holds no Optuna studies ({line[:120]})") from error
     if not names:
-        raise ConfigError(f"{storage} holds no study yet")
+        raise ConfigError(f"{told} holds no study yet")
     if name is None and len(names) > 1:
-        raise ConfigError(
-            f"{storage} holds several studies; choose from {', '.join(sorted(names))}"
-        )
+        raise ConfigError(f"{told} holds several studies; choose from {', '.join(sorted(names))}")
     chosen = name if name is not None else names[0]
     if chosen not in names:
-        raise ConfigError(f"{storage} has no study {chosen!r}{did_you_mean(chosen, names)}")
+        raise ConfigError(f"{told} has no study {chosen!r}{did_you_mean(chosen, names)}")
     return optuna.load_study(study_name=chosen, storage=storage)
 
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
+from llmdreamer.redaction import redact
 from llmdreamer.tracking.store import TrackingError, connect, speaking
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def _require(experiment: str, names: list[str], uri: str) -> None:
     if experiment in names:
         return
     others = ", ".join(sorted(name for name in names if name != "Default")) or "none"
-    raise TrackingError(f"{uri} has no experiment {experiment!r}; it has: {others}")
+    raise TrackingError(f"{redact(uri)} has no experiment {experiment!r}; it has: {others}")
 
 
 class _Database:

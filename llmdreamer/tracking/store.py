@@ -61,11 +61,13 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
     if not colon or scheme == "file" or uri.startswith((".", "/", "~")):
         path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser()
         advice = _SQLITE + str(folder.resolve() / path / "mlflow.db")
-        raise ConfigError(f"tracking.uri={uri}: MLflow 3 keeps no runs in folders; use {advice}")
+        raise ConfigError(
+            f"tracking.uri={redact(uri)}: MLflow 3 keeps no runs in folders; use {advice}"
+        )
     if scheme == "sqlite":
         name, question, options = uri.removeprefix(_SQLITE).partition("?")
         if not uri.startswith(_SQLITE) or name in ("", ":memory:"):
-            raise ConfigError(f"tracking.uri={uri}: names no file; use sqlite:///mlflow.db")
+            raise ConfigError(f"tracking.uri={redact(uri)}: names no file; use sqlite:///mlflow.db")
         return sqlite_uri(folder.resolve() / name) + question + options
     known = [*_SERVERS, *_DATABASES, "sqlite"]
     if scheme.partition("+")[0] not in known:

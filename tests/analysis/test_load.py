@@ -12,8 +12,8 @@ from mlflow.store.tracking.dbmodels.initial_models import Base
 from recorded import EXPERIMENT, KEPT_ROWS, Recorded
 
 from llmdreamer.analysis.load import RETURN, Records, _frame, load, tidy
-from llmdreamer.tracking.read import Points, StoredRun, _read_server, read_experiment
-from llmdreamer.tracking.store import connect
+from llmdreamer.tracking.read import Points, StoredRun, _read_server, _require, read_experiment
+from llmdreamer.tracking.store import TrackingError, connect
 
 
 def loaded_curve(records: Records, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -138,6 +138,13 @@ def test_no_store_is_one_sentence_and_no_file(tmp_path: Path):
 def test_an_unknown_experiment_names_those_there_are(recorded: Recorded):
     (note,) = load(recorded.uri, "other").notes
     assert "no experiment 'other'" in note and EXPERIMENT in note
+
+
+def test_a_store_is_named_without_its_password():
+    with pytest.raises(
+        TrackingError, match=r"^postgresql://me:\*\*\*@host/db has no experiment 'x'"
+    ):
+        _require("x", [], "postgresql://me:sesame@host/db")
 
 
 def test_an_empty_store_is_one_sentence(empty_store: str):

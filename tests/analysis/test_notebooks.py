@@ -3,7 +3,10 @@
 import json
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import jupytext
 import nbformat
@@ -12,8 +15,10 @@ from nbclient import NotebookClient
 from recorded import EXPERIMENT, Recorded
 
 from llmdreamer.analysis.load import load
+from llmdreamer.redaction import redact
 from llmdreamer.report import find
 from llmdreamer.report import main as report
+from llmdreamer.tracking.record import Known, save
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 NOTEBOOKS = sorted(ANALYSIS.glob("*.py"))
@@ -95,6 +100,43 @@ def test_a_cell_that_another_sweep_had_run_counts_for_both(recorded: Recorded, t
     source = find(str(sweep))
     records = load(source.uri, source.experiment, [], parent=source.parent, shared=source.shared)
     assert set(records.runs["run_id"]) == {recorded.run_id(f"small_gru_{n}") for n in (0, 1)}
+
+
+class Doorkeeper(BaseHTTPRequestHandler):
+    """Lets nobody in, and remembers what it was told."""
+
+    told: ClassVar[set[str | None]] = set()
+
+    def do_GET(self) -> None:
+        self.told.add(self.headers["Authorization"])
+        self.send_error(401)
+
+    do_POST = do_GET
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("named", ["by its folder", "by its address"])
+def test_a_server_is_asked_with_the_password_and_the_report_tells_it_nobody(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """A sweep's folder has none: it comes with the environment."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Doorkeeper) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        Doorkeeper.told.clear()
+        uri = f"http://me:sesame@127.0.0.1:{server.server_port}"
+        sweep = str(tmp_path)
+        if named == "by its folder":
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            save(Known(redact(uri), EXPERIMENT, "", "a sweep"), tmp_path / "mlflow.json")
+        assert report([sweep if named == "by its folder" else uri]) == 2
+        records = load(uri, EXPERIMENT)
+        server.shutdown()
+    assert Doorkeeper.told == {"Basic bWU6c2VzYW1l"}
+    line = capsys.readouterr().err
+    assert "does not let us in (HTTP 401)" in line and "me:***@127.0.0.1" in records.source
+    assert not any("sesame" in text for text in (line, records.source, *records.notes))
 
 
 def test_a_status_that_there_is_not_is_one_line(capsys):

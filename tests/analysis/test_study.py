@@ -70,3 +70,10 @@ def test_no_study_is_a_sentence_and_no_file(tmp_path: Path):
     (part,) = study.everything(f"sqlite:///{tmp_path}/none.db")
     assert part.text == [f"there is no study: no file {tmp_path}/none.db"]
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_studys_database_is_named_without_its_password():
+    (part,) = study.everything("postgresql://me:sesame@127.0.0.1:1/db")
+    (line,) = part.text
+    assert line.startswith("postgresql://me:***@127.0.0.1:1/db holds no Optuna studies (")
+    assert "sesame" not in line

@@ -43,6 +43,8 @@ class SubmititEngine:
         logging.getLogger("submitit").propagate = False  # it prints what it has to say itself
         try:
             logs = sweep / FOLDER / "submitit"
+            # An order, as submitit keeps it there, has what was typed, passwords included.
+            logs.mkdir(0o700, parents=True, exist_ok=True)
             self._executor = submitit.AutoExecutor(folder=logs, cluster=settings.cluster)
             self._executor.update_parameters(name=sweep.name, **_parameters(settings))
         except (RuntimeError, ValueError, TypeError, NameError) as error:

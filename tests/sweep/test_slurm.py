@@ -110,6 +110,12 @@ def test_slurm_is_not_to_begin_a_job_again_unless_it_is_told_to(slurm, engine, o
     assert [line for line in slurm.batch if "requeue" in line or "mail" in line] == lines
 
 
+def test_nobody_else_reads_what_was_typed(slurm, engine, tmp_path):
+    engine().start(Order(["run", "uri=http://me:s3cret@there"], {}, tmp_path / "run")).poll()
+    kept = [path for path in tmp_path.rglob("*.pkl") if b"s3cret" in path.read_bytes()]
+    assert kept and all(path.parent.stat().st_mode & 0o077 == 0 for path in kept)
+
+
 @pytest.fixture
 def hasty(monkeypatch):
     """Slurm is asked again after a tenth of a second."""

@@ -43,7 +43,7 @@ class Plan:
     seeds: list[int]
     rerun: bool
     hydra: list[str]  # Hydra's own overrides that runs need too
-    base: Config  # with `fixed` alone
+    base: Config  # with `fixed` alone, where that can be run
     master: DictConfig
     loader: ConfigLoader
 
@@ -82,6 +82,17 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     arms = {name: _words(name, text) for name, text in settings.arms.items()} or {"": []}
     folder = Path(master.hydra.sweep.dir).resolve()
     objectives = parse_objectives(master.objective)
+
+    def composed(overrides: Sequence[str]) -> Config:
+        return load(loader.load_sweep_config(master, list(overrides)), fixed)
+
+    # An arm may give what the specification leaves open, such as the environment.
+    arm = next(iter(arms.values()))
+    try:
+        base = composed([*fixed, *arm])
+    except ConfigError:
+        # What is at odds with a default need not be so with the values swept: of them the first.
+        base = composed([*fixed, *_first(swept), *arm])
     return Plan(
         name=settings.study_name or folder.name,
         folder=folder,
@@ -95,8 +106,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         seeds=seeds,
         rerun=master.rerun,
         hydra=[o for o in master.hydra.overrides.hydra if not _DRIVERS_HYDRA.match(o)],
-        # An arm may give what the specification leaves open, such as the environment.
-        base=load(loader.load_sweep_config(master, [*fixed, *next(iter(arms.values()))]), fixed),
+        base=base,
         master=master,
         loader=loader,
     )
@@ -191,6 +201,15 @@ def _by_key(lines: Sequence[str]) -> dict[str, Override]:
 def _input(override: Override) -> str:
     assert override.input_line is not None
     return override.input_line
+
+
+def _first(swept: dict[str, Override]) -> list[str]:
+    lists = [one for one in swept.values() if one.is_discrete_sweep()]
+    return [
+        f"{one.get_key_element()}={value}"
+        for one in lists
+        for value in [*one.sweep_string_iterator()][:1]
+    ]
 
 
 def _words(name: str, text: str) -> list[str]:

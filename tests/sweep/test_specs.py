@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmdreamer import config
+from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.grid import combinations
 from llmdreamer.sweep.samplers import make_pruner, make_sampler
 from llmdreamer.sweep.search import assigned, budget, check, first_of, space
@@ -61,6 +62,20 @@ def test_what_is_typed_wins_over_the_specification(plan):
         assert set(read.swept) == {"lora.alpha", "lora.dropout", "algo.optimizer.lora_lr"}
         assert space(read.swept)["algo.optimizer.lora_lr"].choices == (1e-4, 1e-3)
         assert (read.base.lora.r, read.base.size, read.settings.n_trials) == (4, "XS", 3)
+
+
+def test_what_only_a_default_is_at_odds_with_is_not_refused(plan):
+    # At XS, which no cell has, a sequence is longer than all these steps.
+    for read in plan(
+        "model=S,M", "peft=true,false", "algo.total_steps=24", "algo.learning_starts=16"
+    ):
+        cells = [read.compose([*read.fixed, *one.values]) for one in combinations(read)]
+        assert [one.size for one in cells] == ["S", "S", "M", "M"]
+        assert read.base.algo.total_steps == 24
+    with pytest.raises(
+        ConfigError, match=r"algo.total_steps=4 .* never fills a sequence of 5 rows"
+    ):
+        [*plan("model=S,M", "algo.total_steps=4", "algo.learning_starts=1")]
 
 
 def test_the_same_command_or_a_wider_one_finds_the_same_folder(plan):

@@ -64,7 +64,8 @@ class Policy:
         from llmdreamer.envs.spaces import space_from_plain
         from llmdreamer.envs.vector import spec_of
         from llmdreamer.training.agent import make_agent
-        from llmdreamer.training.trainer import load_agent, torch_device
+        from llmdreamer.training.machine import torch_device
+        from llmdreamer.training.trainer import load_agent
 
         config = from_yaml(folder / CONFIG, trust)
         device = torch_device("auto")

@@ -122,9 +122,8 @@ class Stream:
         """What brings the rows so far to the disk itself, in any thread, while more are written."""
         tail = set() if self._tail is None else {Path(self._tail.name)}
         if self._sync is not None and self._sync.done:
-            self._unsynced -= (
-                self._sync.full - tail
-            )  # a file that was cut may have been opened again since
+            # Without the tail: a file that was cut may have been opened again since.
+            self._unsynced -= self._sync.full - tail
         self._sync = Sync(self.folder, sorted(self._unsynced), self._unsynced - tail)
         return self._sync
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ class Plan:
     seeds: list[int]
     rerun: bool
     hydra: list[str]  # Hydra's own overrides that runs need too
-    base: Config  # with `fixed` alone, where that can be run
+    base: Config  # with `fixed` alone, where that can be run; else with the first values swept
     master: DictConfig
     loader: ConfigLoader
 
@@ -204,11 +205,12 @@ def _input(override: Override) -> str:
 
 
 def _first(swept: dict[str, Override]) -> list[str]:
-    lists = [one for one in swept.values() if one.is_discrete_sweep()]
+    """The first value of each list and range, as overrides."""
     return [
         f"{one.get_key_element()}={value}"
-        for one in lists
-        for value in [*one.sweep_string_iterator()][:1]
+        for one in swept.values()
+        if one.is_discrete_sweep()
+        for value in islice(one.sweep_string_iterator(), 1)
     ]
 
 

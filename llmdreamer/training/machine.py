@@ -1,10 +1,14 @@
-"""What a process is told once about the machine: threads, numbers near zero, and memory that was freed."""
+"""The machine: its device, and what a process is told once of threads, numbers near zero and freed memory."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 
 import torch
+
+from llmdreamer import parallel
+from llmdreamer.errors import ConfigError
 
 # Of malloc.h: the settings' numbers, and bytes of ours.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -34,6 +38,27 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(_MMAP_THRESHOLD, KEPT_EACH) == 1 and mallopt(_TRIM_THRESHOLD, KEPT_IN_ALL) == 1
     )
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of `device=name`; `auto` is CUDA where there is one.
+
+    Raises:
+        ConfigError: if it is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    # Of several processes on a machine each has a device of its own, unless one is named.
+    if name == "cuda" and parallel.size() > 1:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    device = torch.device(name)
+    if device.type == "cuda":
+        there = torch.cuda.device_count()
+        if (device.index or 0) >= there:
+            raise ConfigError(
+                f"device={name}: this machine has {there} CUDA devices; device=cpu works"
+            )
+    return device
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from llmdreamer.training.clock import Clock, counted
 from llmdreamer.training.collect import Collector, Episode
 from llmdreamer.training.compiled import check_compiler
 from llmdreamer.training.guard import Diverged, Guard, not_finite, trace
-from llmdreamer.training.machine import has_bf16
+from llmdreamer.training.machine import has_bf16, torch_device
 from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
 from llmdreamer.types import Metrics, SequenceBatch
 
@@ -229,8 +228,8 @@ class Trainer:
         if "guard" in state:  # not in checkpoints from before there was one
             self.guard.load_state_dict(state["guard"])
         self.credit.load_state_dict(state["credit"])
-        total_updates = self.credit.owed(self.config.algo.total_steps, self.prefill)
-        self.optimizer.total_updates = max(1, total_updates)
+        # The schedule ends with the run, at the ratio of now.
+        self.optimizer.total_updates = self.credit.owed(self.config.algo.total_steps, self.prefill)
         self.flops_per_update = state["flops_per_update"]
         state = [state, *others][parallel.rank()]
         self.replay.load_state_dict(state["replay"])
@@ -315,35 +314,13 @@ def restore_agent(config: Config, checkpoints: Checkpoints) -> Agent:
     return agent
 
 
-def torch_device(name: str) -> torch.device:
-    """The device of `device=name`; `auto` is CUDA where there is one.
-
-    Raises:
-        ConfigError: if it is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    # Of several processes on a machine each has a device of its own, unless one is named.
-    if name == "cuda" and parallel.size() > 1:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    device = torch.device(name)
-    if device.type == "cuda":
-        there = torch.cuda.device_count()
-        if (device.index or 0) >= there:
-            raise ConfigError(
-                f"device={name}: this machine has {there} CUDA devices; device=cpu works"
-            )
-    return device
-
-
 def _slack(config: Config, envs: int) -> int:
     """Rows of each environment to keep beyond its share of the capacity, for checkpoints to go back to.
 
     As many as may be newer than the oldest checkpoint kept, but a quarter of the capacity at least. That is
     one more interval than are kept, since the next is under way, and two rows a step, for episodes of one.
     """
-    every, total = config.checkpoint.every, config.algo.total_steps
-    steps = min((config.checkpoint.keep + 1) * every, max(0, total - every))
+    steps = min((config.checkpoint.keep + 1) * config.checkpoint.every, config.algo.total_steps)
     return max(config.replay.capacity // envs // 4, 2 * -(-steps // envs))
 
 

@@ -156,12 +156,16 @@ def test_a_killed_run_of_a_small_replay_goes_on(compose, tmp_path, untracked):
 
 
 def test_a_run_gone_on_with_at_another_ratio_makes_up_for_nothing(compose, tmp_path, untracked):
-    config = compose(*TINY, "backbone=gru", "replay_ratio=0.5")
+    schedule = ["algo.optimizer.anneal=1", "algo.optimizer.warmup=0", "algo.optimizer.lr=1e-3"]
+    config = compose(*TINY, "backbone=gru", "replay_ratio=0.5", *schedule)
     train(replace(config, algo=replace(config.algo, total_steps=40)), tmp_path)
     assert saved(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2
     twice = replace(config, algo=replace(config.algo, replay_ratio=1.0), resume=str(tmp_path))
     train(twice, tmp_path)
-    assert saved(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2 + (64 - 40)
+    optimizer = saved(tmp_path)["optimizer"]
+    assert optimizer["updates"] == 36 == (40 - 16) // 2 + (64 - 40)
+    groups = {group["name"]: group for group in optimizer["laprop"]["param_groups"]}
+    assert groups["rest"]["lr"] == pytest.approx(1e-3 / 36)  # of the last of them
 
 
 def test_a_run_stopped_before_its_first_checkpoint_begins_anew_as_another_run(

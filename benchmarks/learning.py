@@ -5,7 +5,7 @@
 
 A run's folder is called LABEL-SEED, as `runs/learning/gpt2-0`; runs of one label differ in nothing but
 the seed.
-Below --out: README.md, curves.csv (every evaluation), runs.csv (a row a run), returns.png and .svg.
+Below --out: README.md, curves.csv (every evaluation), runs.csv (a row a run), returns.png.
 """
 
 from __future__ import annotations
@@ -33,15 +33,17 @@ from llmdreamer.tracking.spool import read
 
 FOLDER = re.compile(r"(.+)-(\d+)")
 METHOD = """\
-Environment steps: {steps}. Each of the policy's mode, unless `eval.greedy=false`; seeds in rising order,
-as in runs.csv. Line and table: interquartile mean (of up to three runs the mean), 95% percentile
-bootstrap over runs, which is too narrow for so few; thin lines are single runs. The best policy is that
-of the highest evaluation on the way, on episodes that it was not chosen by. Hours are by the clock, on
-whatever else the machine did."""
+Environment steps: {steps}. Evaluations take the mode of the policy, unless `eval.greedy=false`. Seeds are
+in rising order, as in runs.csv. Lines and table show the interquartile mean; of up to three runs this is the
+mean. The interval is the 95% percentile bootstrap over runs; with so few runs it is too narrow. Thin lines
+are single runs. The best policy is the one with the highest evaluation during training; its figure is from
+other episodes. Hours are wall time, on a machine that also did other work."""
 
 PUBLISHED = """\
-Published: score files of danijar/dreamerv3 (MIT), here up to step {step:,}; whose, and what they count: \
-analysis/data/README.md."""
+Published: score files of danijar/dreamerv3 (MIT), up to step {step:,}. Their source and what they \
+count are in analysis/data/README.md."""
+# A folder of the machine says nothing about the result.
+OUTPUT_ROOT = re.compile(r"(?<!\S)(?:'output_root=[^']*'|output_root=\S+)\s?")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def find(folder: Path) -> tuple[list[Run], list[str]]:
             raise ConfigError(f"{path}: of seed {wanted.tags['seed']}, so it must end in that")
         if wanted.status != "FINISHED" or wanted.ended is None:
             notes.append(
-                f"{path.name} is left out: it has not finished ({wanted.status or 'under way'})."
+                f"{path.name} is left out: it has not finished ({wanted.status or 'running'})."
             )
             continue
         rows = [(row.env_step, row.metrics) for row in read(RunFiles(path).metrics)]
@@ -153,7 +155,7 @@ def write(
         columns=["label", "seed", "env_step", "return"],
     )
     single = pd.DataFrame([row_of(run, reach) for same in groups.values() for run in same])
-    save(Part(title, figures={"returns": draw(groups, reach, beside)}), out)
+    save(Part(title, figures={"returns": draw(groups, reach, beside)}), out, ("png",))
     curves.to_csv(out / "curves.csv", index=False)
     single.to_csv(out / "runs.csv", index=False)
     (out / "README.md").write_text(page(groups, notes, title, reach, beside), encoding="utf-8")
@@ -166,7 +168,7 @@ def row_of(run: Run, reach: float | None) -> dict[str, object]:
     if reach is not None:
         row["reached_at"] = reached(run, reach)
     row |= {"seconds": round(run.seconds), "host": run.tags["host"], "commit": run.tags["commit"]}
-    return row | {"overrides": run.tags["overrides"]}
+    return row | {"overrides": overrides(run)}
 
 
 def reached(run: Run, reach: float) -> int | None:
@@ -242,7 +244,8 @@ def page(
             *(f"- {note}" for note in notes),
             *([""] if notes else []),
             "Points: [curves.csv](curves.csv); runs: [runs.csv](runs.csv). Made by",
-            "`python benchmarks/learning.py`. The commands of the runs, by the defaults of their commits:",
+            "`python benchmarks/learning.py`. The commands of the runs use the defaults of their commits;",
+            "their output folder is left out:",
             "",
             "```",
             *commands(groups),
@@ -253,11 +256,16 @@ def page(
 
 
 def commands(groups: dict[str, list[Run]]) -> Iterator[str]:
-    """The command of each run, below the label and the commit that it is to be read by."""
+    """The command of each run, below its label and commit."""
     for label, same in groups.items():
         for commit, runs in groupby(same, key=lambda run: run.tags["commit"]):
             yield f"# {label}, at {commit}"
-            yield from (f"python run.py {run.tags['overrides']}" for run in runs)
+            yield from (f"python run.py {overrides(run)}" for run in runs)
+
+
+def overrides(run: Run) -> str:
+    """The overrides of a run's command, without its output folder."""
+    return OUTPUT_ROOT.sub("", run.tags["overrides"]).strip()
 
 
 def each(values: list[float | None] | list[int | None], form: Callable[..., str]) -> str:

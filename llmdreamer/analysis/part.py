@@ -51,12 +51,12 @@ def picture(figure: Figure, kind: str) -> bytes:
     return file.getvalue()
 
 
-def save(part: Part, folder: Path) -> list[Path]:
-    """Write a part's figures as PNG and SVG, its tables as CSV; return what was written."""
+def save(part: Part, folder: Path, kinds: tuple[str, ...] = ("png", "svg")) -> list[Path]:
+    """Write a part's figures as files of these kinds and its tables as CSV; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in part.figures.items():
-        for kind in ("png", "svg"):
+        for kind in kinds:
             path = folder / f"{name}.{kind}"
             path.write_bytes(picture(figure, kind))
             written.append(path)

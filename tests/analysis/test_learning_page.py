@@ -36,7 +36,7 @@ def ran(root, name, returns, best, *, seed=None, cell="a", status="FINISHED"):
     files = RunFiles(root / name)
     seed = name.rpartition("-")[2] if seed is None else seed
     tags = {"seed": seed, "cell": cell, "arm": "scratch", "env": "Toy-v0", "commit": "c0ffee"}
-    tags |= {"host": "here", "overrides": f"seed={seed}"}
+    tags |= {"host": "here", "overrides": f"output_root=/data/runs seed={seed}"}
     ended = None if status is None else 3600.0
     save(Wanted("uri", "x", name, {}, tags, 0.0, status, ended), files.wanted)
     spool = Spool(files.metrics)
@@ -60,12 +60,19 @@ def test_the_page_tells_every_run_and_what_its_label_comes_to(main, tmp_path, ca
     assert text.startswith("# Toys\n")
     assert "| a-b | 2 | 30 [20, 40] | 40, 20 | 35, 25 | 200, 100 | 1.00 |" in text
     assert "| c | 1 | 0.955 | 0.955 | - | - | 1.00 |" in text
-    assert "- c-1 is left out: it has not finished (under way)." in text
+    assert "- c-1 is left out: it has not finished (running)." in text
     assert "\n# a-b, at c0ffee\npython run.py seed=0\npython run.py seed=1\n" in text
     curves = pd.read_csv(out / "curves.csv")
     assert curves["return"].tolist() == [10.0, 40.0, 30.0, 20.0, 5.0, 0.955]
     assert curves["env_step"].tolist() == [100, 200] * 3
     assert (out / "returns.png").read_bytes()[:4] == b"\x89PNG"
+    assert sorted(path.name for path in out.iterdir()) == [
+        "README.md",
+        "curves.csv",
+        "returns.png",
+        "runs.csv",
+    ]
+    assert "/data/runs" not in text + (out / "runs.csv").read_text()
 
 
 def test_published_curves_stand_beside_ours(main, tmp_path, capsys):
@@ -81,7 +88,7 @@ def test_published_curves_stand_beside_ours(main, tmp_path, capsys):
     assert main(tmp_path, "--out", out, "--published", table) == 0
     text = (out / "README.md").read_text()
     assert "| DreamerV3 (n=2), published | 2 | 7 [7, 7] | - | - | - |" in text
-    assert "- Published: score files of danijar/dreamerv3 (MIT), here up to step 200" in text
+    assert "- Published: score files of danijar/dreamerv3 (MIT), up to step 200" in text
 
     pd.DataFrame(rows[-1:], columns=columns).to_csv(table, index=False)
     assert main(tmp_path, "--out", tmp_path / "other", "--published", table) == 2

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from refusals import refused
 
 from llmdreamer.config import RANGES, ConfigError, arm, check, leaves, refuse_unlogged
 from llmdreamer.config.metrics import METRICS
@@ -34,7 +35,7 @@ def test_an_objective_may_be_any_metric_of_the_documentation():
 def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
     check(with_value(cfg, "objective", "eval/return:auc,lora/h.0.attn.c_attn"))
     wrong = with_value(cfg, "objective", "eval/return,eval/lenght:best")
-    with pytest.raises(ConfigError, match="no run logs eval/lenght; did you mean 'eval/length'"):
+    with refused(ConfigError, "objective=", "eval/lenght", "'eval/length'"):
         check(wrong)
     theirs = with_value(with_value(wrong, "algo.agent", "theirs.Agent"), "trust", ["theirs"])
     check(theirs)
@@ -52,7 +53,7 @@ def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
 )
 def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, value):
     asked = with_value(cfg, "objective", f"eval/return,{metric}:best")
-    with pytest.raises(ConfigError, match=f"this run never logs {metric}, which takes "):
+    with refused(ConfigError, "objective=", metric):
         refuse_unlogged(asked)
     refuse_unlogged(with_value(asked, key, value))
     # An agent of somebody else's may log it.
@@ -74,7 +75,7 @@ def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, valu
 def test_what_is_logged_is_so_only_where_it_can_be(cfg, metric, key, value):
     asked = with_value(cfg, "objective", metric)
     refuse_unlogged(asked)
-    with pytest.raises(ConfigError, match=f"this run never logs {metric}, which takes "):
+    with refused(ConfigError, "objective=", metric):
         refuse_unlogged(with_value(asked, key, value))
 
 
@@ -90,52 +91,54 @@ def test_every_number_has_a_range():
 
 @pytest.mark.parametrize("key", RANGES)
 def test_minus_one_is_out_of_every_range(cfg, key):
-    with pytest.raises(ConfigError, match=rf"{key}=-1: must be "):
+    with refused(ConfigError, f"{key}=-1"):
         check(with_value(cfg, key, -1))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["algo.optimizer.lr", "replay_ratio", "algo.gamma"])
 def test_a_number_is_finite(cfg, key, value):
-    with pytest.raises(ConfigError, match=rf"{key}={value}: must be a finite number"):
+    with refused(ConfigError, f"{key}={value}", "finite"):
         check(with_value(cfg, key, value))
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
+    ("key", "value", "parts"),
     [
-        ("algo.per_rank_batch_size", 0, "algo.per_rank_batch_size=0: must be >= 1"),
-        ("algo.gamma", 1.5, "algo.gamma=1.5: must be in [0, 1]"),
-        ("algo.critic.bins", 254, "algo.critic.bins=254: must be odd and >= 3"),
-        ("lora.dropout", 1.0, "lora.dropout=1.0: must be in [0, 1)"),
-        ("algo.optimizer.lr", 0.0, "algo.optimizer.lr=0.0: must be > 0"),
-        ("seed", 2**32, f"seed={2**32}: must be in [0, {2**32})"),
-        ("device", "gpu", "device=gpu: must be auto, cpu, cuda or cuda:N"),
-        ("device", "cuda:", "device=cuda:: must be auto, cpu, cuda or cuda:N"),
-        ("algo.precision", "bf61", "precision=bf61: choose from fp32, bf16; did you mean"),
-        ("size", "Q", "size=Q: choose from XS, S, M, L (model=...)"),
-        ("env.id", " ", "env.id='': must not be empty"),
-        ("replay.capacity", 32, "replay.capacity=32: one sequence of 33 rows does not fit"),
-        ("env.num_envs", 500_000, "replay.capacity=1000000: one sequence of 33 rows does not"),
-        ("algo.learning_starts", 5000, "nothing would train: algo.learning_starts=5000 of"),
-        ("env.num_envs", 200, "nothing would train: algo.total_steps=4500 with env.num_envs=200"),
-        ("algo.imag_starts", 33, "algo.imag_starts=33: a sequence has 32 positions"),
-        ("algo.return_norm.low", 0.95, "algo.return_norm.low=0.95: must be below"),
-        ("algo.actor.min_std", 1.0, "algo.actor.min_std=1.0: must be below algo.actor.max_std=1.0"),
-        ("env.image_size", 72, "env.image_size=72: must be a multiple of 16"),
-        ("algo.mlp_keys.encoder", [], "are all empty: name the observations"),
+        ("algo.per_rank_batch_size", 0, ["algo.per_rank_batch_size=0", ">= 1"]),
+        ("algo.gamma", 1.5, ["algo.gamma=1.5", "[0, 1]"]),
+        ("algo.critic.bins", 254, ["algo.critic.bins=254", "odd", ">= 3"]),
+        ("lora.dropout", 1.0, ["lora.dropout=1.0", "[0, 1)"]),
+        ("algo.optimizer.lr", 0.0, ["algo.optimizer.lr=0.0", "> 0"]),
+        ("seed", 2**32, [f"seed={2**32}", f"[0, {2**32})"]),
+        ("device", "gpu", ["device=gpu", "auto", "cpu", "cuda"]),
+        ("device", "cuda:", ["device=cuda:", "auto", "cpu", "cuda:N"]),
+        ("algo.precision", "bf61", ["precision=bf61", "fp32", "'bf16'"]),
+        ("size", "Q", ["size=Q", "XS, S, M, L", "model="]),
+        ("env.id", " ", ["env.id=''", "empty"]),
+        ("replay.capacity", 32, ["replay.capacity=32", "33"]),
+        ("env.num_envs", 500_000, ["replay.capacity=1000000", "33", "env.num_envs=500000"]),
+        ("algo.learning_starts", 5000, ["algo.learning_starts=5000", "algo.total_steps=4500"]),
+        ("env.num_envs", 200, ["algo.total_steps=4500", "env.num_envs=200", "33"]),
+        ("algo.imag_starts", 33, ["algo.imag_starts=33", "32", "algo.per_rank_sequence_length"]),
+        ("algo.return_norm.low", 0.95, ["algo.return_norm.low=0.95", "algo.return_norm.high=0.95"]),
+        ("algo.actor.min_std", 1.0, ["algo.actor.min_std=1.0", "algo.actor.max_std=1.0"]),
+        ("env.image_size", 72, ["env.image_size=72", "multiple", "16"]),
+        (
+            "algo.mlp_keys.encoder",
+            [],
+            [f"algo.{kind}_keys.encoder" for kind in ("mlp", "cnn", "text")],
+        ),
     ],
 )
-def test_a_bad_value_is_told_with_its_range(cfg, key, value, message):
-    with pytest.raises(ConfigError) as error:
+def test_a_bad_value_is_told_with_its_range(cfg, key, value, parts):
+    with refused(ConfigError, *parts):
         check(with_value(cfg, key, value))
-    assert message in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../../x", "a b", "a\n", "é", "x" * 101])
 def test_a_run_name_is_one_plain_folder_name(cfg, name):
-    with pytest.raises(ConfigError, match="run_name="):
+    with refused(ConfigError, f"run_name={name!r}"):
         check(with_value(cfg, "run_name", name))
 
 
@@ -151,57 +154,64 @@ def test_null_means_the_default_and_passes(cfg):
 
 
 @pytest.mark.parametrize(
-    ("override", "message"),
+    ("override", "part"),
     [
-        ("peft=true", "backbone=gru takes no LoRA: set peft=false"),
-        ("pretrained=true", "backbone=gru has no pretrained weights"),
-        ("backbone.path=/models/x", "backbone=gru has no checkpoint"),
+        ("peft=true", "peft=false"),
+        ("pretrained=true", "pretrained=false"),
+        ("backbone.path=/models/x", "backbone.path=/models/x"),
     ],
 )
-def test_the_gru_is_no_language_model(compose, override, message):
-    with pytest.raises(ConfigError, match=message):
+def test_the_gru_is_no_language_model(compose, override, part):
+    with refused(ConfigError, "backbone=gru", part):
         compose("backbone=gru", override)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "parts"),
     [
-        (["backbone=hf"], "backbone=hf: set backbone.model_type"),
-        (["backbone=hf", "pretrained=true"], "set backbone.path to a checkpoint"),
+        (["backbone=hf"], ["backbone=hf", "backbone.model_type"]),
+        (["backbone=hf", "pretrained=true"], ["backbone=hf", "pretrained=true", "backbone.path"]),
         (
             ["backbone=hf", "pretrained=true", "backbone.path=x", "backbone.config={layers:2}"],
-            "a checkpoint has its own shape",
+            ["backbone.config={'layers': 2}", "pretrained=false"],
         ),
-        (["backbone=hf", "backbone.model_type=opt", "backbone.config=3"], "must be like"),
-        (["backbone.model_type=opt"], "backbone=gpt2 has its own; use backbone=hf"),
-        (["backbone.config={layers:2}"], "backbone=gpt2 has its own; use backbone=hf"),
-        (["algo.optimizer.thaw=5"], "algo.optimizer.thaw=5: only pretrained weights"),
-        (["algo.optimizer.thaw=5", "pretrained=true", "peft=true"], "thaw=5: only pretrained"),
+        (
+            ["backbone=hf", "backbone.model_type=opt", "backbone.config=3"],
+            ["backbone.config=3", "{hidden_size:128}"],
+        ),
+        (["backbone.model_type=opt"], ["backbone.model_type=opt", "=gpt2", "backbone=hf"]),
+        (
+            ["backbone.config={layers:2}"],
+            ["backbone.config={'layers': 2}", "=gpt2", "backbone=hf"],
+        ),
+        (["algo.optimizer.thaw=5"], ["thaw=5", "pretrained=true", "peft=false"]),
+        (
+            ["algo.optimizer.thaw=5", "pretrained=true", "peft=true"],
+            ["thaw=5", "pretrained=true", "peft=false"],
+        ),
     ],
 )
-def test_what_a_backbone_is_not_asked_for(compose, overrides, message):
-    with pytest.raises(ConfigError) as error:
+def test_what_a_backbone_is_not_asked_for(compose, overrides, parts):
+    with refused(ConfigError, *parts):
         compose(*overrides)
-    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("override", "parts"),
     [
-        (["kind=adm"], "algo.optimizer.kind=adm: choose from laprop, adam; did you mean 'adam'?"),
-        (["kind=adam"], "algo.optimizer.agc=0.3 is for kind=laprop: set it to null, and clip"),
-        (["agc=null"], "algo.optimizer.agc=null: kind=laprop clips by it"),
-        (["clip=1000"], "algo.optimizer.clip=1000.0 is for kind=adam"),
-        (["behavior_clip=100"], "algo.optimizer.behavior_clip=100.0 is for kind=adam"),
-        (["behavior_eps=1e-5"], "algo.optimizer.behavior_eps=1e-05 is for kind=adam"),
+        ("kind=adm", ["algo.optimizer.kind=adm", "laprop, adam", "'adam'"]),
+        ("kind=adam", ["algo.optimizer.agc=0.3", "kind=laprop", "null"]),
+        ("agc=null", ["algo.optimizer.agc=null", "kind=laprop"]),
+        ("clip=1000", ["algo.optimizer.clip=1000.0", "kind=adam"]),
+        ("behavior_clip=100", ["algo.optimizer.behavior_clip=100.0", "kind=adam"]),
+        ("behavior_eps=1e-5", ["algo.optimizer.behavior_eps=1e-05", "kind=adam"]),
     ],
 )
 def test_a_constant_of_one_optimiser_is_not_silently_left_unread_by_the_other(
-    compose, overrides, message
+    compose, override, parts
 ):
-    with pytest.raises(ConfigError) as error:
-        compose(*[f"algo.optimizer.{override}" for override in overrides])
-    assert message in str(error.value)
+    with refused(ConfigError, *parts):
+        compose(f"algo.optimizer.{override}")
 
 
 def test_pretrained_weights_that_train_whole_may_wait(compose):

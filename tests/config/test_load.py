@@ -1,8 +1,11 @@
 """A saved configuration comes back as it was, tells no secret, and is data only."""
 
+import errno
+import os
 from dataclasses import replace
 
 import pytest
+from refusals import refused
 
 from llmdreamer.config import ConfigError, from_yaml, load, to_yaml
 
@@ -33,26 +36,25 @@ def test_saved_configurations_hold_no_passwords(compose):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "parts"),
     [
-        ("a: [", "not YAML"),
-        ("- 1", "not a mapping"),
-        ("seed: ${oc.env:HOME}", "holds values"),
-        ("!!python/object/apply:os.system ['touch owned']", "not YAML"),
-        ("sed: 1", "unknown key 'sed'; did you mean 'seed'"),
-        ("seed: many", "seed: Value 'many'"),
-        ("seed: 1", "is needed"),
+        ("a: [", ["YAML"]),
+        ("- 1", ["mapping"]),
+        ("seed: ${oc.env:HOME}", ["${...}"]),
+        ("!!python/object/apply:os.system ['touch owned']", ["YAML"]),
+        ("sed: 1", ["'sed'", "'seed'"]),
+        ("seed: many", ["seed", "'many'"]),
+        ("seed: 1", ["=..."]),  # the first key that is missing
     ],
 )
-def test_a_saved_configuration_is_data_and_complete(tmp_path, text, message):
+def test_a_saved_configuration_is_data_and_complete(tmp_path, text, parts):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=message) as error:
+    with refused(ConfigError, tmp_path / "config.yaml", *parts):
         from_yaml(tmp_path / "config.yaml")
-    assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_told(tmp_path):
-    with pytest.raises(ConfigError, match="No such file"):
+    with refused(ConfigError, tmp_path / "config.yaml", os.strerror(errno.ENOENT)):
         from_yaml(tmp_path / "config.yaml")
 
 
@@ -74,7 +76,7 @@ def test_an_environments_argument_can_be_added_on_resume(saved_run, compose):
 
 @pytest.mark.parametrize("group", ["model=S", "backbone=gpt2", "exp=llm_dreamer_v3"])
 def test_resume_keeps_the_runs_groups(saved_run, compose, group):
-    with pytest.raises(ConfigError, match=f"leave out {group.partition('=')[0]}="):
+    with refused(ConfigError, f"resume={saved_run}", f"{group.partition('=')[0]}="):
         compose(f"resume={saved_run}", group)
 
 
@@ -89,12 +91,12 @@ def test_a_redacted_value_is_asked_for_again(saved_run, compose):
 @pytest.mark.parametrize("missing", ["config.yaml", "checkpoints"])
 def test_resume_needs_a_runs_folder(saved_run, compose, missing):
     (saved_run / missing).rename(saved_run / "elsewhere")
-    with pytest.raises(ConfigError, match=f"missing checkpoint: .* has no {missing}"):
+    with refused(ConfigError, saved_run, missing):
         compose(f"resume={saved_run}")
 
 
 def test_resume_needs_a_folder(tmp_path, compose):
-    with pytest.raises(ConfigError, match=r"missing checkpoint: .* is not a run's folder"):
+    with refused(ConfigError, f"resume={tmp_path}/none"):
         compose(f"resume={tmp_path}/none")
 
 

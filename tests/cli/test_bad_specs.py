@@ -1,6 +1,7 @@
 """A specification that cannot be meant so is refused by one line, before any trial."""
 
 import pytest
+from refusals import assert_names
 
 SPACE = "params: {algo.horizon: 'range(5,9)'}"
 STUDY = f"{SPACE}, n_trials: 2"
@@ -24,29 +25,30 @@ def specified(command, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("sweeper", "typed", "line"),
+    ("sweeper", "typed", "parts"),
     [
-        ("params: {algo.horizn: [5, 6]}", "-m", "unknown key 'algo.horizn'; did you mean 'algo.horizon"),
-        ("params: {algo.horizn: [5, 6]}, n_trials: 2", "-m", "unknown key 'algo.horizn'; did you mean"),
-        (f"{SPACE}, n_trails: 2", "-m", "hydra.sweeper.n_trails"),
-        ("params: {algo.horizon: 'range(5,5)'}", "-m", "algo.horizon=range(5,5): holds no value"),
-        ("params: {algo.horizon: 'range(5,5)'}, n_trials: 2", "-m", "algo.horizon=range(5,5): "),
-        ("params: {algo.gamma: 'interval(0.9,0.8)'}, n_trials: 2", "-m", "algo.gamma=interval(0.9,0.8)"),
-        ("params: {algo.horizon: []}, n_trials: 2", "-m", "params.algo.horizon=[]: holds no value"),
-        ("params: {model: [XS, Q]}, n_trials: 2", "-m", "model=Q: no such option; choose from L, M, S"),
+        ("params: {algo.horizn: [5, 6]}", "-m", ["'algo.horizn'", "'algo.horizon'"]),
+        ("params: {algo.horizn: [5, 6]}, n_trials: 2", "-m", ["'algo.horizn'", "'algo.horizon'"]),
+        (f"{SPACE}, n_trails: 2", "-m", ["hydra.sweeper.n_trails"]),
+        ("params: {algo.horizon: 'range(5,5)'}", "-m", ["algo.horizon=range(5,5)"]),
+        ("params: {algo.horizon: 'range(5,5)'}, n_trials: 2", "-m", ["algo.horizon=range(5,5)"]),
+        ("params: {algo.gamma: 'interval(0.9,0.8)'}, n_trials: 2", "-m", ["algo.gamma=interval(0.9,0.8)"]),
+        ("params: {algo.horizon: []}, n_trials: 2", "-m", ["params.algo.horizon=[]"]),
+        ("params: {model: [XS, Q]}, n_trials: 2", "-m", ["model=Q", "L, M, S"]),
         (f"{STUDY}, pruner: median, {TWO}", "-m objective='eval/return,compute/flops'",
-         "hydra.sweeper.pruner=median: a study of several objectives cannot prune"),
-        (STUDY, "-m objective=eval/retrun", "no run logs eval/retrun; did you mean 'eval/return'"),
+         ["hydra.sweeper.pruner=median", "objectives"]),
+        (STUDY, "-m objective=eval/retrun", ["objective=eval/retrun", "'eval/return'"]),
         (STUDY, "-m objective=open_loop/image_error:best",
-         "objective=open_loop/image_error:best: this run never logs open_loop/image_error, which takes"),
-        (f"{STUDY}, {TWO}", "-m objective='eval/return,lora/h.0.attn.c_attn'", "takes adapters (peft=true)"),
-        (STUDY, "-m rerun=true", "rerun=true is for grids; to search anew, give a new"),
-        (STUDY, "", "sweeps=own is a sweep: add -m (python run.py -m sweeps=own)"),
+         ["objective=open_loop/image_error:best"]),
+        (f"{STUDY}, {TWO}", "-m objective='eval/return,lora/h.0.attn.c_attn'",
+         ["lora/h.0.attn.c_attn", "peft=true"]),
+        (STUDY, "-m rerun=true", ["rerun=true", "hydra.sweeper.study_name"]),
+        (STUDY, "", ["sweeps=own", "(python run.py -m sweeps=own)"]),
     ],
 )  # fmt: skip
-def test_a_bad_specification_is_one_line(specified, tmp_path, sweeper, typed, line):
+def test_a_bad_specification_is_one_line(specified, tmp_path, sweeper, typed, parts):
     code, out, err = specified(sweeper, *typed.split())
-    assert line in err
+    assert_names(err, *parts)
     assert (code, err.count("\n"), out) == (2, 1, "")
     assert not (tmp_path / "trials").exists()
     assert not (tmp_path / "outputs").exists()
@@ -60,6 +62,6 @@ def test_another_space_on_an_old_study_is_one_line(specified, tmp_path):
     wider = STUDY.replace("range(5,9)", "range(5,12)")
     code, out, err = specified(f"{wider}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")
     assert (code, err.count("\n"), out) == (2, 1, "")
-    assert "was made with algo.horizon {'step': 1, 'low': 5, 'high': 8}, not " in err
-    assert "use a new hydra.sweeper.study_name" in err
+    before, now = ("{'step': 1, 'low': 5, 'high': 8}", "{'step': 1, 'low': 5, 'high': 11}")
+    assert_names(err, "algo.horizon", before, now, "hydra.sweeper.study_name")
     assert (tmp_path / "trials").read_text() == tried

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from refusals import assert_names
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 SEARCH = "hydra.searchpath=[pkg://llmdreamer_example.conf]"
@@ -44,10 +45,9 @@ def typed(installed, folder, *argv):
     )
 
 
-def refused(done, *lines):
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert all(line in done.stderr for line in lines)
+def assert_refused(done, *parts):
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert_names(done.stderr, *parts)
 
 
 def test_another_packages_backbone_environment_and_variant_train_by_the_users_word(
@@ -55,11 +55,7 @@ def test_another_packages_backbone_environment_and_variant_train_by_the_users_wo
 ):
     run = str(ROOT / "run.py")
     theirs = [SEARCH, "backbone=minlstm", "algo=signs", "env=thermostat"]
-    refused(
-        typed(installed, tmp_path, run, *theirs),
-        "=llmdreamer_example.",
-        f"is code of another package: type {WORD} to let it run",
-    )
+    assert_refused(typed(installed, tmp_path, run, *theirs), "=llmdreamer_example.", WORD)
     assert list(tmp_path.iterdir()) == []
 
     small = ["algo.total_steps=48", "algo.learning_starts=44", "eval.every=0", "run_name=first"]
@@ -70,9 +66,9 @@ def test_another_packages_backbone_environment_and_variant_train_by_the_users_wo
 
     # A saved configuration is data of whoever wrote it: the word is typed again.
     again = [run, "resume=outputs/first", "algo.total_steps=52"]
-    refused(typed(installed, tmp_path, *again), f"type {WORD} to let it run")
+    assert_refused(typed(installed, tmp_path, *again), "=llmdreamer_example.", WORD)
     looked_at = ["-m", "llmdreamer.evaluate", "outputs/first", "--episodes", "1"]
-    refused(typed(installed, tmp_path, *looked_at), f"type {WORD} to let it run")
+    assert_refused(typed(installed, tmp_path, *looked_at), "=llmdreamer_example.", WORD)
     done = typed(installed, tmp_path, *looked_at, "--trust", "llmdreamer_example")
     assert (done.returncode, done.stdout[:7]) == (0, "return ")
 
@@ -93,18 +89,18 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("argv", "line"),
+    ("argv", "parts"),
     [
-        (["exp=own"], "trust=[os] stands in a file: type it instead\n"),
-        (["-m", "sweeps=own"], "trust=[os] stands in a file: type it instead\n"),
-        (["-m", "sweeps=arms"], "trust=[os] stands in a file: type it instead\n"),
-        (["exp=own", "trust=[sys]"], "backbone.factory=os.system is code of another package: type"),
+        (["exp=own"], ["trust=[os]", "file"]),
+        (["-m", "sweeps=own"], ["trust=[os]", "file"]),
+        (["-m", "sweeps=arms"], ["trust=[os]", "file"]),
+        (["exp=own", "trust=[sys]"], ["backbone.factory=os.system", "trust=[os]"]),
     ],
 )
-def test_no_file_says_whom_to_trust(command, written, tmp_path, argv, line):
+def test_no_file_says_whom_to_trust(command, written, tmp_path, argv, parts):
     code, _, err = command(written, *argv)
     assert (code, err.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
-    assert line in err
+    assert_names(err, *parts)
 
 
 def test_hydras_own_whitelist_opens_by_the_same_word(command, training):

@@ -1,127 +1,133 @@
 """Every mistake in a command is one line that names it, exits 2 and leaves nothing behind."""
 
+import errno
+import os
+import re
 import sys
 
 import pytest
+from refusals import assert_names
 
 from llmdreamer.errors import did_you_mean
 
 STUDY = "-m algo.horizon=5,6 hydra.sweeper.n_trials=3"
 MISTAKES = [
-    ("algo.lrr=1", "unknown key 'algo.lrr'; did you mean 'algo.optimizer.lr'?"),
-    ("modle=S", "unknown key 'modle'; did you mean 'model'?"),
-    ("+foo=1", "unknown key 'foo'"),
-    ("+algo.foo=1", "unknown key 'algo.foo'"),
-    ("tests=1", "unknown key 'tests'"),
-    ("env.kwargs.g=1", "env.kwargs has no 'g' yet: add it with +env.kwargs.g=..."),
-    ("backbone=gtp2", "backbone=gtp2: no such option; choose from block_gru, gpt2, gru, hf, "),
-    ("backbone=gtp2", "; did you mean 'gpt2'?"),
-    ("model=Q", "model=Q: no such option; choose from L, M, S, XS"),
-    ("model=3", "model=3: no such option; choose from L, M, S, XS"),
-    ("algo.per_rank_batch_size=big", "algo.per_rank_batch_size='big': must be an integer"),
-    ("algo.per_rank_batch_size=-1", "algo.per_rank_batch_size=-1: must be >= 1"),
-    ("algo.horizon=1.5", "algo.horizon=1.5: must be an integer"),
-    ("algo.horizon=true", "algo.horizon=true: must be an integer"),
-    ("algo.gamma=high", "algo.gamma='high': must be a number"),
-    ("algo.optimizer.lr=nan", "algo.optimizer.lr=nan: must be a finite number, and > 0"),
-    ("peft=maybe", "peft='maybe': must be true or false"),
-    ("seed=null", "seed=null: must be an integer"),
-    ("threads=two", "threads='two': must be an integer or null"),
-    ("algo.mlp_keys.encoder=state", "algo.mlp_keys.encoder='state': must be a list, like [a,b]"),
-    ("algo.optimizer=3", "algo.optimizer=3: algo.optimizer holds several values, set them one by"
-     " one: algo.optimizer.lr=..."),
-    ("algo.horizon=${foo}", "algo.horizon: Interpolation key 'foo' not found"),
-    ("env=gym", "env.id is needed: give env.id=..."),
-    ("algo.lr=[1", "algo.lr=[1: the value cannot be read; brackets and quotes come in pairs"),
-    ("run_name=é", """ need quotes that the shell leaves: 'run_name="é"'"""),
-    ('run_name="é"', "run_name='é': must be 1 to 100 of the characters"),
-    ("model==S", """: the value cannot be read; """),
-    ("model:S", "model:S: not of the form key=value"),
-    ("resume=", "resume=: give a run's folder, or auto"),
-    ("threads=100000", "threads=100000: must be in [1, 1024]"),
-    ("algo.total_steps=99999999999999999999999", "must be <= 9007199254740992"),
-    ("algo.horizon=99999999999999999999999", "must be <= 9007199254740992"),
-    ("foo", "foo: not of the form key=value"),
-    ("run_name=ä", """need quotes that the shell leaves: 'run_name="ä"'"""),
-    ("env.kwargs={a:1}", "env.kwargs has no such key yet: add each with +env.kwargs.NAME=..."),
-    ("run_name=../../x", "run_name='../../x': must be 1 to 100 of the characters"),
-    ("output_root=/etc/passwd", "/etc/passwd is not a folder"),
+    ("algo.lrr=1", "'algo.lrr'", "'algo.optimizer.lr'"),
+    ("modle=S", "'modle'", "'model'"),
+    ("+foo=1", "'foo'"),
+    ("+algo.foo=1", "'algo.foo'"),
+    ("tests=1", "'tests'"),
+    ("env.kwargs.g=1", "'g'", "+env.kwargs.g="),
+    ("backbone=gtp2", "backbone=gtp2", "block_gru, gpt2, gru, hf, ", "'gpt2'"),
+    ("model=Q", "model=Q", "L, M, S, XS"),
+    ("model=3", "model=3", "L, M, S, XS"),
+    ("algo.per_rank_batch_size=big", "algo.per_rank_batch_size='big'", "integer"),
+    ("algo.per_rank_batch_size=-1", "algo.per_rank_batch_size=-1", ">= 1"),
+    ("algo.horizon=1.5", "algo.horizon=1.5", "integer"),
+    ("algo.horizon=true", "algo.horizon=true", "integer"),
+    ("algo.gamma=high", "algo.gamma='high'", "number"),
+    ("algo.optimizer.lr=nan", "algo.optimizer.lr=nan", "finite", "> 0"),
+    ("peft=maybe", "peft='maybe'", "true", "false"),
+    ("seed=null", "seed=null", "integer"),
+    ("threads=two", "threads='two'", "integer", "null"),
+    ("algo.mlp_keys.encoder=state", "algo.mlp_keys.encoder='state'", "list", "[a,b]"),
+    ("algo.optimizer=3", "algo.optimizer=3", "algo.optimizer.lr="),
+    ("algo.horizon=${foo}", "algo.horizon", "'foo'"),
+    ("env=gym", "env.id=..."),
+    ("algo.lr=[1", "algo.lr=[1", "brackets"),
+    ("run_name=é", """'run_name="é"'"""),
+    ('run_name="é"', "run_name='é'", "A-Z a-z 0-9 . _ -"),
+    ("model==S", "model==S", "value"),
+    ("model:S", "model:S", "key=value"),
+    ("resume=", "resume=:", "auto"),
+    ("threads=100000", "threads=100000", "[1, 1024]"),
+    ("algo.total_steps=99999999999999999999999", "algo.total_steps=9999", "<= 9007199254740992"),
+    ("algo.horizon=99999999999999999999999", "algo.horizon=9999", "<= 9007199254740992"),
+    ("foo", "foo:", "key=value"),
+    ("run_name=ä", """'run_name="ä"'"""),
+    ("env.kwargs={a:1}", "env.kwargs", "+env.kwargs.NAME="),
+    ("run_name=../../x", "run_name='../../x'", "A-Z a-z 0-9 . _ -"),
+    ("output_root=/etc/passwd", "/etc/passwd", "folder"),
     ("output_root=/proc/nowhere", "/proc/nowhere"),  # where even root may make no folder
-    ("-m seed=0,1 output_root=/proc/nowhere", "/proc/nowhere cannot be made or read: No such file"),
-    ("resume=auto", "resume=auto: give run_name=..., the run to look for"),
-    ("resume=nope", "missing checkpoint: resume=nope is not a run's folder"),
-    ("model=S,M", "model=S,M is a list of values: add -m (python run.py -m model=S,M)"),
-    ("seed=range(3)", "seed=range(3) is a list of values: add -m"),
-    ("sweeps=smoke", "sweeps=smoke is a sweep: add -m (python run.py -m sweeps=smoke)"),
-    ("sweeps=a,b", "sweeps=a,b: give one sweep specification at a time"),
-    ("-m sweeps=a,b", "one sweep specification at a time (python run.py -m sweeps=a)"),
-    ("seeds=3", "seeds=3 is for sweeps: add -m (python run.py -m seeds=3)"),
-    ("rerun=true", "rerun=true is for sweeps: add -m"),
-    ("-m seeds=2 seed=0,1", "seeds=2 and seed=0,1: give one of the two"),
-    ("-m algo.horizon=interval(1,9)", "a grid needs single values; for a search give hydra.sweeper"),
-    ("-m hydra.sweeper.n_trials=3", "a study needs values to choose from"),
-    ("-m seed=0,a", "seed=0,a: 'a' is no whole number"),
-    ("-m seed=0,1 hydra.sweeper.retries=-1", "hydra.sweeper.retries=-1: must be >= 0"),
-    ("-m seed=0,1 hydra.sweeper.n_trails=1", "; did you mean 'hydra.sweeper.n_trials'?"),
-    ("-m seed=0,1 hydra.sweeper.n_trials=x", "n_trials=x: must be an integer or null"),
-    ("-m seed=0,1 hydra.sweeper.devices=0", "devices=0: must be a list, like [a,b]"),
-    ("-m seed=0,1 hydra.sweeper.command=[nobody]", "hydra.sweeper.command: there is no program nobody"),
-    ("-m +hydra.sweeper.params.algo.horizon=5", "in one, 'algo.horizon: VALUES', or typed as algo"),
-    (f"{STUDY} env.id=glob(*)", "env.id=glob(*): no values, range or interval"),
-    ("-m seed=0,1 hydra/launcher=submitit_slurm hydra.launcher.timeout_min=x", "could not be converted"),
+    ("-m seed=0,1 output_root=/proc/nowhere", "/proc/nowhere", os.strerror(errno.ENOENT)),
+    ("resume=auto", "resume=auto", "run_name="),
+    ("resume=nope", "resume=nope"),
+    ("model=S,M", "model=S,M", "(python run.py -m model=S,M)"),
+    ("seed=range(3)", "seed=range(3)", "(python run.py -m seed=range(3))"),
+    ("sweeps=smoke", "sweeps=smoke", "(python run.py -m sweeps=smoke)"),
+    ("sweeps=a,b", "sweeps=a,b", "(python run.py -m sweeps=a)"),
+    ("-m sweeps=a,b", "sweeps=a,b", "(python run.py -m sweeps=a)"),
+    ("seeds=3", "seeds=3", "(python run.py -m seeds=3)"),
+    ("rerun=true", "rerun=true", "(python run.py -m rerun=true)"),
+    ("-m seeds=2 seed=0,1", "seeds=2", "seed=0,1"),
+    ("-m algo.horizon=interval(1,9)", "algo.horizon=interval(1,9)", "hydra.sweeper.n_trials"),
+    ("-m hydra.sweeper.n_trials=3", "study", "choose"),
+    ("-m seed=0,a", "seed=0,a", "'a'"),
+    ("-m seed=0,1 hydra.sweeper.retries=-1", "hydra.sweeper.retries=-1", ">= 0"),
+    ("-m seed=0,1 hydra.sweeper.n_trails=1", "hydra.sweeper.n_trails", "'hydra.sweeper.n_trials'"),
+    ("-m seed=0,1 hydra.sweeper.n_trials=x", "n_trials=x", "integer", "null"),
+    ("-m seed=0,1 hydra.sweeper.devices=0", "devices=0", "list", "[a,b]"),
+    ("-m seed=0,1 hydra.sweeper.command=[nobody]", "hydra.sweeper.command", "nobody"),
+    ("-m +hydra.sweeper.params.algo.horizon=5", "'algo.horizon: VALUES'"),
+    (f"{STUDY} env.id=glob(*)", "env.id=glob(*)"),
+    ("-m seed=0,1 hydra/launcher=submitit_slurm hydra.launcher.timeout_min=x",
+     "hydra.launcher.timeout_min", "'x'"),
     ("-m seed=0,1 hydra/launcher=ray hydra.launcher.ray.init.address=auto",
-     "unknown key 'hydra.launcher.ray.init.address': docs/clusters.md has those of each hydra/launcher"),
-    ("-m seed=0,1 hydra/launcher=submitit_local +hydra.launcher.nodes=2", "launcher.nodes: no such option;"),
-    ("-m seed=0,1 +hydra.sweeper.n_trails=2", "choose from params, "),
-    ("hydra/launcher=ray", "hydra/launcher=ray places the runs of a sweep: add -m (python run.py -m hydra/"),
-    ("-m seed=0,1 hydra/launcher=submitit", "; did you mean 'submitit_local'?"),
-    (f"{STUDY} hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0: must be >= 1"),
-    (f"{STUDY} algo.lrr=1,2", "unknown key 'algo.lrr'; did you mean 'algo.optimizer.lr'?"),
-    (f"{STUDY} algo.gamma=range(1,1)", "algo.gamma=range(1,1): "),
-    (f"{STUDY} hydra.sweeper.pruner=medain", "did you mean 'median'?"),
-    (f"{STUDY} hydra.sweeper.pruner=wilcoxon", "compares seeds: give seeds=2 or more"),
+     "'hydra.launcher.ray.init.address'", "docs/clusters.md"),
+    ("-m seed=0,1 hydra/launcher=submitit_local +hydra.launcher.nodes=2", "launcher.nodes"),
+    ("-m seed=0,1 +hydra.sweeper.n_trails=2", "n_trails", "params, "),
+    ("hydra/launcher=ray", "hydra/launcher=ray", "(python run.py -m hydra/launcher=ray)"),
+    ("-m seed=0,1 hydra/launcher=submitit", "hydra/launcher=submitit", "'submitit_local'"),
+    (f"{STUDY} hydra.sweeper.n_trials=0", "hydra.sweeper.n_trials=0", ">= 1"),
+    (f"{STUDY} algo.lrr=1,2", "'algo.lrr'", "'algo.optimizer.lr'"),
+    (f"{STUDY} algo.gamma=range(1,1)", "algo.gamma=range(1,1)"),
+    (f"{STUDY} hydra.sweeper.pruner=medain", "hydra.sweeper.pruner=medain", "'median'"),
+    (f"{STUDY} hydra.sweeper.pruner=wilcoxon", "hydra.sweeper.pruner=wilcoxon", "seeds=2"),
     (f"{STUDY} hydra.sweeper.pruner=median objective='eval/return,replay/updates'"
-     " hydra.sweeper.direction=[maximize,minimize]", "several objectives cannot prune"),
-    (f"{STUDY} objective='eval/return,replay/updates'", "1 for 2 objectives (eval/return, replay"),
-    (f"{STUDY} hydra.sweeper.storage=redis://me:secret@host/x", "redis://me:***@host/x: "),
-    (f"{STUDY} +hydra.sweeper.arms.a='peft=true'", "set hydra.sweeper.study_per_arm=true"),
-    ("-m +hydra.sweeper.arms.a='seed=0,1'", "an arm takes one of each"),
-    ("-m seed=0,1 hydra.sweeper.devices=[0] hydra.sweeper.n_jobs=2", "1 devices take 1 runs"),
-    ("-m seed=0,1 hydra.sweeper.n_jobs=0", "hydra.sweeper.n_jobs=0: must be >= 1"),
-    ("-m seed=0,1 hydra.sweeper.n_job=2", "n_job"),
-    ("objective=eval/retrun", "no run logs eval/retrun; did you mean 'eval/return'? (docs/metrics.md"),
-    (f"{STUDY} objective=eval/retrun:auc", "objective=eval/retrun:auc: no run logs eval/retrun; did"),
-    ("-m seed=0,1 objective=eval/return:bst", "did you mean 'best'?"),
-    ("-m seed=0,1 hydra.sweeper.study_name=../x", "hydra.sweeper.study_name='../x': must be 1 to"),
-    ("-m seed=0,1 hydra.sweeper.direction=maximise", "did you mean 'maximize'?"),
-    ("-m seed=0,1 tracking.uri=mlruns", "tracking.uri=mlruns: MLflow 3 keeps no runs in folders"),
-    ("-m sweeps=smokee", "sweeps=smokee: no such option; choose from ablation, backbone_lr, "),
-    ("-m resume=auto run_name=x seed=0,1", "resume=auto goes on with one run: leave out -m"),
-    ("-m resume=x seed=0,1", "resume=x goes on with one run: leave out -m"),
-    ("backbone.factory=os.system", "code of another package: type trust=[os] to let it run"),
-    ("backbone.factory=os", "backbone.factory=os: must be like package.module.function"),
-    ("algo.agent=os.x trust=[o]", "algo.agent=os.x is code of another package: type trust=[os]"),
-    ("backbone.options.a=1", "backbone.options has no 'a' yet: add it with +backbone.options.a="),
-    ("+backbone.options.a=1", "backbone.options={'a': 1}: nothing reads it without backbone.factory"),
-    ("+algo.options.a=1", "algo.options={'a': 1}: nothing reads it without algo.agent"),
-    ("backbone.language_model=true", "nothing reads it without backbone.factory"),
-    ("+hydra.callbacks.x._target_=torch.load trust=[torch]", "trust=[torch]: what a file could call"),
-    ("eval.open_loop=9007199254740992", "eval.open_loop=9007199254740992: must be in [0, 100000]"),
-    ("trust=os", "trust='os': must be a list, like [a,b]"),
-    ("hydra.searchpath=[pkg://nowhere.conf]", "there is no package nowhere.conf installed"),
-    ("hydra.searchpath=[file:///no/where]", "there is no folder /no/where"),
-    ("--frobnicate", "unrecognized arguments: --frobnicate; see python run.py --help"),
-    ("-m --cfg job", "Only one of --run, --multirun, --cfg"),
-    ("hydra/launcher=x", "hydra/launcher=x: no such option; choose from basic"),
-    ("+hydra.callbacks.x._target_=os.system", "Target 'os.system' cannot be authorized"),
-    ("--config-dir nope", "nope' not found"),
+     " hydra.sweeper.direction=[maximize,minimize]", "hydra.sweeper.pruner=median", "objectives"),
+    (f"{STUDY} objective='eval/return,replay/updates'", "hydra.sweeper.direction", "2",
+     "eval/return, replay/updates"),
+    (f"{STUDY} hydra.sweeper.storage=redis://me:secret@host/x", "redis://me:***@host/x"),
+    (f"{STUDY} +hydra.sweeper.arms.a='peft=true'", "hydra.sweeper.study_per_arm=true"),
+    ("-m +hydra.sweeper.arms.a='seed=0,1'", "hydra.sweeper.arms", "seed=0,1"),
+    ("-m seed=0,1 hydra.sweeper.devices=[0] hydra.sweeper.n_jobs=2", "hydra.sweeper.n_jobs=2", "1 "),
+    ("-m seed=0,1 hydra.sweeper.n_jobs=0", "hydra.sweeper.n_jobs=0", ">= 1"),
+    ("-m seed=0,1 hydra.sweeper.n_job=2", "'hydra.sweeper.n_job'"),
+    ("objective=eval/retrun", "objective=eval/retrun", "'eval/return'", "docs/metrics.md"),
+    (f"{STUDY} objective=eval/retrun:auc", "objective=eval/retrun:auc", "'eval/return'"),
+    ("-m seed=0,1 objective=eval/return:bst", "objective=eval/return:bst", "'bst'", "'best'"),
+    ("-m seed=0,1 hydra.sweeper.study_name=../x", "hydra.sweeper.study_name='../x'", "A-Z a-z 0-9"),
+    ("-m seed=0,1 hydra.sweeper.direction=maximise", "maximise", "'maximize'"),
+    ("-m seed=0,1 tracking.uri=mlruns", "tracking.uri=mlruns"),
+    ("-m sweeps=smokee", "sweeps=smokee", "ablation, backbone_lr, "),
+    ("-m resume=auto run_name=x seed=0,1", "resume=auto", "-m"),
+    ("-m resume=x seed=0,1", "resume=x", "-m"),
+    ("backbone.factory=os.system", "backbone.factory=os.system", "trust=[os]"),
+    ("backbone.factory=os", "backbone.factory=os:", "package.module.function"),
+    ("algo.agent=os.x trust=[o]", "algo.agent=os.x", "trust=[os]"),
+    ("backbone.options.a=1", "'a'", "+backbone.options.a="),
+    ("+backbone.options.a=1", "backbone.options={'a': 1}", "backbone.factory"),
+    ("+algo.options.a=1", "algo.options={'a': 1}", "algo.agent"),
+    ("backbone.language_model=true", "backbone.language_model=True", "backbone.factory"),
+    ("+hydra.callbacks.x._target_=torch.load trust=[torch]", "trust=[torch]"),
+    ("eval.open_loop=9007199254740992", "eval.open_loop=9007199254740992", "[0, 100000]"),
+    ("trust=os", "trust='os'", "list", "[a,b]"),
+    ("hydra.searchpath=[pkg://nowhere.conf]", "hydra.searchpath", "package nowhere.conf"),
+    ("hydra.searchpath=[file:///no/where]", "hydra.searchpath", "folder /no/where"),
+    ("--frobnicate", "--frobnicate", "python run.py --help"),
+    ("-m --cfg job", "--multirun", "--cfg"),
+    ("hydra/launcher=x", "hydra/launcher=x", "basic"),
+    ("+hydra.callbacks.x._target_=os.system", "'os.system'"),
+    ("--config-dir nope", "nope'"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("typed", "line"), MISTAKES)
-def test_a_mistake_is_one_line(command, tmp_path, training, typed, line):
+@pytest.mark.parametrize(
+    ("typed", "parts"), [pytest.param(typed, parts, id=typed) for typed, *parts in MISTAKES]
+)
+def test_a_mistake_is_one_line(command, tmp_path, training, typed, parts):
     code, out, err = command(*typed.split())
-    assert line in err
+    assert_names(err, *parts)
     assert (code, err.count("\n"), out) == (2, 1, "")
     assert training.runs == []
     assert list(tmp_path.iterdir()) == []
@@ -133,7 +139,7 @@ def test_a_sweep_in_a_folder_that_no_uri_names_is_one_line(command, tmp_path, mo
     monkeypatch.chdir(folder)
     code, out, err = command("-m", "seed=0,1")
     assert (code, err.count("\n"), out) == (2, 1, "")
-    assert "feature%2Fx/mlflow.db: with '?', or '%' and two hex digits, in its name" in err
+    assert_names(err, "feature%2Fx/mlflow.db", "'%'")
     assert list(folder.iterdir()) == []
 
 
@@ -142,30 +148,34 @@ def test_an_engine_that_is_not_installed_is_one_line(command, tmp_path, monkeypa
     package = name.partition("_")[0]
     monkeypatch.setitem(sys.modules, package, None)
     code, _, err = command("-m", "seed=0,1", f"hydra/launcher={name}")
-    assert (code, err) == (2, f"hydra/launcher={name}: pip install 'llmdreamer[{package}]'\n")
+    assert (code, err.count("\n")) == (2, 1)
+    assert_names(err, f"hydra/launcher={name}", f"pip install 'llmdreamer[{package}]'")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_decides_over_its_devices_itself(command, monkeypatch):
     monkeypatch.setattr("llmdreamer.sweep.plan.find_spec", lambda name: name)
     code, _, err = command("-m", "seed=0,1", "hydra/launcher=ray", "hydra.sweeper.devices=[0]")
-    assert (code, err[:28]) == (2, "hydra.sweeper.devices=[0]: o")
+    assert (code, err.count("\n")) == (2, 1)
+    assert_names(err, "hydra.sweeper.devices=[0]")
 
 
 def test_a_misspelt_option_in_one_cell_fails_before_any_job(command, training):
     code, _, err = command("-m", "model=XS,Q", "seed=0,1")
     assert (code, training.runs) == (2, [])
-    assert err == "model=Q: no such option; choose from L, M, S, XS\n"
+    assert err.count("\n") == 1
+    assert_names(err, "model=Q", "L, M, S, XS")
 
 
 @pytest.mark.parametrize(
     ("word", "choices", "near"),
     [
-        ("gtp2", ["gpt2", "gru"], "; did you mean 'gpt2'?"),
-        ("lr", ["lora.r", "algo.optimizer.lr"], "; did you mean 'algo.optimizer.lr'?"),
-        ("Q", ["S", "M"], ""),
-        ("x", [], ""),
+        ("gtp2", ["gpt2", "gru"], ["'gpt2'"]),
+        ("lr", ["lora.r", "algo.optimizer.lr"], ["'algo.optimizer.lr'"]),
+        ("Q", ["S", "M"], []),
+        ("x", [], []),
     ],
 )
 def test_only_a_near_choice_is_offered(word, choices, near):
-    assert did_you_mean(word, choices) == near
+    assert re.findall("'.*?'", did_you_mean(word, choices)) == near
+    assert bool(did_you_mean(word, choices)) == bool(near)

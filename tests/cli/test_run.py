@@ -4,6 +4,8 @@ import re
 
 import pytest
 from filelock import FileLock
+from hydra.errors import MissingConfigException
+from refusals import assert_names
 
 from llmdreamer.config import from_yaml
 from llmdreamer.errors import ConfigError
@@ -46,16 +48,15 @@ def test_a_link_out_of_the_output_root_is_not_followed(command, training, tmp_pa
     (tmp_path / "outputs" / "first").symlink_to(tmp_path.parent)
     code, _, err = command("run_name=first")
     assert (code, training.runs) == (2, [])
-    assert "leads outside output_root=outputs" in err
+    assert_names(err, "run_name=first", "output_root=outputs")
 
 
 def test_a_folder_that_holds_a_run_is_not_reused(command, training):
     assert command("run_name=first")[0] == 0
     code, _, err = command("run_name=first")
     assert (code, len(training.runs)) == (2, 1)
-    assert err == (
-        "outputs/first holds a run: go on with resume=outputs/first, or change run_name\n"
-    )
+    assert err.count("\n") == 1
+    assert_names(err, "resume=outputs/first", "run_name")
 
 
 def test_resume_goes_on_in_the_same_folder_and_makes_no_other(command, training, tmp_path):
@@ -96,10 +97,8 @@ def test_auto_refuses_a_run_that_was_begun_otherwise(command, training, tmp_path
     leave_checkpoint(tmp_path / "outputs" / "first")
     code, _, err = command(*AUTO, "replay_ratio=1.0")
     assert (code, len(training.runs)) == (2, 1)
-    assert err == (
-        "resume=auto: outputs/first was begun with replay_ratio=0.5, this command has 1.0;"
-        " change run_name, or type resume=outputs/first replay_ratio=1.0\n"
-    )
+    assert err.count("\n") == 1
+    assert_names(err, "resume=auto", "replay_ratio=0.5", "resume=outputs/first replay_ratio=1.0")
 
 
 def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, training, tmp_path):
@@ -110,7 +109,8 @@ def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, trai
     before = len(training.runs)
     code, out, err = command(*AUTO)
     assert (code, err, len(training.runs)) == (0, "", before)
-    assert out == f"{folder} is finished: 4500 policy steps are done\n"
+    assert out.count("\n") == 1
+    assert_names(out, folder, "4500")
     command(*AUTO, "algo.total_steps=6000")
     assert len(training.runs) == before + 1
 
@@ -122,7 +122,8 @@ def test_a_folder_in_use_is_refused_at_once(command, training, tmp_path):
         for typed in (["resume=outputs/first"], AUTO[:2]):
             code, _, err = command(*typed)
             assert (code, len(training.runs)) == (2, 1)
-            assert "outputs/first is in use: another process trains in it" in err
+            assert err.count("\n") == 1
+            assert_names(err, "outputs/first", "process")
 
 
 def test_hydras_own_sweeper_runs_every_combination_once(command, training):
@@ -143,14 +144,16 @@ def test_one_failing_job_does_not_stop_the_others(command, training, error, code
     got, out, _ = command("-m", "hydra/sweeper=basic", "seed=0,1,2")
     assert got == code
     assert [cfg.seed for cfg, _ in training.runs] == [0, 1, 2]
-    assert f"job 1 failed: {error}\n" in out
-    assert out.endswith("1 of 3 jobs failed\n")
+    (line,) = (line for line in out.splitlines() if str(error) in line)
+    assert_names(line, "job 1")
+    assert_names(out.splitlines()[-1], "1 of 3")
 
 
 def test_a_range_error_in_one_cell_is_told_and_the_others_run(command, training):
     code, out, _ = command("-m", "hydra/sweeper=basic", "algo.horizon=0,5")
     assert (code, len(training.runs)) == (2, 1)
-    assert "job 0 failed: algo.horizon=0: must be >= 1" in out
+    (line,) = (line for line in out.splitlines() if "algo.horizon=0: " in line)
+    assert_names(line, "job 0", ">= 1")
 
 
 @pytest.mark.parametrize(
@@ -169,7 +172,7 @@ def test_a_bug_is_raised_with_its_traceback(command, training):
 
 def test_the_traceback_of_a_mistake_is_shown_on_demand(command, monkeypatch):
     monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "1")
-    with pytest.raises(Exception, match="Could not find 'model/Q'"):
+    with pytest.raises(MissingConfigException, match="model/Q"):
         command("model=Q")
 
 

@@ -72,14 +72,14 @@ def measure(
     indices = torch.rand(batch, length).topk(starts).indices.sort().values.to(given.device)
     dreamt = torch.randn(given.horizon, batch * starts, backbone.width, device=given.device)
     with torch.no_grad():
-        states = backbone.observe(tokens, is_first)[1]
+        caches = backbone.observe(tokens, is_first)[1]
 
     @torch.no_grad()
     def dream() -> float:
         begin = now(given.device)
-        state = backbone.select(states, indices, given.horizon)
+        cache = backbone.select(caches, indices, given.horizon)
         for token in dreamt:
-            _, state = backbone.step(token, state)
+            _, cache = backbone.step(token, cache)
         return now(given.device) - begin
 
     times: dict[bool, list[float]] = {False: [], True: []}
@@ -89,7 +89,7 @@ def measure(
                 took = dream()
             if repeat:  # the first is not counted
                 seconds.append(took * 1e3)
-    heads, size_of_head = states.layers[0][0].shape[1], states.layers[0][0].shape[3]
+    heads, size_of_head = caches.layers[0][0].shape[1], caches.layers[0][0].shape[3]
     mebibytes = batch * starts * length * heads * size_of_head * 2 * 4 / 2**20
     ratios = sorted(a / b for a, b in zip(times[False], times[True], strict=True))
     return {
@@ -101,7 +101,7 @@ def measure(
         "copied, ms": f"{statistics.median(times[False]):.1f}",
         "shared, ms": f"{statistics.median(times[True]):.1f}",
         "copied / shared": f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]",
-        "chosen": "shared" if backbone._pays_to_share(states, indices, given.horizon) else "copied",
+        "chosen": "shared" if backbone._pays_to_share(caches, indices, given.horizon) else "copied",
     }
 
 

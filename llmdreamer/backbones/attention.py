@@ -145,35 +145,35 @@ class AttentionBackbone(Backbone):
         # A query sees the keys of its own episode that are at most context - 1 steps old.
         age = row.unsqueeze(1) - row
         visible = (age >= 0) & (age < self.context) & (row >= start.unsqueeze(-1))
-        cache = DynamicCache()
-        deter = self._forward(tokens, visible.unsqueeze(1), position, cache)
-        return deter, Encoded(_layers(cache), start, position)
+        kv_cache = DynamicCache()
+        deter = self._forward(tokens, visible.unsqueeze(1), position, kv_cache)
+        return deter, Encoded(_layers(kv_cache), start, position)
 
     def select(
-        self, states: Encoded, indices: Tensor, steps: int | None = None
+        self, caches: Encoded, indices: Tensor, steps: int | None = None
     ) -> Window | Branches:
-        if steps is not None and self._pays_to_share(states, indices, steps):
+        if steps is not None and self._pays_to_share(caches, indices, steps):
             return branch_off(
-                states.layers, states.start, states.position, indices, self.context, steps
+                caches.layers, caches.start, caches.position, indices, self.context, steps
             )
         # Column c holds the token that is context - 1 - c steps older than the start; the ring's
         # first column, too old for the next token to see, is the one it will overwrite.
         age = torch.arange(self.context - 1, -1, -1, device=indices.device)
         column = indices.unsqueeze(-1) - age
         row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
-        visible = column >= states.start[row, indices].unsqueeze(-1)
+        visible = column >= caches.start[row, indices].unsqueeze(-1)
         column = column.clamp(min=0).unsqueeze(2)
 
         def gather(cached: Tensor) -> Tensor:
             head = torch.arange(cached.shape[1], device=cached.device).unsqueeze(-1)
             return cached.detach()[row[..., None, None], head, column].flatten(0, 1)
 
-        layers = [(gather(keys), gather(values)) for keys, values in states.layers]
-        position = states.position[row, indices] + 1
+        layers = [(gather(keys), gather(values)) for keys, values in caches.layers]
+        position = caches.position[row, indices] + 1
         first = torch.zeros(1, dtype=torch.int64, device=indices.device)
         return Window(layers, visible.flatten(0, 1), position.flatten(), first)
 
-    def initial(self, streams: int) -> Window:
+    def initial_cache(self, streams: int) -> Window:
         device = next(self.model.parameters()).device
         return Window(
             [],
@@ -183,85 +183,85 @@ class AttentionBackbone(Backbone):
         )
 
     @torch.no_grad()
-    def step(self, token: Tensor, state: Window | Branches) -> tuple[Tensor, Window | Branches]:
-        if isinstance(state, Branches):
-            return self._step_branches(token, state)
-        visible = state.visible.index_fill(1, state.slot, True)
-        cached: Sequence[tuple[Tensor, Tensor] | None] = state.layers
+    def step(self, token: Tensor, cache: Window | Branches) -> tuple[Tensor, Window | Branches]:
+        if isinstance(cache, Branches):
+            return self._step_branches(token, cache)
+        visible = cache.visible.index_fill(1, cache.slot, True)
+        cached: Sequence[tuple[Tensor, Tensor] | None] = cache.layers
         if not cached:
             cached = [None] * self.model.config.num_hidden_layers
-        cache = Cache(layers=[RingLayer(self.context, state.slot, pair) for pair in cached])
+        kv_cache = Cache(layers=[RingLayer(self.context, cache.slot, pair) for pair in cached])
         deter = self._forward(
-            token.unsqueeze(1), visible[:, None, None], state.position.unsqueeze(1), cache
+            token.unsqueeze(1), visible[:, None, None], cache.position.unsqueeze(1), kv_cache
         )
-        slot = (state.slot + 1) % self.context
-        return deter.squeeze(1), Window(_layers(cache), visible, state.position + 1, slot)
+        slot = (cache.slot + 1) % self.context
+        return deter.squeeze(1), Window(_layers(kv_cache), visible, cache.position + 1, slot)
 
-    def reset(self, state: Window, mask: Tensor) -> Window:
+    def reset(self, cache: Window, mask: Tensor) -> Window:
         return Window(
-            state.layers,
-            state.visible & ~mask.unsqueeze(-1),
-            state.position.masked_fill(mask, 0),
-            state.slot,
+            cache.layers,
+            cache.visible & ~mask.unsqueeze(-1),
+            cache.position.masked_fill(mask, 0),
+            cache.slot,
         )
 
-    def replace(self, state: Window, other: Window, mask: Tensor) -> Window:
+    def replace(self, cache: Window, other: Window, mask: Tensor) -> Window:
         # The other's ring is turned until its next column is ours.
         column = torch.arange(self.context, device=mask.device)
-        turned = (column + other.slot - state.slot) % self.context
+        turned = (column + other.slot - cache.slot) % self.context
 
         def chosen(ours: Tensor, theirs: Tensor) -> Tensor:
             return torch.where(mask[:, None, None, None], theirs[:, :, turned], ours)
 
         nothing = [
-            (torch.zeros_like(k), torch.zeros_like(v)) for k, v in state.layers or other.layers
+            (torch.zeros_like(k), torch.zeros_like(v)) for k, v in cache.layers or other.layers
         ]
-        layers = zip(state.layers or nothing, other.layers or nothing, strict=True)
+        layers = zip(cache.layers or nothing, other.layers or nothing, strict=True)
         return Window(
             [(chosen(a, c), chosen(b, d)) for (a, b), (c, d) in layers],
-            torch.where(mask.unsqueeze(-1), other.visible[:, turned], state.visible),
-            torch.where(mask, other.position, state.position),
-            state.slot,
+            torch.where(mask.unsqueeze(-1), other.visible[:, turned], cache.visible),
+            torch.where(mask, other.position, cache.position),
+            cache.slot,
         )
 
-    def state_dict_of(self, state: Window) -> dict[str, Tensor]:
-        tensors = {"visible": state.visible, "position": state.position, "slot": state.slot}
-        for index, (keys, values) in enumerate(state.layers):
+    def cache_to_dict(self, cache: Window) -> dict[str, Tensor]:
+        tensors = {"visible": cache.visible, "position": cache.position, "slot": cache.slot}
+        for index, (keys, values) in enumerate(cache.layers):
             tensors |= {f"keys.{index}": keys, f"values.{index}": values}
         return tensors
 
-    def state_from_dict(self, tensors: dict[str, Tensor]) -> Window:
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> Window:
         count = sum(name.startswith("keys.") for name in tensors)
         layers = [(tensors[f"keys.{i}"], tensors[f"values.{i}"]) for i in range(count)]
         slot = tensors["slot"].view(1)  # without dimension in checkpoints from before
         return Window(layers, tensors["visible"], tensors["position"], slot)
 
-    def _step_branches(self, token: Tensor, state: Branches) -> tuple[Tensor, Branches]:
-        columns = state.own[0][0].shape[2]
-        cache = Cache(layers=[RingLayer(columns, state.slot, pair) for pair in state.own])
+    def _step_branches(self, token: Tensor, cache: Branches) -> tuple[Tensor, Branches]:
+        columns = cache.own[0][0].shape[2]
+        kv_cache = Cache(layers=[RingLayer(columns, cache.slot, pair) for pair in cache.own])
         deter = self._forward(
             token.unsqueeze(1),
-            state.bias()[:, None, None],
-            state.position.unsqueeze(1),
-            cache,
-            past=state.past,
+            cache.bias()[:, None, None],
+            cache.position.unsqueeze(1),
+            kv_cache,
+            past=cache.past,
         )
-        own, position, slot = _layers(cache), state.position + 1, state.slot + 1
-        return deter.squeeze(1), replace(state, own=own, position=position, slot=slot)
+        own, position, slot = _layers(kv_cache), cache.position + 1, cache.slot + 1
+        return deter.squeeze(1), replace(cache, own=own, position=position, slot=slot)
 
-    def _pays_to_share(self, states: Encoded, indices: Tensor, steps: int) -> bool:
+    def _pays_to_share(self, caches: Encoded, indices: Tensor, steps: int) -> bool:
         """Whether dreams had better share their past than have a copy of it each.
 
         A copy is read faster while it fits into a processor's cache; and where a dream is about as long as
         the context, most of what it reads is its own in either way. Measured: benchmarks/branches.py.
         """
-        keys, values = states.layers[0]
+        keys, values = caches.layers[0]
         a_row = (keys[:, :, 0].numel() + values[:, :, 0].numel()) * keys.element_size()
         copied = a_row * indices.shape[1] * self.context
         return self.shares and self.context >= 2 * steps and copied >= WORTH_SHARING
 
     def _forward(
-        self, tokens: Tensor, visible: Tensor, position: Tensor, cache: Cache, **attending: Any
+        self, tokens: Tensor, visible: Tensor, position: Tensor, kv_cache: Cache, **attending: Any
     ) -> Tensor:
         """Run the model under an explicit mask: (N, Q, D) tokens, (N, 1, Q, keys) visible."""
         if self.learned_positions is not None:
@@ -273,16 +273,16 @@ class AttentionBackbone(Backbone):
             attention_mask=visible,
             position_ids=position,
             use_cache=True,
-            **{self._cache_name: cache},
+            **{self._cache_name: kv_cache},
             **attending,
         )
         deter: Tensor = output.last_hidden_state
         return deter
 
 
-def _layers(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+def _layers(kv_cache: Cache) -> list[tuple[Tensor, Tensor]]:
     layers = []
-    for layer in cache.layers:
+    for layer in kv_cache.layers:
         assert isinstance(layer, DynamicLayer)
         assert layer.keys is not None and layer.values is not None
         layers.append((layer.keys, layer.values))

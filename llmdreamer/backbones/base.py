@@ -1,4 +1,4 @@
-"""What the world model asks of a sequence model: four operations on tokens, and nothing of its kind."""
+"""The interface between the world model and a sequence model."""
 
 from __future__ import annotations
 
@@ -8,107 +8,112 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-State = Any
-"""What a backbone remembers of N streams: its own record, opaque to everyone else."""
+Cache = Any
+"""What a backbone carries between steps of N streams. Only the backbone itself looks inside."""
 
 
 class Backbone(nn.Module, ABC):
-    """A causal sequence model over tokens (D numbers each), which restarts where `is_first` says.
+    """A causal sequence model over tokens of D numbers each. It restarts where `is_first` is true.
 
     Laws, tested for every implementation by `llmdreamer.testing.backbone_laws`:
 
-    - a packed sequence with resets gives what each of its episodes gives alone;
-    - `observe` gives what `step` gives token by token;
-    - `step` from `select(states, (b, t))` gives what encoding b's tokens 0..t anew would;
-    - a stream that `replace` takes from another state goes on as it would have there.
+    - A packed sequence with resets gives the same outputs as each of its episodes alone.
+    - `observe` gives the same outputs as `step`, token by token.
+    - `step` from `select(caches, (b, t))` gives the same outputs as encoding tokens 0..t of sequence b.
+    - A stream that `replace` takes from another cache continues as it would have there.
     """
 
     width: int
-    """D: numbers in a token, and in the `deter` made of it."""
+    """D: the size of a token, and of the `deter` computed from it."""
 
     input_rms: float
-    """Root mean square of the tokens that the model is used to."""
+    """Root mean square of the tokens that the model expects."""
 
     vocabulary: Tensor | None = None
-    """Word vectors (words, width) of a pretrained model, where texts are read with them; not in its state."""
+    """Word embeddings (words, width) of a pretrained model, set if texts are read with them.
+
+    They are not part of the state dict.
+    """
 
     compiles: ClassVar[frozenset[Literal["observe", "step"]]] = frozenset()
-    """Which of them torch.compile takes as one graph: what is done must not depend on a tensor's numbers."""
+    """Methods that torch.compile turns into one graph: their operations must not depend on tensor values."""
 
-    as_dreamer: bool = False
-    """Whether z, action and memory come and go as in DreamerV3: see `TokenProjection` and `WorldModel`."""
+    uses_rssm_input: bool = False
+    """True if z, action and `deter` are used as in DreamerV3: see `TokenProjection` and `WorldModel`."""
 
     recurrent: bool = False
-    """Whether `step` carries gradient and `stack` works, so that rows can be observed in a loop."""
+    """True if `step` carries gradient and `stack` works, so that sequences can be observed in a loop."""
 
     @abstractmethod
-    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, State]:
+    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Cache]:
         """Encode whole sequences in one pass.
 
         Args:
             tokens: (B, T, D).
-            is_first: (B, T), bool. Memory is empty before such a row, and before row 0.
+            is_first: (B, T), bool. The cache is emptied before such a token, and before token 0.
 
         Returns:
-            deter (B, T, D), and the states after each of the B x T tokens, for `select`.
+            deter (B, T, D), and the caches after each of the B x T tokens, for `select`.
         """
 
     @abstractmethod
-    def select(self, states: State, indices: Tensor, steps: int | None = None) -> State:
-        """The memory after token `indices[b, i]` of row b, for each of n tokens a row.
+    def select(self, caches: Cache, indices: Tensor, steps: int | None = None) -> Cache:
+        """Return the caches after token `indices[b, i]` of sequence b, for n tokens of each sequence.
 
         Args:
-            states: of `observe`.
-            indices: (B, n) of int64 in [0, T).
-            steps: how many will follow at most, which a backbone may make use of; None: nobody knows.
-                Without a number the state can do all that is said here; with one it may be good for `step`
-                alone, so often.
+            caches: as `observe` returns them.
+            indices: (B, n), int64 in [0, T).
+            steps: largest number of steps that will follow; None: unknown. With a number, the backbone
+                may return a cache that supports `step` alone, and only that many times.
 
         Returns:
-            The state of N = B * n streams, row-major, without gradient.
+            The cache of N = B * n streams, the n of each sequence side by side, without gradient.
         """
 
     @abstractmethod
-    def initial(self, streams: int) -> State:
-        """The empty memory of that many streams."""
+    def initial_cache(self, streams: int) -> Cache:
+        """Return an empty cache of that many streams."""
 
     @abstractmethod
-    def step(self, token: Tensor, state: State) -> tuple[Tensor, State]:
-        """One token (N, D) more in each stream: deter (N, D) and the state after it.
+    def step(self, token: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
+        """Encode one more token (N, D) of each stream. Return deter (N, D) and the new cache.
 
         Without gradient, unless the backbone is `recurrent`.
 
-        The state given is used up: it may be overwritten, and only the one returned is valid.
+        The given cache may be overwritten: use only the returned one.
         """
 
     def merged(self) -> AbstractContextManager[None]:
-        """While it lasts, passes without gradient are those of the plain model: LoRA costs them nothing."""
+        """Merge LoRA adapters into their weights for the duration, so that they cost nothing.
+
+        For passes without gradient.
+        """
         if not any(".lora_" in name for name, _ in self.named_parameters()):
             return nullcontext()
-        # peft takes seconds to import; where there are adapters, it is there.
+        # peft takes seconds to import; if there are adapters, it is imported already.
         from llmdreamer.backbones.lora import merged
 
         return merged(self)
 
-    def stack(self, states: list[State]) -> State:
-        """The states after each of T steps of B streams, as `observe` would have left them."""
+    def stack(self, caches: list[Cache]) -> Cache:
+        """Join the caches after each of T steps of B streams, as `observe` would return them."""
         raise NotImplementedError(f"{type(self).__name__} is not recurrent")
 
     @abstractmethod
-    def reset(self, state: State, mask: Tensor) -> State:
-        """The state with the memory of the streams in `mask` (N,) emptied."""
+    def reset(self, cache: Cache, mask: Tensor) -> Cache:
+        """Empty the cache of the streams in `mask` (N,)."""
 
     @abstractmethod
-    def replace(self, state: State, other: State, mask: Tensor) -> State:
-        """The state with the memory of the streams in `mask` (N,) taken from `other`, of N streams too.
+    def replace(self, cache: Cache, other: Cache, mask: Tensor) -> Cache:
+        """Take the streams in `mask` (N,) from `other`, which also has N streams.
 
-        Both are used up.
+        Both given caches may be overwritten.
         """
 
     @abstractmethod
-    def state_dict_of(self, state: State) -> dict[str, Tensor]:
-        """The state as plain tensors, for a checkpoint."""
+    def cache_to_dict(self, cache: Cache) -> dict[str, Tensor]:
+        """Return the cache as plain tensors, for a checkpoint."""
 
     @abstractmethod
-    def state_from_dict(self, tensors: dict[str, Tensor]) -> State:
-        """The inverse of `state_dict_of`."""
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> Cache:
+        """Invert `cache_to_dict`."""

@@ -42,7 +42,7 @@ class BlockGRUBackbone(CellBackbone):
     the token's. Weights are drawn as that one kernel's, of 4 D features.
     """
 
-    as_dreamer = True
+    uses_rssm_input = True
     input_rms = 0.149  # 2 D / 8 units after SiLU, of RMS 0.596 each, through that kernel
 
     def __init__(self, width: int) -> None:

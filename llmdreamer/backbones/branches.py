@@ -1,6 +1,6 @@
 """Streams that branch off a sequence: all of them read what was before where it lies, each writes its own.
 
-A state for each of many starts in a sequence would hold its past as often as there are starts, and every
+A cache for each of many starts in a sequence would hold its past as often as there are starts, and every
 step would read it all again: at size S, from all of 16 x 64 rows, 5 GB. Here the past is there once, and
 reading it is a product of matrices with as many rows as there are starts. The weights are those of one
 softmax over both parts, so what comes out is what the other way gives.

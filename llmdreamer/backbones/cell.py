@@ -30,7 +30,7 @@ def remember(reset: Tensor, candidate: Tensor, update: Tensor, memory: Tensor) -
 
 
 class CellBackbone(Backbone):
-    """A cell that is called once a token. Its state is the tensor (N, D)."""
+    """A cell that is called once a token. Its cache is the tensor (N, D)."""
 
     input_rms = 1.0
     recurrent = True
@@ -61,28 +61,28 @@ class CellBackbone(Backbone):
         deter = torch.stack(memories, 1)
         return deter, deter
 
-    def select(self, states: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
+    def select(self, caches: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
         index = indices.unsqueeze(-1).expand(-1, -1, self.width)
-        return states.detach().gather(1, index).flatten(0, 1)
+        return caches.detach().gather(1, index).flatten(0, 1)
 
-    def initial(self, streams: int) -> Tensor:
+    def initial_cache(self, streams: int) -> Tensor:
         return next(self.parameters()).new_zeros(streams, self.width)
 
-    def step(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        memory = self.cell(self.project(token), state)
+    def step(self, token: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
+        memory = self.cell(self.project(token), cache)
         return memory, memory
 
-    def stack(self, states: list[Tensor]) -> Tensor:
-        return torch.stack(states, 1)
+    def stack(self, caches: list[Tensor]) -> Tensor:
+        return torch.stack(caches, 1)
 
-    def reset(self, state: Tensor, mask: Tensor) -> Tensor:
-        return state.masked_fill(mask.unsqueeze(-1), 0.0)
+    def reset(self, cache: Tensor, mask: Tensor) -> Tensor:
+        return cache.masked_fill(mask.unsqueeze(-1), 0.0)
 
-    def replace(self, state: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-        return torch.where(mask.unsqueeze(-1), other, state)
+    def replace(self, cache: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask.unsqueeze(-1), other, cache)
 
-    def state_dict_of(self, state: Tensor) -> dict[str, Tensor]:
-        return {"memory": state}
+    def cache_to_dict(self, cache: Tensor) -> dict[str, Tensor]:
+        return {"memory": cache}
 
-    def state_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
         return tensors["memory"]

@@ -23,9 +23,9 @@ LayerState = tuple[Tensor, Tensor]
 
 
 class Pass(ABC):
-    """How a layer's two kinds of memory are run: along sequences, or one step on from a state."""
+    """How a layer's two kinds of memory are run: along sequences, or one step on from a cache."""
 
-    state: LayerState
+    cache: LayerState
     """What the layer remembers after its last token, or after each; there once it has run."""
 
     _taps: Tensor
@@ -77,10 +77,10 @@ class Along(Pass):
 
 
 class Step(Pass):
-    """One token of N streams (N, ...), on from a state; None is the empty memory."""
+    """One token of N streams (N, ...), on from a cache; None is the empty memory."""
 
-    def __init__(self, state: LayerState | None) -> None:
-        self.before = state
+    def __init__(self, cache: LayerState | None) -> None:
+        self.before = cache
 
     def _last_inputs(self, signal: Tensor, count: int) -> Tensor:
         if self.before is None:
@@ -101,7 +101,7 @@ class StateSpaceBackbone(Backbone):
     So `hf_model.seq_len` does not bound it: cutting it to a window would mean encoding every window
     anew, which is what these models are made to avoid.
 
-    Its state is a list of `LayerState`, empty before the first token; of `observe`, with a row for
+    Its cache is a list of `LayerState`, empty before the first token; of `observe`, with a row for
     each (b, t).
     """
 
@@ -119,46 +119,46 @@ class StateSpaceBackbone(Backbone):
         return self._run(tokens, [Along(is_first) for _ in self._layers()])
 
     def select(
-        self, states: list[LayerState], indices: Tensor, steps: int | None = None
+        self, caches: list[LayerState], indices: Tensor, steps: int | None = None
     ) -> list[LayerState]:
         row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
         # In the layout that `step` leaves, too: for another one it would be compiled anew.
         return [
             (taps[row, indices].flatten(0, 1).contiguous(), memory[row, indices].flatten(0, 1))
-            for taps, memory in states
+            for taps, memory in caches
         ]
 
-    def initial(self, streams: int) -> list[LayerState]:
+    def initial_cache(self, streams: int) -> list[LayerState]:
         return []
 
     @torch.no_grad()
-    def step(self, token: Tensor, state: list[LayerState]) -> tuple[Tensor, list[LayerState]]:
-        layers: list[LayerState | None] = [*state] or [None] * len(self._layers())
+    def step(self, token: Tensor, cache: list[LayerState]) -> tuple[Tensor, list[LayerState]]:
+        layers: list[LayerState | None] = [*cache] or [None] * len(self._layers())
         return self._run(token, [Step(layer) for layer in layers])
 
-    def reset(self, state: list[LayerState], mask: Tensor) -> list[LayerState]:
+    def reset(self, cache: list[LayerState], mask: Tensor) -> list[LayerState]:
         def emptied(part: Tensor) -> Tensor:
             return part.masked_fill(mask.view(-1, *[1] * (part.ndim - 1)), 0.0)
 
-        return [(emptied(taps), emptied(memory)) for taps, memory in state]
+        return [(emptied(taps), emptied(memory)) for taps, memory in cache]
 
     def replace(
-        self, state: list[LayerState], other: list[LayerState], mask: Tensor
+        self, cache: list[LayerState], other: list[LayerState], mask: Tensor
     ) -> list[LayerState]:
         def chosen(ours: Tensor, theirs: Tensor) -> Tensor:
             return torch.where(mask.view(-1, *[1] * (ours.ndim - 1)), theirs, ours)
 
-        nothing = [(torch.zeros_like(a), torch.zeros_like(b)) for a, b in state or other]
-        layers = zip(state or nothing, other or nothing, strict=True)
+        nothing = [(torch.zeros_like(a), torch.zeros_like(b)) for a, b in cache or other]
+        layers = zip(cache or nothing, other or nothing, strict=True)
         return [(chosen(a, c), chosen(b, d)) for (a, b), (c, d) in layers]
 
-    def state_dict_of(self, state: list[LayerState]) -> dict[str, Tensor]:
+    def cache_to_dict(self, cache: list[LayerState]) -> dict[str, Tensor]:
         tensors: dict[str, Tensor] = {}
-        for index, (taps, memory) in enumerate(state):
+        for index, (taps, memory) in enumerate(cache):
             tensors |= {f"taps.{index}": taps, f"memory.{index}": memory}
         return tensors
 
-    def state_from_dict(self, tensors: dict[str, Tensor]) -> list[LayerState]:
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> list[LayerState]:
         count = sum(name.startswith("taps.") for name in tensors)
         return [(tensors[f"taps.{i}"], tensors[f"memory.{i}"]) for i in range(count)]
 

@@ -59,15 +59,15 @@ class WindowBackbone(Backbone):
         encoded = self._encode(tokens.flatten(0, 1)[source])
         return encoded[window, offset], Observed(tokens.detach(), begin)
 
-    def select(self, states: Observed, indices: Tensor, steps: int | None = None) -> Recent:
+    def select(self, caches: Observed, indices: Tensor, steps: int | None = None) -> Recent:
         row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
-        begin = states.begin[row, indices]
+        begin = caches.begin[row, indices]
         column = torch.arange(self.context, device=indices.device)
-        source = (begin.unsqueeze(-1) + column).clamp(max=states.tokens.shape[1] - 1)
-        tokens = states.tokens[row.unsqueeze(-1), source].flatten(0, 1)
+        source = (begin.unsqueeze(-1) + column).clamp(max=caches.tokens.shape[1] - 1)
+        tokens = caches.tokens[row.unsqueeze(-1), source].flatten(0, 1)
         return Recent(tokens, (indices - begin + 1).flatten())
 
-    def initial(self, streams: int) -> Recent:
+    def initial_cache(self, streams: int) -> Recent:
         like = next(self.model.parameters())
         return Recent(
             torch.zeros(streams, self.context, self.width, device=like.device),
@@ -75,26 +75,26 @@ class WindowBackbone(Backbone):
         )
 
     @torch.no_grad()
-    def step(self, token: Tensor, state: Recent) -> tuple[Tensor, Recent]:
-        full = (state.length == self.context)[:, None, None]
-        tokens = torch.where(full, state.tokens.roll(-1, 1), state.tokens)
+    def step(self, token: Tensor, cache: Recent) -> tuple[Tensor, Recent]:
+        full = (cache.length == self.context)[:, None, None]
+        tokens = torch.where(full, cache.tokens.roll(-1, 1), cache.tokens)
         stream = torch.arange(token.shape[0], device=token.device)
-        last = state.length.clamp(max=self.context - 1)
+        last = cache.length.clamp(max=self.context - 1)
         tokens[stream, last] = token.to(tokens.dtype)
         encoded = self._encode(tokens[:, : int(last.max()) + 1])
         return encoded[stream, last], Recent(tokens, last + 1)
 
-    def reset(self, state: Recent, mask: Tensor) -> Recent:
-        return Recent(state.tokens, state.length.masked_fill(mask, 0))
+    def reset(self, cache: Recent, mask: Tensor) -> Recent:
+        return Recent(cache.tokens, cache.length.masked_fill(mask, 0))
 
-    def replace(self, state: Recent, other: Recent, mask: Tensor) -> Recent:
-        tokens = torch.where(mask[:, None, None], other.tokens, state.tokens)
-        return Recent(tokens, torch.where(mask, other.length, state.length))
+    def replace(self, cache: Recent, other: Recent, mask: Tensor) -> Recent:
+        tokens = torch.where(mask[:, None, None], other.tokens, cache.tokens)
+        return Recent(tokens, torch.where(mask, other.length, cache.length))
 
-    def state_dict_of(self, state: Recent) -> dict[str, Tensor]:
-        return {"tokens": state.tokens, "length": state.length}
+    def cache_to_dict(self, cache: Recent) -> dict[str, Tensor]:
+        return {"tokens": cache.tokens, "length": cache.length}
 
-    def state_from_dict(self, tensors: dict[str, Tensor]) -> Recent:
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> Recent:
         return Recent(tensors["tokens"], tensors["length"])
 
     def _encode(self, tokens: Tensor) -> Tensor:

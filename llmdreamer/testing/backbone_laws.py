@@ -62,9 +62,9 @@ def a_packed_sequence_gives_what_each_episode_gives_alone(backbone: Backbone) ->
 def observe_gives_what_step_gives_token_by_token(backbone: Backbone) -> None:
     tokens, is_first = packed(backbone)
     deter, _ = backbone.observe(tokens, is_first)
-    state = backbone.initial(B)
+    cache = backbone.initial_cache(B)
     for t in range(T):
-        stepped, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
+        stepped, cache = backbone.step(tokens[:, t], backbone.reset(cache, is_first[:, t]))
         close(stepped, deter[:, t])
 
 
@@ -73,25 +73,25 @@ def steps_from_a_selected_state_give_what_encoding_its_prefix_anew_gives(
     backbone: Backbone,
 ) -> None:
     tokens, is_first = packed(backbone)
-    _, states = backbone.observe(tokens, is_first)
+    _, caches = backbone.observe(tokens, is_first)
     for steps in (None, 6, 7):
-        _dream_on(backbone, states, steps=steps)
+        _dream_on(backbone, caches, steps=steps)
 
 
 def _dream_on(
     backbone: Backbone,
-    states: object,
+    caches: object,
     agree: Callable[[Tensor, Tensor], None] = close,
     steps: int | None = None,
 ) -> None:
-    """Steps from `states`, of the packed sequences, against encoding all anew."""
+    """Steps from `caches`, of the packed sequences, against encoding all anew."""
     tokens, is_first = packed(backbone)
     indices = torch.tensor([[0, 4, 5, 11], [2, 3, 4, 11], [1, 3, 10, 11]])
-    state = backbone.select(states, indices, steps)
+    cache = backbone.select(caches, indices, steps)
     dreamt = torch.randn(indices.numel(), 6, backbone.width)
     deters = []
     for t in range(6):
-        deter, state = backbone.step(dreamt[:, t], state)
+        deter, cache = backbone.step(dreamt[:, t], cache)
         deters.append(deter)
     for n, (row, t) in enumerate((r, int(t)) for r in range(B) for t in indices[r]):
         prefix = tokens[row, _start(is_first, row, t) : t + 1]
@@ -102,22 +102,22 @@ def _dream_on(
 @torch.no_grad()
 def selecting_leaves_the_observed_states_as_they_were(backbone: Backbone) -> None:
     tokens, is_first = packed(backbone)
-    _, states = backbone.observe(tokens, is_first)
+    _, caches = backbone.observe(tokens, is_first)
     token = torch.randn(B, backbone.width)
     for steps in (None, 2):
-        first, _ = backbone.step(token, backbone.select(states, LAST, steps))
-        second, _ = backbone.step(token, backbone.select(states, LAST, steps))
+        first, _ = backbone.step(token, backbone.select(caches, LAST, steps))
+        second, _ = backbone.step(token, backbone.select(caches, LAST, steps))
         assert torch.equal(first, second)
 
 
 @torch.no_grad()
 def a_reset_empties_the_masked_streams_only(backbone: Backbone) -> None:
     tokens, _ = packed(backbone)
-    state = backbone.initial(B)
+    cache = backbone.initial_cache(B)
     for t in range(3):
-        deter, state = backbone.step(tokens[:, t], state)
-    state = backbone.reset(state, torch.tensor([False, True, False]))
-    deter, _ = backbone.step(tokens[:, 3], state)
+        deter, cache = backbone.step(tokens[:, t], cache)
+    cache = backbone.reset(cache, torch.tensor([False, True, False]))
+    deter, _ = backbone.step(tokens[:, 3], cache)
     close(deter[1], encode(backbone, tokens[1, 3:4])[0])
     close(deter[2], encode(backbone, tokens[2, :4])[3])
 
@@ -127,15 +127,15 @@ def a_replaced_stream_goes_on_as_it_would_have_where_it_is_from(backbone: Backbo
     tokens, _ = packed(backbone)
     mask = torch.tensor([False, True, False])
     for here, there in ((7, 3), (3, 7), (0, 2), (2, 0)):
-        states = []
+        caches = []
         for steps in (here, there):
-            state = backbone.initial(B)
+            cache = backbone.initial_cache(B)
             for t in range(steps):
-                _, state = backbone.step(tokens[:, t], state)
-            states.append(state)
-        state = backbone.replace(states[0], states[1], mask)
+                _, cache = backbone.step(tokens[:, t], cache)
+            caches.append(cache)
+        cache = backbone.replace(caches[0], caches[1], mask)
         for t in range(9, 12):
-            deter, state = backbone.step(tokens[:, t], state)
+            deter, cache = backbone.step(tokens[:, t], cache)
             for row, steps in enumerate((here, there, here)):
                 lived = torch.cat([tokens[row, :steps], tokens[row, 9 : t + 1]])
                 close(deter[row], encode(backbone, lived)[-1])
@@ -144,29 +144,31 @@ def a_replaced_stream_goes_on_as_it_would_have_where_it_is_from(backbone: Backbo
 @torch.no_grad()
 def a_state_survives_being_written_down(backbone: Backbone) -> None:
     tokens, _ = packed(backbone)
-    state = backbone.initial(B)
+    cache = backbone.initial_cache(B)
     for t in range(5):
-        _, state = backbone.step(tokens[:, t], state)
-    saved = {key: value.clone() for key, value in backbone.state_dict_of(state).items()}
+        _, cache = backbone.step(tokens[:, t], cache)
+    saved = {key: value.clone() for key, value in backbone.cache_to_dict(cache).items()}
     assert all(isinstance(value, Tensor) for value in saved.values())
-    going_on, _ = backbone.step(tokens[:, 5], state)
-    resumed, _ = backbone.step(tokens[:, 5], backbone.state_from_dict(saved))
+    going_on, _ = backbone.step(tokens[:, 5], cache)
+    resumed, _ = backbone.step(tokens[:, 5], backbone.cache_from_dict(saved))
     assert torch.equal(going_on, resumed)
 
 
 def an_empty_memory_survives_being_written_down(backbone: Backbone) -> None:
-    state = backbone.state_from_dict(backbone.state_dict_of(backbone.initial(2)))
+    cache = backbone.cache_from_dict(backbone.cache_to_dict(backbone.initial_cache(2)))
     token = torch.randn(2, backbone.width)
-    assert torch.equal(backbone.step(token, state)[0], backbone.step(token, backbone.initial(2))[0])
+    assert torch.equal(
+        backbone.step(token, cache)[0], backbone.step(token, backbone.initial_cache(2))[0]
+    )
 
 
 @torch.no_grad()
 def a_long_episode_is_acted_in_as_it_is_trained_on(backbone: Backbone) -> None:
     tokens = torch.randn(1, LONG, backbone.width)
     deter = encode(backbone, tokens[0])
-    state = backbone.initial(1)
+    cache = backbone.initial_cache(1)
     for t in range(LONG):
-        stepped, state = backbone.step(tokens[:, t], state)
+        stepped, cache = backbone.step(tokens[:, t], cache)
         close(stepped[0], deter[t])
 
 
@@ -174,14 +176,14 @@ def a_long_episode_is_acted_in_as_it_is_trained_on(backbone: Backbone) -> None:
 def under_autocast_acting_stays_near_training(backbone: Backbone) -> None:
     tokens, is_first = packed(backbone)
     with torch.autocast("cpu", torch.bfloat16):
-        deter, states = backbone.observe(tokens, is_first)
-        state = backbone.initial(B)
+        deter, caches = backbone.observe(tokens, is_first)
+        cache = backbone.initial_cache(B)
         for t in range(T):
-            stepped, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
+            stepped, cache = backbone.step(tokens[:, t], backbone.reset(cache, is_first[:, t]))
             assert (stepped - deter[:, t]).abs().max() < 0.02 * deter.abs().max()
-        selected = backbone.select(states, LAST)
+        selected = backbone.select(caches, LAST)
         token = torch.randn(B, backbone.width)
-        left, right = backbone.step(token, state)[0], backbone.step(token, selected)[0]
+        left, right = backbone.step(token, cache)[0], backbone.step(token, selected)[0]
     assert (left - right).abs().max() < 0.02 * deter.abs().max()
 
 
@@ -193,9 +195,9 @@ def under_autocast_dreams_stay_near_encoding_anew(backbone: Backbone) -> None:
         assert (left - right).abs().max() < 0.02 * right.abs().max()
 
     with torch.autocast("cpu", torch.bfloat16):
-        _, states = backbone.observe(tokens, is_first)
+        _, caches = backbone.observe(tokens, is_first)
         for steps in (None, 6):
-            _dream_on(backbone, states, near, steps)
+            _dream_on(backbone, caches, near, steps)
 
 
 @torch.no_grad()
@@ -215,12 +217,12 @@ def under_autocast_episodes_stay_apart(backbone: Backbone) -> None:
 
 
 def a_gradient_reaches_every_token_and_none_from_another_episode(backbone: Backbone) -> None:
-    states = _learn_from_an_episode(backbone)
+    caches = _learn_from_an_episode(backbone)
     # What is dreamt on from there has a gradient only if rows may be observed by such steps.
-    selected = backbone.select(states, LAST)
-    assert not any(part.requires_grad for part in backbone.state_dict_of(selected).values())
-    _, state = backbone.step(torch.randn(B, backbone.width), selected)
-    parts = backbone.state_dict_of(state).values()
+    selected = backbone.select(caches, LAST)
+    assert not any(part.requires_grad for part in backbone.cache_to_dict(selected).values())
+    _, cache = backbone.step(torch.randn(B, backbone.width), selected)
+    parts = backbone.cache_to_dict(cache).values()
     assert any(part.requires_grad for part in parts) == backbone.recurrent
 
 
@@ -243,17 +245,17 @@ def under_autocast_gradients_are_near_those_of_full_precision(backbone: Backbone
 
 
 def _learn_from_an_episode(backbone: Backbone) -> object:
-    """One backward pass from row 1's third episode, which begins at 4; the states observed."""
+    """One backward pass from row 1's third episode, which begins at 4; the caches observed."""
     tokens, is_first = packed(backbone)
     tokens.requires_grad_()
-    deter, states = backbone.observe(tokens, is_first)
+    deter, caches = backbone.observe(tokens, is_first)
     # No sum of squares: behind a norm that is as good as a constant.
     weight = torch.randn(deter[1, 4:].shape, generator=torch.Generator().manual_seed(2))
     (deter[1, 4:].float() * weight).sum().backward()  # type: ignore[no-untyped-call]
     assert tokens.grad is not None and tokens.grad.isfinite().all()
     reached = tokens.grad.abs().sum(-1) > 0
     assert reached[1, 4:].all() and reached.sum() == T - 4
-    return states
+    return caches
 
 
 @torch.no_grad()
@@ -262,11 +264,11 @@ def stacked_steps_are_what_observe_leaves(backbone: Backbone) -> None:
     if not backbone.recurrent:
         return
     tokens, is_first = packed(backbone)
-    state, states = backbone.initial(B), []
+    cache, caches = backbone.initial_cache(B), []
     for t in range(T):
-        _, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
-        states.append(state)
-    _dream_on(backbone, backbone.stack(states))
+        _, cache = backbone.step(tokens[:, t], backbone.reset(cache, is_first[:, t]))
+        caches.append(cache)
+    _dream_on(backbone, backbone.stack(caches))
 
 
 LAWS: list[Callable[[Backbone], None]] = [

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer import foreign
-from llmdreamer.backbones import State, make_backbone
+from llmdreamer.backbones import Cache, make_backbone
 from llmdreamer.backbones.text import make_table
 from llmdreamer.behavior.actor_critic import Behavior
 from llmdreamer.errors import ConfigError
@@ -30,7 +30,7 @@ class Memory:
 
     stoch: Tensor  # (n, S, K), of the last row
     action: Tensor  # (n, A), chosen there
-    state: State  # of the backbone
+    state: Cache  # of the backbone
 
 
 class Agent(nn.Module):
@@ -68,7 +68,7 @@ class Agent(nn.Module):
         return Memory(
             like.new_zeros(streams, config.stochastic_size, config.discrete_size),
             like.new_zeros(streams, self.spec.action_size),
-            self.world_model.backbone.initial(streams),
+            self.world_model.backbone.initial_cache(streams),
         )
 
     @torch.no_grad()

@@ -113,7 +113,7 @@ class Collector:
             "rows": _to_plain(self._rows),
             "stoch": self._memory.stoch,
             "action": self._memory.action,
-            "backbone": backbone.state_dict_of(self._memory.state),
+            "backbone": backbone.cache_to_dict(self._memory.state),
             "returns": self._returns.tolist(),
             "lengths": self._lengths.tolist(),
             "envs": self.envs.snapshot(),
@@ -142,7 +142,7 @@ class Collector:
         self._memory = Memory(
             state["stoch"].to(self._device),
             state["action"].to(self._device),
-            self.agent.world_model.backbone.state_from_dict(memory),
+            self.agent.world_model.backbone.cache_from_dict(memory),
         )
         return True
 

@@ -21,7 +21,7 @@ from llmdreamer.types import Code
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from llmdreamer.backbones import State
+    from llmdreamer.backbones import Cache
     from llmdreamer.training.agent import Agent
 
 Arguments = ParamSpec("Arguments")
@@ -65,7 +65,7 @@ class Pieces:
     def __init__(self, agent: Agent, compiled: bool) -> None:
         world_model, behavior = agent.world_model, agent.behavior
 
-        def dream(latent: Code, state: State) -> tuple[Tensor, Code, State]:
+        def dream(latent: Code, state: Cache) -> tuple[Tensor, Code, Cache]:
             return dream_on(world_model, behavior.sample, latent, state)
 
         steps = "step" in world_model.backbone.compiles

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from llmdreamer.backbones import Backbone, State
+from llmdreamer.backbones import Backbone, Cache
 from llmdreamer.backbones.text import TextPrompt
 from llmdreamer.errors import ConfigError
 from llmdreamer.functional import (
@@ -40,7 +40,7 @@ class Observed:
 
     loss: Tensor  # scalar
     latent: Latent  # (B, T, ...), with gradient
-    states: State  # of the backbone, for every token it has seen
+    states: Cache  # of the backbone, for every token it has seen
     column: Tensor | None  # (B, T), which of them are the rows'; None: they are the rows
     metrics: Metrics
 
@@ -51,7 +51,7 @@ class Row(NamedTuple):
     posterior: Tensor  # (B, S, K), log-probabilities
     deter: Tensor  # (B, D)
     stoch: Tensor  # (B, S, K)
-    memory: State  # after it
+    memory: Cache  # after it
 
 
 class AsItIs(nn.Module):
@@ -113,7 +113,7 @@ class WorldModel(nn.Module):
             assert text_table is not None, "texts need a table to be read with"
             self.prompt = TextPrompt(text_table, algo.text_keys.sequence, backbone)
         # Checkpoints differ in the scale of what they say. A cell's memory is in [-1, 1] as it is.
-        self.deter_norm = AsItIs() if backbone.as_dreamer else RMSNorm(backbone.width)
+        self.deter_norm = AsItIs() if backbone.uses_rssm_input else RMSNorm(backbone.width)
         sizes = config.transition_model
         self.prior = CategoricalHead(
             backbone.width, sizes.hidden_size, sizes.layers, stoch, config.unimix
@@ -156,7 +156,7 @@ class WorldModel(nn.Module):
 
     def _observe_parallel(
         self, embedding: Tensor, batch: SequenceBatch
-    ) -> tuple[Tensor, Latent, State, Tensor | None]:
+    ) -> tuple[Tensor, Latent, Cache, Tensor | None]:
         """All rows at once: posterior (B, T, S, K), latent, the backbone's states, and their columns."""
         action, is_first = batch.action, batch.is_first[:, 1:]
         posterior = self.posterior(embedding)
@@ -172,7 +172,7 @@ class WorldModel(nn.Module):
         return posterior[:, 1:], Latent(self.deter_norm(hidden), stoch[:, 1:]), states, column
 
     def row(
-        self, embedding: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor, memory: State
+        self, embedding: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor, memory: Cache
     ) -> Row:
         """One row of a coupled pass.
 
@@ -189,12 +189,12 @@ class WorldModel(nn.Module):
 
     def _observe_coupled(
         self, embedding: Tensor, batch: SequenceBatch, row: Callable[..., Row]
-    ) -> tuple[Tensor, Latent, State]:
+    ) -> tuple[Tensor, Latent, Cache]:
         """Row by row, because z_t needs h_t, and h_{t+1} needs z_t."""
         action, is_first = batch.action, batch.is_first[:, 1:]
         begins = is_first.clone()
         begins[:, 0] = True  # where texts, if any, are told in any case
-        memory = self.backbone.initial(embedding.shape[0])
+        memory = self.backbone.initial_cache(embedding.shape[0])
         deter = embedding.new_zeros(embedding.shape[0], self.backbone.width)
         stoch = self._sample(self.infer(embedding[:, 0], deter))  # the context row has no memory
         rows: list[Row] = []
@@ -211,7 +211,7 @@ class WorldModel(nn.Module):
         latent = Latent(deter, torch.stack([found.stoch for found in rows], 1))
         return posterior, latent, self.backbone.stack([found.memory for found in rows])
 
-    def begin(self, state: State, is_first: Tensor, observations: Mapping[str, Tensor]) -> State:
+    def begin(self, state: Cache, is_first: Tensor, observations: Mapping[str, Tensor]) -> Cache:
         """The memory of N streams before a row: emptied where one begins, and told its texts if it is to be.
 
         Args:
@@ -222,7 +222,7 @@ class WorldModel(nn.Module):
             return self.backbone.reset(state, is_first)
         return begin_prompted(self.prompt, self.backbone, state, is_first, observations)
 
-    def select(self, observed: Observed, indices: Tensor, steps: int | None = None) -> State:
+    def select(self, observed: Observed, indices: Tensor, steps: int | None = None) -> Cache:
         """The memory behind the latents at (b, indices[b, i]), (B, n): of N = B * n streams.
 
         Args:
@@ -247,7 +247,7 @@ class WorldModel(nn.Module):
         batch: SequenceBatch,
         posterior: Tensor,
         latent: Latent,
-        states: State,
+        states: Cache,
         column: Tensor | None,
     ) -> Observed:
         prior = self.prior(latent.deter)
@@ -287,7 +287,7 @@ class WorldModel(nn.Module):
         """The same without gradient, as imagination takes it."""
         return self._code(latent.deter.detach(), latent.stoch.argmax(-1, keepdim=True))
 
-    def dream(self, latent: Code, action: Tensor, state: State) -> tuple[Code, State]:
+    def dream(self, latent: Code, action: Tensor, state: Cache) -> tuple[Code, Cache]:
         """One imagined step: N latents and actions (N, A) to the latents that the prior expects."""
         token = self.tokens.imagined(latent.ones, action)
         hidden, state = self.backbone.step(token, state)

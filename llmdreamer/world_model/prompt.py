@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from llmdreamer.backbones import Backbone, State
+from llmdreamer.backbones import Backbone, Cache
 from llmdreamer.backbones.text import TextPrompt
 
 
@@ -17,7 +17,7 @@ class Prompted:
     """What a backbone made of sequences with texts in them."""
 
     deter: Tensor  # (B, T, D), of the rows alone
-    states: State  # of the whole sequence
+    states: Cache  # of the whole sequence
     column: Tensor  # (B, T), where in it each row's token stands
 
 
@@ -67,10 +67,10 @@ def observe_prompted(
 def begin_prompted(
     prompt: TextPrompt,
     backbone: Backbone,
-    state: State,
+    state: Cache,
     is_first: Tensor,
     observations: Mapping[str, Tensor],
-) -> State:
+) -> Cache:
     """The memory of N streams where some begin: emptied there, and told its texts.
 
     Args:
@@ -80,7 +80,7 @@ def begin_prompted(
     if not is_first.any():
         return state
     words, length = prompt({key: observations[key] for key in prompt.keys})
-    told = backbone.initial(len(length))
+    told = backbone.initial_cache(len(length))
     most = words.shape[1]
     # All end together; what a shorter one has in front of it is forgotten where it begins.
     for place in range(most):

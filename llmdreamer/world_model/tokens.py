@@ -39,7 +39,7 @@ class InOwnLayers(nn.Module):
 class TokenProjection(nn.Module):
     """Proj(z, a), scaled to the size of the word embeddings that the backbone was trained on.
 
-    Of a backbone that is `as_dreamer`, what its author's code makes of them: nothing norms their sum.
+    Of a backbone that is `uses_rssm_input`, what its author's code makes of them: nothing norms their sum.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class TokenProjection(nn.Module):
         sizes, width = (action_size, stoch[0] * stoch[1]), backbone.width
         self.project: nn.Module
         self.norm: nn.Module
-        if backbone.as_dreamer:
+        if backbone.uses_rssm_input:
             self.project = InOwnLayers(*sizes, units, width, backbone.input_rms)
             # At first an episode begins with zeros in both their places, as it always does there.
             self.start = nn.Parameter(torch.zeros(width))

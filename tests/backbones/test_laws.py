@@ -75,16 +75,16 @@ def test_dreams_are_the_same_whether_they_share_their_past(name, adapted, compos
     tokens = torch.randn(3, 20, backbone.width)
     is_first = torch.zeros(3, 20, dtype=torch.bool)
     is_first[0, 0] = is_first[1, 9] = is_first[2, 19] = True
-    _, states = backbone.observe(tokens, is_first)
+    _, caches = backbone.observe(tokens, is_first)
     starts = torch.tensor([[0, 7, 12], [8, 9, 10], [1, 18, 19]])
     dreamt = torch.randn(4, 9, backbone.width)
     found = []
     for worth, kind in ((1 << 40, Window), (0, Branches)):
         monkeypatch.setattr(attention, "WORTH_SHARING", worth)
-        state = backbone.select(states, starts, len(dreamt))
-        assert isinstance(state, kind)
+        cache = backbone.select(caches, starts, len(dreamt))
+        assert isinstance(cache, kind)
         for token in dreamt:
-            deter, state = backbone.step(token, state)
+            deter, cache = backbone.step(token, cache)
             found.append(deter)
     for copied, shared in zip(found[:4], found[4:], strict=True):
         close(shared, copied)
@@ -93,10 +93,10 @@ def test_dreams_are_the_same_whether_they_share_their_past(name, adapted, compos
 @torch.no_grad()
 def test_a_past_is_shared_where_it_pays(compose):
     backbone = make_backbone(compose(*case("gpt2", 32))).eval()
-    _, states = backbone.observe(torch.randn(16, 32, 128), torch.zeros(16, 32, dtype=torch.bool))
+    _, caches = backbone.observe(torch.randn(16, 32, 128), torch.zeros(16, 32, dtype=torch.bool))
 
     def chosen(starts, steps):
-        return type(backbone.select(states, torch.arange(starts).expand(16, -1), steps))
+        return type(backbone.select(caches, torch.arange(starts).expand(16, -1), steps))
 
     assert chosen(8, 15) is Branches  # the default run's
     assert chosen(4, 15) is Window  # two megabytes: in the cache
@@ -148,17 +148,17 @@ def test_a_long_context_is_that_of_training_in_acting_and_dreaming(name, context
     backbone = make_backbone(compose(*case(name, context, *(OPT if name == "hf" else ())))).eval()
     length = context + 6
     tokens = torch.randn(1, length, backbone.width)
-    deter, states = backbone.observe(tokens, torch.zeros(1, length, dtype=torch.bool))
-    state = backbone.initial(1)
+    deter, caches = backbone.observe(tokens, torch.zeros(1, length, dtype=torch.bool))
+    cache = backbone.initial_cache(1)
     for t in range(length):
-        stepped, state = backbone.step(tokens[:, t], state)
+        stepped, cache = backbone.step(tokens[:, t], cache)
         close(stepped[0], deter[0, t])
     # Dreamt on from where memory is not full yet, and full.
     starts = torch.tensor([[context - 3, length - 4]])
-    state = backbone.select(states, starts)
+    cache = backbone.select(caches, starts)
     for ahead in range(1, 4):
         following = starts[0] + ahead
-        stepped, state = backbone.step(tokens[0, following], state)
+        stepped, cache = backbone.step(tokens[0, following], cache)
         close(stepped, deter[0, following])
 
 
@@ -227,17 +227,17 @@ def test_every_architecture_trusted_with_our_mask_keeps_the_laws(kind, compose, 
     tokens = torch.randn(1, T, 32)
     is_first = torch.zeros(1, T, dtype=torch.bool)
     is_first[0, 5] = True
-    deter, states = backbone.observe(tokens, is_first)
+    deter, caches = backbone.observe(tokens, is_first)
     close(deter[0, 5:], encode(backbone, tokens[0, 5:]))
-    state = backbone.initial(1)
+    cache = backbone.initial_cache(1)
     for t in range(T):
-        stepped, state = backbone.step(tokens[:, t], backbone.reset(state, is_first[:, t]))
+        stepped, cache = backbone.step(tokens[:, t], backbone.reset(cache, is_first[:, t]))
         close(stepped, deter[:, t])
     starts = torch.tensor([[2, 5, 8, 9]])
-    state = backbone.select(states, starts, 2)
-    assert isinstance(state, Branches) == (kind not in DEAF)
+    cache = backbone.select(caches, starts, 2)
+    assert isinstance(cache, Branches) == (kind not in DEAF)
     for ahead in (1, 2):
-        stepped, state = backbone.step(tokens[0, starts[0] + ahead], state)
+        stepped, cache = backbone.step(tokens[0, starts[0] + ahead], cache)
         close(stepped, deter[0, starts[0] + ahead])
 
 

@@ -162,7 +162,7 @@ def test_merged_adapters_give_the_same_and_leave_the_weights_as_they_were(name, 
     apart = encode(backbone, tokens)
     with backbone.merged():
         together = encode(backbone, tokens)
-        step, _ = backbone.step(tokens[:, 0], backbone.initial(1))
+        step, _ = backbone.step(tokens[:, 0], backbone.initial_cache(1))
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(step, apart[:, 0], rtol=1e-4, atol=1e-5)
     assert torch.equal(encode(backbone, tokens), apart)
@@ -207,9 +207,9 @@ def test_adapters_drop_inputs_where_they_learn_and_nowhere_else(compose):
         assert torch.equal(backbone.observe(tokens, none)[0], whole)
         with backbone.merged():
             torch.testing.assert_close(backbone.observe(tokens, none)[0], whole)
-        state, steps = backbone.initial(1), []
+        cache, steps = backbone.initial_cache(1), []
         for token in tokens.unbind(1):
-            deter, state = backbone.step(token, state)
+            deter, cache = backbone.step(token, cache)
             steps.append(deter)
     torch.testing.assert_close(torch.stack(steps, 1), whole)
 

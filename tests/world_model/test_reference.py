@@ -69,7 +69,7 @@ def test_a_step_is_the_one_of_its_authors_code(imagined):
         weight.add_(0.3 * torch.randn_like(weight))  # biases and scales are not what they were made
     parts = backbone.state_dict() | tokens.project.state_dict()
     weights = {name: value.numpy() for name, value in parts.items()}
-    deter, state = np.zeros((N, D)), backbone.initial(N).double()
+    deter, state = np.zeros((N, D)), backbone.initial_cache(N).double()
     for t in range(4):
         is_first = torch.arange(N) == t
         classes = torch.randint(K, (N, S))
@@ -133,7 +133,7 @@ def test_heads_read_the_memory_as_it_is(compose):
     agent = Agent(compose("exp=dmc_reference"), EnvSpec({"state": (5,)}, 1, False))
     world = agent.world_model
     code = Code(torch.zeros(N, 512), torch.randint(4, (N, 32)) + 4 * torch.arange(32))
-    found, memory = world.dream(code, torch.zeros(N, 1), world.backbone.initial(N))
+    found, memory = world.dream(code, torch.zeros(N, 1), world.backbone.initial_cache(N))
     assert torch.equal(found.dense, memory)
     assert memory.abs().max() < 1
 

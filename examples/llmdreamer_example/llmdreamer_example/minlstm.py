@@ -45,7 +45,7 @@ class Layer(nn.Module):
 class MinLSTM(Backbone):
     """Layers of minLSTM. Gates do not see the memory, so all of a sequence's are computed at once.
 
-    Its state is the memory of all layers, (N, layers, D).
+    Its cache is the memory of all layers, (N, layers, D).
     """
 
     input_rms = 1.0
@@ -68,33 +68,33 @@ class MinLSTM(Backbone):
             x = layer(x, memories[-1])
         return x, torch.stack(memories, 2)  # (B, T, layers, D)
 
-    def select(self, states: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
+    def select(self, caches: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
         row = torch.arange(len(indices), device=indices.device).unsqueeze(1)
-        return states.detach()[row, indices].flatten(0, 1)
+        return caches.detach()[row, indices].flatten(0, 1)
 
-    def initial(self, streams: int) -> Tensor:
+    def initial_cache(self, streams: int) -> Tensor:
         like = next(self.parameters())
         return like.new_zeros(streams, len(self.layers), self.width)
 
-    def step(self, token: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, token: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         x, memories = token, []
-        for layer, memory in zip(self.layers, state.unbind(1), strict=True):
+        for layer, memory in zip(self.layers, cache.unbind(1), strict=True):
             keep, added = layer.weigh(x)
             memories.append(keep * memory + added)
             x = layer(x, memories[-1])
         return x, torch.stack(memories, 1)
 
-    def stack(self, states: list[Tensor]) -> Tensor:
-        return torch.stack(states, 1)
+    def stack(self, caches: list[Tensor]) -> Tensor:
+        return torch.stack(caches, 1)
 
-    def reset(self, state: Tensor, mask: Tensor) -> Tensor:
-        return state.masked_fill(mask[:, None, None], 0.0)
+    def reset(self, cache: Tensor, mask: Tensor) -> Tensor:
+        return cache.masked_fill(mask[:, None, None], 0.0)
 
-    def replace(self, state: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-        return torch.where(mask[:, None, None], other, state)
+    def replace(self, cache: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+        return torch.where(mask[:, None, None], other, cache)
 
-    def state_dict_of(self, state: Tensor) -> dict[str, Tensor]:
-        return {"memory": state}
+    def cache_to_dict(self, cache: Tensor) -> dict[str, Tensor]:
+        return {"memory": cache}
 
-    def state_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
         return tensors["memory"]

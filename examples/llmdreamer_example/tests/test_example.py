@@ -21,8 +21,8 @@ def test_a_memory_is_a_weighted_mean_of_candidates():
     model = MinLSTM(width=1, layers=1)
     torch.nn.init.zeros_(model.layers[0].gates.weight)
     model.layers[0].gates.bias.data = torch.tensor([0.0, 0.0, 4.0])
-    _, state = model.observe(torch.ones(1, 3, 1), torch.zeros(1, 3, dtype=torch.bool))
-    assert state.flatten().tolist() == [2.0, 3.0, 3.5]
+    _, cache = model.observe(torch.ones(1, 3, 1), torch.zeros(1, 3, dtype=torch.bool))
+    assert cache.flatten().tolist() == [2.0, 3.0, 3.5]
 
 
 @pytest.mark.parametrize(("good", "weights"), [(0.5, [1, 1, -1, 0]), (1.0, [2, 2, 0, 0])])

@@ -14,6 +14,8 @@ KNOBS = ("backbone", "posterior", "size", "pretrained", "peft", "replay_ratio")
 
 PARAM = "params."
 TAG = "tags."
+RECIPE = PARAM + "recipe"
+"""Name of the training constants. It comes first among what arms differ in: many values follow from it."""
 
 # What a sweep's cells are told apart by, beside what is learned: how often a run was looked at. How actions
 # are taken in evaluations changes what is compared.
@@ -35,7 +37,8 @@ def label_arms(runs: pd.DataFrame) -> pd.Series:
     a number: `scratch replay_ratio=1.0 [2]`."""
     whole = describe(runs)
     labels = whole.copy()
-    knobs = describe(runs.drop(columns=[name for name in runs if name.startswith(PARAM)]))
+    others = [name for name in runs if name.startswith(PARAM) and name != RECIPE]
+    knobs = describe(runs.drop(columns=others))
     for _, group in whole.groupby(runs["arm"].astype(str), sort=False):
         if group.str.len().max() > LONGEST:
             numbers, _ = pd.factorize(group)  # in order of appearance: the oldest is 1
@@ -84,9 +87,10 @@ def _effective(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _varying(runs: pd.DataFrame) -> list[str]:
-    """Columns in which runs of the same environment differ: knobs first, then other parameters."""
+    """Columns in which runs of the same environment differ: knobs, then the recipe, then other parameters."""
     columns = [knob for knob in KNOBS if knob in runs]
-    columns += sorted(name for name in runs if name.startswith(PARAM) and _is_configuration(name))
+    params = [name for name in runs if name.startswith(PARAM) and _is_configuration(name)]
+    columns += sorted(params, key=lambda name: (name != RECIPE, name))
     groups = runs.groupby("env", sort=False)
     return [name for name in columns if (groups[name].nunique(dropna=False) > 1).any()]
 
@@ -117,7 +121,9 @@ MOST_TOLD = 8
 """Differences that are named one by one: runs of two versions of this software differ in many."""
 
 
-_WIDTH = re.compile(r"dense_units|mlp_layers|hidden_size|stochastic_size|discrete_size|state_size")
+_WIDTH = re.compile(
+    r"dense_units|mlp_layers|cnn_depth|hidden_size|stochastic_size|discrete_size|state_size"
+)
 
 
 def one_knob_apart(runs: pd.DataFrame) -> list[tuple[str, str, str]]:

@@ -21,7 +21,7 @@ from llmdreamer.config.checks import check
 from llmdreamer.config.schema import Config, leaves
 from llmdreamer.errors import ConfigError, did_you_mean
 
-GROUPS = ("algo", "model", "backbone", "lora", "env", "exp", "sweeps")
+GROUPS = ("algo", "model", "recipe", "backbone", "lora", "env", "exp", "sweeps")
 AUTO = "auto"
 """`resume=auto`: go on with the run called `run_name`, or begin it."""
 REDACTED = "***"
@@ -44,7 +44,7 @@ _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def register() -> None:
-    """Give Hydra the schema, under the name `conf/config.yaml` starts from."""
+    """Register the schema with Hydra, under the name that `conf/config.yaml` starts from."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="schema", node=Config, replace=True)

@@ -208,6 +208,7 @@ class TrackingConfig:
 @dataclass
 class Config:
     size: str = MISSING
+    recipe: str = MISSING
     peft: bool = MISSING
     pretrained: bool = MISSING
     posterior: str = MISSING

@@ -111,6 +111,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
     tags = {
         "arm": arm(config),
         "size": config.size,
+        "recipe": config.recipe,
         "backbone": config.backbone.name,
         "posterior": config.posterior,
         "env": config.env.id,

@@ -100,6 +100,21 @@ def test_the_posterior_is_a_knob_of_its_own(arms: Callable[..., Records]):
     ]
 
 
+def test_differing_recipe_is_named_first(compose: Callable[..., Config]):
+    configs = [compose("backbone=gru", f"recipe={name}") for name in ("laptop", "seed")]
+    frame = _frame([stored(n, config) for n, config in enumerate(configs)])
+    assert list(frame["label"]) == ["gru recipe=laptop [1]", "gru recipe=seed [2]"]
+    assert differences(frame, *frame["label"])[0] == "recipe (laptop, seed)"
+
+
+def test_sizes_with_one_recipe_differ_in_nothing_else(compose: Callable[..., Config]):
+    configs = [compose("recipe=seed", f"model={size}") for size in ("XS", "S")]
+    frame = _frame([stored(n, config) for n, config in enumerate(configs)])
+    frame["size"] = ["XS", "S"]
+    frame["label"] = ["scratch XS", "scratch S"]
+    assert differences(frame, "scratch XS", "scratch S") == []
+
+
 def test_posteriors_are_never_averaged_even_under_one_tag(arms: Callable[..., Records]):
     posteriors = ({}, {"posterior": "coupled"})
     runs = arms(*[("gru", {"backbone": "gru"} | knobs, "E", 0, 1.0) for knobs in posteriors]).runs

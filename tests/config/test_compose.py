@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from refusals import refused
 
 from llmdreamer.config import Config, ConfigError, load, to_yaml
 from llmdreamer.config.checks import SIZES
+from llmdreamer.tracking import flatten
 
 CONF = Path(os.environ["LLMDREAMER_ROOT"]) / "conf"
 OPTIONS = [
@@ -17,6 +19,7 @@ OPTIONS = [
     for path in sorted(CONF.glob("*/*.yaml"))
     if path.parent.name != "hydra"
 ]
+RECIPES = [path.stem for path in sorted(CONF.glob("recipe/*.yaml"))]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
@@ -27,13 +30,47 @@ def test_every_option_of_every_group_composes(compose, option):
 
 def test_the_groups_are_all_there():
     assert {option.partition("=")[0] for option in OPTIONS} == {
-        "algo", "backbone", "env", "exp", "lora", "model",
+        "algo", "backbone", "env", "exp", "lora", "model", "recipe",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_size_is_named_in_the_configuration(compose, size):
+def test_size_is_recorded_in_configuration(compose, size):
     assert compose(f"model={size}").size == size
+
+
+WIDTHS = {
+    "size",
+    "algo.dense_units",
+    "algo.mlp_layers",
+    "algo.cnn_depth",
+    "algo.world_model.stochastic_size",
+    "algo.world_model.discrete_size",
+    "algo.world_model.recurrent_model.dense_units",
+    "algo.world_model.transition_model.hidden_size",
+    "algo.world_model.representation_model.hidden_size",
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_sizes_with_one_recipe_differ_in_widths_only(compose, recipe):
+    flat = [flatten(asdict(compose(f"model={size}", f"recipe={recipe}"))) for size in SIZES]
+    assert {key for key in flat[0] if len({one[key] for one in flat}) > 1} == WIDTHS
+    assert {one["recipe"] for one in flat} == {recipe}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_recipes_of_one_size_do_not_change_widths(compose, size):
+    flat = [flatten(asdict(compose(f"model={size}", f"recipe={name}"))) for name in RECIPES]
+    assert {key for key in flat[0] if len({one[key] for one in flat}) > 1}.isdisjoint(WIDTHS)
+
+
+@pytest.mark.parametrize(
+    ("size", "recipe"), [("XS", "laptop"), ("S", "seed"), ("M", "seed"), ("L", "seed")]
+)
+def test_size_has_its_default_recipe(compose, size, recipe):
+    assert compose(f"model={size}") == compose(f"recipe={recipe}", f"model={size}")
+    assert compose(f"model={size}").recipe == recipe
 
 
 def test_the_seed_experiment_has_the_seed_documents_values(compose):
@@ -89,7 +126,8 @@ def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_small
     assert algo.replay_ratio * steps == 1024
     assert algo.imag_starts == algo.per_rank_sequence_length == 64
     assert cfg.env.action_repeat * algo.total_steps == 500_000
-    # Nothing that model=XS changes of the recipe is left; the rest are sizes.
+    assert cfg.recipe == "dreamer_v3"
+    # The constants are the algorithm's own; the other values are widths.
     for part in ("actor", "critic", "return_norm", "optimizer"):
         assert getattr(algo, part) == getattr(recipe.algo, part), part
     for key in ("horizon", "gamma", "lmbda"):

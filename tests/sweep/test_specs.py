@@ -20,6 +20,18 @@ def test_the_questions_are_there():
 
 
 @pytest.mark.parametrize("name", SPECS)
+def test_specification_that_compares_sizes_fixes_the_recipe(plan, name):
+    for read in plan(f"sweeps={name}"):
+        if "model" in read.swept:
+            sizes = read.swept["model"].sweep_string_iterator()
+            assert len({read.compose([*read.fixed, f"model={size}"]).recipe for size in sizes}) == 1
+
+
+def test_sizes_are_compared_by_a_specification(plan):
+    assert any("model" in read.swept for name in SPECS for read in plan(f"sweeps={name}"))
+
+
+@pytest.mark.parametrize("name", SPECS)
 def test_a_specification_is_sound(plan, name):
     for read in plan(f"sweeps={name}"):
         if read.settings.n_trials is None:

@@ -25,7 +25,7 @@ from workload import compose
 
 from llmdreamer.backbones import make_backbone
 from llmdreamer.backbones.attention import AttentionBackbone
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 
 # Backbone, B, T (the context, too), starts a sequence.
 SHAPES = [

@@ -24,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from workload import Update
 
 from llmdreamer.training import step
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 
 PART = "part: "
 KINDS = {

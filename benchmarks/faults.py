@@ -39,13 +39,13 @@ from campaigns import parse
 from smallest import contents, differing, rows, saved
 from tiny import Command
 
+from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.config import load, register
 from llmdreamer.replay import SequenceReplay
-from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.machine import prepare
-from llmdreamer.training.saver import Saver
 from llmdreamer.training.trainer import Trainer, check_finite
 from llmdreamer.types import EnvSpec, TimeStep
+from llmdreamer.utils.device import prepare
 
 LONG = 7200.0  # seconds that anything may take on a crowded machine
 

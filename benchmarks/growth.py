@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import Update
 
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 
 BASE = {"batch": 4, "length": 32, "starts": 4, "horizon": 5}
 FACTORS = (1, 2, 4, 8)

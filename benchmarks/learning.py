@@ -27,9 +27,9 @@ from llmdreamer.analysis import plot
 from llmdreamer.analysis.aggregate import bootstrap, iqm
 from llmdreamer.analysis.part import Part, save
 from llmdreamer.analysis.published import published_curves, read_published, task_of
-from llmdreamer.errors import ConfigError
 from llmdreamer.tracking.record import RunFiles, Wanted, load
 from llmdreamer.tracking.spool import read
+from llmdreamer.utils.errors import ConfigError
 
 FOLDER = re.compile(r"(.+)-(\d+)")
 METHOD = """\

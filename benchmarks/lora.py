@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import Update, spread
 
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 
 SHAPES = [
     "model=S",

@@ -36,7 +36,7 @@ PEAK = """
 import sys
 from workload import Update
 from llmdreamer.training.clock import peak_memory
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 prepare(1)
 update = Update(sys.argv[1:])
 before = peak_memory(update.device)
@@ -48,7 +48,7 @@ import sys
 from pathlib import Path
 import psutil
 from workload import compose
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 from llmdreamer.training.trainer import Trainer
 prepare(1)
 steps = int(sys.argv[2])

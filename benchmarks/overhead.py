@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.table import Table
 from workload import CARTPOLE, ROOT, compose
 
+from llmdreamer.agent.agent import Agent
+from llmdreamer.checkpoint.async_writer import Saver
 from llmdreamer.training import loop
-from llmdreamer.training.agent import Agent
 from llmdreamer.training.clock import Clock
 from llmdreamer.training.display import Display
 from llmdreamer.training.journal import Journal
-from llmdreamer.training.machine import prepare
-from llmdreamer.training.saver import Saver
 from llmdreamer.training.system import SystemMonitor
+from llmdreamer.utils.device import prepare
 
 BARS = {"records": 0.03, "help": 2.5, "first step": 12.0, "acting": 0.003}
 WATCHED: list[tuple[Any, str, str]] = [

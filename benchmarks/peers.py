@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from workload import PEER_BATCH, PEER_LENGTH, PEER_SHAPES, Update, spread
 
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = ["torch==2.13.0", "sheeprl==0.8.4"]

@@ -24,7 +24,7 @@ from rich.table import Table
 from workload import PEER_SHAPES, PHASES, Update, gemm_peak
 
 from llmdreamer.training.clock import peak_memory
-from llmdreamer.training.machine import prepare
+from llmdreamer.utils.device import prepare
 
 
 def main() -> None:

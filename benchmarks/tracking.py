@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from campaigns import parse
 
+from llmdreamer.cli.sync import main as sync
 from llmdreamer.tracking import RunInfo, Tracker
-from llmdreamer.tracking.__main__ import main as sync
 
 LIMIT = 900  # seconds for anything to happen
 HELD_UP = 0.05  # seconds of work that logging a row may cost the run
@@ -112,7 +112,7 @@ def server(folder: Path, away: float, *, hang: bool) -> int:
     waited = time.monotonic() - back
     tracker.finish("FINISHED", timeout=LIMIT)
     # What a busy server has not taken in the last attempt of the run's own is replayed.
-    replayed = held(database)[2] == 0 and sync(["sync", str(folder / "run")]) == 0
+    replayed = held(database)[2] == 0 and sync([str(folder / "run")]) == 0
     stored, distinct, finished = held(database)
     away_by = "stopped" if hang else "killed"
     print(f"{step} rows, {before} of them before the server was {away_by};")

@@ -16,9 +16,9 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)
 
 from llmdreamer import config
+from llmdreamer.agent.agent import Agent
 from llmdreamer.config import Config
 from llmdreamer.training import step
-from llmdreamer.training.agent import Agent
 from llmdreamer.training.clock import counted
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.types import EnvSpec, SequenceBatch

@@ -22,8 +22,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.settings import LAUNCHERS, Settings
+from llmdreamer.utils.errors import ConfigError
 
 ConfigStore.instance().store(
     group="hydra/sweeper", name="llmdreamer", node=Settings, provider="llmdreamer"

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pandas as pd
 
-from llmdreamer.sweep.cells import is_among, without_effect
+from llmdreamer.config.identity import is_among, without_effect
 
 KNOBS = ("backbone", "posterior", "size", "pretrained", "peft", "replay_ratio")
 """The axes of the question. A comparison changes one of them."""

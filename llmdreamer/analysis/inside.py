@@ -9,15 +9,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from llmdreamer.analysis import openloop, plot_run
+from llmdreamer.analysis import open_loop as openloop
+from llmdreamer.analysis import plot_run
 from llmdreamer.analysis.aggregate import Array
 from llmdreamer.analysis.load import Records
 from llmdreamer.analysis.part import Part
-from llmdreamer.errors import ConfigError
-from llmdreamer.openloop import FILE
-from llmdreamer.openloop import load as load_open_loop
+from llmdreamer.evaluation.open_loop_record import FILE
+from llmdreamer.evaluation.open_loop_record import load as load_open_loop
 from llmdreamer.tracking.read import fetch_artifact
 from llmdreamer.tracking.store import TrackingError
+from llmdreamer.utils.errors import ConfigError
 
 # Title of a panel: (metrics in it, unit of its y-axis).
 PANELS = {
@@ -78,7 +79,7 @@ def _foretold(records: Records, row: pd.Series) -> list[Part]:
             path = fetch_artifact(records.uri, row["artifacts"], FILE, Path(folder))
             return openloop.everything(load_open_loop(path))
     except (TrackingError, ConfigError) as error:
-        text = f"Not shown: {error}. python -m llmdreamer.imagine RUN_DIR makes it of a checkpoint."
+        text = f"Not shown: {error}. python -m llmdreamer imagine RUN_DIR makes it of a checkpoint."
         return [Part("Prediction error by horizon", [text])]
 
 

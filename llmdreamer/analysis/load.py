@@ -13,10 +13,10 @@ import pandas as pd
 
 from llmdreamer.analysis.cells import KNOBS, PARAM, TAG, label_arms
 from llmdreamer.config import AS_BEFORE
-from llmdreamer.errors import ConfigError
-from llmdreamer.redaction import redact
 from llmdreamer.tracking.read import Points, StoredRun, read_experiment
 from llmdreamer.tracking.store import TrackingError, resolve_uri
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.redact import redact
 
 RETURN = "eval/return"
 FLOPS = "compute/flops"

@@ -16,7 +16,7 @@ from llmdreamer.analysis.style import plain, tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmdreamer.sweep.tried import Trial, Tried
+    from llmdreamer.sweep.studies.results import Trial, Tried
 
 INK, BLUE, PALE = "#000000", "#0072B2", "#999999"
 # How a trial that ended so is drawn: marker, filling of marker and bar, hatch of the bar.

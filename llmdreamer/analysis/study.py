@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from llmdreamer.analysis import plot_study
 from llmdreamer.analysis.part import Part
 from llmdreamer.analysis.sentence import FEW
-from llmdreamer.errors import ConfigError
-from llmdreamer.sweep.tried import Tried, importances, open_study, tried
+from llmdreamer.sweep.studies.results import Tried, importances, open_study, tried
+from llmdreamer.utils.errors import ConfigError
 
 
 def everything(storage: str, name: str | None = None) -> list[Part]:

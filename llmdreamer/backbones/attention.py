@@ -15,8 +15,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from llmdreamer.backbones import branches
 from llmdreamer.backbones.base import Backbone
 from llmdreamer.backbones.branches import Branches, branch_off
-from llmdreamer.catalogue import DEAF, LEARNED, ROTARY
-from llmdreamer.errors import ConfigError
+from llmdreamer.config.catalog import DEAF, LEARNED, ROTARY
+from llmdreamer.utils.errors import ConfigError
 
 WORTH_SHARING = 3 * 2**20
 """Bytes of a layer's keys and values, of all dreams, from which a past in common is faster than copies."""

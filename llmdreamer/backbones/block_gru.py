@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from llmdreamer.backbones.cell import CellBackbone, remember, width_of
-from llmdreamer.errors import ConfigError
-from llmdreamer.nets import MLP, BlockLinear, RMSNorm, init_linear
+from llmdreamer.nn.layers import MLP, BlockLinear, RMSNorm, init_linear
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.catalogue import shape_of
+from llmdreamer.config.catalog import shape_of
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config

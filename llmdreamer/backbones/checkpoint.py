@@ -18,7 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils.logging import disable_progress_bar
 
 from llmdreamer.backbones.hub import is_reachable
-from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 # Tokens come as vectors: one row stands in for the word embeddings until they go.
 WORDLESS = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}

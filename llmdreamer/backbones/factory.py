@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from llmdreamer import foreign
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.catalogue import family_of
-from llmdreamer.errors import ConfigError
+from llmdreamer.config import plugins
+from llmdreamer.config.catalog import family_of
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -40,7 +40,7 @@ def _made(config: Config) -> Backbone:
         module, _, function = family_of(cfg.name).factory.rpartition(".")
         ours: Backbone = getattr(import_module(module), function)(config)
         return ours
-    theirs = foreign.call("backbone.factory", cfg.factory, config.trust, [config], cfg.options)
+    theirs = plugins.call("backbone.factory", cfg.factory, config.trust, [config], cfg.options)
     if not isinstance(theirs, Backbone):
         raise ConfigError(
             f"backbone.factory={cfg.factory}: makes a {type(theirs).__name__}, not a"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from llmdreamer.backbones.cell import CellBackbone, remember, width_of
-from llmdreamer.nets import RMSNorm, init_linear
+from llmdreamer.nn.layers import RMSNorm, init_linear
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config

@@ -14,7 +14,7 @@ from llmdreamer.backbones.base import Backbone
 from llmdreamer.backbones.checkpoint import from_scratch, load_pretrained
 from llmdreamer.backbones.statespace import Mix, StateSpaceBackbone
 from llmdreamer.backbones.window import make_window
-from llmdreamer.catalogue import ANY, SCANS, family_of, shape_of
+from llmdreamer.config.catalog import ANY, SCANS, family_of, shape_of
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config

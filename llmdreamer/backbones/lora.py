@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.catalogue import LORA_TARGETS
-from llmdreamer.errors import ConfigError
+from llmdreamer.config.catalog import LORA_TARGETS
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import LoraConfig

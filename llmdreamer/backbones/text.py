@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from llmdreamer.backbones.base import Backbone
 from llmdreamer.backbones.hub import is_reachable
-from llmdreamer.catalogue import shape_of
-from llmdreamer.errors import ConfigError
-from llmdreamer.nets import MLP, RMSNorm, init_linear
-from llmdreamer.texts import distinct
+from llmdreamer.config.catalog import shape_of
+from llmdreamer.nn.layers import MLP, RMSNorm, init_linear
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.text_bytes import distinct
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config

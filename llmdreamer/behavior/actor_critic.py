@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from llmdreamer.behavior.imagine import Imagined
 from llmdreamer.behavior.normalize import ReturnNorm
 from llmdreamer.behavior.policy import Actor
-from llmdreamer.functional import lambda_return
-from llmdreamer.nets import TwoHotHead
+from llmdreamer.nn.functional import lambda_return
+from llmdreamer.nn.layers import TwoHotHead
 from llmdreamer.types import Code, EnvSpec, Metrics
 
 if TYPE_CHECKING:

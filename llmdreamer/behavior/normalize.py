@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from llmdreamer import parallel
+from llmdreamer.utils import distributed
 
 if TYPE_CHECKING:
     from llmdreamer.config import ReturnNormConfig
@@ -31,7 +31,7 @@ class ReturnNorm(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
         """Move towards the percentiles of `returns`, of any shape, of all processes, if they are finite."""
-        returns = parallel.gathered(returns.detach())
+        returns = distributed.gathered(returns.detach())
         ends = torch.tensor([self.config.low, self.config.high], device=returns.device)
         low, high = torch.quantile(returns.flatten().float(), ends)
         # Once NaN, a moving average stays NaN. Decided on the device, which is not waited for.

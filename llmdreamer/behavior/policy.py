@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from llmdreamer.functional import categorical_entropy, mode_one_hot, sample_one_hot, unimix
-from llmdreamer.nets import MLP
+from llmdreamer.nn.functional import categorical_entropy, mode_one_hot, sample_one_hot, unimix
+from llmdreamer.nn.layers import MLP
 from llmdreamer.types import Code
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llmdreamer.config import GROUPS, leaves
-from llmdreamer.errors import ConfigError, did_you_mean
-from llmdreamer.redaction import redact
 from llmdreamer.sweep.settings import Settings
+from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.redact import redact
 
 OPEN = ("env.kwargs.", "backbone.options.", "algo.options.")  # whose keys are not ours
 _PLUGIN = "Unknown plugin class"  # which Hydra raises as a bare RuntimeError

@@ -24,9 +24,9 @@ from omegaconf import DictConfig
 
 from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
 from llmdreamer.config import GROUPS, leaves
-from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.sweep.member import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.

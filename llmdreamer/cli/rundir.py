@@ -15,11 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.config import AUTO, Config, arm, folder_in, from_yaml, load, refuse_unlogged
 from llmdreamer.config.checks import NAME
-from llmdreamer.errors import ConfigError
-from llmdreamer.sweep.folder import is_finished
 from llmdreamer.sweep.member import DRIVER_VARIABLE, LOCK
 from llmdreamer.sweep.plan import elsewhere
+from llmdreamer.sweep.run_folder import is_finished
 from llmdreamer.sweep.settings import SWEEPER
+from llmdreamer.utils.errors import ConfigError
 
 
 def register() -> None:

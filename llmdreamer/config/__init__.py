@@ -1,7 +1,16 @@
 """Every configuration value: its type (schema), its range (checks), its way in and out (load)."""
 
 from llmdreamer.config.checks import RANGES, arm, check, is_language_model
-from llmdreamer.config.load import AUTO, GROUPS, folder_in, from_yaml, load, register, to_yaml
+from llmdreamer.config.load import (
+    AUTO,
+    GROUPS,
+    folder_in,
+    from_yaml,
+    load,
+    read_run_config,
+    register,
+    to_yaml,
+)
 from llmdreamer.config.metrics import refuse_unlogged
 from llmdreamer.config.objective import Objective, parse_objectives
 from llmdreamer.config.schema import (
@@ -27,7 +36,6 @@ from llmdreamer.config.schema import (
     WorldModelConfig,
     leaves,
 )
-from llmdreamer.errors import ConfigError
 
 __all__ = [
     "AS_BEFORE",
@@ -39,7 +47,6 @@ __all__ = [
     "BackboneConfig",
     "CheckpointConfig",
     "Config",
-    "ConfigError",
     "CriticConfig",
     "EnvConfig",
     "EvalConfig",
@@ -63,6 +70,7 @@ __all__ = [
     "leaves",
     "load",
     "parse_objectives",
+    "read_run_config",
     "refuse_unlogged",
     "register",
     "to_yaml",

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from llmdreamer.catalogue import ANY, family_of
+from llmdreamer.config.catalog import ANY, family_of
 from llmdreamer.config.metrics import ADAPTERS, METRICS
 from llmdreamer.config.objective import parse_objectives
+from llmdreamer.config.plugins import check_trusted
 from llmdreamer.config.schema import BackboneConfig, Config
-from llmdreamer.errors import ConfigError, did_you_mean
-from llmdreamer.foreign import check_trusted
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 OPTIMIZERS = ("laprop", "adam")
 PRECISIONS = ("fp32", "bf16")

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 
 from llmdreamer.config.checks import check
 from llmdreamer.config.schema import Config, leaves
-from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 GROUPS = ("algo", "model", "recipe", "backbone", "lora", "env", "exp", "sweeps")
 AUTO = "auto"
@@ -128,6 +128,13 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def read_run_config(run_dir: Path, trust: Sequence[str]) -> Config:
+    """The configuration of a run that has checkpoints; see `from_yaml`. Raises ConfigError."""
+    if not (run_dir / "checkpoints").is_dir():
+        raise ConfigError(f"missing checkpoint: {run_dir} has no checkpoints/")
+    return from_yaml(run_dir / "config.yaml", trust)
 
 
 def _complete(cfg: Any) -> Config:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 REDUCTIONS = ("last", "best", "auc")
 NEVER_LOGGED = "was never logged; choose from"

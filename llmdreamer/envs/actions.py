@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 SUPPORTED_ACTIONS = "Discrete, MultiDiscrete, and a Box of real numbers with finite bounds"
 

@@ -17,7 +17,7 @@ if sys.platform.startswith("linux"):  # a machine without a screen draws, too
 from dm_control import suite
 
 from llmdreamer.envs import physics
-from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig

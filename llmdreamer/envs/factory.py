@@ -13,7 +13,7 @@ from gymnasium.envs.registration import find_highest_version, get_env_id, parse_
 from llmdreamer.envs.simulator import Frames
 from llmdreamer.envs.vector import VectorEnv, VectorOptions
 from llmdreamer.envs.wrappers import ActionRepeat
-from llmdreamer.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig

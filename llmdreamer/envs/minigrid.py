@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from llmdreamer.envs import fetch_two
 from llmdreamer.envs.plain import Packer, Unpacker
 from llmdreamer.envs.wrappers import ActionRepeat
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llmdreamer.envs.actions import name_of
-from llmdreamer.errors import ConfigError
 from llmdreamer.types import Kind
+from llmdreamer.utils.errors import ConfigError
 
 SUPPORTED_OBSERVATIONS = (
     "a Box of at most one dimension (a vector), a uint8 Box of two or three (an image), Discrete, "

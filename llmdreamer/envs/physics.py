@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 MODEL = (
     "body_pos", "body_quat", "geom_pos", "geom_size", "geom_rgba", "hfield_data", "light_pos", "mat_rgba",

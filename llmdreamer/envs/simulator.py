@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmdreamer.envs import snapshot as snapshots
 from llmdreamer.envs.actions import Actions, action_kind
 from llmdreamer.envs.observations import Observation, observation_keys
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from llmdreamer.envs.plain import from_plain, to_plain
 from llmdreamer.envs.tmaze import TMaze
 from llmdreamer.envs.wrappers import ActionRepeat
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 # Exact classes: a subclass may move more than its parent. A test holds these lists against what
 # really changes while stepping.

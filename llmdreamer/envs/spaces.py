@@ -9,7 +9,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmdreamer.envs.actions import name_of
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 
 def space_to_plain(space: spaces.Space[Any]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from llmdreamer.envs.simulator import (
     Seat,
     SimulatorError,
 )
-from llmdreamer.errors import ConfigError
 from llmdreamer.types import EnvSpec, TimeStep
+from llmdreamer.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
 traces = logging.getLogger("llmdreamer.traces")

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.replay import layout
-from llmdreamer.replay.stream import Stream, fsync
+from llmdreamer.replay.stream import Stream
 from llmdreamer.types import EnvSpec, SequenceBatch, TimeStep
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import fsync
 
 
 class SequenceReplay:

@@ -6,7 +6,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 # The fraction meant is the one with the smallest denominator near the float: 0.1 is 1/10, 1/3 is
 # 1/3. A float's error (1e-16 of it) is far below the distance of two such fractions.

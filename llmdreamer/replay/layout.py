@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.types import EnvSpec
+from llmdreamer.utils.errors import ConfigError
 
 META = "meta.json"
 FORMAT = 1

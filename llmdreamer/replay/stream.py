@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import fsync
 
 SUFFIX = ".rows"
 
@@ -188,12 +189,3 @@ class Sync:
                 fsync(path)
         fsync(self._folder)
         self.done = True
-
-
-def fsync(path: Path) -> None:
-    """Return once a file's bytes, or a folder's names, are on the disk itself."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

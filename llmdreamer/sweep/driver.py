@@ -16,10 +16,9 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from llmdreamer.config.checks import NAME
-from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.board import Board
-from llmdreamer.sweep.engine import Engine, make_engine
 from llmdreamer.sweep.grid import Grid
+from llmdreamer.sweep.launchers.base import Engine, make_engine
 from llmdreamer.sweep.parent import SweepParent
 from llmdreamer.sweep.plan import Plan, elsewhere, read_plan
 from llmdreamer.sweep.pool import Pool, cores
@@ -30,6 +29,7 @@ from llmdreamer.sweep.sources import Chain, Source
 from llmdreamer.sweep.table import Row, show, write_csv
 from llmdreamer.tracking import resolve_uri
 from llmdreamer.tracking.store import ui_command
+from llmdreamer.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
 _DEVICE = re.compile(r"\d+$|GPU-|MIG-")
@@ -117,7 +117,9 @@ def make_source(plan: Plan) -> Source:
     """A grid, or where there is a number of trials, a study, or one for each arm."""
     if plan.settings.n_trials is None:
         return Grid(plan)
-    from llmdreamer.sweep.study import Study  # Optuna takes a second, which a grid need not wait
+    from llmdreamer.sweep.studies.study import (
+        Study,  # Optuna takes a second, which a grid need not wait
+    )
 
     if not plan.settings.study_per_arm:
         if list(plan.arms) != [""]:

@@ -12,14 +12,14 @@ from filelock import FileLock, Timeout
 from hydra.core.override_parser.types import Transformer
 
 from llmdreamer.config import arm as config_arm
-from llmdreamer.errors import ConfigError
-from llmdreamer.sweep.cells import digest, run_name
-from llmdreamer.sweep.folder import Curves, Tail, is_finished
+from llmdreamer.config.identity import digest, run_name
 from llmdreamer.sweep.plan import Plan, spelled
 from llmdreamer.sweep.rerun import Rerun
+from llmdreamer.sweep.run_folder import Curves, Tail, is_finished
 from llmdreamer.sweep.sources import Outcome, Task
 from llmdreamer.sweep.table import Row, missing_objective, objective_values
-from llmdreamer.tracking import as_typed
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.redact import as_typed
 
 ENCODED = Transformer.encode  # values as Hydra would read them again
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 DRIVER_VARIABLE = "LLMDREAMER_DRIVER"
 LOCK = "run.lock"  # in the run's folder, held by its process

@@ -20,13 +20,15 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.sweep.table import TABLE, UNTOLD
-from llmdreamer.tracking import TrackingError, as_typed, resolve_uri
+from llmdreamer.tracking import TrackingError, resolve_uri
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
-from llmdreamer.tracking.record import Status, write_atomically
+from llmdreamer.tracking.record import Status
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.redact import as_typed
 
 log = logging.getLogger(__name__)
 NOTE_ROWS = 50  # the note is for reading; the table of all is results.csv

@@ -19,8 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.config import Config, load, parse_objectives, refuse_unlogged
 from llmdreamer.config.objective import Objective
-from llmdreamer.errors import ConfigError, did_you_mean
 from llmdreamer.sweep.settings import LAUNCHERS, Ray, Settings, Submitit
+from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 DIRECTIONS = ("maximize", "minimize")
 # What only the driver reads. A run's own folder is given to it.

@@ -9,8 +9,8 @@ import time
 from types import FrameType
 
 from llmdreamer.sweep.board import Board
-from llmdreamer.sweep.folder import is_finished
 from llmdreamer.sweep.process import Program, Slot, Worker
+from llmdreamer.sweep.run_folder import is_finished
 from llmdreamer.sweep.sources import Outcome, Source, Task
 
 log = logging.getLogger(__name__)

@@ -8,8 +8,8 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from llmdreamer.sweep.engine import Engine, Job, Order
-from llmdreamer.sweep.folder import Tail, is_finished, last_line, newest_checkpoint
+from llmdreamer.sweep.launchers.base import Engine, Job, Order
+from llmdreamer.sweep.run_folder import Tail, is_finished, last_line, newest_checkpoint
 from llmdreamer.sweep.sources import Outcome, Task
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from llmdreamer.sweep.member import LOCK
 from llmdreamer.sweep.presence import is_held
-from llmdreamer.tracking.record import write_atomically
+from llmdreamer.utils.files import write_atomically
 
 FILE = "rerun"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from llmdreamer.sweep.folder import Curves
+from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.sweep.table import Row
 
 

@@ -16,14 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from llmdreamer.config import parse_objectives
-from llmdreamer.errors import ConfigError, did_you_mean
-from llmdreamer.sweep.folder import Tail, is_finished
 from llmdreamer.sweep.member import LOCK
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.presence import drivers, is_held
+from llmdreamer.sweep.run_folder import Tail, is_finished
 from llmdreamer.sweep.table import TABLE, Row, read_csv
-from llmdreamer.tracking import redact
-from llmdreamer.tracking.record import RunFiles, Wanted, load, write_atomically
+from llmdreamer.tracking.record import RunFiles, Wanted, load
+from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.redact import redact
 
 HEADER = "sweep.json"
 ENDED = ("finished", "pruned", "failed")

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from llmdreamer.config.objective import never_logged
-from llmdreamer.sweep.folder import Curves
 from llmdreamer.sweep.plan import Plan
-from llmdreamer.tracking.record import write_atomically
+from llmdreamer.sweep.run_folder import Curves
+from llmdreamer.utils.files import write_atomically
 
 TABLE = "results.csv"
 # The objectives' columns stand between the two.

@@ -36,9 +36,7 @@ def register(run_dir: Path, name: str, model: Model) -> str:
     """
     known = load(Known, RunFiles(run_dir).known)
     if known is None or known.run_id is None:
-        raise TrackingError(
-            f"{run_dir} is in no store yet: python -m llmdreamer.tracking sync {run_dir}"
-        )
+        raise TrackingError(f"{run_dir} is in no store yet: python -m llmdreamer sync {run_dir}")
     uri = with_password(known.uri)
     with speaking(uri), TemporaryDirectory() as folder:
         client = connect(uri)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmdreamer.tracking.record import Known, RunFiles, Status, Wanted, load, redact, save
+from llmdreamer.tracking.record import Known, RunFiles, Status, Wanted, load, save
 from llmdreamer.tracking.store import connect, metric_key, prepare, shorten, speaking
+from llmdreamer.utils.redact import redact
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
 """Environment variable in which a sweep's jobs find the id of their parent run."""

@@ -21,8 +21,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from llmdreamer.redaction import redact
 from llmdreamer.tracking.store import TrackingError, connect, speaking
+from llmdreamer.utils.redact import redact
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

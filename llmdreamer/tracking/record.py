@@ -15,17 +15,15 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from llmdreamer.errors import ConfigError
-from llmdreamer.redaction import SECRET, redact
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.flatten import Scalar
 
-Scalar = str | int | float | bool | None
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -139,38 +137,3 @@ def load(kind: type[_Record], path: Path) -> _Record | None:
 def save(record: Wanted | Known | Shipped, path: Path) -> None:
     """Write a record so that a reader, or the process after a kill, finds the old or the new."""
     write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by the process id: on several machines of a shared folder, in containers, it is often 1.
-    draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(draft, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)  # on a full disk there would be one for each attempt
-        raise
-
-
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Turn nested mappings into dotted keys, lists into JSON, and blot out secrets.
-
-    `{"a": {"b": [1, 2]}}` is `{"a.b": "[1, 2]"}`. An empty mapping is `"{}"`.
-    """
-    flat: dict[str, Scalar] = {}
-    for name, value in mapping.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
-            flat.update(flatten(value, f"{key}."))
-        elif SECRET.search(key) and value is not None:
-            flat[key] = "***"
-        elif value is None or isinstance(value, bool | int | float):
-            flat[key] = value
-        else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[key] = redact(text)
-    return flat

@@ -29,17 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.tracking.record import (
-    Abandoned,
-    Known,
-    RunFiles,
-    Shipped,
-    Wanted,
-    load,
-    redact,
-    save,
-    write_atomically,
-)
+from llmdreamer.tracking.record import Abandoned, Known, RunFiles, Shipped, Wanted, load, save
 from llmdreamer.tracking.spool import Row, Spool, read
 from llmdreamer.tracking.store import (
     TrackingError,
@@ -49,6 +39,8 @@ from llmdreamer.tracking.store import (
     shorten,
     speaking,
 )
+from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.redact import redact
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Run

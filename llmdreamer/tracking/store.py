@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from llmdreamer.errors import ConfigError, did_you_mean
-from llmdreamer.tracking.record import redact
+from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.redact import redact
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

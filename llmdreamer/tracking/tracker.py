@@ -16,21 +16,13 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 import llmdreamer
-from llmdreamer.errors import ConfigError
-from llmdreamer.tracking.record import (
-    Known,
-    RunFiles,
-    RunInfo,
-    Status,
-    Wanted,
-    load,
-    redact,
-    save,
-)
+from llmdreamer.tracking.record import Known, RunFiles, RunInfo, Status, Wanted, load, save
 from llmdreamer.tracking.shipper import begin_anew, cut
 from llmdreamer.tracking.spool import Spool
 from llmdreamer.tracking.store import PATIENT, ui_command
 from llmdreamer.tracking.uploads import sync_command
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.redact import redact
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +185,7 @@ def _spawn_shipper(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     # libraries would each become a line of the run's log.
     python = [sys.executable, "-P", "-W", "ignore"]
     process = subprocess.Popen(
-        [*python, "-m", "llmdreamer.tracking", "ship", str(folder), str(os.getpid())],
+        [*python, "-m", "llmdreamer.tracking.upload_process", str(folder), str(os.getpid())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -10,16 +10,17 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from llmdreamer.tracking.record import Wanted, load, redact, save
+from llmdreamer.tracking.record import Wanted, load, save
 from llmdreamer.tracking.shipper import Shipper, say
 from llmdreamer.tracking.store import TrackingError, be_patient, resolve_uri
+from llmdreamer.utils.redact import redact
 
 INTERVAL = 5.0  # seconds between uploads
 LONGEST_WAIT = 30.0  # seconds between attempts at a store that does not answer
 
 
 def sync_command(folder: Path) -> str:
-    return f"python -m llmdreamer.tracking sync {shlex.quote(str(folder))}"
+    return f"python -m llmdreamer sync {shlex.quote(str(folder))}"
 
 
 def follow(folder: Path, owner: int) -> int:

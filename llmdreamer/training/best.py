@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmdreamer.errors import ConfigError
-from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.saver import Saver
-from llmdreamer.training.trainer import load_agent
+from llmdreamer.agent.restore import load_agent
+from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.files import Checkpoints
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
-    from llmdreamer.training.agent import Agent
-    from llmdreamer.training.evaluate import Evaluation
+    from llmdreamer.agent.agent import Agent
+    from llmdreamer.evaluation.episodes import Evaluation
 
 log = logging.getLogger(__name__)
 FOLDER = "best"  # in the run's folder

@@ -11,7 +11,7 @@ import torch
 
 from llmdreamer.envs import EnvError
 from llmdreamer.envs.simulator import SimulatorError
-from llmdreamer.training.guard import Diverged
+from llmdreamer.utils.errors import Diverged
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -11,20 +11,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from llmdreamer import parallel
 from llmdreamer.config import arm, to_yaml
-from llmdreamer.sweep.cells import digest
-from llmdreamer.tracking import RunInfo, Tracker, as_typed, flatten
+from llmdreamer.config.identity import digest
+from llmdreamer.tracking import RunInfo, Tracker
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
-from llmdreamer.tracking.record import write_atomically
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.types import Metrics
+from llmdreamer.utils import distributed
+from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.flatten import flatten
+from llmdreamer.utils.redact import as_typed
 
 if TYPE_CHECKING:
+    from llmdreamer.checkpoint.async_writer import Saver
     from llmdreamer.config import Config
-    from llmdreamer.training.saver import Saver
     from llmdreamer.training.trainer import Trainer
 
 
@@ -58,7 +60,7 @@ class Journal:
         rows = torch.stack([torch.stack(list(row.values())).float() for row in updates]).cpu()
         names = list(updates[0])
         sound = rows[:, names.index(SKIPPED)] == 0  # in all processes alike
-        means = dict(zip(names, parallel.mean(rows[sound].mean(0)).tolist(), strict=True))
+        means = dict(zip(names, distributed.mean(rows[sound].mean(0)).tolist(), strict=True))
         del means[SKIPPED]
         means |= self._costs() | self._saver.figures()
         self.log(means)
@@ -70,10 +72,10 @@ class Journal:
         elapsed, shares = trainer.clock.read()
         speed = (trainer.updates - self._updates_before) / elapsed
         self._updates_before = trainer.updates
-        flops = parallel.size() * trainer.flops_per_update
+        flops = distributed.size() * trainer.flops_per_update
         algo = trainer.config.algo
         learned_on = max(1, trainer.policy_step - trainer.prefill)
-        ratio = trainer.updates * parallel.size() / learned_on
+        ratio = trainer.updates * distributed.size() / learned_on
         return {
             "time/updates_per_second": speed,
             **{f"time/{stage}_share": share for stage, share in shares.items()},

@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer import parallel
+from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.config import AUTO, parse_objectives
 from llmdreamer.config.objective import never_logged
-from llmdreamer.errors import ConfigError
-from llmdreamer.openloop import FILE
+from llmdreamer.evaluation.episodes import FRESH, RUN_OFF, Evaluation, evaluate, record_video
+from llmdreamer.evaluation.open_loop_record import FILE
+from llmdreamer.evaluation.windows import foretell
 from llmdreamer.tracking import Tracker, resolve_uri
 from llmdreamer.tracking.record import Status
 from llmdreamer.training.best import FOLDER as BEST
 from llmdreamer.training.best import BestPolicy
-from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.display import Display
-from llmdreamer.training.evaluate import FRESH, RUN_OFF, Evaluation, evaluate, record_video
 from llmdreamer.training.failures import in_one_line, no_memory
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
-from llmdreamer.training.machine import prepare
-from llmdreamer.training.openloop import foretell
-from llmdreamer.training.report import Best, plot_returns, summary
-from llmdreamer.training.saver import Saver
+from llmdreamer.training.summary import Best, plot_returns, summary
 from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import PARTS, Trainer, check_finite
 from llmdreamer.types import Metrics
+from llmdreamer.utils import distributed
+from llmdreamer.utils.device import prepare
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -58,8 +58,8 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         OutOfMemory: if an update cannot be made.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
-    with parallel.joined():
-        return _train(config, parallel.of_the_first(run_dir), overrides)
+    with distributed.joined():
+        return _train(config, distributed.of_the_first(run_dir), overrides)
 
 
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
@@ -75,7 +75,7 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         else:
             cursor = _restore(trainer, checkpoints)
         tracker = None
-        if parallel.is_first():
+        if distributed.is_first():
             tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
         status: Status = "FAILED"
         # To the very end: a second signal must not cut short what the first one began.
@@ -167,9 +167,9 @@ class Run:
             self.journal.log(self.system.read())
             self._save(display, ending=True)
         try:
-            if parallel.size() == 1:  # others would wait for what the first has found
+            if distributed.size() == 1:  # others would wait for what the first has found
                 interrupts.at_once()
-            result = parallel.of_the_first(self._finish())
+            result = distributed.of_the_first(self._finish())
         except Stopped as stopped:
             raise self._stopped(stopped.signum) from None
         assert result is not None
@@ -252,7 +252,7 @@ class Run:
             if ending:
                 self.saver.wait()
                 # torchrun ends all when one leaves: none may while the first still writes.
-                parallel.wait_for_all()
+                distributed.wait_for_all()
         if ending and (figures := self.saver.figures()):
             self.journal.log(figures)
 
@@ -326,10 +326,10 @@ def _evaluate(run: Run, episodes: int, seed: int) -> Evaluation:
 
 def _signal(interrupts: Interrupts) -> int:
     """The signal that came, 0 without one; of several processes the same in all."""
-    return parallel.largest(interrupts.received or 0)
+    return distributed.largest(interrupts.received or 0)
 
 
 def _crossed(trainer: Trainer, every: int) -> bool:
     """Whether the last policy step passed a multiple of `every`; never if that is 0."""
-    before = trainer.policy_step - trainer.config.env.num_envs * parallel.size()
+    before = trainer.policy_step - trainer.config.env.num_envs * distributed.size()
     return every > 0 and trainer.policy_step // every > before // every

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from llmdreamer import parallel
-from llmdreamer.errors import ConfigError
 from llmdreamer.types import Metrics
+from llmdreamer.utils import distributed
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import OptimizerConfig
@@ -153,12 +153,12 @@ class AgentOptimizer:
             group["lr"] = self._schedule(still) * self.rates[group["name"]]
         self.inner.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        parallel.average_gradients(
+        distributed.average_gradients(
             param for group in self.inner.param_groups for param in group["params"]
         )
         norms = {group["name"]: _norm(group["params"]) for group in self.inner.param_groups}
         # A norm is finite only if every number below it is.
-        numbers = torch.stack([parallel.mean(loss.detach()), *norms.values()])
+        numbers = torch.stack([distributed.mean(loss.detach()), *norms.values()])
         sound = numbers.isfinite().all()
         if isinstance(self.inner, LaProp):
             self.inner.sound = sound

@@ -10,12 +10,12 @@ from torch import Tensor
 from llmdreamer.behavior.actor_critic import Replayed
 from llmdreamer.behavior.imagine import imagine
 from llmdreamer.training.clock import Clock
-from llmdreamer.training.compiled import Pieces
+from llmdreamer.training.compile import Pieces
 from llmdreamer.types import Latent, Metrics, SequenceBatch
 
 if TYPE_CHECKING:
+    from llmdreamer.agent.agent import Agent
     from llmdreamer.config import AlgoConfig
-    from llmdreamer.training.agent import Agent
     from llmdreamer.training.optimizer import AgentOptimizer
 
 

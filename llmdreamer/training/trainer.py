@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from llmdreamer import parallel
+from llmdreamer.agent.agent import make_agent
+from llmdreamer.agent.collector import Collector, Episode
+from llmdreamer.agent.restore import load_agent
 from llmdreamer.envs import make_vector
-from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit, SequenceReplay
-from llmdreamer.training.agent import Agent, make_agent
-from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import Clock, counted
-from llmdreamer.training.collect import Collector, Episode
-from llmdreamer.training.compiled import check_compiler
-from llmdreamer.training.guard import Diverged, Guard, not_finite, trace
-from llmdreamer.training.machine import has_bf16, torch_device
+from llmdreamer.training.compile import check_compiler
+from llmdreamer.training.non_finite import Guard, not_finite, trace
 from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
+from llmdreamer.training.step import Learner
 from llmdreamer.types import Metrics, SequenceBatch
+from llmdreamer.utils import distributed
+from llmdreamer.utils.device import has_bf16, torch_device
+from llmdreamer.utils.errors import ConfigError, Diverged
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -52,7 +53,7 @@ class Trainer:
 
     def __init__(self, config: Config, run_dir: Path) -> None:
         torch.manual_seed(config.seed)
-        algo, processes, rank = config.algo, parallel.size(), parallel.rank()
+        algo, processes, rank = config.algo, distributed.size(), distributed.rank()
         _check_processes(config, processes)
         seed = (config.seed + rank * PROCESS_SEED) % 2**32
         assert algo.learning_starts is not None, "config.load fills it in"
@@ -79,7 +80,9 @@ class Trainer:
         self.credit = ReplayCredit(ratio)
         total_updates = self.credit.owed(algo.total_steps, self.prefill)
         self.optimizer = AgentOptimizer(self.agent, algo.optimizer, total_updates)
-        self.learner = self.agent.learner(self.optimizer, algo)
+        self.learner: Learner = (self.agent.learner_type or Learner)(
+            self.agent, self.optimizer, algo
+        )
         self.collector = Collector(self.envs, self.agent, self.replay, seed)
         self._ready = False
         self.clock = self.learner.clock = Clock()
@@ -89,13 +92,13 @@ class Trainer:
         # Counted at the run's first update and kept: counting takes other kernels, and nothing compiled,
         # which rounds differently, so a resumed run must not do it again.
         self.flops_per_update = 0.0
-        parallel.share_weights(self.agent)
+        distributed.share_weights(self.agent)
         if rank > 0:  # the weights are drawn alike, all else is not
             torch.manual_seed(seed)
 
     @property
     def policy_step(self) -> int:
-        return self.collector.policy_step * parallel.size()
+        return self.collector.policy_step * distributed.size()
 
     @property
     def env_step(self) -> int:
@@ -118,7 +121,7 @@ class Trainer:
     def owes(self) -> bool:
         """Whether the replay ratio asks for an update before the next policy step."""
         # Streams differ by their episodes' ends, and an update is made by all or by none.
-        self._ready = self._ready or parallel.all_of(self.replay.ready)
+        self._ready = self._ready or distributed.all_of(self.replay.ready)
         return self._ready and self.credit.due(self.policy_step, self.prefill) > 0
 
     def learn(self) -> Iterator[Metrics]:
@@ -168,7 +171,7 @@ class Trainer:
         self._reports += 1
         origin = "an earlier batch"
         # The newest update was one of them; of several processes none could be traced alone.
-        if guard.in_a_row and self._newest is not None and parallel.size() == 1:
+        if guard.in_a_row and self._newest is not None and distributed.size() == 1:
             origin = self._trace(self._newest)
         if ending:
             raise Diverged(f"{guard.in_a_row} updates in a row were not finite, first in {origin}")
@@ -187,9 +190,9 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that moves, of all processes on the first of them. Tensors are those that training changes;
         the rows that it counts on are on the disk after `replay.flush()`."""
-        if parallel.size() > 1:  # nobody else waits for the rows of the others
+        if distributed.size() > 1:  # nobody else waits for the rows of the others
             self.replay.flush()
-        first, *others = parallel.collected(self._own_state()) or [{}]
+        first, *others = distributed.collected(self._own_state()) or [{}]
         return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -218,9 +221,9 @@ class Trainer:
             ConfigError: if the checkpoint is of an agent of another shape, or of more or fewer processes.
         """
         others = state.get("others", [])
-        if len(others) + 1 != parallel.size():
+        if len(others) + 1 != distributed.size():
             raise ConfigError(
-                f"the checkpoint is of {len(others) + 1} processes, this run has {parallel.size()}:"
+                f"the checkpoint is of {len(others) + 1} processes, this run has {distributed.size()}:"
                 " start it with torchrun --nproc-per-node"
             )
         load_agent(self.agent, state["agent"])
@@ -231,7 +234,7 @@ class Trainer:
         # The schedule ends with the run, at the ratio of now.
         self.optimizer.total_updates = self.credit.owed(self.config.algo.total_steps, self.prefill)
         self.flops_per_update = state["flops_per_update"]
-        state = [state, *others][parallel.rank()]
+        state = [state, *others][distributed.rank()]
         self.replay.load_state_dict(state["replay"])
         if not self.collector.load_state_dict(state["collector"]):
             log.warning(
@@ -276,42 +279,6 @@ def check_finite(state: dict[str, Any]) -> None:
     parts = {part: state[part] for part in ("agent", "optimizer") if part in state}
     if name := not_finite(parts):
         raise Diverged(f"{name} is not finite")
-
-
-def load_agent(agent: Agent, state: dict[str, Any]) -> None:
-    """Load an agent's weights.
-
-    Raises:
-        ConfigError: naming the first weight that does not fit.
-    """
-    own = agent.state_dict()
-    if own.keys() != state.keys():
-        name = sorted(own.keys() ^ state.keys())[0]
-        raise ConfigError(
-            f"the checkpoint is of another kind of agent: only one of them has {name}"
-        )
-    for name, value in own.items():
-        if value.shape != state[name].shape:
-            raise ConfigError(
-                f"the checkpoint is of another size: {name} is {tuple(state[name].shape)} there,"
-                f" {tuple(value.shape)} in the configuration"
-            )
-    agent.load_state_dict(state)
-
-
-def restore_agent(config: Config, checkpoints: Checkpoints) -> Agent:
-    """The agent of a run's newest checkpoint, without anything that trains it.
-
-    Raises:
-        ConfigError: if there is no undamaged checkpoint, or it is of another agent.
-    """
-    device = torch_device(config.device)
-    state = checkpoints.newest(device)["trainer"]["agent"]
-    envs = make_vector(config.env, 1, config.seed)
-    envs.close()
-    agent = make_agent(config, envs.spec).to(device)
-    load_agent(agent, state)
-    return agent
 
 
 def _slack(config: Config, envs: int) -> int:

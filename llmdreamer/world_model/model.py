@@ -11,21 +11,21 @@ from torch import Tensor, nn
 
 from llmdreamer.backbones import Backbone, Cache
 from llmdreamer.backbones.text import TextPrompt
-from llmdreamer.errors import ConfigError
-from llmdreamer.functional import (
+from llmdreamer.nn.functional import (
     balanced_kl,
     categorical_entropy,
     ones_at,
     sample_one_hot,
     straight_through,
 )
-from llmdreamer.nets import (
+from llmdreamer.nn.layers import (
     CategoricalHead,
     ContinueHead,
     RMSNorm,
     TwoHotHead,
 )
 from llmdreamer.types import Code, EnvSpec, Latent, Metrics, SequenceBatch
+from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.observations import ObservationDecoder, ObservationEncoder
 from llmdreamer.world_model.prompt import begin_prompted, observe_prompted
 from llmdreamer.world_model.tokens import TokenProjection

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones.text import TextEncoder
-from llmdreamer.conv import SHRINK, ImageDecoder, ImageEncoder
-from llmdreamer.errors import ConfigError
-from llmdreamer.functional import symexp
-from llmdreamer.nets import VectorDecoder, VectorEncoder
+from llmdreamer.nn.conv import SHRINK, ImageDecoder, ImageEncoder
+from llmdreamer.nn.functional import symexp
+from llmdreamer.nn.layers import VectorDecoder, VectorEncoder
 from llmdreamer.types import EnvSpec, Kind
+from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.words import WordsDecoder
 
 if TYPE_CHECKING:

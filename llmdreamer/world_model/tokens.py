@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import Backbone
-from llmdreamer.nets import MLP, RMSNorm, init_linear
+from llmdreamer.nn.layers import MLP, RMSNorm, init_linear
 from llmdreamer.types import Code
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llmdreamer.nets import MLP
-from llmdreamer.texts import distinct
+from llmdreamer.nn.layers import MLP
+from llmdreamer.utils.text_bytes import distinct
 
 BINS = 128
 """Words are told apart by a checksum of so many values; of ten words, two fall together every third time."""

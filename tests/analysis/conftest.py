@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from recorded import DATA, EXPERIMENT, Recorded, add, first_life, second_life
 
 from llmdreamer.analysis.load import RETURN, Records, load
-from llmdreamer.tracking.__main__ import main as tracking
+from llmdreamer.cli.sync import main as tracking
 from llmdreamer.tracking.parent import start_parent
 from llmdreamer.tracking.store import connect
 
@@ -44,9 +44,9 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     add(store, root, "running", "small_gpt2_0", rows=30, status=None, seed=6)
     add(store, root, "repeated", "small_gpt2_1", rows=60, seed=0, started_earlier=5000.0)
     first_life(store, root)
-    assert tracking(["sync", str(root), "--uri", uri]) == 0
+    assert tracking([str(root), "--uri", uri]) == 0
     second_life(store)
-    assert tracking(["sync", str(store.folders["resumed"]), "--uri", uri]) == 0
+    assert tracking([str(store.folders["resumed"]), "--uri", uri]) == 0
     connect(uri).update_run(store.run_id("running"), status="RUNNING")
     return store
 

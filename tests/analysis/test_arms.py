@@ -9,9 +9,9 @@ from llmdreamer.analysis import compare
 from llmdreamer.analysis.cells import differences, label_arms, one_knob_apart
 from llmdreamer.analysis.load import Records, _frame
 from llmdreamer.config import Config, arm
-from llmdreamer.sweep.cells import digest
-from llmdreamer.tracking import flatten
+from llmdreamer.config.identity import digest
 from llmdreamer.tracking.read import StoredRun
+from llmdreamer.utils.flatten import flatten
 
 
 def test_runs_that_differ_in_more_than_the_seed_are_never_one_arm(records: Records):

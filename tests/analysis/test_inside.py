@@ -7,12 +7,10 @@ import numpy as np
 import pandas as pd
 from recorded import EXPERIMENT, Recorded
 
-from llmdreamer.analysis import (
-    inside,
-    openloop,
-)
+from llmdreamer.analysis import inside
+from llmdreamer.analysis import open_loop as openloop
 from llmdreamer.analysis.load import RETURN, Records, load
-from llmdreamer.openloop import FILE, Errors, Example, OpenLoop
+from llmdreamer.evaluation.open_loop_record import FILE, Errors, Example, OpenLoop
 
 
 def test_the_inside_shows_what_was_recorded_and_says_what_was_not(recorded: Recorded):

@@ -15,10 +15,10 @@ from nbclient import NotebookClient
 from recorded import EXPERIMENT, Recorded
 
 from llmdreamer.analysis.load import load
-from llmdreamer.redaction import redact
-from llmdreamer.report import find
-from llmdreamer.report import main as report
+from llmdreamer.cli.report import find
+from llmdreamer.cli.report import main as report
 from llmdreamer.tracking.record import Known, save
+from llmdreamer.utils.redact import redact
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
 NOTEBOOKS = sorted(ANALYSIS.glob("*.py"))
@@ -75,7 +75,7 @@ def test_the_report_is_one_page_and_its_pictures(recorded: Recorded, tmp_path: P
     assert text.count("data:image/png") >= 5
     assert 'src="http' not in text and "<link" not in text and "<script" not in text
     assert (tmp_path / "out" / "curves-env-step.svg").exists()
-    assert f"python -m llmdreamer.report {database} --experiment {EXPERIMENT}" in text
+    assert f"python -m llmdreamer report {database} --experiment {EXPERIMENT}" in text
     assert "Commit of the code that ran" in text
 
 
@@ -166,7 +166,7 @@ def test_what_cannot_be_reported_is_one_line(
 
 def test_the_reports_help_waits_for_nothing_heavy():
     code = (
-        "import sys, llmdreamer.report; heavy = {'pandas', 'matplotlib', 'mlflow', 'torch'};"
+        "import sys, llmdreamer.cli.report; heavy = {'pandas', 'matplotlib', 'mlflow', 'torch'};"
         "sys.exit(bool(heavy & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

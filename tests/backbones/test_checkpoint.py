@@ -17,7 +17,7 @@ from transformers import (
 
 from llmdreamer.backbones import make_backbone
 from llmdreamer.backbones.checkpoint import embedding_rms
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
 BYTES = Path(__file__).parents[1] / "data" / "mamba-128x4-bytes"

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoConfig, AutoModel
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.catalogue import CATALOGUE
-from llmdreamer.errors import ConfigError
+from llmdreamer.config.catalog import CATALOGUE
+from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
 BYTES = Path(__file__).parents[1] / "data" / "mamba-128x4-bytes"

@@ -11,7 +11,7 @@ from transformers import AutoModel, GPT2Config
 
 from llmdreamer.backbones import hub
 from llmdreamer.backbones.factory import make_backbone
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from llmdreamer.backbones import attention, make_backbone
 from llmdreamer.backbones.attention import AttentionBackbone, Window
 from llmdreamer.backbones.branches import Branches
 from llmdreamer.backbones.window import WindowBackbone
-from llmdreamer.catalogue import DEAF, ROTARY
+from llmdreamer.config.catalog import DEAF, ROTARY
 from llmdreamer.testing.backbone_laws import LAWS, T, close, encode
 
 torch.set_num_threads(1)

@@ -6,7 +6,7 @@ from peft.tuners.lora import LoraLayer
 
 from llmdreamer.backbones import make_backbone
 from llmdreamer.backbones.lora import adapter_norms, add_lora, check_adapters, merged
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
 NAMES = ["gpt2", "smollm2", "qwen3", "pythia", "mamba", "mamba2"]

@@ -81,7 +81,7 @@ def test_a_sweep_leaves_a_table_of_its_results(swept):
 def test_evaluate_prints_mean_and_deviation(swept):
     folder, _ = swept
     run_dir = min(folder.glob("outputs/cells/*_seed0"))
-    done = typed(folder, "-m", "llmdreamer.evaluate", str(run_dir), "--episodes", "3")
+    done = typed(folder, "-m", "llmdreamer", "evaluate", str(run_dir), "--episodes", "3")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(
         r"return \d+\.\d{1,2} ± \d+\.\d{1,2} \(mean ± sd of 3 episodes\)\n", done.stdout
@@ -89,7 +89,7 @@ def test_evaluate_prints_mean_and_deviation(swept):
 
 
 def test_evaluate_without_a_checkpoint_is_one_line(tmp_path):
-    done = typed(tmp_path, "-m", "llmdreamer.evaluate", "nowhere")
+    done = typed(tmp_path, "-m", "llmdreamer", "evaluate", "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert_names(done.stderr, "nowhere", "checkpoint")

@@ -67,7 +67,7 @@ def test_another_packages_backbone_environment_and_variant_train_by_the_users_wo
     # A saved configuration is data of whoever wrote it: the word is typed again.
     again = [run, "resume=outputs/first", "algo.total_steps=52"]
     assert_refused(typed(installed, tmp_path, *again), "=llmdreamer_example.", WORD)
-    looked_at = ["-m", "llmdreamer.evaluate", "outputs/first", "--episodes", "1"]
+    looked_at = ["-m", "llmdreamer", "evaluate", "outputs/first", "--episodes", "1"]
     assert_refused(typed(installed, tmp_path, *looked_at), "=llmdreamer_example.", WORD)
     done = typed(installed, tmp_path, *looked_at, "--trust", "llmdreamer_example")
     assert (done.returncode, done.stdout[:7]) == (0, "return ")

@@ -8,7 +8,7 @@ import sys
 import pytest
 from refusals import assert_names
 
-from llmdreamer.errors import did_you_mean
+from llmdreamer.utils.errors import did_you_mean
 
 STUDY = "-m algo.horizon=5,6 hydra.sweeper.n_trials=3"
 MISTAKES = [

@@ -10,9 +10,9 @@ import torch
 from refusals import assert_names
 
 import run
+from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.cli import rundir
 from llmdreamer.tracking.spool import read
-from llmdreamer.training.checkpoint import Checkpoints
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 RUN = (

@@ -8,8 +8,8 @@ from hydra.errors import MissingConfigException
 from refusals import assert_names
 
 from llmdreamer.config import from_yaml
-from llmdreamer.errors import ConfigError
 from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.utils.errors import ConfigError
 
 
 class Diverged(RuntimeError):

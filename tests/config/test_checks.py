@@ -10,8 +10,9 @@ from typing import get_args
 import pytest
 from refusals import refused
 
-from llmdreamer.config import RANGES, ConfigError, arm, check, leaves, refuse_unlogged
+from llmdreamer.config import RANGES, arm, check, leaves, refuse_unlogged
 from llmdreamer.config.metrics import METRICS
+from llmdreamer.utils.errors import ConfigError
 
 
 def with_value(cfg, key, value):

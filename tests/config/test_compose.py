@@ -9,9 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 from refusals import refused
 
-from llmdreamer.config import Config, ConfigError, load, to_yaml
+from llmdreamer.config import Config, load, to_yaml
 from llmdreamer.config.checks import SIZES
-from llmdreamer.tracking import flatten
+from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.flatten import flatten
 
 CONF = Path(os.environ["LLMDREAMER_ROOT"]) / "conf"
 OPTIONS = [

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from refusals import refused
 
-from llmdreamer.config import ConfigError, from_yaml, load, to_yaml
+from llmdreamer.config import from_yaml, load, to_yaml
+from llmdreamer.utils.errors import ConfigError
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import pytest
 from gymnasium import spaces
 
 from llmdreamer.envs.actions import action_kind
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 
 def row(*numbers: float) -> np.ndarray:

@@ -9,7 +9,7 @@ from toys import action, make
 
 from llmdreamer.config import EnvConfig
 from llmdreamer.envs import make_vector
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 
 def message(env_id: str, **changes: Any) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 from llmdreamer.config import EnvConfig
 from llmdreamer.envs import EnvError, VectorEnv, make_vector
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 N = 2
 STILL = np.tile(np.eye(4, dtype=np.float32)[0], (N, 1))

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 from llmdreamer.envs.observations import Words, observation_keys, resize
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 
 def image_of(shape: tuple[int, ...], size: int = 16):

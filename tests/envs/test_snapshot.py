@@ -14,8 +14,8 @@ from toys import make
 from llmdreamer.envs import VectorEnv
 from llmdreamer.envs import snapshot as snapshots
 from llmdreamer.envs.plain import Packer, Unpacker, from_plain, to_plain
-from llmdreamer.errors import ConfigError
 from llmdreamer.types import TimeStep
+from llmdreamer.utils.errors import ConfigError
 
 IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "TMaze-v0"]
 ALL_IDS = ["CartPole-v1", "Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", "Pendulum-v1"]

@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from llmdreamer.envs.spaces import space_from_plain, space_to_plain
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 KEPT = {
     "vector": spaces.Box(

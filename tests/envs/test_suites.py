@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from llmdreamer.envs import VectorEnv, make_vector
-from llmdreamer.errors import ConfigError
 from llmdreamer.types import TimeStep
+from llmdreamer.utils.errors import ConfigError
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:

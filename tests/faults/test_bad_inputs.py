@@ -14,8 +14,8 @@ import torch
 from smallest import contents
 from transformers.utils.logging import enable_propagation
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.training.loop import train
+from llmdreamer.utils.errors import ConfigError
 
 GPT2 = ("backbone=gpt2",)
 SEQ_LEN = "algo.world_model.hf_model.seq_len"
@@ -177,7 +177,7 @@ def test_a_checkpoint_of_another_shape_is_told_with_both(copy, untracked):
 
 def test_a_file_that_is_no_whole_checkpoint_is_told_with_what_it_lacks(copy, untracked):
     """As the best policy, laid among the checkpoints."""
-    from llmdreamer.training.checkpoint import Checkpoints
+    from llmdreamer.checkpoint.files import Checkpoints
 
     config, folder = copy
     agent = Checkpoints(folder / "checkpoints", 3).newest(torch.device("cpu"))["trainer"]["agent"]

@@ -8,8 +8,8 @@ import torch
 from smallest import contents, differing, rows, saved
 from tiny import CONTEXT, run
 
-from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.saver import Saver
+from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.files import Checkpoints
 
 CPU = torch.device("cpu")
 RESUME = ("run_name=run", "resume=auto")

@@ -22,13 +22,13 @@ from tiny import ROOT, TINY, run
 
 from llmdreamer.analysis.inside import everything
 from llmdreamer.analysis.load import CURVE_COLUMNS, Records
+from llmdreamer.cli.evaluate import main as evaluate
+from llmdreamer.cli.imagine import main as imagine
+from llmdreamer.cli.register import main as register
+from llmdreamer.cli.sync import main as tracking
 from llmdreamer.config import from_yaml, to_yaml
-from llmdreamer.errors import ConfigError
-from llmdreamer.evaluate import main as evaluate
-from llmdreamer.imagine import main as imagine
-from llmdreamer.policy import CONFIG, SPACES, WEIGHTS
-from llmdreamer.register import main as register
-from llmdreamer.tracking.__main__ import main as tracking
+from llmdreamer.export.policy import CONFIG, SPACES, WEIGHTS
+from llmdreamer.utils.errors import ConfigError
 
 RESUME = ("run_name=run", "resume=auto")
 
@@ -259,7 +259,7 @@ def test_a_folder_of_a_stranger_uploads_none_of_our_files(copy, tmp_path, capsys
     listed = [str(secret), "../../secret", "link", "folder", "config.yaml"]
     rows = [json.dumps({"path": path, "folder": None}) + "\n" for path in listed]
     (folder / "tracking" / "artifacts.jsonl").write_text("".join(rows))
-    assert tracking(["sync", str(folder), "--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
+    assert tracking([str(folder), "--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
     said = capsys.readouterr().err
     assert said.count("leads out of the run's folder, and was not uploaded") == 4
     stored = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
@@ -285,7 +285,7 @@ def test_a_password_is_in_no_file_no_line_and_not_in_mlflow(tmp_path, monkeypatc
     assert saved(tmp_path / "outputs" / "run")["collector"]["policy_step"] == 20
     store = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)
-    assert tracking(["sync", str(tmp_path / "outputs"), "--uri", store]) == 0
+    assert tracking([str(tmp_path / "outputs"), "--uri", store]) == 0
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert tmp_path / "mlflow.db" in files and tmp_path / "outputs/run/run.log" in files
     assert [path for path in files if secret.encode() in path.read_bytes()] == []

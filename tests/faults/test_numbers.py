@@ -9,8 +9,9 @@ from smallest import contents, rows, saved
 
 from llmdreamer.envs import make_vector
 from llmdreamer.replay import layout
-from llmdreamer.training.guard import Diverged, not_finite
 from llmdreamer.training.loop import train
+from llmdreamer.training.non_finite import not_finite
+from llmdreamer.utils.errors import Diverged
 
 
 def going_on(config, folder, steps, max_skipped):

@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.replay import ReplayCredit
+from llmdreamer.utils.errors import ConfigError
 
 
 def taken(credit, step, prefill=0):

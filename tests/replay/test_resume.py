@@ -18,8 +18,8 @@ import pytest
 import torch
 from rows import SPEC, bytes_of, fill, replay, row
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.replay import SequenceReplay, stream
+from llmdreamer.utils.errors import ConfigError
 
 
 def through_a_checkpoint(state):

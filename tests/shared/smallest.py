@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
+from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
-from llmdreamer.training.checkpoint import Checkpoints
 
 TINY = (
     "threads=1",

@@ -80,7 +80,7 @@ def gone(pid: str) -> bool:
 OPENERS = """
 import os, pathlib, sys, traceback
 import optuna
-from llmdreamer.sweep.storage import Store
+from llmdreamer.sweep.studies.storage import Store
 count, url, folder = int(sys.argv[1]), sys.argv[2] or None, pathlib.Path(sys.argv[3])
 go, gun = os.pipe()
 children = []

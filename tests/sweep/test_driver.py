@@ -8,9 +8,9 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from llmdreamer.cli.explain import explain
-from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.driver import SweepHalted, full, make_slots
 from llmdreamer.sweep.settings import Settings
+from llmdreamer.utils.errors import ConfigError
 
 
 def raised(error: Exception, cause: Exception | None = None) -> Exception:

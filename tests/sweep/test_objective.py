@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmdreamer.config import ConfigError, Objective, parse_objectives
+from llmdreamer.config import Objective, parse_objectives
+from llmdreamer.utils.errors import ConfigError
 
 CURVE = [(0, 1.0), (10, 5.0), (20, 3.0)]
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmdreamer.sweep import pool
-from llmdreamer.sweep.engine import Order
+from llmdreamer.sweep.launchers.base import Order
 from llmdreamer.sweep.pool import Pool
 from llmdreamer.sweep.process import Program, Slot
 from llmdreamer.sweep.sources import Task

@@ -5,7 +5,7 @@ import pytest
 from optuna.trial import TrialState
 
 from llmdreamer.sweep.sources import Outcome
-from llmdreamer.sweep.study import Study
+from llmdreamer.sweep.studies.study import Study
 
 SPACE = ["algo.optimizer.lr=interval(1e-4,1e-2)", "hydra.sweeper.study_name=s"]
 PRUNED, COMPLETE = TrialState.PRUNED, TrialState.COMPLETE

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from driving import Sweeping, until
 
-from llmdreamer.errors import ConfigError
-from llmdreamer.sweep import rayengine
-from llmdreamer.sweep.rayengine import EngineLost, Hand
-from llmdreamer.sweep.rayhand import alone
+from llmdreamer.sweep.launchers import ray as rayengine
+from llmdreamer.sweep.launchers.ray import EngineLost, Hand
+from llmdreamer.sweep.launchers.ray_worker import alone
 from llmdreamer.sweep.settings import Ray
+from llmdreamer.utils.errors import ConfigError
 
 TWO = ["seed=0,1", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=g"]
 

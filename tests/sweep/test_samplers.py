@@ -7,9 +7,9 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from llmdreamer.config import ConfigError
-from llmdreamer.sweep.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from llmdreamer.sweep.settings import Settings
+from llmdreamer.sweep.studies.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler
+from llmdreamer.utils.errors import ConfigError
 
 SPACE = {"lr": FloatDistribution(1e-4, 1e-2, log=True), "r": CategoricalDistribution([4, 8])}
 STEPS = SimpleNamespace(

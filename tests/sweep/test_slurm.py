@@ -9,13 +9,13 @@ from driving import until
 
 pytest.importorskip("submitit", reason="no submitit: pip install 'llmdreamer[submitit]'")
 
-from llmdreamer.errors import ConfigError
-from llmdreamer.sweep import slurm as slurm_module
-from llmdreamer.sweep.engine import EngineLost, Order
+from llmdreamer.sweep.launchers import slurm as slurm_module
+from llmdreamer.sweep.launchers.base import EngineLost, Order
+from llmdreamer.sweep.launchers.slurm import SubmititEngine
 from llmdreamer.sweep.process import Program, Slot, Worker
 from llmdreamer.sweep.settings import Submitit
-from llmdreamer.sweep.slurm import SubmititEngine
 from llmdreamer.sweep.sources import Task
+from llmdreamer.utils.errors import ConfigError
 
 # Counts its calls, keeps the batch file of the last one, and answers it with `answer`.
 SBATCH = """#!/bin/sh

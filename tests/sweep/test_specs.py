@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from llmdreamer import config
-from llmdreamer.errors import ConfigError
 from llmdreamer.sweep.grid import combinations
-from llmdreamer.sweep.samplers import make_pruner, make_sampler
-from llmdreamer.sweep.search import assigned, budget, check, first_of, space
+from llmdreamer.sweep.studies.samplers import make_pruner, make_sampler
+from llmdreamer.sweep.studies.search_space import assigned, budget, check, first_of, space
+from llmdreamer.utils.errors import ConfigError
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 SPECS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))

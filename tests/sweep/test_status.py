@@ -16,8 +16,8 @@ from driving import checkpoints, until
 from filelock import FileLock
 from rich.console import Console
 
+from llmdreamer.cli.status import main
 from llmdreamer.config import parse_objectives
-from llmdreamer.sweep.__main__ import main
 from llmdreamer.sweep.presence import Presence, is_held
 from llmdreamer.sweep.screen import Screen, drawn, plain
 from llmdreamer.sweep.status import Reader, write_header
@@ -163,25 +163,25 @@ def test_status_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     before = tree(tmp_path)
     for arguments in (["s"], ["s", "--json"], [str(folders.folder)], [], ["t"], ["--root", "x"]):
-        main(["status", *arguments])
+        main([*arguments])
     assert tree(tmp_path) == before
     assert not is_held(tmp_path / "no such file")
 
 
 def test_a_sweep_that_is_not_there_is_one_line_with_those_that_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["status", "ablation"]) == 2
+    assert main(["ablation"]) == 2
     assert "there is no sweep ablation: outputs/sweeps holds none" in capsys.readouterr().err
     Folders(tmp_path).row()
-    assert main(["status", "ablation"]) == 2
+    assert main(["ablation"]) == 2
     assert capsys.readouterr().err == "there is no sweep ablation; there are s\n"
-    assert main(["status"]) == 0
+    assert main([]) == 0
     assert capsys.readouterr().out == "s\n"
 
 
 def test_whoever_has_seen_enough_of_it_may_close_the_pipe(tmp_path):
     Folders(tmp_path).row(state="finished", values=[1.0])
-    command = [sys.executable, "-m", "llmdreamer.sweep", "status", "s"]
+    command = [sys.executable, "-m", "llmdreamer", "status", "s"]
     with subprocess.Popen(
         command,
         cwd=tmp_path,
@@ -265,7 +265,7 @@ def test_status_follows_a_sweep_from_its_start_to_its_end(sweeping, monkeypatch,
     capsys.readouterr()
 
     def told():
-        assert main(["status", "g", "--json"]) == 0
+        assert main(["g", "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
     until(lambda: [line["state"] for line in told()["lines"]] == ["running", "waiting"])
@@ -287,7 +287,7 @@ def test_status_tells_of_a_study_whose_driver_was_killed(sweeping, monkeypatch, 
     driver.communicate()
     until(lambda: not is_held(folder / "0" / "run.lock"))
     monkeypatch.chdir(sweeping.folder)
-    assert main(["status", "s"]) == 0
+    assert main(["s"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("s: 1 stopped, 2 waiting, of 3; no driver: goes on with python ")
     assert "/10" in out

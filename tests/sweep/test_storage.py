@@ -4,8 +4,8 @@ import optuna
 import pytest
 from driving import opened_at_once
 
-from llmdreamer.sweep.storage import Store
-from llmdreamer.sweep.tried import open_study
+from llmdreamer.sweep.studies.results import open_study
+from llmdreamer.sweep.studies.storage import Store
 
 
 def test_eight_processes_open_a_fresh_database_at_once(tmp_path):

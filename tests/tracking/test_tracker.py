@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from llmdreamer.errors import ConfigError
+from llmdreamer.cli.sync import main
 from llmdreamer.tracking import RunInfo, Tracker
-from llmdreamer.tracking.__main__ import main
 from llmdreamer.tracking.record import Known, RunFiles, Status, Wanted, load
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
+from llmdreamer.utils.errors import ConfigError
 
 INFO = RunInfo(name="run", params={"seed": 0}, tags={"arm": "scratch"}, parent_run_id="parent")
 
@@ -154,9 +154,7 @@ def test_of_a_run_killed_with_its_uploader_the_rest_is_replayed(
         if uploaded:
             eventually(lambda: status_of(folder, uri) and steps_of(folder, uri, "a"))
         os.kill(uploader, signal.SIGKILL)
-    eventually(
-        lambda: main(["sync", str(folder)]) == 0
-    )  # the dead take a moment to let go of the lock
+    eventually(lambda: main([str(folder)]) == 0)  # the dead take a moment to let go of the lock
     assert status_of(folder, uri) == "KILLED"
     assert steps_of(folder, uri, "a") == steps_of(folder, uri, "b") == list(range(500))
 
@@ -177,14 +175,14 @@ def test_without_a_server_the_run_is_not_held_up_and_sync_replays_it(
     eventually(lambda: "unreachable" in caplog.text)
     warning = next(record for record in caplog.messages if "unreachable" in record)
     assert f"spooling to {folder}/metrics.jsonl" in warning
-    assert f"python -m llmdreamer.tracking sync {folder}" in warning
+    assert f"python -m llmdreamer sync {folder}" in warning
     started = time.monotonic()
     tracker.finish("FINISHED")
     assert time.monotonic() - started < 10.5
     assert tracker.run_id is None
 
-    assert main(["sync", str(folder.parent), "--uri", uri]) == 0
-    assert main(["sync", str(folder.parent), "--uri", uri]) == 0
+    assert main([str(folder.parent), "--uri", uri]) == 0
+    assert main([str(folder.parent), "--uri", uri]) == 0
     assert steps_of(folder, uri, "loss") == list(range(2000))
     assert run_of(folder, uri).info.status == "FINISHED"
 
@@ -207,7 +205,7 @@ def test_a_cursor_that_the_spool_does_not_reach_is_refused_before_training(folde
 
 
 def test_sync_of_a_folder_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["sync", str(tmp_path)]) == 2
+    assert main([str(tmp_path)]) == 2
     assert "no run below" in capsys.readouterr().err
 
 

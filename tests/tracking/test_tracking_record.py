@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from llmdreamer.redaction import as_typed
-from llmdreamer.tracking.record import Shipped, flatten, load, redact, save, write_atomically
+from llmdreamer.tracking.record import Shipped, load, save
+from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.flatten import flatten
+from llmdreamer.utils.redact import as_typed, redact
 
 
 def test_flattening_dots_keys_and_writes_lists_as_json():

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.tracking.store import (
     TrackingError,
     connect,
@@ -16,6 +15,7 @@ from llmdreamer.tracking.store import (
     shorten,
     ui_command,
 )
+from llmdreamer.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize("uri", [None, ""])  # a variable that is set to nothing

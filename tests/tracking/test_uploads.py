@@ -121,7 +121,7 @@ def test_the_uploads_of_a_run_that_has_ended_wait_no_longer(
     server.slow = "runs/update"  # by which the run begins and ends
     assert uploads() == 1
     assert server.told == [1, 2]
-    assert "replay with 'python -m llmdreamer.tracking sync" in capsys.readouterr().err
+    assert "replay with 'python -m llmdreamer sync" in capsys.readouterr().err
 
 
 def test_a_replay_waits_for_a_slow_server(server: Standin, run: RunFiles):

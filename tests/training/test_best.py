@@ -7,16 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from llmdreamer.errors import ConfigError
+from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.files import Checkpoints
+from llmdreamer.evaluation.episodes import FRESH, Evaluation
 from llmdreamer.training import loop
 from llmdreamer.training.best import BestPolicy
-from llmdreamer.training.checkpoint import Checkpoints
 from llmdreamer.training.clock import Clock
-from llmdreamer.training.evaluate import FRESH, Evaluation
-from llmdreamer.training.guard import Diverged
 from llmdreamer.training.loop import Run
-from llmdreamer.training.saver import Saver
 from llmdreamer.training.trainer import check_finite
+from llmdreamer.utils.errors import ConfigError, Diverged
 
 CPU = torch.device("cpu")
 LIMIT = 60  # seconds for anything to happen

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmdreamer.training.evaluate import evaluate, record_video
+from llmdreamer.evaluation.episodes import evaluate, record_video
 from llmdreamer.training.trainer import Trainer
 
 torch.set_num_threads(1)

@@ -18,13 +18,13 @@ import torch
 from gymnasium import spaces
 from smallest import TINY, differing, rows, runs_in, saved
 
+from llmdreamer.agent.restore import restore_agent
+from llmdreamer.checkpoint.files import Checkpoints
+from llmdreamer.evaluation.episodes import evaluate
 from llmdreamer.replay.layout import row_dtype
 from llmdreamer.tracking import Spool, prepare
 from llmdreamer.tracking.record import Known, RunFiles, Wanted, load, save
-from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.evaluate import evaluate
 from llmdreamer.training.loop import train
-from llmdreamer.training.trainer import restore_agent
 from llmdreamer.types import EnvSpec
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from llmdreamer.errors import ConfigError
 from llmdreamer.training.optimizer import AgentOptimizer, LaProp, clip_adaptively
+from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
 

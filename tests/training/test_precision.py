@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from llmdreamer.nets import MLP, CategoricalHead, TwoHotHead
-from llmdreamer.training.agent import Agent
+from llmdreamer.agent.agent import Agent
+from llmdreamer.nn.layers import MLP, CategoricalHead, TwoHotHead
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.training.step import Learner
 from llmdreamer.types import EnvSpec, SequenceBatch

@@ -13,17 +13,17 @@ import pytest
 import torch
 from smallest import TINY, runs_in
 
-from llmdreamer import openloop as open_loop
+from llmdreamer.agent.restore import restore_agent
+from llmdreamer.checkpoint.files import Checkpoints
+from llmdreamer.cli.evaluate import main as evaluated
+from llmdreamer.cli.imagine import main as imagine
 from llmdreamer.config import from_yaml
-from llmdreamer.evaluate import main as evaluated
-from llmdreamer.imagine import main as imagine
+from llmdreamer.evaluation import open_loop_record as open_loop
+from llmdreamer.evaluation.episodes import RUN_OFF, evaluate
 from llmdreamer.tracking import prepare
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
-from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.evaluate import RUN_OFF, evaluate
 from llmdreamer.training.loop import train
-from llmdreamer.training.trainer import restore_agent
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 

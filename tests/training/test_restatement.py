@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from llmdreamer.agent.agent import Agent
 from llmdreamer.behavior.actor_critic import Replayed
 from llmdreamer.behavior.imagine import Imagined
-from llmdreamer.training.agent import Agent
 from llmdreamer.types import EnvSpec, SequenceBatch
 
 torch.set_num_threads(1)

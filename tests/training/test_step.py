@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmdreamer.training.agent import Agent
+from llmdreamer.agent.agent import Agent
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.training.step import Learner
 from llmdreamer.types import EnvSpec, SequenceBatch

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from llmdreamer.backbones.text import ByteTable
-from llmdreamer.errors import ConfigError
 from llmdreamer.types import EnvSpec
+from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.observations import (
     ObservationDecoder,
     ObservationEncoder,

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import attention
 from llmdreamer.backbones.text import TextPrompt, TokenTable
-from llmdreamer.errors import ConfigError
-from llmdreamer.functional import mode_one_hot
-from llmdreamer.training.agent import Agent
+from llmdreamer.nn.functional import mode_one_hot
 from llmdreamer.types import EnvSpec, Latent, SequenceBatch
+from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model import model
 
 torch.set_num_threads(1)

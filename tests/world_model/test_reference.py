@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import make_backbone
 from llmdreamer.backbones.block_gru import BLOCKS, BlockGRUBackbone
-from llmdreamer.errors import ConfigError
-from llmdreamer.training.agent import Agent
 from llmdreamer.types import Code, EnvSpec
+from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.tokens import TokenProjection
 
 D, N, S, K = 64, 5, 3, 4

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from llmdreamer.texts import distinct
-from llmdreamer.training.agent import Agent
+from llmdreamer.agent.agent import Agent
 from llmdreamer.types import EnvSpec
+from llmdreamer.utils.text_bytes import distinct
 from llmdreamer.world_model.words import BINS, WordsDecoder, words_of
 
 torch.set_num_threads(1)

@@ -4,9 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from llmdreamer.errors import ConfigError
-from llmdreamer.training.agent import Agent
+from llmdreamer.agent.agent import Agent
 from llmdreamer.types import EnvSpec, Latent, SequenceBatch
+from llmdreamer.utils.errors import ConfigError
 
 B, T, SPEC = 2, 5, EnvSpec({"state": (3,)}, 2, True)
 WEIGHTS = ["algo.world_model.reconstruction=3", "algo.world_model.kl_dynamic=0.5"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import Backbone
-from llmdreamer.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config

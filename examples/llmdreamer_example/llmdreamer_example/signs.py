@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from llmdreamer.agent.agent import Agent
 from llmdreamer.behavior.actor_critic import Behavior
-from llmdreamer.errors import ConfigError
-from llmdreamer.training.agent import Agent
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config

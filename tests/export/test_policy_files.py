@@ -1,0 +1,203 @@
+"""What is exported and registered acts as the agent did, where nothing of its run is known."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from llmdreamer.agent.agent import Agent, make_agent
+from llmdreamer.checkpoint.files import Checkpoints
+from llmdreamer.cli.register import main as register
+from llmdreamer.cli.sync import main as tracking
+from llmdreamer.config import from_yaml, to_yaml
+from llmdreamer.envs import make_vector
+from llmdreamer.evaluation.episodes import EVALUATION_SEED, evaluate
+from llmdreamer.export.policy import Policy, export
+from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.utils.errors import ConfigError
+
+torch.set_num_threads(1)
+ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+CHECKPOINT = ROOT / "tests" / "data" / "mamba-128x4-bytes"
+ARMS = {
+    "gpt2": ["backbone=gpt2"],
+    "reference": ["backbone=gru", "posterior=coupled"],
+    "pretrained-lora": [
+        *("backbone=mamba", "pretrained=true", "peft=true", f"backbone.path={CHECKPOINT}"),
+    ],
+}
+
+
+def left_behind(folder, config) -> Agent:
+    """The folder of a run that has ended: configuration and checkpoint; its agent."""
+    torch.manual_seed(0)
+    envs = make_vector(config.env, 1, 0)
+    envs.close()
+    agent = make_agent(config, envs.spec)
+    with torch.no_grad():
+        for parameter in agent.behavior.actor.parameters():
+            parameter.normal_()  # a fresh actor does the same whatever it sees
+        for name, parameter in agent.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    Checkpoints(folder / "checkpoints", 1).save({"trainer": {"agent": agent.state_dict()}}, 1)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    return agent
+
+
+def live(policy, env_id: str, seed: int) -> list:
+    env = gym.make(env_id)
+    observation, _ = env.reset(seed=seed)
+    policy.reset()
+    lived, over = [], False
+    while not over:
+        action = policy.act(observation)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        lived.append((action, reward))
+        over = terminated or truncated
+    return lived
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_exported_policy_lives_the_episodes_that_its_agent_was_measured_on(
+    arm, compose, tmp_path
+):
+    config = compose(*ARMS[arm], "env.max_episode_steps=40")
+    agent = left_behind(tmp_path, config)
+    export(tmp_path, tmp_path / "policy")
+    policy = Policy.load(tmp_path / "policy")
+    measured = evaluate(agent, config.env, 2, 0, greedy=True)
+    # Seeds are spawned of the vector's: those of its two environments.
+    seeds = np.random.SeedSequence(EVALUATION_SEED).spawn(2)
+    for seed, expected in zip(seeds, measured.lengths, strict=True):
+        lived = live(policy, "CartPole-v1", int(seed.generate_state(1)[0]) >> 1)
+        assert min(len(lived), 40) == expected
+
+
+def test_a_pretrained_policy_needs_its_checkpoint_no_more(compose, tmp_path):
+    left_behind(tmp_path, compose(*ARMS["pretrained-lora"]))
+    files = export(tmp_path, tmp_path / "policy")
+    kept = from_yaml(files["config.yaml"])
+    assert kept.backbone.path is None and not kept.pretrained
+    assert kept.peft  # its adapters are still its own
+    assert str(CHECKPOINT) not in files["config.yaml"].read_text()
+
+
+def test_a_continuous_policy_acts_within_the_bounds_of_the_environment(compose, tmp_path):
+    config = compose("backbone=gru", "env=pendulum", "env.max_episode_steps=3")
+    left_behind(tmp_path, config)
+    export(tmp_path, tmp_path / "policy")
+    lived = live(Policy.load(tmp_path / "policy"), "Pendulum-v1", 0)[:3]
+    actions = np.array([action for action, _ in lived])
+    assert actions.shape == (3, 1) and actions.dtype == np.float32
+    assert (np.abs(actions) <= 2).all() and np.abs(actions).max() > 0
+
+
+def test_a_policy_acts_as_its_run_was_evaluated(compose, tmp_path):
+    left_behind(tmp_path, compose("backbone=gru", "eval.greedy=false"))
+    export(tmp_path, tmp_path / "policy")
+    policy = Policy.load(tmp_path / "policy")
+    first = np.zeros(4, np.float32)
+    chosen = []
+    for _ in range(30):
+        policy.reset()
+        chosen.append(int(policy.act(first)))
+    assert set(chosen) == {0, 1}  # drawn: the policy is not trained
+
+
+def test_a_wrong_observation_is_refused(compose, tmp_path):
+    left_behind(tmp_path, compose("backbone=gru"))
+    export(tmp_path, tmp_path / "policy")
+    policy = Policy.load(tmp_path / "policy")
+    with pytest.raises(ValueError, match=r"shape \(3,\), not \(4,\)"):
+        policy.act(np.zeros(3, np.float32))
+
+
+def test_a_policy_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="missing checkpoint"):
+        export(tmp_path, tmp_path / "policy")
+
+
+SIGNS = [
+    *("backbone=gru", "algo.agent=llmdreamer_example.signs.SignsAgent"),
+    *("+algo.options.good=0.5", "trust=[llmdreamer_example]"),
+]
+LIVES = """
+import json, sys
+import gymnasium as gym, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+lengths = []
+for seed in (int(word) for word in sys.argv[3:]):
+    env = gym.make("CartPole-v1")
+    observation, _ = env.reset(seed=seed)
+    steps, over = 0, False
+    while not over:
+        action = model.predict(observation, params={"reset": steps == 0})
+        observation, _, terminated, truncated, _ = env.step(action)
+        steps, over = steps + 1, terminated or truncated
+    lengths.append(steps)
+ours, theirs = (sys.modules[name].__file__ for name in ("llmdreamer", "llmdreamer_example.signs"))
+print(json.dumps({"lengths": lengths, "code": ours, "theirs": theirs}))
+"""
+
+
+def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose, tmp_path, capsys):
+    """MLflow gives back what a process needs that knows neither the run, nor this package, nor that of
+    the variant that was trained."""
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    config = compose(*SIGNS)
+    agent = left_behind(run_dir, config)
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    wanted = Wanted(uri, "test", "run", {}, {"arm": "gru"}, time.time(), "FINISHED", time.time())
+    save(wanted, RunFiles(run_dir).wanted)
+    trusting = [str(run_dir), "pole", "--trust", "llmdreamer_example"]
+    assert register(trusting) == 1  # it is in no store yet
+    assert "tracking sync" in capsys.readouterr().err
+    assert tracking([str(run_dir)]) == 0
+    capsys.readouterr()
+    assert register(trusting[:2]) == 2
+    line = capsys.readouterr().err
+    assert "is code of another package" in line and line.count("\n") == 1
+    assert register(trusting) == 0
+    assert "models:/pole/1" in capsys.readouterr().out
+    seeds = [
+        int(child.generate_state(1)[0]) >> 1
+        for child in np.random.SeedSequence(EVALUATION_SEED).spawn(2)
+    ]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LIVES, uri, "models:/pole/1", *map(str, seeds)],
+        cwd=elsewhere,
+        env=environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["lengths"] == evaluate(agent, config.env, 2, 0, greedy=True).lengths.tolist()
+    assert found["code"].endswith("policy/code/llmdreamer/__init__.py")
+    assert found["theirs"].endswith("policy/code/llmdreamer_example/signs.py")
+    assert not list(tmp_path.rglob("*.pkl"))
+
+
+def test_a_package_to_trust_that_is_not_there_is_one_line(compose, tmp_path, capsys):
+    left_behind(tmp_path, compose("backbone=gru"))
+    assert register([str(tmp_path), "pole", "--trust", "nowhere"]) == 2
+    assert capsys.readouterr().err == "--trust nowhere: there is no package nowhere installed\n"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a:b"])
+def test_a_name_that_no_model_can_have_is_one_line(name, tmp_path, capsys):
+    assert register([str(tmp_path), name]) == 2
+    line = capsys.readouterr().err
+    assert "a model's name has" in line and line.count("\n") == 1

@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from llmdreamer.nn.functional import ones_at
+from llmdreamer.nn.layers import (
+    MLP,
+    CategoricalHead,
+    ContinueHead,
+    TwoHotHead,
+    VectorDecoder,
+    VectorEncoder,
+)
+from llmdreamer.types import Code
+
+
+def test_a_layer_starts_with_the_variance_that_its_inputs_have():
+    torch.manual_seed(0)
+    layer = MLP(4096, 1, 0, out=256)
+    out = layer(torch.randn(64, 4096))
+    assert out.std().item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("layers", [0, 2])
+@pytest.mark.parametrize("rows", [2, 50])
+def test_a_code_is_read_as_the_vector_it_stands_for(layers, rows):
+    mlp = MLP(3 + 8, 5, layers, 4)
+    code = Code(torch.randn(rows, 3), torch.randint(4, (rows, 2)) + torch.tensor([0, 4]))
+    dense = torch.cat([code.dense, ones_at(code.ones, 8, torch.float32)], -1)
+    torch.testing.assert_close(mlp(code), mlp(dense))
+    torch.testing.assert_close(mlp(code[1:]), mlp(dense[1:]))
+
+
+def test_reward_and_critic_heads_predict_zero_before_they_learn():
+    head = TwoHotHead(8, 16, 1, 255)
+    logits = head(torch.randn(5, 8))
+    assert head.mean(logits).tolist() == [0.0] * 5
+
+
+def test_bins_in_symlog_space_mean_and_aim_there():
+    head = TwoHotHead(8, 16, 1, 41, in_symlog=True)  # a bin for each whole number
+    assert head.mean(head(torch.randn(5, 8))).tolist() == [0.0] * 5
+    # Half on symlog 1, half on symlog 3: symlog 2, not the mean of e - 1 and e**3 - 1.
+    logits = torch.full((1, 41), -1e9)
+    logits[0, [21, 23]] = 0.0
+    torch.testing.assert_close(head.mean(logits), torch.tensor([torch.e**2 - 1]))
+    # A target of symlog 1.25 is three quarters of bin 1, one quarter of bin 2.
+    logits = torch.zeros(1, 41, requires_grad=True)
+    head.loss(logits, torch.tensor([torch.e**1.25 - 1])).sum().backward()
+    expected = torch.full((1, 41), 1 / 41)
+    expected[0, 21] -= 0.75
+    expected[0, 22] -= 0.25
+    torch.testing.assert_close(logits.grad, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vector_keys_are_concatenated_in_their_order_after_symlog():
+    encoder = VectorEncoder({"b": (1,), "a": (2,)}, ["a", "b"], 4, 1)
+    encoder.mlp = torch.nn.Identity()
+    seen = encoder({"a": torch.tensor([[0.0, torch.e - 1]]), "b": torch.tensor([[1 - torch.e]])}, 1)
+    torch.testing.assert_close(seen, torch.tensor([[0.0, 1.0, -1.0]]))
+
+
+def test_decoder_loss_is_the_squared_symlog_error_summed_over_all_numbers():
+    decoder = VectorDecoder(3, {"a": (2,), "b": (1,)}, ["a", "b"], 4, 1)
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.zero_()  # predicts symlog 0
+    observations = {
+        "a": torch.tensor([[[torch.e - 1, 0.0]]]),  # symlog 1 and 0
+        "b": torch.tensor([[[1 - torch.e**2]]]),  # symlog -2
+    }
+    torch.testing.assert_close(
+        decoder.loss(torch.zeros(1, 1, 3), observations), torch.tensor([[5.0]])
+    )
+
+
+def test_continue_target_is_the_discount_and_zero_where_terminated():
+    head = ContinueHead(2, 4, 1, gamma=0.75)
+    # At logit 0 the cross-entropy is ln 2 whatever the target is; its slope is p - target.
+    logits = torch.zeros(2, requires_grad=True)
+    head.loss(logits, torch.tensor([False, True])).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 0.75, 0.5]))
+
+
+def test_gamma_is_learnt_or_a_factor_outside():
+    inside, outside = (ContinueHead(2, 4, 1, 0.75, learn_gamma=learn) for learn in (True, False))
+    logits = torch.zeros(2, requires_grad=True)
+    outside.loss(logits, torch.tensor([False, True])).sum().backward()
+    torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 1.0, 0.5]))
+    assert inside.discount(logits).tolist() == [0.5, 0.5]
+    assert outside.discount(logits).tolist() == [0.375, 0.375]
+
+
+def test_no_class_is_less_likely_than_its_share_of_the_uniform():
+    head = CategoricalHead(4, 8, 1, (3, 5), unimix_share=0.1, out_scale=100.0)
+    probs = head(torch.randn(7, 4)).exp()
+    torch.testing.assert_close(probs.sum(-1), torch.ones(7, 3))
+    assert probs.min().item() >= 0.1 / 5 - 1e-6

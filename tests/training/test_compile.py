@@ -1,0 +1,221 @@
+"""`compile=true`: the same update, in whole graphs, compiled once."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import torch._dynamo
+from smallest import TINY, differing, rows, saved
+from torch._dynamo.utils import counters
+
+from llmdreamer.agent.agent import Agent
+from llmdreamer.backbones import attention
+from llmdreamer.backbones.branches import Branches
+from llmdreamer.tracking.spool import read
+from llmdreamer.training.compile import check_compiler, compiler
+from llmdreamer.training.loop import train
+from llmdreamer.training.optimizer import AgentOptimizer
+from llmdreamer.training.step import Learner
+from llmdreamer.types import EnvSpec, SequenceBatch
+from llmdreamer.utils import distributed
+from llmdreamer.utils.errors import ConfigError
+
+torch.set_num_threads(1)
+
+needs_compiler = pytest.mark.skipif(
+    shutil.which(compiler()) is None, reason=f"no C++ compiler ({compiler()})"
+)
+GPT2 = [
+    *("backbone=hf", "backbone.model_type=gpt2"),
+    "backbone.config={n_embd:16,n_layer:1,n_head:2,n_positions:16}",
+]
+"""One layer, since compiling is what takes these tests their time."""
+FAMILIES = {  # and how many of the pieces are compiled
+    "lora": (["backbone=gpt2", "peft=true"], 4),
+    "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss=1"], 4),
+    "reference": (["backbone=block_gru", "backbone.width=16", "posterior=coupled"], 4),
+    "mamba2": (["backbone=mamba2"], 3),
+    "window": (
+        [
+            *("backbone=hf", "backbone.model_type=opt"),
+            "backbone.config={hidden_size:16,num_hidden_layers:1,num_attention_heads:2,ffn_dim:16}",
+        ],
+        2,
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """What another test has compiled, or counted."""
+    torch._dynamo.reset()
+    counters.clear()
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs as they would be compiled, but run by torch's own kernels: seconds instead of a minute."""
+    whole = torch.compile
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda f, *, fullgraph, dynamic, options: whole(
+            f, fullgraph=fullgraph, dynamic=dynamic, backend="aot_eager"
+        ),
+    )
+
+
+@pytest.fixture
+def learner(compose):
+    def make(*overrides):
+        cfg = compose(*TINY, "compile=true", *overrides)
+        torch.manual_seed(0)
+        agent = Agent(cfg, EnvSpec({"state": (4,)}, 2, True))
+        return Learner(agent, AgentOptimizer(agent, cfg.algo.optimizer, 100), cfg.algo)
+
+    return make
+
+
+def batch(seed):
+    rng = torch.Generator().manual_seed(seed)
+    action = torch.nn.functional.one_hot(torch.randint(2, (4, 9), generator=rng), 2).float()
+    is_first = torch.rand(4, 9, generator=rng) < 0.2
+    reward = torch.randn(4, 9, generator=rng)
+    terminated = torch.zeros(4, 9, dtype=torch.bool)
+    terminated[:, :-1] = is_first[:, 1:]
+    return SequenceBatch(
+        {"state": torch.randn(4, 9, 4, generator=rng)}, action, reward, is_first, terminated
+    )
+
+
+def losses_and_gradients(learner, data):
+    torch.manual_seed(1)
+    loss, metrics = learner.loss(data)
+    params = {name: p for name, p in learner.agent.named_parameters() if p.requires_grad}
+    found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    gradients = dict(zip(params, found, strict=True))
+    return metrics | {"loss": loss.detach()}, {k: g for k, g in gradients.items() if g is not None}
+
+
+def check_the_same(learner, data, tolerance=1e-4):
+    """Compiled and not, what an update computes: each tensor, to a share of its norm."""
+    norm = learner.agent.behavior.return_norm
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    with learner.pieces.eagerly():
+        plain = losses_and_gradients(learner, data)
+    norm.load_state_dict(before)
+    compiled = losses_and_gradients(learner, data)
+    for one, other in zip(plain, compiled, strict=True):
+        assert one.keys() == other.keys()
+        far = {k: float((other[k] - one[k]).norm() / (one[k].norm() + 1e-4)) for k in one}
+        assert {k: share for k, share in far.items() if not share < tolerance} == {}
+
+
+def check_whole(learner, graphs):
+    """The same, in as many graphs, which serve all further updates."""
+    check_the_same(learner, batch(5))
+    assert counters["stats"]["unique_graphs"] == graphs and not counters["graph_break"]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in range(3):
+            learner.update(batch(seed))
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+@needs_compiler
+def test_a_compiled_update_of_gpt2_is_the_plain_one_and_is_compiled_once(learner):
+    check_whole(learner(*GPT2), 4)
+
+
+@needs_compiler
+def test_a_compiled_dream_of_the_gru_is_the_plain_one_and_is_compiled_once(learner):
+    one = learner("backbone=gru")
+    # What actor and critic learn does not know what the memory is: compiled above.
+    one.pieces.judge.compiled = one.pieces.judge.plain
+    one.pieces.judge_replay.compiled = one.pieces.judge_replay.plain
+    check_whole(one, 1)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_kind_of_backbone_has_whole_graphs_which_are_made_once(learner, traced, family):
+    overrides, pieces = FAMILIES[family]
+    check_whole(learner(*overrides), pieces)
+
+
+def test_dreams_that_share_their_past_have_whole_graphs_too(learner, traced, monkeypatch):
+    monkeypatch.setattr(attention, "WORTH_SHARING", 0)
+    one = learner(*GPT2, "algo.horizon=2", "algo.world_model.hf_model.seq_len=4")
+    begun, select = [], one.agent.world_model.backbone.select
+    monkeypatch.setattr(
+        one.agent.world_model.backbone, "select", lambda *a: begun.append(select(*a)) or begun[-1]
+    )
+    check_whole(one, 4)
+    assert begun and all(isinstance(state, Branches) for state in begun)
+
+
+def test_bfloat16_is_compiled_too(learner, traced):
+    one = learner(*GPT2, "precision=bf16")
+    # Its products have three digits, and what is rounded when is not the same.
+    check_the_same(one, batch(5), tolerance=0.05)
+
+
+def test_nothing_is_compiled_while_operations_are_counted(learner, traced):
+    one = learner("backbone=gru")
+    with one.pieces.eagerly():
+        one.update(batch(0))
+    assert counters["stats"]["unique_graphs"] == 0 and one.pieces.seconds is None
+    one.update(batch(0))
+    assert counters["stats"]["unique_graphs"] == 3
+    took = one.pieces.seconds
+    assert took > 0
+    one.update(batch(0))
+    assert one.pieces.seconds == took
+
+
+@needs_compiler
+def test_a_compiled_run_resumes_bit_for_bit_and_says_what_compiling_took(
+    compose, tmp_path, untracked, capsys
+):
+    few = ["algo.total_steps=32", "checkpoint.every=20", "eval.open_loop=0", "replay_ratio=0.25"]
+    config = compose(*TINY, *GPT2, *few, "compile=true", "eval.final_episodes=1")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    train(config, whole)
+    assert capsys.readouterr().out.count("compiled in ") == 1
+    took = [row.metrics.get("time/compile_seconds") for row in read(whole / "metrics.jsonl")]
+    assert len([one for one in took if one]) == 1
+    shutil.copytree(whole, killed)
+    max((killed / "checkpoints").iterdir()).unlink()
+    assert saved(killed)["collector"]["policy_step"] == 20
+    torch.manual_seed(123)
+    train(replace(config, resume=str(killed)), killed)
+    assert differing(saved(whole), saved(killed)) == []
+    assert rows(killed) == rows(whole)
+
+
+def test_without_a_compiler_nothing_begins(monkeypatch, compose, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ConfigError, match=r"compile=true: no C\+\+ compiler \(no-such-compiler\)"):
+        train(compose(*TINY, "backbone=gru", "compile=true"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_several_processes_are_not_compiled(monkeypatch):
+    monkeypatch.setattr(distributed, "size", lambda: 2)
+    with pytest.raises(ConfigError, match="compile=true: 2 processes"):
+        check_compiler(torch.device("cpu"))
+
+
+def test_what_cannot_be_one_graph_is_an_error_in_one_line(learner, traced):
+    one = learner("backbone=gru")
+    cell = one.agent.world_model.backbone.cell
+
+    def looks(projected, memory):
+        return cell(projected, memory) if memory.sum() > 0 else memory
+
+    one.agent.world_model.backbone.cell = looks
+    with pytest.raises(
+        ConfigError, match="compile=true: torch cannot compile this update"
+    ) as error:
+        one.update(batch(0))
+    assert "\n" not in str(error.value)

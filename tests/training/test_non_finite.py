@@ -1,0 +1,198 @@
+"""Numbers that are not finite reach nothing that lasts, are counted, and say where they come from."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from llmdreamer.agent.agent import Agent
+from llmdreamer.behavior.normalize import ReturnNorm
+from llmdreamer.training.non_finite import Guard, not_finite, trace
+from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
+from llmdreamer.training.step import Learner
+from llmdreamer.types import EnvSpec, SequenceBatch
+
+torch.set_num_threads(1)
+
+SMALL = (
+    "backbone=gru",
+    "algo.dense_units=16",
+    "algo.horizon=3",
+    "algo.per_rank_batch_size=4",
+    "algo.per_rank_sequence_length=8",
+    "algo.world_model.stochastic_size=4",
+    "algo.world_model.discrete_size=4",
+)
+RNG = torch.Generator().manual_seed(0)
+DATA = torch.randn(20, 6, 3, generator=RNG)
+
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.first, self.second = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def loss(self, data):
+        return self.second(self.first(data).tanh()).square().sum()
+
+
+def bad_loss(pair):
+    return pair.loss(DATA[0]) * math.nan
+
+
+def bad_gradient(pair):
+    # The loss is 0, the gradient of a square root there is infinite.
+    return pair.first.weight.sub(pair.first.weight.detach()).abs().sqrt().sum()
+
+
+def too_large(pair):
+    return pair.loss(DATA[0]) * 1e38 * 1e38
+
+
+@pytest.fixture
+def make(compose):
+    def optimizer(module, *keys):
+        settings = compose("algo.optimizer.warmup=0", *keys).algo.optimizer
+        return AgentOptimizer(module, settings, 100)
+
+    return optimizer
+
+
+def everything(module, optimizer):
+    return copy.deepcopy([module.state_dict(), optimizer.inner.state_dict()])
+
+
+def same(left, right):
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    if isinstance(left, list | tuple):
+        return len(left) == len(right) and all(map(same, left, right))
+    return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
+
+
+@pytest.mark.parametrize("bad", [bad_loss, bad_gradient, too_large])
+@pytest.mark.parametrize("good_before", [0, 3])
+def test_a_skipped_update_is_as_if_it_had_never_been(make, bad, good_before):
+    pair, calm = Pair(), Pair()
+    optimizer, other = make(pair), make(calm)
+    for data in DATA[:good_before]:
+        assert optimizer.step(pair.loss(data))[SKIPPED] == 0
+        other.step(calm.loss(data))
+    before = copy.deepcopy(pair.state_dict())
+    told = optimizer.step(bad(pair))
+    assert told[SKIPPED] == 1
+    assert same(before, pair.state_dict())
+    for data in DATA[good_before:]:
+        optimizer.step(pair.loss(data))
+        other.step(calm.loss(data))
+    assert same(everything(pair, optimizer), everything(calm, other))
+    assert (optimizer.updates, other.updates) == (21, 20)  # the replay ratio counts it as one
+
+
+def test_deciding_does_not_wait_for_the_device(make):
+    """Fake tensors have no values: whoever asks for one, as an `if` does, is found out."""
+    with FakeTensorMode():
+        pair = Pair()
+        optimizer, data = make(pair), torch.ones(6, 3)
+        norm = ReturnNorm(of_returns())
+        for _ in range(2):
+            told = optimizer.step(pair.loss(data))
+            norm.update(data)
+        with pytest.raises(DataDependentOutputException):
+            bool(told[SKIPPED])
+
+
+def of_returns():
+    from llmdreamer.config import ReturnNormConfig
+
+    return ReturnNormConfig(decay=0.9, low=0.05, high=0.95, minimum_scale=1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_the_scale_of_returns_takes_finite_ones_only(bad):
+    norm = ReturnNorm(of_returns())
+    norm.update(torch.linspace(0, 100, 101))
+    before = norm.scale.item()
+    norm.update(torch.full((4, 5), bad))
+    assert norm.scale.item() == before == pytest.approx(0.1 * 90)
+    norm.update(torch.linspace(0, 100, 101))
+    assert norm.scale.item() == pytest.approx(0.19 * 90)
+
+
+def test_skipped_updates_are_counted_and_so_are_those_in_a_row():
+    guard = Guard()
+    for flag in (0, 1, 1, 0, 1, 1, 1):
+        guard.note(torch.tensor(float(flag)))
+    guard.look()
+    assert (guard.skipped, guard.in_a_row, guard.fresh) == (5, 3, 5)
+    resumed = Guard()
+    resumed.load_state_dict(guard.state_dict())
+    resumed.note(torch.tensor(1.0))
+    resumed.look()
+    assert (resumed.skipped, resumed.in_a_row, resumed.fresh) == (6, 4, 1)
+    resumed.note(torch.tensor(0.0))
+    resumed.look()
+    assert (resumed.skipped, resumed.in_a_row) == (6, 0)
+
+
+@pytest.fixture
+def learner(compose):
+    config = compose(*SMALL)
+    torch.manual_seed(0)
+    agent = Agent(config, EnvSpec({"state": (4,)}, 2, True))
+    return Learner(agent, AgentOptimizer(agent, config.algo.optimizer, 100), config.algo)
+
+
+@pytest.fixture
+def batch():
+    rng = torch.Generator().manual_seed(5)
+    action = torch.nn.functional.one_hot(torch.randint(2, (4, 9), generator=rng), 2).float()
+    no = torch.zeros(4, 9, dtype=torch.bool)
+    seen = torch.randn(4, 9, 4, generator=rng)
+    return SequenceBatch({"state": seen}, action, torch.ones(4, 9), no, no)
+
+
+def test_a_batch_of_nan_moves_no_weight(learner, batch):
+    weights = copy.deepcopy(learner.agent.state_dict())
+    batch.reward[2, 3] = math.nan
+    told = learner.update(batch)
+    assert told[SKIPPED] == 1 and told["world_model/reward_loss"].isnan()
+    assert same(weights, learner.agent.state_dict())
+    batch.reward[2, 3] = 1.0
+    assert learner.update(batch)[SKIPPED] == 0
+    assert not same(weights, learner.agent.state_dict())
+    state = [learner.agent.state_dict(), learner.optimizer.state_dict()]
+    assert not_finite(state) is None
+
+
+def first_in(learner, batch):
+    return trace(learner.agent, batch, lambda: learner.loss(batch))
+
+
+def test_the_first_offender_is_named(learner, batch):
+    agent = learner.agent
+    assert first_in(learner, batch) == "no module's output: a loss or a gradient"
+    before = torch.get_rng_state()
+    layers = {name: m for name, m in agent.named_modules() if isinstance(m, nn.Linear)}
+    name = next(n for n in layers if n.startswith("behavior.actor"))
+    with torch.no_grad():
+        layers[name].weight.fill_(math.inf)
+    assert first_in(learner, batch) == name
+    earlier = next(n for n in layers if n.startswith("world_model.encoder"))
+    with torch.no_grad():
+        layers[earlier].weight.fill_(math.nan)
+    assert first_in(learner, batch) == earlier
+    batch.observations["state"][0, 0, 0] = math.inf
+    assert first_in(learner, batch) == "the replayed observation 'state'"
+    assert torch.equal(before, torch.get_rng_state())
+    assert not any(module._forward_hooks for module in agent.modules())
+
+
+def test_what_is_not_finite_is_found_by_its_path():
+    state = {"agent": {"a": torch.ones(2)}, "moments": [torch.ones(1), torch.tensor([math.nan])]}
+    assert not_finite(state) == "moments.1"
+    assert not_finite({"agent": state["agent"], "names": ["a"], "count": 3}) is None

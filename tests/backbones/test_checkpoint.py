@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -105,7 +106,7 @@ def test_a_checkpoint_of_any_causal_model_may_go_without_its_type(checkpoints, c
     path = checkpoints["smollm2"][1]
     assert make_backbone(compose("backbone=hf", "pretrained=true", f"backbone.path={path}"))
     wrong = ["backbone=hf", "backbone.model_type=qwen3", "pretrained=true"]
-    with pytest.raises(ConfigError, match="is a llama checkpoint, not qwen3"):
+    with refused(ConfigError, path, "llama", "qwen3"):
         make_backbone(compose(*wrong, f"backbone.path={path}"))
 
 
@@ -121,38 +122,31 @@ def test_a_checkpoint_is_loaded_without_dropout(saved, compose):
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("/no/such/directory", "no such directory"),
-        ("nobody/no-such-model", "hub is unreachable"),
-    ],
+    ("source", "part"),
+    [("/no/such/directory", "directory"), ("nobody/no-such-model", "hub")],
 )
-def test_a_checkpoint_that_is_not_there_is_one_line(source, message, compose):
-    with pytest.raises(ConfigError, match=message) as error:
+def test_a_checkpoint_that_is_not_there_is_one_line(source, part, compose):
+    with refused(ConfigError, source, part, "backbone.path"):
         make_backbone(compose("pretrained=true", f"backbone.path={source}"))
-    assert source in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_checkpoint_of_another_architecture_is_one_line(tmp_path, compose):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ConfigError, match="is a bert checkpoint, not gpt2") as error:
+    with refused(ConfigError, tmp_path, "bert", "gpt2"):
         make_backbone(compose("pretrained=true", f"backbone.path={tmp_path}"))
-    assert "\n" not in str(error.value)
 
 
 def test_a_directory_without_a_checkpoint_is_one_line(tmp_path, compose):
-    with pytest.raises(ConfigError) as error:
+    with refused(ConfigError, f"backbone.path={tmp_path}"):
         make_backbone(compose("pretrained=true", f"backbone.path={tmp_path}"))
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_truncated_checkpoint_is_one_line(saved, tmp_path, compose):
     saved[0].save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ConfigError) as error:
+    with refused(ConfigError, f"backbone.path={tmp_path}"):
         make_backbone(compose("pretrained=true", f"backbone.path={tmp_path}"))
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -164,11 +158,10 @@ def test_a_checkpoint_that_lacks_weights_is_one_line(saved, tmp_path, compose, p
     file = tmp_path / "model.safetensors"
     renamed = {key.replace(part, "other."): value for key, value in load_file(file).items()}
     save_file(renamed, file, {"format": "pt"})
-    with pytest.raises(ConfigError, match=f"lacks {lacking} of the model's weights, ") as error:
+    with refused(ConfigError, tmp_path, f" {lacking} of", "weights", "h."):
         make_backbone(compose("pretrained=true", f"backbone.path={tmp_path}"))
-    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_size_xs_has_no_published_checkpoint(compose):
-    with pytest.raises(ConfigError, match="size XS has none"):
+    with refused(ConfigError, "pretrained=true", "size XS", "backbone.path"):
         make_backbone(compose("pretrained=true"))

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from refusals import refused
 from transformers import AutoConfig, AutoModel
 
 from llmdreamer.backbones import make_backbone
@@ -17,7 +18,7 @@ BYTES = Path(__file__).parents[1] / "data" / "mamba-128x4-bytes"
 def test_a_context_longer_than_the_table_of_positions_is_refused(compose):
     config = "backbone.config={n_embd:32,n_layer:1,n_head:2,n_positions:128}"
     given = ["backbone=hf", "backbone.model_type=gpt2", config]
-    with pytest.raises(ConfigError, match="seq_len=129: this GPT-2 has 128 positions"):
+    with refused(ConfigError, "seq_len=129", "128 positions"):
         make_backbone(compose(*given, "algo.world_model.hf_model.seq_len=129"))
 
 
@@ -29,17 +30,17 @@ def test_a_table_from_scratch_has_as_many_positions_as_the_context_needs(context
 
 def test_a_recurrent_state_size_at_odds_with_the_backbone_is_refused(compose):
     key = "algo.world_model.recurrent_model.recurrent_state_size"
-    with pytest.raises(ConfigError, match=f"{key}=100: backbone=gpt2 at size XS is 128 wide"):
+    with refused(ConfigError, f"{key}=100", "backbone=gpt2", "XS", "128"):
         make_backbone(compose(f"{key}=100"))
     there = ["backbone=mamba", "model=S", "pretrained=true", f"backbone.path={BYTES}"]
-    with pytest.raises(ConfigError, match=f"{key}=768: .* with backbone.path={BYTES} is 128 wide"):
+    with refused(ConfigError, f"{key}=768", f"backbone.path={BYTES}", "is 128"):
         make_backbone(compose(*there, f"{key}=768"))
 
 
 def test_a_gru_is_as_wide_as_it_is_asked_to_be_and_others_as_their_size(compose):
     gru = make_backbone(compose("backbone=gru", "backbone.width=48"))
     assert gru.width == 48 and sum(p.numel() for p in gru.parameters()) == 6 * 48**2 + 3 * 48
-    with pytest.raises(ConfigError, match=r"backbone.width=48: backbone=gpt2 has its own"):
+    with refused(ConfigError, "backbone.width=48", "backbone=gpt2"):
         compose("backbone=gpt2", "backbone.width=48")
 
 
@@ -82,15 +83,18 @@ HF = ["backbone=hf"]
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("overrides", "parts"),
     [
-        (["backbone=qwen3", "model=S"], "qwen3 has no size S; choose from XS, M, L"),
-        (["backbone=mamba2", "model=S", "pretrained=true"], "size S has none that transformers"),
-        ([*HF, "backbone.model_type=lama"], "no causal model has this type; did you mean 'llama'"),
-        ([*HF, "backbone.model_type=t5"], "backbone.model_type=t5: no causal model has this type"),
+        (["backbone=qwen3", "model=S"], ["backbone=qwen3", "size S", "XS, M, L"]),
+        (
+            ["backbone=mamba2", "model=S", "pretrained=true"],
+            ["pretrained=true", "size S", "transformers", "backbone.path"],
+        ),
+        ([*HF, "backbone.model_type=lama"], ["backbone.model_type=lama", "'llama'"]),
+        ([*HF, "backbone.model_type=t5"], ["backbone.model_type=t5", "causal"]),
         (
             [*HF, "backbone.model_type=llama", "backbone.config={hiden_size:32}"],
-            "backbone.config.hiden_size: llama has no such key; did you mean 'hidden_size'",
+            ["backbone.config.hiden_size", "llama", "'hidden_size'"],
         ),
         (
             [
@@ -98,7 +102,7 @@ HF = ["backbone=hf"]
                 "backbone.model_type=llama",
                 "backbone.config={hidden_size:33,num_attention_heads:2}",
             ],
-            "backbone.config: llama: ValueError: The hidden size (33) is not a multiple",
+            ["backbone.config", "llama", "ValueError: ", "33"],
         ),
         (
             [
@@ -106,7 +110,7 @@ HF = ["backbone=hf"]
                 "backbone.model_type=bert",
                 "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:2}",
             ],
-            "a bert model cannot be a backbone: it is not causal",
+            ["bert", "causal"],
         ),
         (
             [
@@ -115,7 +119,7 @@ HF = ["backbone=hf"]
                 "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:2,"
                 "max_position_embeddings:8}",
             ],
-            "seq_len=32: this opt has 8 positions",
+            ["seq_len=32", "opt", "8 positions"],
         ),
         (
             [
@@ -124,14 +128,13 @@ HF = ["backbone=hf"]
                 "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:2,"
                 "num_key_value_heads:2,intermediate_size:8,head_dim:16,sliding_window:8}",
             ],
-            "seq_len=32: this mistral looks back 8 tokens",
+            ["seq_len=32", "mistral", "8 tokens"],
         ),
     ],
 )
-def test_what_cannot_be_built_is_one_line(overrides, message, compose):
-    with pytest.raises(ConfigError) as error:
+def test_what_cannot_be_built_is_one_line(overrides, parts, compose):
+    with refused(ConfigError, *parts):
         make_backbone(compose(*overrides))
-    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_rotation_that_depends_on_the_length_goes_the_generic_way(compose):

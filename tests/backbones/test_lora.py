@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft.tuners.lora import LoraLayer
+from refusals import refused
 
 from llmdreamer.backbones import make_backbone
 from llmdreamer.backbones.lora import adapter_norms, add_lora, check_adapters, merged
@@ -72,9 +73,8 @@ def test_building_with_adapters_draws_nothing_after_the_weights(compose):
 
 def test_adapters_without_a_layer_are_refused_with_the_layers_there_are(compose):
     cfg = compose("backbone=gpt2", "peft=true", "lora.target_modules=[q_proj]")
-    with pytest.raises(ConfigError, match=r"q_proj.*c_attn, c_fc, c_proj") as error:
+    with refused(ConfigError, "lora.target_modules", "q_proj", "c_attn, c_fc, c_proj"):
         make_backbone(cfg)
-    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("target", ["in_proj", "x_proj", "dt_proj"])
@@ -90,9 +90,8 @@ def test_our_scan_trains_adapters_that_the_one_of_transformers_passes_by(target,
 @pytest.mark.parametrize("target", ["out_proj", "conv1d"])
 def test_adapters_that_peft_cannot_put_into_mamba_are_one_line(name, target, compose):
     cfg = compose(f"backbone={name}", "peft=true", f"lora.target_modules=[{target}]")
-    with pytest.raises(ConfigError, match=target) as error:
+    with refused(ConfigError, target):
         make_backbone(cfg)
-    assert "\n" not in str(error.value)
 
 
 # FalconMamba is Mamba in the generic path: transformers reads dt_proj's weight past its adapter.
@@ -106,19 +105,19 @@ FALCON = [
 
 def test_adapters_without_a_gradient_are_refused(compose):
     cfg = compose(*FALCON, "lora.target_modules=[in_proj,dt_proj]")
-    with pytest.raises(ConfigError, match=r"lora.target_modules \['dt_proj'\] get no gradient"):
+    with refused(ConfigError, "lora.target_modules", "['dt_proj']", "gradient"):
         make_backbone(cfg)
 
 
 def test_a_model_without_usual_targets_asks_for_them(compose):
-    with pytest.raises(ConfigError, match="falcon_mamba has no usual ones; name the layers"):
+    with refused(ConfigError, "lora.target_modules", "falcon_mamba"):
         make_backbone(compose(*FALCON))
 
 
 def test_an_adapter_that_is_cut_off_is_found(compose):
     backbone = make_backbone(compose("backbone=smollm2", "peft=true"))
     backbone.model.layers[1].self_attn.v_proj.forward = lambda x: x[..., :64].detach()
-    with pytest.raises(ConfigError, match=r"\['v_proj'\] get no gradient"):
+    with refused(ConfigError, "lora.target_modules", "['v_proj']", "gradient"):
         check_adapters(backbone)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
+from refusals import refused
 
 from llmdreamer.envs.actions import action_kind
 from llmdreamer.utils.errors import ConfigError
@@ -63,6 +64,5 @@ def test_a_table_of_choices_keeps_its_shape():
     ],
 )
 def test_any_other_space_is_refused_in_one_line(space: spaces.Space):
-    with pytest.raises(ConfigError, match="unsupported action space") as error:
+    with refused(ConfigError, "action space", type(space).__name__):
         action_kind(space)
-    assert "\n" not in str(error.value)

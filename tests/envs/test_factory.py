@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium import spaces
+from refusals import refused
 from toys import action, make
 
 from llmdreamer.config import EnvConfig
@@ -12,34 +13,29 @@ from llmdreamer.envs import make_vector
 from llmdreamer.utils.errors import ConfigError
 
 
-def message(env_id: str, **changes: Any) -> str:
-    with pytest.raises(ConfigError) as caught:
+def assert_refused(env_id: str, *parts: str, **changes: Any) -> None:
+    with refused(ConfigError, *parts):
         make(env_id, **changes)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
 
 
 def test_unknown_id_names_the_nearest_one():
-    assert message("CartPol-v1") == (
-        "env.id=CartPol-v1: no such environment; did you mean 'CartPole-v1'?"
-    )
-    assert "did you mean 'CartPole-v1'?" in message("CartPole-v9")
-    assert "'ToyCount-v0'" in message("toys:ToyCuont-v0")
+    assert_refused("CartPol-v1", "env.id=CartPol-v1", "'CartPole-v1'")
+    assert_refused("CartPole-v9", "env.id=CartPole-v9", "'CartPole-v1'")
+    assert_refused("toys:ToyCuont-v0", "env.id=toys:ToyCuont-v0", "'ToyCount-v0'")
 
 
 def test_unknown_namespace_asks_for_its_package():
-    assert "is the package of 'NoSuchSuite' installed" in message("NoSuchSuite/Pong-v5")
+    assert_refused("NoSuchSuite/Pong-v5", "env.id=NoSuchSuite/Pong-v5", "package", "'NoSuchSuite'")
 
 
 def test_missing_module_or_dependency_says_what_to_install():
-    assert "install the package of 'nosuchmodule'" in message("nosuchmodule:X-v0")
-    assert 'run `pip install "toy[sim]"`' in message("toys:ToyNeedy-v0")
+    assert_refused("nosuchmodule:X-v0", "env.id=nosuchmodule:X-v0", "package", "'nosuchmodule'")
+    assert_refused("toys:ToyNeedy-v0", "env.id=toys:ToyNeedy-v0", 'pip install "toy[sim]"')
 
 
 def test_refused_kwargs_are_named():
-    assert "'colour'" in message("CartPole-v1", colour="red")
-    assert "env.max_episode_steps=0" in message("CartPole-v1", limit=0)
+    assert_refused("CartPole-v1", "env.kwargs=", "'colour'", colour="red")
+    assert_refused("CartPole-v1", "env.max_episode_steps=0", limit=0)
 
 
 def test_module_prefix_and_kwargs_reach_the_constructor():
@@ -66,26 +62,23 @@ def test_time_limit_counts_environment_steps_under_action_repeat():
 
 @pytest.mark.parametrize("space", [spaces.Box(0, 1, (2, 2)), spaces.MultiBinary(3)])
 def test_unsupported_observation_space_tells_the_supported_ones(space: spaces.Space):
-    text = message("ToyShow-v0", space=space)
-    assert text.startswith("unsupported observation space ") and "Text, or a Dict" in text
-    nested = message("ToyShow-v0", space=spaces.Dict(a=space))
-    assert "at key 'a'" in nested
+    parts = ("observation space", type(space).__name__, "Text", "Dict")
+    assert_refused("ToyShow-v0", *parts, space=space)
+    assert_refused("ToyShow-v0", *parts, "'a'", space=spaces.Dict(a=space))
 
 
 @pytest.mark.parametrize(
     "space", [spaces.Dict(a=spaces.Discrete(2)), spaces.Tuple([spaces.Discrete(2)])]
 )
 def test_unsupported_action_space_tells_the_supported_ones(space: spaces.Space):
-    text = message("ToyShow-v0", space=spaces.Discrete(2), actions=space)
-    assert text.startswith("unsupported action space ")
-    assert text.endswith(
-        "supported: Discrete, MultiDiscrete, and a Box of real numbers with finite bounds"
-    )
+    parts = ("action space", type(space).__name__, "Discrete, MultiDiscrete", "Box")
+    assert_refused("ToyShow-v0", *parts, space=spaces.Discrete(2), actions=space)
 
 
 def test_an_unbounded_box_of_actions_is_refused():
-    text = message("ToyShow-v0", space=spaces.Discrete(2), actions=spaces.Box(-np.inf, 1.0, (2,)))
-    assert "its bounds are not finite" in text and "RescaleAction" in text
+    box = spaces.Box(-np.inf, 1.0, (2,))
+    parts = ("action space", "Box", "finite", "RescaleAction")
+    assert_refused("ToyShow-v0", *parts, space=spaces.Discrete(2), actions=box)
 
 
 def test_rendering_is_there_only_when_asked_for():

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from refusals import assert_names, refused
 
 from llmdreamer.config import EnvConfig
 from llmdreamer.envs import EnvError, VectorEnv, make_vector
@@ -20,10 +21,10 @@ from llmdreamer.utils.errors import ConfigError
 N = 2
 STILL = np.tile(np.eye(4, dtype=np.float32)[0], (N, 1))
 CAUSES = {
-    "raise": "OSError: a fuse is blown",
-    "nan": "key 'state': observation is not finite (NaN)",
-    "kill": "its process died (signal 9)",
-    "hang": "no answer in 5.0 s; its process was killed",
+    "raise": ["OSError: a fuse is blown"],
+    "nan": ["'state'", "NaN"],
+    "kill": ["signal 9"],
+    "hang": ["5.0 s", "killed"],
 }
 
 
@@ -68,8 +69,9 @@ def test_a_failed_environment_begins_a_new_episode_and_the_other_goes_on(
         lost = int(rows.is_first.argmax())  # in processes, either may come to the file first
         assert rows.is_first.sum() == 1 and rows.reward[lost] == 0
         assert not (rows.terminated | rows.truncated).any()
-        told = f"environment {lost}, policy step 3: {CAUSES[fault]}; made anew (1 of 10 times)"
-        assert [record.getMessage() for record in caplog.records] == [told]
+        (record,) = caplog.records
+        message = record.getMessage()
+        assert_names(message, f"environment {lost}", "step 3", "1 of 10", *CAUSES[fault])
         for _ in range(5):  # the other's eighth step ends its episode
             rows = envs.step(STILL)
         assert rows.terminated.tolist() == [i != lost for i in range(N)]
@@ -95,14 +97,11 @@ def test_beyond_the_bound_the_run_ends_with_one_line(processes: bool):
     envs = room(processes, restarts=1, fault="raise", once="/nowhere/at/all")  # touch() fails, too
     try:
         envs.reset()
-        with pytest.raises(EnvError) as error:
+        with refused(EnvError, "environment ", "failure 2", "env.max_restarts=1") as error:
             for _ in range(20):
                 envs.step(STILL)
     finally:
         envs.close()
-    line = str(error.value)
-    assert line.startswith("environment ") and "\n" not in line
-    assert line.endswith("it is failure 2, env.max_restarts=1")
     assert error.value.exit_code == 1
 
 
@@ -180,9 +179,8 @@ def test_an_environments_process_has_no_use_for_torch():
 
 
 def test_an_environment_that_cannot_be_made_is_one_line_in_a_process_too():
-    with pytest.raises(ConfigError, match=r"env.kwargs=.*colour") as error:
+    with refused(ConfigError, "env.kwargs=", "colour"):
         room(processes=True, colour="red")
-    assert "\n" not in str(error.value)
 
 
 def test_closing_ends_the_processes():

@@ -1,11 +1,11 @@
 """Images, texts and vectors become arrays of one shape."""
 
 import logging
-import re
 
 import numpy as np
 import pytest
 from gymnasium import spaces
+from refusals import assert_names, refused
 
 from llmdreamer.envs.observations import Words, observation_keys, resize
 from llmdreamer.utils.errors import ConfigError
@@ -77,9 +77,15 @@ def test_a_picture_of_the_right_size_is_kept_and_copied():
     assert (shown == picture).all() and not np.shares_memory(shown, picture)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((16, 16, 4), np.uint8), np.zeros((16, 16, 3))])
-def test_a_picture_of_another_shape_or_type_is_an_error(wrong: np.ndarray):
-    with pytest.raises(ValueError, match="observation of"):
+@pytest.mark.parametrize(
+    ("wrong", "parts"),
+    [
+        (np.zeros((16, 16, 4), np.uint8), ["(16, 16, 4)", "(16, 16, 3)"]),
+        (np.zeros((16, 16, 3)), ["float64", "uint8"]),
+    ],
+)
+def test_a_picture_of_another_shape_or_type_is_an_error(wrong: np.ndarray, parts: list[str]):
+    with refused(ValueError, *parts):
         image_of((16, 16, 3)).encode(wrong)
 
 
@@ -87,7 +93,7 @@ def test_a_text_is_its_bytes_and_zeros():
     keys = observation_keys(spaces.Text(20), 64, 6)
     assert keys["text"].encode("go on").tolist() == [*b"go on", 0]
     assert keys["text"].encode("").tolist() == [0] * 6
-    with pytest.raises(ValueError, match="not a text"):
+    with refused(ValueError, "text"):
         keys["text"].encode(3)
 
 
@@ -96,16 +102,15 @@ def test_a_long_text_is_cut_between_characters_with_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         assert words.encode("abcé").tolist() == [*b"abc", 0]  # é is two bytes
         words.encode("another long one")
-    assert [record.getMessage() for record in caplog.records] == [
-        "a text of 5 bytes is cut to env.max_text_bytes=4: 'abcé'"
-    ]
+    (record,) = caplog.records
+    assert_names(record.getMessage(), "5 bytes", "env.max_text_bytes=4", "'abcé'")
 
 
 def test_a_vector_tells_nan_from_infinity():
     part = observation_keys(spaces.Box(-1, 1, (2,)), 64, 8)["state"]
-    with pytest.raises(ValueError, match=r"not finite \(NaN\)"):
+    with refused(ValueError, "NaN"):
         part.encode(np.array([0, np.nan]))
-    with pytest.raises(ValueError, match=r"not finite \(infinite\)"):
+    with refused(ValueError, "infinite"):
         part.encode(np.array([0, np.inf]))
 
 
@@ -121,19 +126,19 @@ def test_a_vector_is_scaled_number_by_number():
 
 def test_a_vector_that_overflows_when_scaled_is_not_finite():
     part = observation_keys(spaces.Box(-1, 1, (1,)), 64, 8, {"state": [1e30]})["state"]
-    with pytest.raises(ValueError, match="infinite"):
+    with refused(ValueError, "infinite"):
         part.encode(np.array([1e30]))
 
 
 @pytest.mark.parametrize(
-    ("scale", "told"),
+    ("scale", "parts"),
     [
-        ({"velocity": [1.0]}, "the environment's vectors are ['state']"),
-        ({"state": [1.0, 1.0, 1.0]}, "3 factors for 2 numbers"),
-        ({"text": [1.0]}, "the environment's vectors are ['state']"),
+        ({"velocity": [1.0]}, ["velocity", "['state']"]),
+        ({"state": [1.0, 1.0, 1.0]}, ["state", "3", "2"]),
+        ({"text": [1.0]}, ["text", "['state']"]),
     ],
 )
-def test_a_scale_for_what_is_not_there_is_refused(scale: dict[str, list[float]], told: str):
+def test_a_scale_for_what_is_not_there_is_refused(scale: dict[str, list[float]], parts: list[str]):
     space = spaces.Dict({"state": spaces.Box(-1, 1, (2,)), "text": spaces.Text(4)})
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    with refused(ConfigError, *parts):
         observation_keys(space, 64, 8, scale)

@@ -9,6 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from refusals import refused
 from toys import make
 
 from llmdreamer.envs import VectorEnv
@@ -168,9 +169,9 @@ def test_a_snapshot_of_other_environments_is_refused():
     envs.reset()
     state = envs.snapshot()
     assert state is not None
-    with pytest.raises(ConfigError, match="has 2 environments, env.num_envs=1"):
+    with refused(ConfigError, "2", "env.num_envs=1"):
         make("CartPole-v1").restore(state)
-    with pytest.raises(ConfigError, match="CartPoleEnv.*does not fit.*AcrobotEnv"):
+    with refused(ConfigError, "CartPoleEnv", "AcrobotEnv"):
         make("Acrobot-v1", n=2).restore(state)
 
 
@@ -194,10 +195,10 @@ def test_things_that_point_to_one_another_come_back_as_they_were():
 
 
 def test_a_thing_of_another_kind_is_neither_packed_nor_made():
-    with pytest.raises(TypeError, match="no plain form of Thing"):
+    with refused(TypeError, "Thing"):
         Packer({}, None).pack([object.__new__(Thing)])
     stranger = {"kind": "object", "class": "Popen", "number": 0, "data": [["args", "true"]]}
-    with pytest.raises(KeyError, match="Popen"):
+    with refused(KeyError, "Popen"):
         Unpacker({"Thing": Thing}, None).unpack(stranger)
 
 
@@ -208,7 +209,7 @@ def test_plain_values_come_back_with_their_type():
         back = from_plain(through_a_checkpoint(to_plain(value)))
         assert type(back) is type(value)
         assert repr(back) == repr(value)
-    with pytest.raises(TypeError, match="no plain form of set"):
+    with refused(TypeError, "set"):
         to_plain({1})
     # Once arrays were lists, and there are checkpoints of then.
     old = {"kind": "array", "dtype": "<f4", "shape": [1, 2], "data": [0.5, 2.0]}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import toys
 from gymnasium import spaces
+from refusals import refused
 from toys import action, make
 
 from llmdreamer.envs import EnvError, VectorEnv, VectorOptions
@@ -40,7 +41,7 @@ def test_no_action_follows_an_episodes_last_row():
     envs = make("ToyCount-v0", end=1)
     envs.reset()
     assert envs.step(action(0)).terminated[0]
-    with pytest.raises(AssertionError, match="reset them first"):
+    with refused(AssertionError, "reset"):
         envs.step(action(0))
     envs.reset(np.array([True]))
     envs.step(action(0))
@@ -121,18 +122,18 @@ def test_a_uint8_vector_is_a_vector():
 
 
 @pytest.mark.parametrize(
-    ("fault", "cause"),
+    ("fault", "parts"),
     [
-        ("nan", r"key 'state': observation is not finite \(NaN\)"),
-        ("reward", "reward is inf"),
-        ("raise", "OSError: the simulator is gone"),
+        ("nan", ["'state'", "NaN"]),
+        ("reward", ["reward", "inf"]),
+        ("raise", ["OSError: the simulator is gone"]),
     ],
 )
-def test_a_broken_step_names_the_environment_and_the_step(fault: str, cause: str):
+def test_a_broken_step_names_the_environment_and_the_step(fault: str, parts: list[str]):
     envs = VectorEnv([lambda: toys.Count(end=99), lambda: toys.Count(end=99, fault=fault)], seed=0)
     envs.reset()
     envs.step(action(0, n=2))
-    with pytest.raises(EnvError, match="environment 1, policy step 2: " + cause) as caught:
+    with refused(EnvError, "environment 1", "step 2", *parts) as caught:
         envs.step(action(0, n=2))
     assert (caught.value.index, caught.value.step) == (1, 2)
 
@@ -147,7 +148,7 @@ def test_a_broken_step_names_the_environment_and_the_step(fault: str, cause: str
     ],
 )
 def test_an_observation_outside_its_space_is_an_error(space: spaces.Space, value: Any):
-    with pytest.raises(EnvError, match="environment 0, policy step 0"):
+    with refused(EnvError, "environment 0", "step 0"):
         show(space, value).reset()
 
 

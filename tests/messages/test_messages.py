@@ -23,9 +23,9 @@ import torch
 from gymnasium import spaces
 from inprocess import typing_in
 
-from llmdreamer import evaluate, imagine, register, report
-from llmdreamer.backbones import fetch, make_backbone
-from llmdreamer.catalogue import shape_of
+from llmdreamer.backbones import make_backbone
+from llmdreamer.checkpoint.files import Checkpoints
+from llmdreamer.cli.command import main
 from llmdreamer.config import (
     Config,
     EnvConfig,
@@ -35,19 +35,17 @@ from llmdreamer.config import (
     refuse_unlogged,
     to_yaml,
 )
+from llmdreamer.config.catalog import shape_of
+from llmdreamer.config.plugins import call
 from llmdreamer.envs import make_vector
 from llmdreamer.envs.actions import action_kind
 from llmdreamer.envs.observations import observation_keys
-from llmdreamer.foreign import call
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.replay.credit import ReplayCredit
-from llmdreamer.sweep import __main__ as sweep
 from llmdreamer.sweep.parent import SweepParent
-from llmdreamer.tracking import __main__ as tracking
 from llmdreamer.tracking.store import resolve_uri
-from llmdreamer.training.checkpoint import Checkpoints
-from llmdreamer.training.machine import torch_device
 from llmdreamer.types import EnvSpec
+from llmdreamer.utils.device import torch_device
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 EXPECTED = Path(__file__).with_name("messages.txt")
@@ -287,22 +285,24 @@ def of_files() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "checkpoint that is not there", partial(checkpoints.newest, torch.device("cpu"))
 
 
-PROGRAMS: list[tuple[str, Callable[[list[str]], int], str]] = [
-    ("evaluate", evaluate.main, "nowhere"),
-    ("evaluate", evaluate.main, "run --episodes 0"),
-    ("evaluate", evaluate.main, "run"),
-    ("evaluate", evaluate.main, "run --trust nowhere"),
-    ("imagine", imagine.main, "nowhere"),
-    ("register", register.main, "run a/b"),
-    ("register", register.main, "nowhere model"),
-    ("report", report.main, "nowhere"),
-    ("report", report.main, "empty"),
-    ("report", report.main, "empty --status DONE"),
-    ("sweep", sweep.main, "status ablation"),
-    ("tracking", tracking.main, "sync empty"),
-    ("fetch", fetch.main, "stories15 new"),
-    ("fetch", fetch.main, "stories15m run"),
-]
+PROGRAMS = """
+nonsense
+evaluate nowhere
+evaluate run --episodes 0
+evaluate run
+imagine nowhere
+register run a/b
+register nowhere model
+register run model --trust nowhere
+report nowhere
+report empty
+report empty --status DONE
+status ablation
+sync empty
+fetch stories15 new
+fetch stories15m run
+""".strip().splitlines()
+"""Words after `python -m llmdreamer`."""
 
 
 def message_of(case: Callable[[], Any]) -> str:
@@ -342,9 +342,13 @@ def collect(
         for title, case in [*of_values(cfg), *of_environments(), *of_files(), *of_backbones(cfg)]:
             messages[title] = message_of(case)
         capsys.readouterr()
-        for name, main, words in PROGRAMS:
-            code = main(words.split())
-            messages[f"{name} {words}"] = f"exit {code}: {''.join(capsys.readouterr()).rstrip()}"
+        for words in PROGRAMS:
+            try:
+                code = main(words.split())
+            except SystemExit as error:  # argparse
+                code = int(str(error.code))
+            said = "".join(capsys.readouterr()).rstrip()
+            messages[f"python -m llmdreamer {words}"] = f"exit {code}: {said}"
     return messages
 
 

@@ -4,11 +4,11 @@ import logging
 
 import pytest
 import torch
-from llmdreamer.errors import ConfigError
 from refusals import assert_names, refused
 
 from llmdreamer.backbones import make_backbone, text
 from llmdreamer.backbones.text import ByteTable, TextEncoder, TokenTable, make_table
+from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
 close = torch.testing.assert_close

@@ -206,7 +206,7 @@ def replay(folder: Path, wanted: int) -> int:
             began = time.perf_counter()
             buffer.sample(16)
             took = 1e3 * (time.perf_counter() - began)
-            disk = sum(path.stat().st_size for path in folder.rglob("*.rows")) / 1e6
+            disk = sum(path.stat().st_size for path in folder.rglob("*.steps")) / 1e6
             seen.append(resident(os.getpid()))
             line = f"{len(buffer)} | {seen[-1]:.0f} | {disk:.0f} | {took:.1f}"
             print(f"| {line} | {handles(os.getpid())[0]} |", flush=True)
@@ -250,7 +250,7 @@ def saving(folder: Path, saves: int) -> int:
                     trainer._update()
             saver.wait()
             with held:
-                saver.save(trainer.state_dict(), trainer.updates, trainer.replay.flushing())
+                saver.save(trainer.state_dict(), trainer.updates, trainer.replay.make_flush())
         saver.wait()
         figures = saver.figures()
     update, save = updates.mean(), held.mean()

@@ -15,7 +15,7 @@ from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.config.catalog import shape_of
 from llmdreamer.nn.layers import MLP, RMSNorm, init_linear
 from llmdreamer.utils.errors import ConfigError
-from llmdreamer.utils.text_bytes import distinct
+from llmdreamer.utils.text_bytes import distinct_texts
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -122,7 +122,7 @@ class TextEncoder(nn.Module):
 
     def _read(self, rows: Tensor) -> Tensor:
         # Looked up by their bytes, so a batch's texts are best left on the CPU: no device waits for them.
-        texts, which = distinct(rows)
+        texts, which = distinct_texts(rows)
         parts = [self.table(text) for text in texts]
         padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)
         device = padded.device
@@ -165,7 +165,7 @@ class TextPrompt(nn.Module):
         Returns:
             tokens (M, P, D), zeros in front of the shorter, and how many are a row's (M,), 1 to P.
         """
-        texts, which = zip(*(distinct(observations[key]) for key in self.keys), strict=True)
+        texts, which = zip(*(distinct_texts(observations[key]) for key in self.keys), strict=True)
         rows, which_row = torch.stack(which, -1).unique(dim=0, return_inverse=True)
         told = [
             torch.cat([self.table(of[i]) for of, i in zip(texts, row, strict=True)])

@@ -31,7 +31,7 @@ class ReturnNorm(nn.Module):
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
         """Move towards the percentiles of `returns`, of any shape, of all processes, if they are finite."""
-        returns = distributed.gathered(returns.detach())
+        returns = distributed.all_gather(returns.detach())
         ends = torch.tensor([self.config.low, self.config.high], device=returns.device)
         low, high = torch.quantile(returns.flatten().float(), ends)
         # Once NaN, a moving average stays NaN. Decided on the device, which is not waited for.

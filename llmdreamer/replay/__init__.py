@@ -1,4 +1,4 @@
-"""Replay: what was lived, on disk, and how much of it is owed to learning."""
+"""Replay: experience on disk, and the number of updates that the replay ratio allows."""
 
 from llmdreamer.replay.buffer import SequenceReplay
 from llmdreamer.replay.credit import ReplayCredit

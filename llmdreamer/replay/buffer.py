@@ -1,4 +1,4 @@
-"""The replay buffer: one stream of rows per environment on disk, sampled in sequences."""
+"""The replay buffer: one stream of time steps per environment on disk, sampled in sequences."""
 
 from __future__ import annotations
 
@@ -18,26 +18,25 @@ from llmdreamer.utils.files import fsync
 
 
 class SequenceReplay:
-    """Rows in the order they were lived, and T-row chunks of them with one row of context.
+    """Time steps in the order of collection, sampled in chunks of T steps behind one context step.
 
-    Episodes may begin and end anywhere inside a chunk; `is_first` is what was appended, on every
-    row. Rows are never changed in place, so cutting the streams back to a checkpoint's cursor gives
-    the very buffer that was there then.
+    Episodes may begin and end anywhere inside a chunk; `is_first` is stored with every step. Steps are
+    never changed in place, so truncating the streams to a checkpoint's cursor restores the buffer exactly.
 
     Args:
-        folder: of this buffer alone; rows already there are taken over (`clear` removes them).
-        spec: of the environments.
-        num_envs: streams; each keeps capacity // num_envs rows, the newest.
-        capacity: rows kept for sampling, over all streams.
-        sequence_length: T, trained rows of a chunk.
-        seed: of the sampler.
-        online: serve each newly completed chunk once before any uniform one, as DreamerV3 does.
-        slack: rows of each stream kept on disk beyond its capacity, so that a checkpoint this many
-            rows old still finds what it could sample; None: a quarter of it, at least one file.
+        folder: used by this buffer alone; steps already there are kept (`clear` removes them).
+        spec: observations and actions of the environments.
+        num_envs: number of streams; each keeps its newest capacity // num_envs steps.
+        capacity: steps kept for sampling, over all streams.
+        sequence_length: T, the trained steps of a chunk.
+        seed: seed of the sampler.
+        online: serve each new chunk once before uniform ones, as DreamerV3 does.
+        slack: steps per stream kept on disk beyond its capacity, so that a checkpoint this many steps old
+            still finds what it could sample; None: a quarter of the capacity, at least one file.
 
     Raises:
-        ConfigError: if a stream cannot hold one chunk and its context, the folder holds rows of
-            another layout, or the disk has no room to begin.
+        ConfigError: if a stream cannot hold one chunk and its context, the folder has another layout, or
+            the disk has no space to begin.
     """
 
     def __init__(
@@ -56,52 +55,54 @@ class SequenceReplay:
         if limit < sequence_length + 1:
             raise ConfigError(
                 f"replay.capacity={capacity} over {num_envs} environments is less than one sequence"
-                f" and its context row ({sequence_length + 1}) each; nothing would train"
+                f" and its context step ({sequence_length + 1}) each; nothing would train"
             )
-        self._row = layout.row_dtype(spec)
+        self._dtype = layout.step_dtype(spec)
         self._folder, self._spec, self._num_envs = folder, spec, num_envs
         self._limit, self._length, self._online = limit, sequence_length, online
-        segment = layout.segment_rows(self._row, limit)
+        segment = layout.segment_steps(self._dtype, limit)
         self._slack = max(limit // 4, segment) if slack is None else slack
-        layout.claim_folder(folder, spec, num_envs, self._row)
-        stream_bytes = (limit + self._slack + segment) * self._row.itemsize
-        layout.check_room(folder, num_envs * stream_bytes, num_envs * segment * self._row.itemsize)
+        layout.claim_folder(folder, spec, num_envs, self._dtype)
+        stream_bytes = (limit + self._slack + segment) * self._dtype.itemsize
+        layout.check_room(
+            folder, num_envs * stream_bytes, num_envs * segment * self._dtype.itemsize
+        )
         self._streams = [
-            Stream(folder / f"stream-{i:04d}", self._row, segment) for i in range(num_envs)
+            Stream(folder / f"stream-{i:04d}", self._dtype, segment) for i in range(num_envs)
         ]
         self._start = [max(s.first, s.written - limit) for s in self._streams]
         self._next_online = [stream.written for stream in self._streams]
         self._rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
-        """Return the rows that can be sampled, over all streams."""
+        """Return the number of steps that can be sampled, over all streams."""
         return sum(s.written - start for s, start in zip(self._streams, self._start, strict=True))
 
     @property
     def ready(self) -> bool:
-        """Whether there is a chunk to sample."""
+        """True once there is a chunk to sample."""
         return bool(self._chunk_counts().any())
 
     def append(
         self, step: TimeStep, action: NDArray[np.float32], mask: NDArray[np.bool_] | None = None
     ) -> None:
-        """Write one row of each environment where `mask` (n,) is true, of all if it is None.
+        """Append one step of each environment where `mask` (n,) is true; None: of all of them.
 
         Args:
-            step: what was seen.
-            action: (n, A), chosen after seeing it; zeros on an episode's last row.
+            step: observations, rewards and flags of n environments.
+            action: (n, A), chosen after the observation; zeros on the last step of an episode.
 
         Raises:
-            OSError: if the disk is full; then no stream has the row, and the call may be repeated.
+            OSError: if the disk is full; then no stream has the step, and the call may be repeated.
         """
         indices = range(self._num_envs) if mask is None else np.flatnonzero(mask).tolist()
-        rows = self._rows(step, action)
+        records = self._pack(step, action)
         for i in indices:
             last = step.terminated[i] | step.truncated[i]
-            assert not (last and rows["action"][i].any()), f"an action on the last row of {i}"
-            begun = self._streams[i].written > 0
-            assert begun or step.is_first[i], f"stream {i} must begin with an episode"
-            self._streams[i].write(rows[i : i + 1])
+            assert not (last and records["action"][i].any()), f"an action on the last step of {i}"
+            has_steps = self._streams[i].written > 0
+            assert has_steps or step.is_first[i], f"stream {i} must begin with an episode"
+            self._streams[i].write(records[i : i + 1])
         for i in indices:
             stream = self._streams[i]
             stream.commit()
@@ -109,33 +110,33 @@ class SequenceReplay:
             stream.drop_before(stream.written - self._limit - self._slack)
 
     def sample(self, batch_size: int) -> SequenceBatch:
-        """Return B chunks of T rows, each behind one context row, on the CPU.
+        """Return B chunks of T steps, each behind one context step, on the CPU.
 
-        A chunk that begins with the first row of its stream has a context row of zeros: nothing of
-        it enters, the chunk's first row being `is_first`.
+        At the start of a stream the context step is zeros. It has no effect, because the first step of
+        the chunk is `is_first`.
         """
         chunks = self._take_online(batch_size) if self._online else []
         chunks += self._draw(batch_size - len(chunks))
-        rows = np.zeros((batch_size, self._length + 1), self._row)
-        for out, (i, start) in zip(rows, chunks, strict=True):
+        records = np.zeros((batch_size, self._length + 1), self._dtype)
+        for out, (i, start) in zip(records, chunks, strict=True):
             context = min(start, 1)
             self._streams[i].read(start - context, out[1 - context :])
         keys = {key: layout.observation_field(key) for key in self._spec.observations}
         return SequenceBatch(
-            observations={key: _tensor(rows[field]) for key, field in keys.items()},
-            action=_tensor(rows["action"]),
-            reward=_tensor(rows["reward"]),
-            is_first=_tensor(rows["is_first"]),
-            terminated=_tensor(rows["terminated"]),
+            observations={key: _tensor(records[field]) for key, field in keys.items()},
+            action=_tensor(records["action"]),
+            reward=_tensor(records["reward"]),
+            is_first=_tensor(records["is_first"]),
+            terminated=_tensor(records["terminated"]),
         )
 
     def flush(self) -> None:
-        """Return once all rows are on the disk itself; a checkpoint is written after this."""
-        self.flushing()()
+        """Return once all steps are on disk; call it before writing a checkpoint."""
+        self.make_flush()()
 
-    def flushing(self) -> Callable[[], None]:
-        """What does as `flush` for the rows so far, in any thread, while more are appended."""
-        syncs = [stream.syncing() for stream in self._streams]
+    def make_flush(self) -> Callable[[], None]:
+        """Return a call that flushes the present steps; other threads may go on appending."""
+        syncs = [stream.make_sync() for stream in self._streams]
 
         def flush() -> None:
             for sync in syncs:
@@ -154,10 +155,10 @@ class SequenceReplay:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut every stream back to the state's cursor and go on from there.
+        """Truncate every stream to the cursor of the state.
 
         Raises:
-            ConfigError: if rows that the state counts are not on disk; nothing is cut then.
+            ConfigError: if steps that the state counts are missing on disk; then nothing is truncated.
         """
         if len(state["written"]) != self._num_envs:
             raise ConfigError(
@@ -168,8 +169,8 @@ class SequenceReplay:
         for stream, start, written in needs:
             if not stream.first <= start <= written <= stream.written:
                 raise ConfigError(
-                    f"{stream.folder} holds rows {stream.first}..{stream.written}, the checkpoint "
-                    f"needs {start}..{written}; resume from another checkpoint or start anew"
+                    f"{stream.folder} holds steps {stream.first}..{stream.written}, the checkpoint "
+                    f"needs {start}..{written}; resume from another checkpoint, or start a new run"
                 )
         for stream, _, written in needs:
             stream.cut(written)
@@ -178,33 +179,33 @@ class SequenceReplay:
         self._rng.bit_generator.state = state["rng"]
 
     def clear(self) -> None:
-        """Remove every row, as before the first of a run."""
+        """Remove every step."""
         for stream in self._streams:
             stream.clear()
         self._start = [0] * self._num_envs
         self._next_online = [0] * self._num_envs
 
     def close(self) -> None:
-        """Give the open files back."""
+        """Close the open files."""
         for stream in self._streams:
             stream.close()
 
-    def _rows(self, step: TimeStep, action: NDArray[np.float32]) -> NDArray[Any]:
+    def _pack(self, step: TimeStep, action: NDArray[np.float32]) -> NDArray[Any]:
         assert action.shape == (self._num_envs, self._spec.action_size), action.shape
-        rows = np.zeros(self._num_envs, self._row)
+        records = np.zeros(self._num_envs, self._dtype)
         for key in self._spec.observations:
-            field, seen = layout.observation_field(key), step.observations[key]
-            assert rows[field].shape == seen.shape and rows[field].dtype == seen.dtype, (
-                f"{key}: {seen.dtype}{seen.shape}, not {rows[field].dtype}{rows[field].shape}"
+            field, value = layout.observation_field(key), step.observations[key]
+            assert records[field].shape == value.shape and records[field].dtype == value.dtype, (
+                f"{key}: {value.dtype}{value.shape}, not {records[field].dtype}{records[field].shape}"
             )
-            rows[field] = seen
-        rows["action"] = action
+            records[field] = value
+        records["action"] = action
         for name in ("reward", "is_first", "terminated", "truncated"):
-            rows[name] = getattr(step, name)
-        return rows
+            records[name] = getattr(step, name)
+        return records
 
     def _lowest(self, i: int) -> int:
-        # Row 0 needs no context; any other first row is the context of the one after it.
+        # Step 0 needs no context. Any other first step is the context of the next one.
         return self._start[i] + 1 if self._start[i] > 0 else 0
 
     def _chunk_counts(self) -> NDArray[np.int64]:
@@ -213,10 +214,10 @@ class SequenceReplay:
         return np.maximum(counts, 0)
 
     def _take_online(self, count: int) -> list[tuple[int, int]]:
-        """Return up to `count` chunks (stream, first row) not served yet, oldest first."""
+        """Return up to `count` chunks (stream, first step) not served yet, oldest first."""
         taken: list[tuple[int, int]] = []
         while len(taken) < count:
-            starts = [max(row, self._lowest(i)) for i, row in enumerate(self._next_online)]
+            starts = [max(first, self._lowest(i)) for i, first in enumerate(self._next_online)]
             complete = [
                 (start, i)
                 for i, start in enumerate(starts)
@@ -230,7 +231,7 @@ class SequenceReplay:
         return taken
 
     def _draw(self, count: int) -> list[tuple[int, int]]:
-        """Return `count` chunks (stream, first row), each of all streams' equally likely."""
+        """Draw `count` chunks (stream, first step), uniformly over all chunks of all streams."""
         counts = self._chunk_counts()
         assert counts.any(), "sampled before one sequence was complete"
         ends = counts.cumsum()

@@ -58,8 +58,8 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         OutOfMemory: if an update cannot be made.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
-    with distributed.joined():
-        return _train(config, distributed.of_the_first(run_dir), overrides)
+    with distributed.process_group():
+        return _train(config, distributed.broadcast_object(run_dir), overrides)
 
 
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
@@ -169,7 +169,7 @@ class Run:
         try:
             if distributed.size() == 1:  # others would wait for what the first has found
                 interrupts.at_once()
-            result = distributed.of_the_first(self._finish())
+            result = distributed.broadcast_object(self._finish())
         except Stopped as stopped:
             raise self._stopped(stopped.signum) from None
         assert result is not None
@@ -241,7 +241,7 @@ class Run:
         with trainer.clock.stage("checkpoint"):
             own = trainer.state_dict()
             if (tracker := self.tracker) is not None:
-                flush = trainer.replay.flushing()
+                flush = trainer.replay.make_flush()
 
                 def before() -> None:
                     flush()
@@ -252,7 +252,7 @@ class Run:
             if ending:
                 self.saver.wait()
                 # torchrun ends all when one leaves: none may while the first still writes.
-                distributed.wait_for_all()
+                distributed.barrier()
         if ending and (figures := self.saver.figures()):
             self.journal.log(figures)
 
@@ -326,7 +326,7 @@ def _evaluate(run: Run, episodes: int, seed: int) -> Evaluation:
 
 def _signal(interrupts: Interrupts) -> int:
     """The signal that came, 0 without one; of several processes the same in all."""
-    return distributed.largest(interrupts.received or 0)
+    return distributed.all_reduce_max(interrupts.received or 0)
 
 
 def _crossed(trainer: Trainer, every: int) -> bool:

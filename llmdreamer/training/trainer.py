@@ -78,7 +78,7 @@ class Trainer:
         # An update of n processes reads n batches, so there are n times fewer of them.
         ratio = algo.replay_ratio / processes
         self.credit = ReplayCredit(ratio)
-        total_updates = self.credit.owed(algo.total_steps, self.prefill)
+        total_updates = self.credit.total(algo.total_steps, self.prefill)
         self.optimizer = AgentOptimizer(self.agent, algo.optimizer, total_updates)
         self.learner: Learner = (self.agent.learner_type or Learner)(
             self.agent, self.optimizer, algo
@@ -92,7 +92,7 @@ class Trainer:
         # Counted at the run's first update and kept: counting takes other kernels, and nothing compiled,
         # which rounds differently, so a resumed run must not do it again.
         self.flops_per_update = 0.0
-        distributed.share_weights(self.agent)
+        distributed.broadcast_parameters(self.agent)
         if rank > 0:  # the weights are drawn alike, all else is not
             torch.manual_seed(seed)
 
@@ -121,7 +121,7 @@ class Trainer:
     def owes(self) -> bool:
         """Whether the replay ratio asks for an update before the next policy step."""
         # Streams differ by their episodes' ends, and an update is made by all or by none.
-        self._ready = self._ready or distributed.all_of(self.replay.ready)
+        self._ready = self._ready or distributed.all_true(self.replay.ready)
         return self._ready and self.credit.due(self.policy_step, self.prefill) > 0
 
     def learn(self) -> Iterator[Metrics]:
@@ -140,7 +140,7 @@ class Trainer:
                 self._report()
             if not self.owes():
                 return
-            self.credit.hand_out()
+            self.credit.count_update()
             yield self._update()
 
     def _update(self) -> Metrics:
@@ -192,7 +192,7 @@ class Trainer:
         the rows that it counts on are on the disk after `replay.flush()`."""
         if distributed.size() > 1:  # nobody else waits for the rows of the others
             self.replay.flush()
-        first, *others = distributed.collected(self._own_state()) or [{}]
+        first, *others = distributed.gather_objects(self._own_state()) or [{}]
         return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -232,7 +232,7 @@ class Trainer:
             self.guard.load_state_dict(state["guard"])
         self.credit.load_state_dict(state["credit"])
         # The schedule ends with the run, at the ratio of now.
-        self.optimizer.total_updates = self.credit.owed(self.config.algo.total_steps, self.prefill)
+        self.optimizer.total_updates = self.credit.total(self.config.algo.total_steps, self.prefill)
         self.flops_per_update = state["flops_per_update"]
         state = [state, *others][distributed.rank()]
         self.replay.load_state_dict(state["replay"])

@@ -1,8 +1,8 @@
-"""Several processes that train one agent: what they tell each other. Alone, all of it is the identity.
+"""Communication between the processes that train one agent. With a single process every call is the identity.
 
-Started by `torchrun --nproc-per-node=N run.py ...`, they have the same weights, each its own environments
-and replay, and make every update together: the gradients of their batches are averaged, so that N batches of
-B sequences give the update that one batch of N * B would. Torch's own state says who is who.
+`torchrun --nproc-per-node=N run.py ...` starts N processes with equal weights. Each has its own environments
+and replay. Every update averages their gradients, so N batches of B sequences give the update of one batch of
+N * B. Ranks and sizes come from torch.distributed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-Thing = TypeVar("Thing")
+T = TypeVar("T")
 
-PATIENCE = timedelta(days=1)
-"""How long one process may wait for another: the first alone evaluates and writes checkpoints."""
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+"""Longest wait for another process: rank 0 alone evaluates and writes checkpoints."""
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Be one of the processes that torchrun has started, if it has, until the end of the context."""
+def process_group() -> Iterator[None]:
+    """Join the process group within the context, if torchrun started several processes."""
     if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     try:
         yield
     finally:
@@ -38,35 +38,35 @@ def joined() -> Iterator[None]:
 
 
 def size() -> int:
-    """How many processes there are, >= 1."""
+    """Return the number of processes, >= 1."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Which of them this is, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that evaluates, records and writes checkpoints."""
+    """Return True in rank 0, the process that evaluates, records and writes checkpoints."""
     return rank() == 0
 
 
 @torch.no_grad()
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace each gradient by its mean over the processes: one message for all of them."""
+    """Replace each gradient by its mean over the processes, in one message."""
     if size() == 1:
         return
     gradients = [param.grad for param in parameters if param.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     flat = mean(flat)
-    parts = flat.split([gradient.numel() for gradient in gradients])
-    for gradient, part in zip(gradients, parts, strict=True):
-        gradient.copy_(part.view_as(gradient))
+    averages = flat.split([gradient.numel() for gradient in gradients])
+    for gradient, average in zip(gradients, averages, strict=True):
+        gradient.copy_(average.view_as(gradient))
 
 
 def mean(values: Tensor) -> Tensor:
-    """The mean of a tensor over the processes, on each of them."""
+    """Return the mean of a tensor over the processes."""
     if size() == 1:
         return values
     total = values.clone()
@@ -74,55 +74,55 @@ def mean(values: Tensor) -> Tensor:
     return total / size()
 
 
-def gathered(values: Tensor) -> Tensor:
-    """The tensors of all processes, of one shape, one behind the other along their first dimension."""
+def all_gather(values: Tensor) -> Tensor:
+    """Concatenate the tensors of all processes, which have one shape, along the first dimension."""
     if size() == 1:
         return values
-    parts = [torch.empty_like(values) for _ in range(size())]
-    dist.all_gather(parts, values.contiguous())
-    return torch.cat(parts)
+    gathered = [torch.empty_like(values) for _ in range(size())]
+    dist.all_gather(gathered, values.contiguous())
+    return torch.cat(gathered)
 
 
-def largest(value: int) -> int:
-    """The largest of the processes' numbers, on each of them."""
+def all_reduce_max(value: int) -> int:
+    """Return the largest value among the processes."""
     if size() == 1:
         return value
-    found = torch.tensor(value)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found.item())
+    maximum = torch.tensor(value)
+    dist.all_reduce(maximum, dist.ReduceOp.MAX)
+    return int(maximum.item())
 
 
-def all_of(fact: bool) -> bool:
-    """Whether it holds in every process."""
-    return not largest(int(not fact))
+def all_true(condition: bool) -> bool:
+    """Return True if the condition holds in every process."""
+    return not all_reduce_max(int(not condition))
 
 
-def wait_for_all() -> None:
-    """Return once every process has come here."""
-    largest(0)
+def barrier() -> None:
+    """Return once every process has called this."""
+    all_reduce_max(0)
 
 
-def collected(thing: Thing) -> list[Thing]:
-    """What each process has, in the order of their ranks, on the first; on others an empty list."""
+def gather_objects(item: T) -> list[T]:
+    """Return the items of all processes, by rank, in rank 0; an empty list elsewhere."""
     if size() == 1:
-        return [thing]
-    things: list[Thing | None] | None = [None] * size() if is_first() else None
-    dist.gather_object(thing, things)
-    return [thing for thing in things or [] if thing is not None]
+        return [item]
+    items: list[T | None] | None = [None] * size() if is_first() else None
+    dist.gather_object(item, items)
+    return [gathered for gathered in items or [] if gathered is not None]
 
 
-def of_the_first(thing: Thing) -> Thing:
-    """What the first process has, on each of them."""
+def broadcast_object(item: T) -> T:
+    """Return the item of rank 0 in every process."""
     if size() == 1:
-        return thing
-    box = [thing]
-    dist.broadcast_object_list(box)
-    return box[0]
+        return item
+    items = [item]
+    dist.broadcast_object_list(items)
+    return items[0]
 
 
 @torch.no_grad()
-def share_weights(module: nn.Module) -> None:
-    """Give every process the first one's parameters and buffers."""
+def broadcast_parameters(module: nn.Module) -> None:
+    """Copy the parameters and buffers of rank 0 to every process."""
     if size() == 1:
         return
     for tensor in [*module.parameters(), *module.buffers()]:

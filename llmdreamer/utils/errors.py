@@ -1,17 +1,17 @@
-"""The errors a user can cause, each told in one line before anything is trained."""
+"""Errors that end a run with one line instead of a traceback."""
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 
 class ConfigError(ValueError):
-    """A mistake in what the user asked for: what is wrong, the value, what to do."""
+    """A mistake in the request; the message says what is wrong, the value, and what to do."""
 
     exit_code = 2
 
 
 class Diverged(RuntimeError):
-    """Numbers are not finite and will not become so: the run ends, and what is on the disk stays."""
+    """Training produced numbers that are not finite, and has ended; files on disk are kept."""
 
     exit_code = 3
 
@@ -19,7 +19,7 @@ class Diverged(RuntimeError):
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest choice, or an empty string if none is near.
 
-    Of a dotted key the last part counts twice: `algo.lr` is near `algo.optimizer.lr`.
+    The last part of a dotted key counts twice: `algo.lr` is near `algo.optimizer.lr`.
     """
 
     def likeness(choice: str) -> float:

@@ -1,4 +1,4 @@
-"""Files that survive a crash: whole or not there, and on the disk itself."""
+"""Crash-safe files: atomic replacement and fsync."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a file's text in one step: a reader sees the old text or the new, never a part."""
+    """Replace the text of a file atomically: a reader sees the old text or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Not by the process id: on several machines of a shared folder, in containers, it is often 1.
+    # A process id would not be unique: containers that share a folder often all have process 1.
     draft = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(draft, "w") as file:
@@ -19,12 +19,12 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         os.replace(draft, path)
     except OSError:
-        draft.unlink(missing_ok=True)  # on a full disk there would be one for each attempt
+        draft.unlink(missing_ok=True)  # a full disk would collect one draft per attempt
         raise
 
 
 def fsync(path: Path) -> None:
-    """Return once a file's bytes, or a folder's names, are on the disk itself."""
+    """Sync the bytes of a file, or the names in a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""Nested mappings as one mapping with dotted keys, as records and MLflow hold them."""
+"""Flattens nested mappings to dotted keys, the form that records and MLflow use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Scalar = str | int | float | bool | None
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    """Turn nested mappings into dotted keys, lists into JSON, and blot out secrets.
+    """Convert nested mappings to dotted keys and lists to JSON, with secrets redacted.
 
-    `{"a": {"b": [1, 2]}}` is `{"a.b": "[1, 2]"}`. An empty mapping is `"{}"`.
+    `{"a": {"b": [1, 2]}}` becomes `{"a.b": "[1, 2]"}`. An empty mapping becomes `"{}"`.
     """
     flat: dict[str, Scalar] = {}
     for name, value in mapping.items():

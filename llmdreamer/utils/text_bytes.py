@@ -1,4 +1,4 @@
-"""Texts in tensors: UTF-8 bytes, zeros behind."""
+"""Texts in tensors: UTF-8 bytes with trailing zeros."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 
-def distinct(rows: Tensor) -> tuple[list[bytes], Tensor]:
-    """The texts of a batch, each once, in the order they come, and which of them each row is.
+def distinct_texts(encoded: Tensor) -> tuple[list[bytes], Tensor]:
+    """Return the distinct texts of a batch, by first occurrence, and the index of the text of each element.
 
-    A batch has many rows and few texts. `torch.unique` compares rows byte by byte: 528 rows of 128 bytes took
-    it 0.7 ms with three texts, 8 with many; this takes 0.1.
+    A batch has many elements and few distinct texts. For 528 texts of 128 bytes, `torch.unique` took 0.7 ms
+    with three distinct texts and 8 ms with many; this takes 0.1 ms.
 
     Args:
-        rows: (..., bytes), uint8; from another device they are waited for.
+        encoded: (..., bytes), uint8; a tensor on another device is copied, which synchronizes.
 
     Returns:
-        The texts without their zeros, and (...) of int64 on the CPU.
+        The texts without trailing zeros, and indices (...), int64, on the CPU.
     """
-    numbers: dict[bytes, int] = {}
-    flat = rows.cpu().numpy().reshape(-1, rows.shape[-1])
-    which = [numbers.setdefault(row.tobytes(), len(numbers)) for row in flat]
-    return [text.rstrip(b"\0") for text in numbers], torch.tensor(which).view(rows.shape[:-1])
+    indices: dict[bytes, int] = {}
+    flat = encoded.cpu().numpy().reshape(-1, encoded.shape[-1])
+    index = [indices.setdefault(text.tobytes(), len(indices)) for text in flat]
+    return [text.rstrip(b"\0") for text in indices], torch.tensor(index).view(encoded.shape[:-1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llmdreamer.nn.layers import MLP
-from llmdreamer.utils.text_bytes import distinct
+from llmdreamer.utils.text_bytes import distinct_texts
 
 BINS = 128
 """Words are told apart by a checksum of so many values; of ten words, two fall together every third time."""
@@ -53,7 +53,7 @@ class WordsDecoder(nn.Module):
 
 def words_of(rows: Tensor) -> Tensor:
     """UTF-8 bytes (..., bytes), zeros behind -> which words are there (..., BINS), bool, on the CPU."""
-    texts, which = distinct(rows)
+    texts, which = distinct_texts(rows)
     there = torch.zeros(len(texts), BINS, dtype=torch.bool)
     for row, text in zip(there, texts, strict=True):
         row[_bins(text)] = True

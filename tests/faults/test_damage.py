@@ -46,7 +46,7 @@ def lead_nowhere(path):
             "config.yaml",
             "metrics.jsonl",
             "replay/meta.json",
-            "replay/stream-0000/000000000000.rows",
+            "replay/stream-0000/000000000000.steps",
         ),
         *("tracking/run.json", "run.lock"),
     ],

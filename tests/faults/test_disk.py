@@ -90,7 +90,7 @@ def test_a_disk_too_full_for_experience_ends_the_run_in_one_line(tmp_path):
         "the disk is full ([Errno 27] File too large): make room and go on with:"
         f" python run.py resume={run_dir}"
     )
-    (path,) = (run_dir / "replay").rglob("*.rows")
+    (path,) = (run_dir / "replay").rglob("*.steps")
     assert limit - 40 < path.stat().st_size <= limit
 
 
@@ -126,7 +126,7 @@ def test_torn_last_lines_are_cut_and_nothing_committed_is_lost(tmp_path, copy, f
     _, folder = copy
     max((folder / "checkpoints").iterdir()).unlink()  # killed before the last checkpoint ...
     (folder / "tracking" / "run.json").unlink()
-    (path,) = (folder / "replay").rglob("*.rows")
+    (path,) = (folder / "replay").rglob("*.steps")
     for file in (path, folder / "metrics.jsonl"):  # ... in the middle of a row of each
         os.truncate(file, file.stat().st_size - 7)
     assert run(tmp_path, *RESUME)[0] == 0

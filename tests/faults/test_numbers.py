@@ -25,8 +25,8 @@ def poison(config, folder, where):
     """Write NaN into the rewards of the replay's file, as a disk that lies would."""
     envs = make_vector(config.env, 1, 0)
     envs.close()
-    (path,) = (folder / "replay").rglob("*.rows")
-    stored = np.fromfile(path, layout.row_dtype(envs.spec))
+    (path,) = (folder / "replay").rglob("*.steps")
+    stored = np.fromfile(path, layout.step_dtype(envs.spec))
     stored["reward"][where] = math.nan
     stored.tofile(path)
 

@@ -1,4 +1,4 @@
-"""Lets `rows` be imported by name."""
+"""Makes `numbered_steps` importable by name."""
 
 import sys
 from pathlib import Path

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from rows import SPEC, bytes_of, fill, replay, row
+from numbered_steps import SPEC, bytes_of, fill, make_step, replay
 
 from llmdreamer.replay import SequenceReplay, stream
 from llmdreamer.utils.errors import ConfigError
@@ -43,10 +43,10 @@ def same(a, b):
 
 
 @pytest.mark.parametrize("checkpoint", [13, 47, 90])
-def test_a_resumed_buffer_is_the_uninterrupted_one(tmp_path: Path, checkpoint: int):
-    """Rows, samples and files, also when rows were dropped after the checkpoint."""
+def test_resumed_buffer_equals_uninterrupted_buffer(tmp_path: Path, checkpoint: int):
+    """Rows, samples and files, also when steps were dropped after the checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    settings = {"n": 2, "capacity": 80, "length": 4, "slack": 30}  # files of 5 rows
+    settings = {"n": 2, "capacity": 80, "length": 4, "slack": 30}  # files of 5 steps
     buffer, cut = replay(whole, **settings), replay(broken, **settings)
     for each in (buffer, cut):
         fill(each, 0, checkpoint, n=2)
@@ -66,24 +66,24 @@ def test_a_resumed_buffer_is_the_uninterrupted_one(tmp_path: Path, checkpoint: i
     assert bytes_of(whole) == bytes_of(broken)
 
 
-def test_rows_after_the_cursor_and_a_torn_one_are_cut(tmp_path: Path):
-    buffer = replay(tmp_path, capacity=80)  # files of 10 rows
+def test_steps_after_the_cursor_and_torn_steps_are_removed(tmp_path: Path):
+    buffer = replay(tmp_path, capacity=80)  # files of 10 steps
     fill(buffer, 0, 17)
     state, before = buffer.state_dict(), bytes_of(tmp_path)
     fill(buffer, 17, 35)
-    newest = max(tmp_path.rglob("*.rows"))
+    newest = max(tmp_path.rglob("*.steps"))
     with newest.open("ab") as file:
-        file.write(b"half a row")
+        file.write(b"half a step")
     resumed = replay(tmp_path, capacity=80)
     resumed.load_state_dict(state)
     assert bytes_of(tmp_path) == before
 
 
-def test_a_torn_row_is_overwritten_when_no_checkpoint_is_loaded(tmp_path: Path):
+def test_torn_step_is_overwritten_without_checkpoint(tmp_path: Path):
     buffer = replay(tmp_path)
     fill(buffer, 0, 7)
-    (path,) = tmp_path.rglob("*.rows")
-    os.truncate(path, 6 * 23 + 11)  # rows of 23 bytes: the seventh is torn
+    (path,) = tmp_path.rglob("*.steps")
+    os.truncate(path, 6 * 23 + 11)  # steps of 23 bytes: the seventh is torn
     resumed = replay(tmp_path)
     assert len(resumed) == 6
     fill(resumed, 6, 8)
@@ -93,12 +93,12 @@ def test_a_torn_row_is_overwritten_when_no_checkpoint_is_loaded(tmp_path: Path):
     assert set(rewards) == {3.0, 4.0, 5.0, 6.0, 7.0}
 
 
-def test_a_killed_process_loses_no_row_it_appended(tmp_path: Path):
+def test_killed_process_keeps_every_appended_step(tmp_path: Path):
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from rows import fill, replay
+from numbered_steps import fill, replay
 fill(replay(Path({str(tmp_path)!r}), capacity=80), 0, 33)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -107,86 +107,86 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert len(replay(tmp_path, capacity=80)) == 33
 
 
-def test_a_full_disk_is_an_error_that_loses_nothing(tmp_path: Path):
-    """The limit on a file's size fails a write for real, half a row on."""
+def test_full_disk_raises_and_loses_no_step(tmp_path: Path):
+    """The limit on a file's size fails a write for real, half a step on."""
     second = np.array([False, True])
     buffer, calm = replay(tmp_path / "full", n=2), replay(tmp_path / "calm", n=2)
     for each in (buffer, calm):
         fill(each, 0, 10, n=2)
-        each.append(*row([0, 10]), mask=second)
+        each.append(*make_step([0, 10]), mask=second)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (12 * 23 + 5, limits[1]))
     try:
-        buffer.append(*row([10, 11]))
+        buffer.append(*make_step([10, 11]))
         with pytest.raises(OSError, match="File too large"):
-            buffer.append(*row([11, 12]))  # room for it in the first stream only
+            buffer.append(*make_step([11, 12]))  # room for it in the first stream only
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert buffer.state_dict()["written"] == [11, 12]
-    calm.append(*row([10, 11]))
+    calm.append(*make_step([10, 11]))
     for each in (buffer, calm):
         for number in range(11, 30):
-            each.append(*row([number, number + 1]))
+            each.append(*make_step([number, number + 1]))
     assert bytes_of(tmp_path / "full") == bytes_of(tmp_path / "calm")
 
 
-def test_old_files_are_deleted_beyond_capacity_and_slack(tmp_path: Path):
-    buffer = replay(tmp_path, capacity=80, slack=20)  # files of 10 rows
+def test_files_beyond_capacity_and_slack_are_deleted(tmp_path: Path):
+    buffer = replay(tmp_path, capacity=80, slack=20)  # files of 10 steps
     fill(buffer, 0, 205)
-    names = sorted(int(path.stem) for path in tmp_path.rglob("*.rows"))
+    names = sorted(int(path.stem) for path in tmp_path.rglob("*.steps"))
     assert names == list(range(100, 210, 10))  # 205 - 80 - 20 = 105 is in the file of 100
 
 
-def test_a_file_that_was_cut_and_goes_on_is_synced_as_long_as_it_grows(tmp_path, monkeypatch):
-    buffer = replay(tmp_path, capacity=800)  # files of 100 rows
+def test_truncated_file_is_synced_while_it_grows(tmp_path, monkeypatch):
+    buffer = replay(tmp_path, capacity=800)  # files of 100 steps
     fill(buffer, 0, 30)
     state = buffer.state_dict()
     resumed = replay(tmp_path, capacity=800)
     resumed.load_state_dict(state | {"written": [20]})
     synced: list[str] = []
     monkeypatch.setattr(stream, "fsync", lambda path: synced.append(path.name))
-    resumed.flush()  # a checkpoint between the cut and the next row
+    resumed.flush()  # a checkpoint between the cut and the next step
     for times, begin in ((2, 20), (3, 30)):
         fill(resumed, begin, begin + 10)
         resumed.flush()
-        assert synced.count("000000000000.rows") == times
+        assert synced.count("000000000000.steps") == times
 
 
-def test_a_checkpoint_older_than_the_slack_is_refused_and_nothing_is_cut(tmp_path: Path):
+def test_checkpoint_older_than_slack_is_refused_without_truncation(tmp_path: Path):
     buffer = replay(tmp_path, capacity=80, slack=0)
     fill(buffer, 0, 90)
     state = buffer.state_dict()
     fill(buffer, 90, 150)
     before = bytes_of(tmp_path)
     resumed = replay(tmp_path, capacity=80, slack=0)
-    with pytest.raises(ConfigError, match=r"holds rows 70\.\.150, the checkpoint needs 10\.\.90"):
+    with pytest.raises(ConfigError, match=r"70\.\.150.*10\.\.90"):
         resumed.load_state_dict(state)
     assert bytes_of(tmp_path) == before
 
 
-def test_rows_cut_below_the_cursor_are_refused(tmp_path: Path):
+def test_stream_shorter_than_the_cursor_is_refused(tmp_path: Path):
     buffer = replay(tmp_path)
     fill(buffer, 0, 20)
     state = buffer.state_dict()
-    (path,) = tmp_path.rglob("*.rows")
+    (path,) = tmp_path.rglob("*.steps")
     os.truncate(path, 19 * 23)
-    with pytest.raises(ConfigError, match=r"holds rows 0\.\.19, the checkpoint needs 0\.\.20"):
+    with pytest.raises(ConfigError, match=r"0\.\.19.*0\.\.20"):
         replay(tmp_path).load_state_dict(state)
     with pytest.raises(ConfigError, match="1 streams, this run env.num_envs=2"):
         replay(tmp_path / "other", n=2).load_state_dict(state)
 
 
-def test_files_beyond_a_gap_do_not_come_back(tmp_path: Path):
-    buffer = replay(tmp_path, capacity=80)  # files of 10 rows
+def test_files_beyond_a_gap_are_ignored(tmp_path: Path):
+    buffer = replay(tmp_path, capacity=80)  # files of 10 steps
     fill(buffer, 0, 35)
-    (tmp_path / "replay/stream-0000/000000000010.rows").unlink()
+    (tmp_path / "replay/stream-0000/000000000010.steps").unlink()
     resumed = replay(tmp_path, capacity=80)
     assert len(resumed) == 10
     fill(resumed, 10, 21)
     assert len(replay(tmp_path, capacity=80)) == 21
 
 
-def test_clear_begins_anew(tmp_path: Path):
+def test_clear_empties_the_buffer(tmp_path: Path):
     buffer = replay(tmp_path, capacity=80, slack=0)
     fill(buffer, 0, 205)
     buffer.clear()
@@ -195,7 +195,7 @@ def test_clear_begins_anew(tmp_path: Path):
     assert buffer.sample(1).reward.tolist() == [[0.0, 0.0, 1.0, 2.0, 3.0]]
 
 
-def test_a_folder_with_another_layout_is_refused_with_both(tmp_path: Path):
+def test_folder_with_another_layout_is_refused(tmp_path: Path):
     replay(tmp_path)
     other = dataclasses.replace(SPEC, observations={"state": (3,)})
     with pytest.raises(ConfigError, match=r"\{'state': \[2\]\}, this run .*\{'state': \[3\]\}"):
@@ -204,23 +204,23 @@ def test_a_folder_with_another_layout_is_refused_with_both(tmp_path: Path):
         replay(tmp_path, n=2)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path: Path):
+def test_folder_without_replay_is_refused(tmp_path: Path):
     (tmp_path / "replay").mkdir()
     (tmp_path / "replay" / "thesis.tex").touch()
     with pytest.raises(ConfigError, match="not a replay folder"):
         replay(tmp_path)
 
 
-def test_capacity_below_one_sequence_and_context_is_refused(tmp_path: Path):
+def test_capacity_below_one_sequence_is_refused(tmp_path: Path):
     replay(tmp_path / "fits", n=2, capacity=10, length=4)
     with pytest.raises(ConfigError, match=r"replay.capacity=9 over 2 environments .*\(5\) each"):
         replay(tmp_path / "less", n=2, capacity=9, length=4)
 
 
-def test_a_disk_too_small_for_all_warns_and_for_one_per_cent_refuses(tmp_path: Path, caplog):
-    rows = shutil.disk_usage(tmp_path).free // 23
+def test_small_disk_warns_and_tiny_disk_is_refused(tmp_path: Path, caplog):
+    free_steps = shutil.disk_usage(tmp_path).free // 23
     with caplog.at_level(logging.WARNING):
-        replay(tmp_path / "half", capacity=2 * rows)
+        replay(tmp_path / "half", capacity=2 * free_steps)
     assert "the disk will be full before the replay is" in caplog.text
     with pytest.raises(ConfigError, match="lower replay.capacity"):
-        replay(tmp_path / "none", capacity=200 * rows)
+        replay(tmp_path / "none", capacity=200 * free_steps)

@@ -7,19 +7,19 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from rows import fill, replay, row
+from numbered_steps import fill, make_step, replay
 
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.types import EnvSpec, SequenceBatch, TimeStep
 
 
 def starts(batch: SequenceBatch) -> list[tuple[int, int]]:
-    """Return (environment, number) of the first trained row of each chunk."""
+    """Return (environment, number) of the first trained step of each chunk."""
     seen = batch.observations["state"][:, 1]
     return [(int(env), int(number)) for env, number in seen]
 
 
-def test_a_chunk_is_consecutive_rows_behind_one_of_context(tmp_path):
+def test_chunk_is_consecutive_steps_behind_one_context_step(tmp_path):
     buffer = replay(tmp_path, online=False)
     fill(buffer, 0, 30)
     batch = buffer.sample(8)
@@ -37,17 +37,17 @@ def test_a_chunk_is_consecutive_rows_behind_one_of_context(tmp_path):
         assert not batch.action[b][last].any()
 
 
-def test_is_first_is_never_forced(tmp_path):
+def test_is_first_is_returned_as_stored(tmp_path):
     buffer = replay(tmp_path, online=False)
-    fill(buffer, 0, 60, episode=1000)  # one long episode: only row 0 is first
+    fill(buffer, 0, 60, episode=1000)  # one long episode: only step 0 is first
     batch = buffer.sample(64)
     first = torch.tensor([number for _, number in starts(batch)])
     assert torch.equal(batch.is_first[:, 1], first == 0)
-    assert torch.equal(batch.is_first[:, 0], first == 1)  # the context row is row 0
+    assert torch.equal(batch.is_first[:, 0], first == 1)  # the context step is step 0
     assert not batch.is_first[:, 2:].any()
 
 
-def test_the_first_chunk_of_a_stream_has_a_context_of_zeros(tmp_path):
+def test_first_chunk_has_context_of_zeros(tmp_path):
     buffer = replay(tmp_path, length=4)
     fill(buffer, 0, 4)
     batch = buffer.sample(1)
@@ -56,7 +56,7 @@ def test_the_first_chunk_of_a_stream_has_a_context_of_zeros(tmp_path):
     assert batch.observations["state"][0, 0].tolist() == [0.0, 0.0]
 
 
-def test_one_chunk_makes_it_ready(tmp_path):
+def test_buffer_is_ready_after_one_chunk(tmp_path):
     buffer = replay(tmp_path, length=4)
     fill(buffer, 0, 3)
     assert not buffer.ready
@@ -66,19 +66,19 @@ def test_one_chunk_makes_it_ready(tmp_path):
     assert buffer.ready
 
 
-def test_chunks_cross_segment_files(tmp_path):
-    buffer = replay(tmp_path, capacity=24, length=7, online=False)  # files of 24 // 8 = 3 rows
+def test_chunks_span_segment_files(tmp_path):
+    buffer = replay(tmp_path, capacity=24, length=7, online=False)  # files of 24 // 8 = 3 steps
     fill(buffer, 0, 20)
-    assert len(list(tmp_path.rglob("*.rows"))) == 7
+    assert len(list(tmp_path.rglob("*.steps"))) == 7
     for b, (_, first) in enumerate(starts(batch := buffer.sample(50))):
         assert batch.reward[b, 1:].tolist() == list(range(first, first + 7))
 
 
-def test_every_chunk_of_every_stream_is_equally_likely(tmp_path):
+def test_chunks_are_sampled_uniformly_over_streams(tmp_path):
     buffer = replay(tmp_path, n=2, length=4, online=False)
     fill(buffer, 0, 6, n=2)  # 3 chunks each
-    for number in range(6, 13):  # the second stream is 7 rows longer: 10 chunks
-        buffer.append(*row([0, number]), mask=np.array([False, True]))
+    for number in range(6, 13):  # the second stream is 7 steps longer: 10 chunks
+        buffer.append(*make_step([0, number]), mask=np.array([False, True]))
     counts = Counter(start for _ in range(13) for start in starts(buffer.sample(200)))
     expected = [(0, s) for s in range(3)] + [(1, s) for s in range(10)]
     assert sorted(counts) == expected
@@ -86,15 +86,15 @@ def test_every_chunk_of_every_stream_is_equally_likely(tmp_path):
     assert chi_square < 32.9  # the 0.1 % point of 12 degrees of freedom
 
 
-def test_a_masked_append_writes_only_those_streams(tmp_path):
+def test_masked_append_writes_only_masked_streams(tmp_path):
     buffer = replay(tmp_path, n=3)
     fill(buffer, 0, 1, n=3)
-    buffer.append(*row([9, 1, 9]), mask=np.array([False, True, False]))
+    buffer.append(*make_step([9, 1, 9]), mask=np.array([False, True, False]))
     assert buffer.state_dict()["written"] == [1, 2, 1]
     assert len(buffer) == 4
 
 
-def test_each_completed_chunk_is_served_once_before_uniform_ones(tmp_path):
+def test_online_chunks_are_served_once_before_uniform_ones(tmp_path):
     buffer = replay(tmp_path, n=2, length=4)
     fill(buffer, 0, 11, n=2)
     assert starts(buffer.sample(3)) == [(0, 0), (1, 0), (0, 4)]
@@ -106,13 +106,13 @@ def test_each_completed_chunk_is_served_once_before_uniform_ones(tmp_path):
     assert buffer.state_dict()["online"] == before == [12, 12]
 
 
-def test_without_the_online_queue_all_chunks_are_drawn(tmp_path):
+def test_buffer_without_online_queue_samples_all_chunks(tmp_path):
     buffer = replay(tmp_path, length=4, online=False)
     fill(buffer, 0, 200)
     assert starts(buffer.sample(3)) != [(0, 0), (0, 4), (0, 8)]
 
 
-def test_beyond_capacity_only_the_newest_rows_are_sampled(tmp_path):
+def test_full_buffer_samples_only_the_newest_steps(tmp_path):
     buffer = replay(tmp_path, capacity=40, length=4, slack=0)
     fill(buffer, 0, 103)
     assert len(buffer) == 40
@@ -121,7 +121,7 @@ def test_beyond_capacity_only_the_newest_rows_are_sampled(tmp_path):
     assert firsts == set(range(64, 100))
 
 
-def test_images_and_vectors_keep_their_types(tmp_path):
+def test_images_and_vectors_keep_their_dtypes(tmp_path):
     spec = EnvSpec({"picture": (2, 2, 3), "speed": (1,)}, action_size=3, discrete=True)
     buffer = SequenceReplay(tmp_path / "replay", spec, 1, 100, 2, seed=0)
     picture = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
@@ -137,13 +137,13 @@ def test_images_and_vectors_keep_their_types(tmp_path):
     assert batch.observations["speed"][0, :, 0].tolist() == [0.0, 0.5, 0.5]
 
 
-def test_rows_that_break_the_contract_are_asserted_against(tmp_path):
+def test_append_asserts_its_contract(tmp_path):
     buffer = replay(tmp_path)
     with pytest.raises(AssertionError, match="must begin with an episode"):
-        buffer.append(*row([1]))
+        buffer.append(*make_step([1]))
     fill(buffer, 0, 4)
-    step, _ = row([4])  # an episode's last
-    with pytest.raises(AssertionError, match="an action on the last row of 0"):
+    step, _ = make_step([4])  # an episode's last
+    with pytest.raises(AssertionError, match="an action on the last step of 0"):
         buffer.append(step, np.ones((1, 2), np.float32))
     with pytest.raises(AssertionError, match="float64"):
         doubled = {"state": step.observations["state"].astype(np.float64)}

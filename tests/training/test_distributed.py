@@ -85,10 +85,10 @@ def process(rank, cfg, folder):
     heard = {
         "rank": distributed.rank(),
         "size": distributed.size(),
-        "largest": distributed.largest(rank + 3),
-        "all": (distributed.all_of(True), distributed.all_of(rank == 0)),
-        "collected": distributed.collected(rank),
-        "of the first": distributed.of_the_first(f"process {rank}"),
+        "largest": distributed.all_reduce_max(rank + 3),
+        "all": (distributed.all_true(True), distributed.all_true(rank == 0)),
+        "collected": distributed.gather_objects(rank),
+        "of the first": distributed.broadcast_object(f"process {rank}"),
         "mean": distributed.mean(torch.tensor([1.0 + rank])).tolist(),
     }
     policy.sample_one_hot = model.sample_one_hot = mode_one_hot
@@ -121,7 +121,11 @@ def test_processes_hear_what_they_tell_each_other(found):
 
 def test_one_process_alone_hears_what_it_says():
     assert (distributed.rank(), distributed.size(), distributed.is_first()) == (0, 1, True)
-    assert (distributed.largest(7), distributed.collected(7), distributed.of_the_first(7)) == (
+    assert (
+        distributed.all_reduce_max(7),
+        distributed.gather_objects(7),
+        distributed.broadcast_object(7),
+    ) == (
         7,
         [7],
         7,

@@ -21,7 +21,7 @@ from smallest import TINY, differing, rows, runs_in, saved
 from llmdreamer.agent.restore import restore_agent
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.evaluation.episodes import evaluate
-from llmdreamer.replay.layout import row_dtype
+from llmdreamer.replay.layout import step_dtype
 from llmdreamer.tracking import Spool, prepare
 from llmdreamer.tracking.record import Known, RunFiles, Wanted, load, save
 from llmdreamer.training.loop import train
@@ -137,8 +137,8 @@ def test_no_life_of_a_run_without_snapshots_lives_the_episodes_of_another(
     for total in (25, 45, 64):
         longer = replace(config, algo=replace(config.algo, total_steps=total))
         train(longer if total == 25 else replace(longer, resume=str(tmp_path)), tmp_path)
-    raw = b"".join(path.read_bytes() for path in sorted((tmp_path / "replay").rglob("*.rows")))
-    stored = np.frombuffer(raw, row_dtype(EnvSpec({"state": (1,)}, 2, True)))
+    raw = b"".join(path.read_bytes() for path in sorted((tmp_path / "replay").rglob("*.steps")))
+    stored = np.frombuffer(raw, step_dtype(EnvSpec({"state": (1,)}, 2, True)))
     begins = stored["observations/state"][stored["is_first"], 0].tolist()
     assert len(begins) == 3 + 2 + 2 and len({*begins}) == len(begins)
 
@@ -195,8 +195,8 @@ def test_an_environment_without_snapshot_resumes_with_a_new_episode(
     # Steps 46 to 64 begin an episode, not at its fifth step: one of ten steps, then nine.
     assert (collector["policy_step"], collector["lengths"]) == (64, [9])
     # In replay the episode that the stop cut ends as truncated, and the next row begins one.
-    raw = b"".join(path.read_bytes() for path in sorted((tmp_path / "replay").rglob("*.rows")))
-    stored = np.frombuffer(raw, row_dtype(EnvSpec({"state": (1,)}, 2, True)))
+    raw = b"".join(path.read_bytes() for path in sorted((tmp_path / "replay").rglob("*.steps")))
+    stored = np.frombuffer(raw, step_dtype(EnvSpec({"state": (1,)}, 2, True)))
     # Four of eleven rows each, then rows 44 to 49, of observations 0 to 5.
     assert np.flatnonzero(stored["truncated"]).tolist() == [49]
     assert stored["is_first"][50] and stored["observations/state"][49:51, 0].tolist() == [5, 0]

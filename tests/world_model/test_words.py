@@ -7,7 +7,7 @@ import torch
 
 from llmdreamer.agent.agent import Agent
 from llmdreamer.types import EnvSpec
-from llmdreamer.utils.text_bytes import distinct
+from llmdreamer.utils.text_bytes import distinct_texts
 from llmdreamer.world_model.words import BINS, WordsDecoder, words_of
 
 torch.set_num_threads(1)
@@ -36,7 +36,7 @@ def test_shapes_before_the_bytes_are_kept():
 
 
 def test_each_text_comes_once_and_every_row_knows_its_own():
-    texts, which = distinct(rows("b", "a", "b", "", "a b", "b").view(3, 2, -1))
+    texts, which = distinct_texts(rows("b", "a", "b", "", "a b", "b").view(3, 2, -1))
     assert texts == [b"b", b"a", b"", b"a b"]
     assert which.tolist() == [[0, 1], [0, 2], [3, 0]]
 

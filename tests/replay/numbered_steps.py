@@ -1,4 +1,4 @@
-"""Rows whose numbers tell where they belong: observation [env, row], reward = row."""
+"""Steps whose values are their position: observation [env, step], reward = step."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ def replay(folder: Path, n: int = 1, capacity: int = 1000, length: int = 4, **kw
     return SequenceReplay(folder / "replay", SPEC, n, capacity, length, seed=0, **kw)
 
 
-def row(numbers: list[int], episode: int = 5) -> tuple[TimeStep, np.ndarray]:
-    """Return row `numbers[i]` of each environment i; episodes have `episode` rows, by turns
-    terminated and truncated; the action after row r is one-hot r % 2."""
+def make_step(numbers: list[int], episode: int = 5) -> tuple[TimeStep, np.ndarray]:
+    """Return step `numbers[i]` of each environment i.
+
+    Episodes have `episode` steps and end alternately by termination and truncation. The action after step r
+    is one-hot r % 2.
+    """
     n, r = len(numbers), np.array(numbers)
     last, odd = r % episode == episode - 1, (r // episode) % 2 == 1
     step = TimeStep(
@@ -34,8 +37,8 @@ def row(numbers: list[int], episode: int = 5) -> tuple[TimeStep, np.ndarray]:
 
 def fill(buffer: SequenceReplay, start: int, stop: int, n: int = 1, episode: int = 5) -> None:
     for number in range(start, stop):
-        buffer.append(*row([number] * n, episode))
+        buffer.append(*make_step([number] * n, episode))
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.rows"))}
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.steps"))}

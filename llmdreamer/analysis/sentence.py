@@ -9,7 +9,7 @@ from llmdreamer.analysis.aggregate import LEVEL, Estimate
 
 ALPHA = 1 - LEVEL
 FEW = 10
-"""Below this many runs a percentile interval is too narrow; docs/log.md has by how much."""
+"""Below this many runs a percentile interval is too narrow; docs/log.md, "Intervals of few runs"."""
 
 
 def count(n: int, word: str) -> str:

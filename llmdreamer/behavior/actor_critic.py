@@ -107,7 +107,7 @@ class Behavior(nn.Module):
         A backbone that attends to its past fetches a memory where something is predicted from it: for a
         reward, once the deed is done. The actor does not see it then, nor does the critic, whose target
         is a mean over whatever was done. What an action led to is in the feature only if it is asked for
-        there (docs/log.md, "What a policy sees of a memory").
+        there (docs/log.md, "The T-maze policy, and what the features carry").
 
         Args:
             indices: (B, n), rows that imagination started from.

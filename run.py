@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from llmdreamer import cli, config
-from llmdreamer.sweep.member import membership
+from llmdreamer.sweep.run_lock import hold_run_lock
 
 ROOT = Path(__file__).resolve().parent
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # where sweeps/ is looked for
@@ -22,7 +22,7 @@ cli.register()
 def run(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
-    with membership(folder), cli.begun_or_gone(folder):
+    with hold_run_lock(folder), cli.begun_or_gone(folder):
         # Read only now: who held the folder before may have left a checkpoint to go on from.
         settings = config.load(cfg, hydra_cfg.overrides.task)
         if cfg.resume == config.AUTO and cli.finished(settings):

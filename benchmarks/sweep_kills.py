@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_kills.py [--trials 40] [--trial-kills 20] [--driver-kills 3]
 
-The trials are stand-ins (tests/sweep/standin.py); the kills are SIGKILLs.
+The trials are fake runs (tests/sweep/fake_run.py); the kills are SIGKILLs.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import optuna
 from optuna.trial import TrialState
 
 ROOT = Path(__file__).resolve().parents[1]
-STANDIN = ROOT / "tests" / "sweep" / "standin.py"
+FAKE_RUN = ROOT / "tests" / "sweep" / "fake_run.py"
 LR = "algo.optimizer.lr"
 
 
@@ -68,11 +68,12 @@ def campaign(folder: Path, trials: int, kills: list[str], pick: random.Random) -
 def start(folder: Path, trials: int) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "run.py"), "-m", f"{LR}=tag(log,interval(1e-4,1e-2))"]
     settings = [f"n_trials={trials}", "n_jobs=2", "study_name=s"]
-    settings.append(f"command=['{sys.executable}','{STANDIN}']")
+    settings.append(f"command=['{sys.executable}','{FAKE_RUN}']")
     return subprocess.Popen(
-        [*command, *(f"hydra.sweeper.{one}" for one in settings), "~hydra.callbacks.llmdreamer"],
+        [*command, *(f"hydra.sweeper.{one}" for one in settings), "~hydra.callbacks.parent_run"],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "STANDIN_STEP": "0.1", "OMP_NUM_THREADS": "1"},
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "FAKE_RUN_STEP_SECONDS": "0.1", "OMP_NUM_THREADS": "1"},
         stdout=open(folder / "log", "ab"),
         stderr=subprocess.STDOUT,
     )

@@ -150,7 +150,7 @@ def sweep(asked: list[str], length: float, tell: Callable[[Held], None] = lambda
         held = []
         with open(folder / "log", "w+") as log:
             driver = psutil.Popen(
-                [*command, "hydra.sweeper.study_name=s", "~hydra.callbacks.llmdreamer"],
+                [*command, "hydra.sweeper.study_name=s", "~hydra.callbacks.parent_run"],
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": str(ROOT), "LENGTH": str(length)},
                 stdout=log,

@@ -1,13 +1,13 @@
 """Several drivers of one study, with its database and its record on servers, as on a cluster.
 
-    python benchmarks/sweep_servers.py [--database postgresql|mysql] [--drivers 3] [--trials 8] [--standin]
+    python benchmarks/sweep_servers.py [--database postgresql|mysql] [--drivers 3] [--trials 8] [--fake-runs]
 
 Starts a database server (Debian's postgresql or mariadb-server, with psycopg or pymysql) for the study
 and an MLflow server for the record, both on loopback; then the drivers, together, on a study that is not
 there yet. One of them is SIGKILLed as soon as a trial of its has a checkpoint. The trials are real runs of
 a GRU, of which some may be pruned. Counted at the end: trials in Optuna, runs in MLflow.
 
-With `--standin` the trials are stand-ins (tests/sweep/standin.py), which MLflow hears nothing of.
+With `--fake-runs` the trials are fake runs (tests/sweep/fake_run.py) that log nothing to MLflow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "sweep"))
 from servers import free_port, started
 
 ROOT = Path(__file__).resolve().parents[1]
-STANDIN = ROOT / "tests" / "sweep" / "standin.py"
+FAKE_RUN = ROOT / "tests" / "sweep" / "fake_run.py"
 SMALL = ["backbone=gru", "algo.total_steps=96", "checkpoint.every=24", "eval.every=32"]
 STUDY = ["sweeps=smoke", "hydra.sweeper.study_name=s", "hydra.sweeper.heartbeat=5"]
 
@@ -44,7 +44,7 @@ def main() -> int:
     parser.add_argument("--database", choices=("postgresql", "mysql"), default="postgresql")
     parser.add_argument("--drivers", type=int, default=3)
     parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--standin", action="store_true")
+    parser.add_argument("--fake-runs", action="store_true")
     given = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -54,13 +54,13 @@ def main() -> int:
         print(f"study in {storage}, runs in {uri}", flush=True)
         command = [*STUDY, *SMALL, f"hydra.sweeper.n_trials={given.trials}"]
         command += [f"hydra.sweeper.storage='{storage}'", f"tracking.uri={uri}"]
-        if given.standin:
-            command.append(f"hydra.sweeper.command=['{sys.executable}','{STANDIN}']")
+        if given.fake_runs:
+            command.append(f"hydra.sweeper.command=['{sys.executable}','{FAKE_RUN}']")
         began = time.monotonic()
         codes = driven(Path(folder), command, given.drivers)
         print(f"exit codes {codes} after {time.monotonic() - began:.0f} s", flush=True)
         good = report(storage, given.trials, given.drivers)
-        good = (given.standin or recorded(uri, given.trials)) and good
+        good = (given.fake_runs or recorded(uri, given.trials)) and good
         good = good and sorted(codes) == [-signal.SIGKILL] + [0] * (given.drivers - 1)
         print("as it must be" if good else "NOT as it must be")
     return 0 if good else 1
@@ -100,7 +100,7 @@ def driven(folder: Path, command: list[str], count: int) -> list[int]:
                 subprocess.Popen(
                     [sys.executable, str(ROOT / "run.py"), "-m", *command],
                     cwd=folder,
-                    env={"STANDIN_STEP": "0.3"} | os.environ | {"PYTHONPATH": str(ROOT)},
+                    env={"FAKE_RUN_STEP_SECONDS": "0.3"} | os.environ | {"PYTHONPATH": str(ROOT)},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )

@@ -22,11 +22,11 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from llmdreamer.sweep.settings import LAUNCHERS, Settings
+from llmdreamer.sweep.settings import LAUNCHERS, SweeperSettings
 from llmdreamer.utils.errors import ConfigError
 
 ConfigStore.instance().store(
-    group="hydra/sweeper", name="llmdreamer", node=Settings, provider="llmdreamer"
+    group="hydra/sweeper", name="llmdreamer", node=SweeperSettings, provider="llmdreamer"
 )
 for _name, _node in LAUNCHERS.items():
     ConfigStore.instance().store(
@@ -34,16 +34,16 @@ for _name, _node in LAUNCHERS.items():
     )
 
 
-class SweepsFolder(SearchPathPlugin):
+class SweepsSearchPath(SearchPathPlugin):
     """Makes sweeps/ a group beside those of conf/, and leaves `hydra.searchpath` to the user."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         root = os.environ.get("LLMDREAMER_ROOT")  # run.py sets it
         if root is not None:
-            search_path.append("llmdreamer", f"{Specifications.scheme()}://{root}")
+            search_path.append("llmdreamer", f"{SweepSpecSource.scheme()}://{root}")
 
 
-class Specifications(file_config_source.FileConfigSource):
+class SweepSpecSource(file_config_source.FileConfigSource):
     """The files of sweeps/ and no other folder beside it.
 
     Hydra's help lists every file below a search path, and fails on some: an environment in .venv has
@@ -78,7 +78,7 @@ class LLMDreamerSweeper(Sweeper):
         sweep(self.config, self.hydra_context.config_loader, arguments)
 
 
-class Place(Launcher):
+class RefusedLauncher(Launcher):
     """What another sweeper gets that was told to launch by one of our options."""
 
     def __init__(self, **settings: Any) -> None:

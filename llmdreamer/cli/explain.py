@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llmdreamer.config import GROUPS, leaves
-from llmdreamer.sweep.settings import Settings
+from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.redact import redact
 
@@ -92,7 +92,7 @@ def unknown_key(key: str) -> str:
         return f"{key} has no such key yet: add each with +{key}.NAME=..."
     if parent.startswith("hydra.launcher"):
         return f"unknown key '{key}': docs/clusters.md has those of each hydra/launcher"
-    sweepers = [f"hydra.sweeper.{one.name}" for one in fields(Settings)]
+    sweepers = [f"hydra.sweeper.{one.name}" for one in fields(SweeperSettings)]
     return f"unknown key '{key}'{did_you_mean(key, [*leaves(), *GROUPS, *sweepers])}"
 
 
@@ -104,7 +104,7 @@ def _mistyped(override: str, cause: BaseException) -> str:
     inner = next((leaf for leaf in leaves() if leaf.startswith(f"{key}.")), None)
     if inner is not None:
         return f"{key}={value}: {key} holds several values, set them one by one: {inner}=..."
-    kinds = get_type_hints(Settings)  # Hydra's own keys are told in OmegaConf's words
+    kinds = get_type_hints(SweeperSettings)  # Hydra's own keys are told in OmegaConf's words
     if kind := kinds.get(key.removeprefix("hydra.sweeper.")):
         return f"{key}={value}: must be {_words(kind)}"
     return f"{key}={value}: {str(cause).splitlines()[0]}"

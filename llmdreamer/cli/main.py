@@ -24,13 +24,13 @@ from omegaconf import DictConfig
 
 from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
 from llmdreamer.config import GROUPS, leaves
-from llmdreamer.sweep.member import DRIVER_VARIABLE
+from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
-TRUSTED = ("llmdreamer.cli.main.JobReport", "llmdreamer.sweep.parent.SweepParent")
+TRUSTED = ("llmdreamer.cli.main.JobReport", "llmdreamer.sweep.hydra_callback.ParentRunCallback")
 
 P = ParamSpec("P")
 R = TypeVar("R")

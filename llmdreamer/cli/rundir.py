@@ -15,9 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.config import AUTO, Config, arm, folder_in, from_yaml, load, refuse_unlogged
 from llmdreamer.config.checks import NAME
-from llmdreamer.sweep.member import DRIVER_VARIABLE, LOCK
-from llmdreamer.sweep.plan import elsewhere
+from llmdreamer.sweep.plan import config_source_flags
 from llmdreamer.sweep.run_folder import is_finished
+from llmdreamer.sweep.run_lock import DRIVER_VARIABLE, RUN_LOCK_FILE
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.utils.errors import ConfigError
 
@@ -81,7 +81,11 @@ _made: dict[Path, list[Path]] = {}
 def _clear(folder: Path) -> None:
     """Remove what Hydra, the lock and an empty replay leave, and the folders if nothing else is there."""
     replays = sorted(folder.glob("replay*/**/"), reverse=True)
-    for file in (folder / "run.log", folder / LOCK, *(one / "meta.json" for one in replays)):
+    for file in (
+        folder / "run.log",
+        folder / RUN_LOCK_FILE,
+        *(one / "meta.json" for one in replays),
+    ):
         file.unlink(missing_ok=True)
     for each in (*replays, folder / "checkpoints", folder, *_made.get(folder.resolve(), ())):
         with suppress(OSError):
@@ -138,7 +142,7 @@ def _resolve_sweep(started: str, *, _root_: DictConfig) -> str:
         name = started  # Hydra's own sweepers begin anew each time, in folders 0, 1, ...
     elif name is None:
         choice = hydra.runtime.choices.get("sweeps")
-        name = sweep_name(choice, hydra.overrides.task, elsewhere(hydra))
+        name = sweep_name(choice, hydra.overrides.task, config_source_flags(hydra))
     elif not NAME.fullmatch(name) or name in {".", ".."}:
         raise ConfigError(
             f"hydra.sweeper.study_name={name!r}:"

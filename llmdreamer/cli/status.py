@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmdreamer.sweep.screen import Screen, drawn, plain
-from llmdreamer.sweep.status import Reader, Sweep, find, known
+from llmdreamer.sweep.status import StatusReader, SweepStatus, find, known
+from llmdreamer.sweep.status_table import LiveTable, render_table, render_text
 from llmdreamer.utils.errors import ConfigError
 
 
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.sweep is None:
             _list(chosen.root)
         else:
-            _show(Reader(find(chosen.sweep, chosen.root)), chosen.watch, as_json=chosen.json)
+            _show(StatusReader(find(chosen.sweep, chosen.root)), chosen.watch, as_json=chosen.json)
         sys.stdout.flush()
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -48,14 +48,14 @@ def _list(root: Path) -> None:
     print("\n".join(names))
 
 
-def _show(reader: Reader, every: float | None, *, as_json: bool) -> None:
+def _show(reader: StatusReader, every: float | None, *, as_json: bool) -> None:
     """Once, or with `every` until no driver is left."""
     if every is not None and every <= 0:
         raise ConfigError(f"--watch {every}: must be > 0")
     console = Console()
     live = every is not None and console.is_terminal and not as_json
     sweep = reader.look()
-    with Screen(reader.look, console if live else Console(force_terminal=False)) as screen:
+    with LiveTable(reader.look, console if live else Console(force_terminal=False)) as screen:
         while every is not None and sweep.drivers:
             if not live:
                 print(_text(sweep, as_json=as_json), flush=True)
@@ -63,13 +63,13 @@ def _show(reader: Reader, every: float | None, *, as_json: bool) -> None:
             time.sleep(every)
             sweep = reader.look()
     if console.is_terminal and not as_json:
-        console.print(drawn(sweep, console.width))
+        console.print(render_table(sweep, console.width))
     else:
         print(_text(sweep, as_json=as_json))
 
 
-def _text(sweep: Sweep, *, as_json: bool) -> str:
-    return json.dumps(sweep.as_json()) if as_json else plain(sweep)
+def _text(sweep: SweepStatus, *, as_json: bool) -> str:
+    return json.dumps(sweep.as_json()) if as_json else render_text(sweep)
 
 
 if __name__ == "__main__":

@@ -16,17 +16,17 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from llmdreamer.config.checks import NAME
-from llmdreamer.sweep.board import Board
+from llmdreamer.sweep.driver_lock import DriverLock
 from llmdreamer.sweep.grid import Grid
+from llmdreamer.sweep.hydra_callback import ParentRunCallback
 from llmdreamer.sweep.launchers.base import Engine, make_engine
-from llmdreamer.sweep.parent import SweepParent
-from llmdreamer.sweep.plan import Plan, elsewhere, read_plan
+from llmdreamer.sweep.plan import Plan, config_source_flags, read_plan
 from llmdreamer.sweep.pool import Pool, cores
-from llmdreamer.sweep.presence import Presence
-from llmdreamer.sweep.process import Program, Slot
-from llmdreamer.sweep.settings import Ray, Submitit
-from llmdreamer.sweep.sources import Chain, Source
-from llmdreamer.sweep.table import Row, show, write_csv
+from llmdreamer.sweep.progress import ProgressReporter
+from llmdreamer.sweep.results_table import ResultRow, show, write_results
+from llmdreamer.sweep.run_source import ChainedSources, RunSource
+from llmdreamer.sweep.settings import RaySettings, SubmititSettings
+from llmdreamer.sweep.worker import Slot, WorkerOptions
 from llmdreamer.tracking import resolve_uri
 from llmdreamer.tracking.store import ui_command
 from llmdreamer.utils.errors import ConfigError
@@ -38,13 +38,13 @@ _DEVICE = re.compile(r"\d+$|GPU-|MIG-")
 class SweepFailed(Exception):
     """Some runs of a sweep failed; the table has told which."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[ResultRow]) -> None:
         failed = [row for row in rows if row.state == "failed"]
         super().__init__(f"{len(failed)} of {len(rows)} runs failed")
         self.exit_code = next((row.exit_code for row in failed if row.exit_code > 0), 1)
 
 
-class SweepHalted(Exception):
+class DiskFull(Exception):
     """There is no room for what a driver writes; runs have been stopped, and the same command goes on."""
 
     exit_code = 1
@@ -56,7 +56,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     Raises:
         ConfigError: for a mistake in what was asked, before any run.
         SweepFailed: at the end, if a run failed.
-        SweepHalted: if the disk is full.
+        DiskFull: if the disk is full.
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; runs have written checkpoints.
     """
     plan = read_plan(master, loader, arguments)
@@ -65,11 +65,11 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     source = make_source(plan)
     engine = make_engine(plan)
     try:
-        pool = Pool(slots, make_program(plan, engine))
+        pool = Pool(slots, make_worker_options(plan, engine))
         plan.folder.mkdir(parents=True, exist_ok=True)
-        parent = SweepParent()
+        parent = ParentRunCallback()
         if (
-            "llmdreamer" in master.hydra.callbacks
+            "parent_run" in master.hydra.callbacks
         ):  # who takes the callback away wants no parent run
             parent.begin(master)
         try:
@@ -77,7 +77,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         except Exception as error:
             if (cause := full(error)) is None:
                 raise
-            raise SweepHalted(
+            raise DiskFull(
                 f"the disk is full ({cause}): make room, and the same command goes on"
             ) from error
         finally:
@@ -86,17 +86,17 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         engine.close()
 
 
-def _run(plan: Plan, source: Source, pool: Pool, uri: str) -> None:
-    presence = Presence.of_driver(plan.folder)
-    board = Board(plan, source)
+def _run(plan: Plan, source: RunSource, pool: Pool, uri: str) -> None:
+    presence = DriverLock.announce(plan.folder)
+    reporter = ProgressReporter(plan, source)
     try:
-        with board:
-            pool.run(source, board)
+        with reporter:
+            pool.run(source, reporter)
     finally:
         presence.close()
         rows = source.rows
         show(plan, rows)  # also where it cannot be written
-        log.info("results    %s", write_csv(plan, rows))
+        log.info("results    %s", write_results(plan, rows))
         log.info("MLflow UI  %s", ui_command(uri))
     if any(row.state == "failed" for row in rows):
         raise SweepFailed(rows)
@@ -113,7 +113,7 @@ def full(error: BaseException) -> str | None:
     return None
 
 
-def make_source(plan: Plan) -> Source:
+def make_source(plan: Plan) -> RunSource:
     """A grid, or where there is a number of trials, a study, or one for each arm."""
     if plan.settings.n_trials is None:
         return Grid(plan)
@@ -130,7 +130,7 @@ def make_source(plan: Plan) -> Source:
         return Study(plan)
     if any(not NAME.fullmatch(arm) for arm in plan.arms):
         raise ConfigError("hydra.sweeper.arms: their names are of the characters A-Z a-z 0-9 . _ -")
-    return Chain([Study(plan, arm, f"{plan.name}-{arm}") for arm in plan.arms])
+    return ChainedSources([Study(plan, arm, f"{plan.name}-{arm}") for arm in plan.arms])
 
 
 def make_slots(plan: Plan) -> list[Slot]:
@@ -178,23 +178,25 @@ def visible(devices: Sequence[int]) -> list[str]:
     return [names[one] for one in devices]
 
 
-def cpus(launcher: Submitit | Ray) -> int:
+def cpus(launcher: SubmititSettings | RaySettings) -> int:
     """The cores that a run is given, at least one."""
     given = (
-        launcher.cpus_per_task if isinstance(launcher, Submitit) else launcher.remote["num_cpus"]
+        launcher.cpus_per_task
+        if isinstance(launcher, SubmititSettings)
+        else launcher.remote["num_cpus"]
     )
     return max(1, int(given or 1))
 
 
-def make_program(plan: Plan, engine: Engine) -> Program:
+def make_worker_options(plan: Plan, engine: Engine) -> WorkerOptions:
     settings = plan.settings
     if settings.command and shutil.which(settings.command[0]) is None:
         raise ConfigError(f"hydra.sweeper.command: there is no program {settings.command[0]}")
     own = [sys.executable, str(Path(sys.argv[0]).resolve())]
     # Who says how many threads, in the configuration or to OpenMP, is not overruled.
     ours = plan.base.threads is None and "OMP_NUM_THREADS" not in os.environ
-    return Program(
-        command=[*(settings.command or own), *elsewhere(plan.master.hydra)],
+    return WorkerOptions(
+        command=[*(settings.command or own), *config_source_flags(plan.master.hydra)],
         engine=engine,
         hydra=plan.hydra,
         objective=plan.base.objective,

@@ -13,11 +13,11 @@ from hydra.core.override_parser.types import Transformer
 
 from llmdreamer.config import arm as config_arm
 from llmdreamer.config.identity import digest, run_name
-from llmdreamer.sweep.plan import Plan, spelled
+from llmdreamer.sweep.plan import Plan, to_override
 from llmdreamer.sweep.rerun import Rerun
-from llmdreamer.sweep.run_folder import Curves, Tail, is_finished
-from llmdreamer.sweep.sources import Outcome, Task
-from llmdreamer.sweep.table import Row, missing_objective, objective_values
+from llmdreamer.sweep.results_table import ResultRow, missing_objective, objective_values
+from llmdreamer.sweep.run_folder import CurveReader, Curves, is_finished
+from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import as_typed
 
@@ -30,7 +30,7 @@ class Cell:
     """One run of the grid: a combination with one seed."""
 
     overrides: list[str]
-    row: Row
+    row: ResultRow
     folder: Path | None = None  # None if its configuration is refused
     is_done: bool = False
     lock: FileLock | None = None
@@ -54,7 +54,7 @@ class Grid:
         self._look_for_finished()
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ResultRow]:
         return [cell.row for cell in self._cells.values()]
 
     @property
@@ -66,7 +66,7 @@ class Grid:
         full = [*self._plan.fixed, *one.values, *one.fixed, f"seed={one.seed}"]
         params = " ".join(one.values)
         label = f"{one.arm} {params}".strip()
-        row = Row(
+        row = ResultRow(
             label=label or "-", group=label, seed=one.seed, overrides=as_typed(full),
             number=len(self._cells), arm=one.arm, params=params,
         )  # fmt: skip
@@ -101,7 +101,7 @@ class Grid:
     def _is_finished(self, folder: Path) -> bool:
         return is_finished(folder) and (not self._plan.rerun or self._rerun.has(folder))
 
-    def next(self) -> Task | None:
+    def next_task(self) -> RunTask | None:
         if self._plan.rerun:
             self._rerun.begin()
         for name, cell in self._cells.items():
@@ -123,7 +123,7 @@ class Grid:
                 lock.release()
                 continue
             cell.lock, cell.row.state = lock, "running"
-            return Task(cell.folder, cell.overrides, self._tags(cell), _label(cell.row), name)
+            return RunTask(cell.folder, cell.overrides, self._tags(cell), _label(cell.row), name)
         return None
 
     def _tags(self, cell: Cell) -> dict[str, str]:
@@ -134,10 +134,10 @@ class Grid:
     def is_done(self) -> bool:
         return all(cell.is_done or cell.lock is not None for cell in self._cells.values())
 
-    def watch(self, task: Task, curves: Curves) -> bool:
+    def should_stop(self, task: RunTask, curves: Curves) -> bool:
         return False
 
-    def ended(self, task: Task, outcome: Outcome) -> None:
+    def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
         cell = self._cells[task.key]
         if outcome.kind == "finished":
             self._take_note(cell)
@@ -150,7 +150,7 @@ class Grid:
     def _take_note(self, cell: Cell) -> None:
         """Fill in the row of a run that is finished."""
         assert cell.folder is not None
-        tail, row = Tail(cell.folder), cell.row
+        tail, row = CurveReader(cell.folder), cell.row
         values = objective_values(self._plan, tail.read())
         row.env_step, row.state = tail.env_step, "finished"
         if values is None:
@@ -199,7 +199,7 @@ def combinations(plan: Plan) -> Iterator[Combination]:
                 " for a search give hydra.sweeper.n_trials=..."
             )
         key = override.get_key_element()  # with its `+`, where it adds a key
-        lists.append([f"{key}={spelled(one)}" for one in override.sweep_iterator(ENCODED)])
+        lists.append([f"{key}={to_override(one)}" for one in override.sweep_iterator(ENCODED)])
         if not lists[-1]:
             raise ConfigError(f"{override.input_line}: holds no value")
     for arm, fixed in plan.arms.items():
@@ -208,5 +208,5 @@ def combinations(plan: Plan) -> Iterator[Combination]:
                 yield Combination(arm, [*values], fixed, seed)
 
 
-def _label(row: Row) -> str:
+def _label(row: ResultRow) -> str:
     return f"{row.label} seed={row.seed}"

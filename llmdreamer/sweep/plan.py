@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.config import Config, load, parse_objectives, refuse_unlogged
 from llmdreamer.config.objective import Objective
-from llmdreamer.sweep.settings import LAUNCHERS, Ray, Settings, Submitit
+from llmdreamer.sweep.settings import LAUNCHERS, RaySettings, SubmititSettings, SweeperSettings
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 DIRECTIONS = ("maximize", "minimize")
@@ -34,8 +34,8 @@ class Plan:
 
     name: str
     folder: Path
-    settings: Settings
-    launcher: Submitit | Ray | None  # None: processes are the driver's own
+    settings: SweeperSettings
+    launcher: SubmititSettings | RaySettings | None  # None: processes are the driver's own
     objectives: list[Objective]
     maximize: list[bool]  # one for each objective
     fixed: list[str]  # overrides of every run
@@ -66,15 +66,15 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     Raises:
         ConfigError: in one line, before anything has been written.
     """
-    _refuse_added("hydra.sweeper", master.hydra.sweeper, Settings)
+    _refuse_added("hydra.sweeper", master.hydra.sweeper, SweeperSettings)
     settings = OmegaConf.to_object(master.hydra.sweeper)
-    assert isinstance(settings, Settings)
+    assert isinstance(settings, SweeperSettings)
     settings.sampler = settings.sampler.lower().replace("-", "")  # NSGA-II is nsgaii
     pruner = settings.pruner.lower()
     settings.pruner = "successive_halving" if pruner == "asha" else pruner
     _refuse_trust(settings)
     _check(settings)
-    typed = _by_key([*_spelled(settings.params), *arguments])
+    typed = _by_key([*_to_overrides(settings.params), *arguments])
     seeds = _seeds(master, typed.pop("seed", None))
     for key in _DRIVERS:
         typed.pop(key, None)
@@ -113,7 +113,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     )
 
 
-def elsewhere(hydra: DictConfig) -> list[str]:
+def config_source_flags(hydra: DictConfig) -> list[str]:
     """Hydra's flags that say which configuration this is, with whole paths; none for conf/config.yaml."""
     ours = Path(os.environ.get("LLMDREAMER_ROOT", ""), "conf")  # run.py sets it
     name = hydra.job.config_name
@@ -127,15 +127,15 @@ def elsewhere(hydra: DictConfig) -> list[str]:
     return flags
 
 
-def _refuse_trust(settings: Settings) -> None:
+def _refuse_trust(settings: SweeperSettings) -> None:
     """Whom to trust is typed: what stands in a specification would look typed to its runs."""
-    given = [*_spelled(settings.params), *shlex.split(" ".join(settings.arms.values()))]
+    given = [*_to_overrides(settings.params), *shlex.split(" ".join(settings.arms.values()))]
     for line in given:
         if line.lstrip("+~").startswith("trust="):
             raise ConfigError(f"{line} stands in a file: type it instead")
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: SweeperSettings) -> None:
     for key in ("retries", "stop_within"):
         if (value := getattr(settings, key)) < 0:
             raise ConfigError(f"hydra.sweeper.{key}={value}: must be >= 0")
@@ -148,18 +148,18 @@ def _check(settings: Settings) -> None:
             )
 
 
-def _launcher(master: DictConfig) -> Submitit | Ray | None:
+def _launcher(master: DictConfig) -> SubmititSettings | RaySettings | None:
     choice = master.hydra.runtime.choices.get("hydra/launcher")
     if choice == "basic":
         return None
     launcher = OmegaConf.to_object(master.hydra.launcher)
-    if not isinstance(launcher, Submitit | Ray):
+    if not isinstance(launcher, SubmititSettings | RaySettings):
         raise ConfigError(
             f"hydra/launcher={choice}: the sweeper starts its runs itself;"
             f" choose from basic, {', '.join(LAUNCHERS)} (docs/clusters.md)"
         )
     _refuse_added("hydra.launcher", master.hydra.launcher, type(launcher))
-    package = "ray" if isinstance(launcher, Ray) else "submitit"
+    package = "ray" if isinstance(launcher, RaySettings) else "submitit"
     if find_spec(package) is None:
         raise ConfigError(f"hydra/launcher={choice}: pip install 'llmdreamer[{package}]'")
     return launcher
@@ -173,18 +173,18 @@ def _refuse_added(where: str, node: DictConfig, kind: type) -> None:
         raise ConfigError(f"{where}.{key}: no such option; choose from {', '.join(known)}{near}")
 
 
-def _spelled(params: dict[str, Any]) -> list[str]:
+def _to_overrides(params: dict[str, Any]) -> list[str]:
     """Values of a YAML file as they would be typed: `[1, 2]` there is the text `1,2` here."""
     for key, value in params.items():
         if value == []:
             raise ConfigError(f"hydra.sweeper.params.{key}=[]: holds no value")
     return [
-        f"{key}={','.join(map(spelled, value)) if isinstance(value, list) else spelled(value)}"
+        f"{key}={','.join(map(to_override, value)) if isinstance(value, list) else to_override(value)}"
         for key, value in params.items()
     ]
 
 
-def spelled(value: Any) -> str:
+def to_override(value: Any) -> str:
     """A value as it is typed on a command line."""
     if value is None:
         return "null"

@@ -8,10 +8,10 @@ import signal
 import time
 from types import FrameType
 
-from llmdreamer.sweep.board import Board
-from llmdreamer.sweep.process import Program, Slot, Worker
+from llmdreamer.sweep.progress import ProgressReporter
 from llmdreamer.sweep.run_folder import is_finished
-from llmdreamer.sweep.sources import Outcome, Source, Task
+from llmdreamer.sweep.run_source import RunOutcome, RunSource, RunTask
+from llmdreamer.sweep.worker import Slot, Worker, WorkerOptions
 
 log = logging.getLogger(__name__)
 TICK = 0.02  # seconds between two looks at the processes
@@ -22,7 +22,7 @@ ASK_EVERY = 1.0  # seconds before a source that had nothing is asked again
 class Pool:
     """Runs what a source gives, `len(slots)` at a time."""
 
-    def __init__(self, slots: list[Slot], program: Program) -> None:
+    def __init__(self, slots: list[Slot], program: WorkerOptions) -> None:
         self._free = list(slots)
         self._slots = len(slots)
         self._program = program
@@ -34,13 +34,13 @@ class Pool:
         self._spare = 0.0  # slot-seconds in which there was nothing to start
         self._spare_since: float | None = None
 
-    def run(self, source: Source, board: Board) -> None:
+    def run(self, source: RunSource, reporter: ProgressReporter) -> None:
         """Run all. The first Ctrl-C or SIGTERM lets the runs write checkpoints, a second does not.
 
         Raises:
             KeyboardInterrupt, SystemExit: after it was stopped so.
         """
-        self._source, self._board = source, board
+        self._source, self._reporter = source, reporter
         before = {sig: signal.signal(sig, self._note) for sig in (signal.SIGINT, signal.SIGTERM)}
         began = time.monotonic()
         try:
@@ -50,7 +50,7 @@ class Pool:
             self._source.close()
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._tell_load(time.monotonic() - began)
+            self._log_utilization(time.monotonic() - began)
         if self._signal is not None:
             log.info("stopped; the same command goes on")
             if self._signal == signal.SIGINT:
@@ -64,32 +64,34 @@ class Pool:
             if self._signal is None:
                 self._fill()
             else:
-                self._count_spare(there_is_nothing=True)
+                self._count_unused(there_is_nothing=True)
             if not self._workers and (self._signal is not None or self._source.is_done()):
                 return
             if time.monotonic() - looked > LOOK_EVERY:
                 looked = time.monotonic()
                 self._look()
-            self._board.tick()
+            self._reporter.refresh()
             time.sleep(TICK)
 
     def _fill(self) -> None:
         while self._free and time.monotonic() >= self._ask_at:
-            task = self._source.next()
-            self._count_spare(there_is_nothing=task is None)
+            task = self._source.next_task()
+            self._count_unused(there_is_nothing=task is None)
             if self._signal is not None:  # it came meanwhile; `close` lets go of the task
                 return
             if task is None:
                 self._ask_at = time.monotonic() + ASK_EVERY
                 return
             if is_finished(task.folder):  # its driver died before it took note
-                self._source.ended(task, Worker(task, self._free[0], self._program).finished())
+                self._source.record_outcome(
+                    task, Worker(task, self._free[0], self._program).finished()
+                )
                 continue
             worker = Worker(task, self._free.pop(0), self._program)
             log.info("%s %s", "resume" if worker.start() else "start", task.label)
             self._workers.append(worker)
             self._tell_stop()
-            self._board.changed()
+            self._reporter.mark_changed()
 
     def _reap(self) -> None:
         for worker in list(self._workers):
@@ -101,7 +103,7 @@ class Pool:
                 worker.start()
                 self._tell_stop()
                 continue
-            self._count_spare(there_is_nothing=self._spare_since is not None)
+            self._count_unused(there_is_nothing=self._spare_since is not None)
             self._workers.remove(worker)
             self._free.append(worker.slot)
             self._busy += worker.seconds
@@ -109,13 +111,13 @@ class Pool:
             if outcome is not None:
                 self._ended(worker.task, outcome)
 
-    def _ended(self, task: Task, outcome: Outcome) -> None:
+    def _ended(self, task: RunTask, outcome: RunOutcome) -> None:
         told = log.error if outcome.kind == "failed" else log.info
         told("%s %s%s", outcome.kind, task.label, f": {outcome.cause}" if outcome.cause else "")
-        self._source.ended(task, outcome)
-        self._board.changed()
+        self._source.record_outcome(task, outcome)
+        self._reporter.mark_changed()
 
-    def _count_spare(self, *, there_is_nothing: bool) -> None:
+    def _count_unused(self, *, there_is_nothing: bool) -> None:
         """Call it whenever the source has been asked, and before another slot is free."""
         now = time.monotonic()
         if self._spare_since is not None:
@@ -126,7 +128,7 @@ class Pool:
         for worker in self._workers:
             if worker.is_stopping():
                 worker.kill_if_late()
-            elif self._signal is None and self._source.watch(worker.task, worker.tail.read()):
+            elif self._signal is None and self._source.should_stop(worker.task, worker.tail.read()):
                 log.info("stop %s", worker.task.label)
                 worker.stop(wanted=True)
 
@@ -157,9 +159,9 @@ class Pool:
                     self._busy += worker.seconds
             time.sleep(TICK)
 
-    def _tell_load(self, seconds: float) -> None:
+    def _log_utilization(self, seconds: float) -> None:
         """Print which share of the time slots were at work, when there was any."""
-        self._count_spare(there_is_nothing=False)
+        self._count_unused(there_is_nothing=False)
         if self._busy == 0:
             return
         wanted = max(self._busy, seconds * self._slots - self._spare)

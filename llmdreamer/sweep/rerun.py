@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from llmdreamer.sweep.member import LOCK
-from llmdreamer.sweep.presence import is_held
+from llmdreamer.sweep.driver_lock import is_locked
+from llmdreamer.sweep.run_lock import RUN_LOCK_FILE
 from llmdreamer.utils.files import write_atomically
 
 FILE = "rerun"
@@ -46,7 +46,7 @@ class Rerun:
         assert self._token is not None
         if self.has(folder):
             return True
-        if is_held(folder / LOCK):
+        if is_locked(folder / RUN_LOCK_FILE):
             return False
         if folder.exists():
             _put_aside(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from llmdreamer.tracking.record import RunFiles, Wanted, load
 from llmdreamer.tracking.spool import read
 
-LOG = "output.log"  # what the run's process printed
+OUTPUT_LOG = "output.log"  # what the run's process printed
 _CHECKPOINT = re.compile(r"step-\d{12}-[0-9a-f]{16}\.pt")
 PACE_ROWS = 64  # rows that a run's pace is taken from
 Curves = dict[str, list[tuple[int, float]]]
@@ -29,10 +29,10 @@ def newest_checkpoint(folder: Path) -> str | None:
     return max((path.name for path in found if _CHECKPOINT.fullmatch(path.name)), default=None)
 
 
-def last_line(folder: Path) -> str:
+def last_output_line(folder: Path) -> str:
     """The last thing the run's process said, in at most 300 characters."""
     try:
-        with open(folder / LOG, "rb") as file:
+        with open(folder / OUTPUT_LOG, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - 8192))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
@@ -40,7 +40,7 @@ def last_line(folder: Path) -> str:
     return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
 
 
-class Tail:
+class CurveReader:
     """The curves of a run that is being written, read on from where the last reading ended."""
 
     def __init__(self, folder: Path) -> None:

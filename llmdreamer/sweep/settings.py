@@ -9,14 +9,14 @@ SWEEPER = "llmdreamer"
 """Our option of the group hydra/sweeper."""
 
 
-_PLACE = "hydra_plugins.llmdreamer_sweeper.Place"
+_REFUSED_LAUNCHER = "hydra_plugins.llmdreamer_sweeper.RefusedLauncher"
 
 
 @dataclass
-class Submitit:
+class SubmititSettings:
     """`hydra/launcher=submitit_slurm` and `submitit_local`: each process of a run is a job."""
 
-    _target_: str = _PLACE
+    _target_: str = _REFUSED_LAUNCHER
     cluster: str = "slurm"  # slurm | local
     # Of a job. At its end the run writes a checkpoint and goes on in another job.
     timeout_min: int = 1440
@@ -39,15 +39,15 @@ class Submitit:
 
 
 @dataclass
-class SubmititLocal(Submitit):
+class SubmititLocalSettings(SubmititSettings):
     cluster: str = "local"
 
 
 @dataclass
-class Ray:
+class RaySettings:
     """`hydra/launcher=ray`: each process of a run is a task."""
 
-    _target_: str = _PLACE
+    _target_: str = _REFUSED_LAUNCHER
     # Arguments of ray.init. Without an address, a cluster is started here, of `num_cpus` cores.
     init: dict[str, Any] = field(
         default_factory=lambda: {"address": None, "num_cpus": None, "num_gpus": None}
@@ -58,12 +58,16 @@ class Ray:
     )
 
 
-LAUNCHERS = {"submitit_slurm": Submitit, "submitit_local": SubmititLocal, "ray": Ray}
+LAUNCHERS = {
+    "submitit_slurm": SubmititSettings,
+    "submitit_local": SubmititLocalSettings,
+    "ray": RaySettings,
+}
 """Our options of the group hydra/launcher, named as Hydra's plugins name theirs."""
 
 
 @dataclass
-class Settings:
+class SweeperSettings:
     """`hydra.sweeper.*`; docs/sweeps.md tells more of each."""
 
     _target_: str = "hydra_plugins.llmdreamer_sweeper.LLMDreamerSweeper"

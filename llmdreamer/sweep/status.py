@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from llmdreamer.config import parse_objectives
-from llmdreamer.sweep.member import LOCK
+from llmdreamer.sweep.driver_lock import is_locked, live_drivers
 from llmdreamer.sweep.plan import Plan
-from llmdreamer.sweep.presence import drivers, is_held
-from llmdreamer.sweep.run_folder import Tail, is_finished
-from llmdreamer.sweep.table import TABLE, Row, read_csv
+from llmdreamer.sweep.results_table import RESULTS_FILE, ResultRow, read_results
+from llmdreamer.sweep.run_folder import CurveReader, is_finished
+from llmdreamer.sweep.run_lock import RUN_LOCK_FILE
 from llmdreamer.tracking.record import RunFiles, Wanted, load
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.files import write_atomically
@@ -31,7 +31,7 @@ ENDED = ("finished", "pruned", "failed")
 
 
 @dataclass
-class Header:
+class SweepHeader:
     """What was asked of a sweep, as its last driver understood it."""
 
     command: str  # without passwords
@@ -42,7 +42,7 @@ class Header:
 
 
 @dataclass
-class Line:
+class RunStatus:
     """How far one run is; of a study with several seeds, one trial."""
 
     number: int
@@ -60,18 +60,18 @@ class Line:
 
 
 @dataclass
-class Sweep:
+class SweepStatus:
     name: str
-    header: Header
+    header: SweepHeader
     drivers: list[str]
-    lines: list[Line]
+    lines: list[RunStatus]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def write_header(plan: Plan, total: int) -> Header:
-    header = Header(
+def write_header(plan: Plan, total: int) -> SweepHeader:
+    header = SweepHeader(
         command=redact(shlex.join(["python", *sys.argv])),
         total=total,
         objective=",".join(map(str, plan.objectives)),
@@ -89,7 +89,7 @@ def find(name: str, root: Path) -> Path:
         ConfigError: if there is no such sweep; it names those that are there.
     """
     for folder in (Path(name), root / "sweeps" / name):
-        if (folder / HEADER).exists() or (folder / TABLE).exists():
+        if (folder / HEADER).exists() or (folder / RESULTS_FILE).exists():
             return folder.resolve()
     there = known(root)
     if not there:
@@ -103,39 +103,39 @@ def find(name: str, root: Path) -> Path:
 
 def known(root: Path) -> list[str]:
     """The names of the sweeps below an output root."""
-    found = {path.parent.name for path in root.glob(f"sweeps/*/{TABLE}")}
+    found = {path.parent.name for path in root.glob(f"sweeps/*/{RESULTS_FILE}")}
     return sorted(found | {path.parent.name for path in root.glob(f"sweeps/*/{HEADER}")})
 
 
 @dataclass
-class Reader:
+class StatusReader:
     """Looks at a sweep again and again; of the curves it reads what is new."""
 
     folder: Path
-    _tails: dict[Path, Tail] = field(default_factory=dict)
+    _tails: dict[Path, CurveReader] = field(default_factory=dict)
 
-    def look(self) -> Sweep:
+    def look(self) -> SweepStatus:
         """What the files say.
 
         Raises:
             ConfigError: if they are not those of a sweep.
         """
         try:
-            header = Header(**json.loads((self.folder / HEADER).read_text()))
-            table = self.folder / TABLE
-            rows = read_csv(table) if table.exists() else []
+            header = SweepHeader(**json.loads((self.folder / HEADER).read_text()))
+            table = self.folder / RESULTS_FILE
+            rows = read_results(table) if table.exists() else []
         except FileNotFoundError as error:  # of a version that wrote the table only
             raise ConfigError(f"{self.folder} has no {HEADER}: start the sweep again") from error
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.folder} cannot be read: {error}") from error
         return self.sweep(header, rows)
 
-    def sweep(self, header: Header, rows: Sequence[Row]) -> Sweep:
-        alive = drivers(self.folder)
+    def sweep(self, header: SweepHeader, rows: Sequence[ResultRow]) -> SweepStatus:
+        alive = live_drivers(self.folder)
         lines = [self._line(header, row, driven=bool(alive)) for row in rows]
-        return Sweep(self.folder.name, header, alive, lines)
+        return SweepStatus(self.folder.name, header, alive, lines)
 
-    def _line(self, header: Header, row: Row, *, driven: bool) -> Line:
+    def _line(self, header: SweepHeader, row: ResultRow, *, driven: bool) -> RunStatus:
         several = row.seed is None
         folder = Path(row.folder)
         folders = [folder / f"seed-{seed}" for seed in header.seeds] if several else [folder]
@@ -144,7 +144,7 @@ class Reader:
         is_known = row.state in ENDED and bool(row.values)
         runs = [self._run(one, header, is_known=is_known) for one in folders]
         done = sum(run.state == "finished" for run in runs)
-        line = Line(
+        line = RunStatus(
             number=row.number,
             arm=row.arm or next((run.arm for run in runs if run.arm), ""),
             params=row.params,
@@ -162,10 +162,10 @@ class Reader:
             line.left = max((run.left for run in runs if run.left is not None), default=None)
         return line
 
-    def _run(self, folder: Path, header: Header, *, is_known: bool) -> _Run:
+    def _run(self, folder: Path, header: SweepHeader, *, is_known: bool) -> _Run:
         """One run's folder. Curves are read only of runs whose result is not in the table."""
         run, wanted = _Run(), load(Wanted, RunFiles(folder).wanted)
-        if is_held(folder / LOCK):
+        if is_locked(folder / RUN_LOCK_FILE):
             run.state = "running"
         elif is_finished(folder):
             run.state = "finished"
@@ -179,7 +179,7 @@ class Reader:
             run.seconds = (wanted.ended or time.time()) - wanted.started
         if run.state == "waiting" or (is_known and run.state != "running"):
             return run
-        tail = self._tails.setdefault(folder, Tail(folder))
+        tail = self._tails.setdefault(folder, CurveReader(folder))
         curves = tail.read()
         run.env_step = tail.env_step
         if run.state == "running" and run.total is not None:

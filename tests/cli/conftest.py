@@ -11,7 +11,7 @@ import pytest
 from inprocess import typing_in
 
 from llmdreamer.config import Config, to_yaml
-from llmdreamer.sweep.parent import SweepParent
+from llmdreamer.sweep.hydra_callback import ParentRunCallback
 
 
 @dataclass
@@ -48,6 +48,6 @@ def training(monkeypatch):
 def command(training, monkeypatch, tmp_path, capsys):
     """Run the command in an empty folder; returns (exit code, stdout, stderr)."""
     # MLflow takes seconds to make a store; tests/sweep looks at what is recorded in it.
-    monkeypatch.setattr(SweepParent, "on_multirun_start", lambda *_, **__: None)
+    monkeypatch.setattr(ParentRunCallback, "on_multirun_start", lambda *_, **__: None)
     with typing_in(tmp_path, monkeypatch, capsys) as typed:
         yield typed

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hydra.core.object_type import ObjectType
 
-from hydra_plugins.llmdreamer_sweeper import Specifications
+from hydra_plugins.llmdreamer_sweeper import SweepSpecSource
 from llmdreamer.cli import group_options
 from llmdreamer.config import GROUPS
 
@@ -48,7 +48,7 @@ def test_hydra_looks_into_no_folder_of_the_checkout_but_sweeps(tmp_path):
     for name in (".venv/lib/theirs.yml", "sweeps/mine.yaml", "docs/page.yaml"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("a: 1\n")
-    source = Specifications("llmdreamer", f"llmdreamer://{tmp_path}")
+    source = SweepSpecSource("llmdreamer", f"llmdreamer://{tmp_path}")
     assert source.list("", ObjectType.GROUP) == ["sweeps"]
     assert source.list("", ObjectType.CONFIG) == []
     assert source.list("sweeps", None) == ["mine"]

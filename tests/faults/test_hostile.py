@@ -72,7 +72,7 @@ def test_a_checkpoint_of_a_stranger_runs_nothing(copy, tmp_path, mark):
     [
         ["+hydra.callbacks.x._target_=os.mkdir", "+hydra.callbacks.x.path=MARK"],
         ["+hydra.callbacks.x._target_=subprocess.run", "+hydra.callbacks.x.args=[mkdir,MARK]"],
-        ["hydra.callbacks.report._target_=os.mkdir", "+hydra.callbacks.report.path=MARK"],
+        ["hydra.callbacks.job_report._target_=os.mkdir", "+hydra.callbacks.job_report.path=MARK"],
         ["-m", "seed=0,1", "hydra.sweeper._target_=os.mkdir", "+hydra.sweeper.path=MARK"],
         ["+env.kwargs._target_=os.mkdir", "+env.kwargs.path=MARK"],
         ["run_name=../../mark"],

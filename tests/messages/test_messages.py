@@ -42,7 +42,7 @@ from llmdreamer.envs.actions import action_kind
 from llmdreamer.envs.observations import observation_keys
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.replay.credit import ReplayCredit
-from llmdreamer.sweep.parent import SweepParent
+from llmdreamer.sweep.hydra_callback import ParentRunCallback
 from llmdreamer.tracking.store import resolve_uri
 from llmdreamer.types import EnvSpec
 from llmdreamer.utils.device import torch_device
@@ -333,7 +333,7 @@ def collect(
     stand_in.train = lambda *_: pytest.fail("this command trains")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "llmdreamer.training.loop", stand_in)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    monkeypatch.setattr(SweepParent, "on_multirun_start", lambda *_, **__: None)
+    monkeypatch.setattr(ParentRunCallback, "on_multirun_start", lambda *_, **__: None)
     monkeypatch.setattr("llmdreamer.sweep.plan.find_spec", lambda name: name)
     with typing_in(folder, monkeypatch, capsys) as typed:
         for words in COMMANDS:

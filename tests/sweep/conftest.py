@@ -1,4 +1,4 @@
-"""Lets `driving` be imported by name, ends what a test has started, and reads a sweep without starting it."""
+"""Fixtures for sweeps: `sweeper` runs drivers, `make_plan` reads a sweep without starting it."""
 
 import os
 import sys
@@ -12,28 +12,28 @@ from hydra.types import RunMode
 from llmdreamer import cli, config
 from llmdreamer.sweep.plan import read_plan
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))  # for `import sweep_helpers`
 
-from driving import Sweeping
+from sweep_helpers import Sweeper
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
 
 @pytest.fixture
-def sweeping(tmp_path: Path):
-    sweeping = Sweeping(tmp_path)
-    yield sweeping
-    for driver in sweeping.drivers:
+def sweeper(tmp_path: Path):
+    sweeper = Sweeper(tmp_path)
+    yield sweeper
+    for driver in sweeper.drivers:
         driver.kill()
         driver.wait()
 
 
 @pytest.fixture
-def plan(tmp_path, monkeypatch):
-    """Loop over `plan("sweeps=lora")`: the one plan, for as long as Hydra is there to compose."""
+def make_plan(tmp_path, monkeypatch):
+    """Yield one plan, as in `for plan in make_plan("sweeps=lora")`; Hydra can compose inside the loop."""
     monkeypatch.chdir(tmp_path)
 
-    def planned(*overrides):
+    def generate(*overrides):
         config.register()
         cli.register()
         with initialize_config_dir(str(ROOT / "conf")):
@@ -42,4 +42,4 @@ def plan(tmp_path, monkeypatch):
             master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
             yield read_plan(master, loader, master.hydra.overrides.task)
 
-    return planned
+    return generate

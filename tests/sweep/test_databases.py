@@ -4,9 +4,9 @@ from pathlib import Path
 
 import optuna
 import pytest
-from driving import Sweeping, opened_at_once, starts
 from optuna.trial import TrialState
 from servers import DRIVERS, lacking, started
+from sweep_helpers import Sweeper, open_concurrently, read_starts
 
 LR = "algo.optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
@@ -22,30 +22,30 @@ def server(request: pytest.FixtureRequest):
         yield url
 
 
-def test_two_drivers_on_a_fresh_study_share_n_trials(server: str, sweeping: Sweeping):
+def test_two_drivers_on_a_fresh_study_share_n_trials(server: str, sweeper: Sweeper):
     command = ["hydra.sweeper.study_name=s", LR, "hydra.sweeper.n_trials=5"]
     command.append(f"hydra.sweeper.storage={server}")
-    drivers = [sweeping.start(*command, STANDIN_STEP="0.05") for _ in range(2)]
+    drivers = [sweeper.start(*command, FAKE_RUN_STEP_SECONDS="0.05") for _ in range(2)]
     for driver in drivers:
         out, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, out
     trials = optuna.load_study(study_name="s", storage=server).trials
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 5
-    folder = sweeping.folder / "outputs" / "sweeps" / "s"
-    assert [len(starts(folder / str(number))) for number in range(5)] == [1] * 5
+    folder = sweeper.folder / "outputs" / "sweeps" / "s"
+    assert [len(read_starts(folder / str(number))) for number in range(5)] == [1] * 5
     assert len({trial.params["algo.optimizer.lr"] for trial in trials}) == 5
 
 
 def test_eight_processes_open_a_fresh_database_at_once(server: str, tmp_path: Path):
-    assert opened_at_once(8, server, tmp_path) == [0] * 8
+    assert open_concurrently(8, server, tmp_path) == [0] * 8
 
 
-def test_a_server_that_is_not_there_is_one_line(sweeping: Sweeping):
+def test_a_server_that_is_not_there_is_one_line(sweeper: Sweeper):
     pytest.importorskip(
         "psycopg", reason="no driver for PostgreSQL: pip install 'llmdreamer[postgresql]'"
     )
     url = "postgresql+psycopg://me:secret@127.0.0.1:1/x"
-    code, out = sweeping(LR, "hydra.sweeper.n_trials=1", f"hydra.sweeper.storage='{url}'")
+    code, out = sweeper(LR, "hydra.sweeper.n_trials=1", f"hydra.sweeper.storage='{url}'")
     assert code == 2
     (line,) = [line for line in out.splitlines() if line.startswith("hydra.sweeper.storage=")]
     assert "secret" not in out

@@ -8,8 +8,8 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from llmdreamer.cli.explain import explain
-from llmdreamer.sweep.driver import SweepHalted, full, make_slots
-from llmdreamer.sweep.settings import Settings
+from llmdreamer.sweep.driver import DiskFull, full, make_slots
+from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.utils.errors import ConfigError
 
 
@@ -32,13 +32,13 @@ def test_another_error_is_not_one_of_a_full_disk():
 
 
 def test_a_full_disk_is_one_line_and_no_mistake_in_what_was_typed():
-    told = explain(raised(SweepHalted("the disk is full")), task=lambda: None)
+    told = explain(raised(DiskFull("the disk is full")), task=lambda: None)
     assert (told.line, told.exit_code) == ("the disk is full", 1)
 
 
 def devices(**settings) -> list[str]:
     """What the processes in the slots see."""
-    slots = make_slots(SimpleNamespace(settings=Settings(**settings), launcher=None))
+    slots = make_slots(SimpleNamespace(settings=SweeperSettings(**settings), launcher=None))
     return [slot.environment()["CUDA_VISIBLE_DEVICES"] for slot in slots]
 
 

@@ -10,15 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from driving import Sweeping, checkpoints, gone, starts, until
+from sweep_helpers import Sweeper, checkpoints, is_gone, read_starts, wait_until
 
 from llmdreamer.sweep.launchers import mailbox as remote
 from llmdreamer.sweep.launchers import slurm
 from llmdreamer.sweep.launchers.base import Order
 from llmdreamer.sweep.launchers.mailbox import Errand, Placed, execute
 from llmdreamer.sweep.launchers.slurm import is_queued
-from llmdreamer.sweep.process import Program, Slot, Worker
-from llmdreamer.sweep.sources import Task
+from llmdreamer.sweep.run_source import RunTask
+from llmdreamer.sweep.worker import Slot, Worker, WorkerOptions
 
 # Says that it is there, and leaves with 7 on SIGTERM, or, told so, not at all.
 PROGRAM = """
@@ -54,11 +54,11 @@ class Place:
 
     def begin(self):
         self.thread.start()
-        until(lambda: (self.folder / "pid").exists() and (self.folder / "pid").read_text())
+        wait_until(lambda: (self.folder / "pid").exists() and (self.folder / "pid").read_text())
         return (self.folder / "pid").read_text().split()
 
     def end(self) -> int:
-        until(lambda: self.job.poll() is not None, seconds=30)
+        wait_until(lambda: self.job.poll() is not None, seconds=30)
         self.thread.join()
         return self.job.poll()
 
@@ -96,7 +96,7 @@ def test_a_job_without_a_place_yet_is_cancelled_and_never_begins(place, monkeypa
     there = place()
     there.job.terminate()
     assert there.cancelled
-    until(lambda: there.job.poll() is not None, seconds=30)
+    wait_until(lambda: there.job.poll() is not None, seconds=30)
     assert there.job.poll() == -signal.SIGKILL
 
 
@@ -114,7 +114,7 @@ def test_a_place_that_vanishes_ends_its_process_and_its_scheduler_says_why(
     monkeypatch.setattr(remote, "LATE", 0.3)
     job = place().job
     job.is_over = lambda: True
-    until(lambda: job.poll() is not None, seconds=30)
+    wait_until(lambda: job.poll() is not None, seconds=30)
     assert job.poll() == -signal.SIGKILL
     assert (tmp_path / "output.log").read_text() == "no module named llmdreamer\n"
 
@@ -126,8 +126,8 @@ def test_a_run_whose_places_all_vanish_has_failed_for_what_the_last_one_said(tmp
             return -signal.SIGKILL
 
     engine = SimpleNamespace(start=lambda order: Vanished(), close=lambda: None)
-    program = Program(["run"], engine, [], "eval/return", False, retries=1, stop_within=1)
-    worker = Worker(Task(tmp_path, [], {}, "a run", 0), Slot(None, 1), program)
+    program = WorkerOptions(["run"], engine, [], "eval/return", False, retries=1, stop_within=1)
+    worker = Worker(RunTask(tmp_path, [], {}, "a run", 0), Slot(None, 1), program)
     worker.start()
     assert worker.has_exited()
     assert worker.outcome(interrupted=False) is None  # tried again
@@ -163,7 +163,7 @@ def test_a_place_that_falls_silent_is_given_up_though_its_scheduler_says_nothing
         (tmp_path / "box" / "began").write_text(str(beat))
         assert there.job.poll() is None
         time.sleep(0.25)
-    until(lambda: there.job.poll() is not None, seconds=30)
+    wait_until(lambda: there.job.poll() is not None, seconds=30)
     assert (there.job.poll(), there.cancelled) == (-signal.SIGKILL, True)
 
 
@@ -210,7 +210,7 @@ def test_a_driver_whose_clock_is_an_hour_behind_is_known_by_its_next_sign_of_lif
 
     beats()
     there.thread.start()
-    until(beats)
+    wait_until(beats)
     assert there.end() == 0
 
 
@@ -219,7 +219,7 @@ def test_a_process_whose_driver_has_washed_its_hands_of_it_leaves(place):
     pid, _ = there.begin()
     shutil.rmtree(there.errand.box)
     there.thread.join(timeout=60)
-    assert gone(pid)
+    assert is_gone(pid)
     assert not there.errand.box.exists()
 
 
@@ -254,39 +254,39 @@ def submitit():
     return pytest.importorskip("submitit", reason="no submitit: pip install 'llmdreamer[submitit]'")
 
 
-def test_a_grid_by_submitit_is_the_same_grid(submitit, sweeping: Sweeping):
+def test_a_grid_by_submitit_is_the_same_grid(submitit, sweeper: Sweeper):
     place = ["hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=3"]
-    code, out = sweeping(*TWO, *place)
+    code, out = sweeper(*TWO, *place)
     assert code == 0, out
-    assert [row["state"] for row in sweeping.rows()] == ["finished"] * 2
-    assert [row["eval/return"] for row in sweeping.rows()] == ["10.0", "20.0"]
-    assert [starts(cell)[0][2] for cell in sweeping.cells] == ["3", "3"]
-    assert len(list(sweeping.folder.glob("outputs/sweeps/g/.jobs/submitit/*_result.pkl"))) == 2
+    assert [row["state"] for row in sweeper.rows()] == ["finished"] * 2
+    assert [row["eval/return"] for row in sweeper.rows()] == ["10.0", "20.0"]
+    assert [read_starts(cell)[0][2] for cell in sweeper.cells] == ["3", "3"]
+    assert len(list(sweeper.folder.glob("outputs/sweeps/g/.jobs/submitit/*_result.pkl"))) == 2
 
 
-def test_a_preempted_or_stopped_job_goes_on_from_its_checkpoint(submitit, sweeping: Sweeping):
+def test_a_preempted_or_stopped_job_goes_on_from_its_checkpoint(submitit, sweeper: Sweeper):
     command = ["seed=0", "hydra.sweeper.study_name=g", "hydra/launcher=submitit_local"]
-    slow = {"STANDIN_STEP": "0.25", "STANDIN_STEPS": "100"}
+    slow = {"FAKE_RUN_STEP_SECONDS": "0.25", "FAKE_RUN_STEPS": "100"}
 
     def begun(count: int) -> str:
         """The process ID of the count-th process, once it has written a checkpoint of its own."""
-        until(lambda: sweeping.cells and len(starts(sweeping.cells[0])) == count)
-        (cell,) = sweeping.cells
-        *_, (first, pid, *_) = starts(cell)
-        until(lambda: len(checkpoints(cell)) > int(first))
+        wait_until(lambda: sweeper.cells and len(read_starts(sweeper.cells[0])) == count)
+        (cell,) = sweeper.cells
+        *_, (first, pid, *_) = read_starts(cell)
+        wait_until(lambda: len(checkpoints(cell)) > int(first))
         return pid
 
-    driver = sweeping.start(*command, **slow)
+    driver = sweeper.start(*command, **slow)
     os.kill(int(begun(1)), signal.SIGTERM)  # as Slurm preempts: a checkpoint, exit code 143
     pid = begun(2)
     driver.send_signal(signal.SIGINT)
     out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, out
-    assert gone(pid)
-    code, out = sweeping(*command, STANDIN_STEPS="100")
+    assert is_gone(pid)
+    code, out = sweeper(*command, FAKE_RUN_STEPS="100")
     assert code == 0, out
-    (cell,) = sweeping.cells
-    steps = [int(start[0]) for start in starts(cell)]
+    (cell,) = sweeper.cells
+    steps = [int(start[0]) for start in read_starts(cell)]
     assert len(steps) == 3
     assert steps == sorted({*steps})  # each went on where the one before had left
-    assert sweeping.rows()[0]["eval/return"] == "100.0"
+    assert sweeper.rows()[0]["eval/return"] == "100.0"

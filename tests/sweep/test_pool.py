@@ -12,10 +12,10 @@ import pytest
 from llmdreamer.sweep import pool
 from llmdreamer.sweep.launchers.base import Order
 from llmdreamer.sweep.pool import Pool
-from llmdreamer.sweep.process import Program, Slot
-from llmdreamer.sweep.sources import Task
+from llmdreamer.sweep.run_source import RunTask
+from llmdreamer.sweep.worker import Slot, WorkerOptions
 
-BOARD = SimpleNamespace(changed=lambda: None, tick=lambda: None)
+BOARD = SimpleNamespace(mark_changed=lambda: None, refresh=lambda: None)
 
 
 def test_a_slot_is_idle_only_while_there_is_something_to_start(monkeypatch, caplog):
@@ -26,14 +26,14 @@ def test_a_slot_is_idle_only_while_there_is_something_to_start(monkeypatch, capl
     slots = Pool([Slot(None, 1)] * 2, program=None)
     slots._free.clear()
     now = 10.0
-    slots._count_spare(there_is_nothing=False)
+    slots._count_unused(there_is_nothing=False)
     slots._free.append(Slot(None, 1))
     now = 11.0
-    slots._count_spare(there_is_nothing=True)
+    slots._count_unused(there_is_nothing=True)
     now = 15.0
     slots._busy = 10.0 + 15.0
     with caplog.at_level(logging.INFO, "llmdreamer"):
-        slots._tell_load(15.0)
+        slots._log_utilization(15.0)
     # 25 of the 30 seconds that two slots have, less the 4 in which one had nothing to start.
     line = "2 slots for 15 s, 96.2% at work, not counting 2 s a slot with nothing to start"
     assert caplog.messages == [line]
@@ -74,9 +74,9 @@ class Endless:
         self._reach(f"start {len(self.jobs)}")
         return self.jobs[-1]
 
-    def next(self) -> Task:
-        self._reach("next")
-        return Task(self.folder / f"{len(self.jobs)}", [], {}, "a run", 0)
+    def next_task(self) -> RunTask:
+        self._reach("next_task")
+        return RunTask(self.folder / f"{len(self.jobs)}", [], {}, "a run", 0)
 
     def _reach(self, where: str) -> None:
         if where == self.when and not self.typed:
@@ -84,16 +84,16 @@ class Endless:
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
 
-    def watch(self, *_) -> bool:
+    def should_stop(self, *_) -> bool:
         assert not self.typed, "nobody told this run"
         return False
 
-    def ended(self, *_) -> None: ...
+    def record_outcome(self, *_) -> None: ...
 
     def close(self) -> None: ...
 
     def run(self, slots: int) -> None:
-        program = Program([], self, [], "eval/return", False, retries=3, stop_within=30)
+        program = WorkerOptions([], self, [], "eval/return", False, retries=3, stop_within=30)
         with pytest.raises(KeyboardInterrupt):
             Pool([Slot(None, 1)] * slots, program).run(self, BOARD)
 
@@ -101,7 +101,7 @@ class Endless:
 @pytest.mark.parametrize(
     ("when", "slots", "told"),
     [
-        ("next", 3, []),
+        ("next_task", 3, []),
         ("start 1", 3, [["SIGTERM"]]),
         ("start 2", 1, [[], ["SIGTERM"]]),  # of a run whose first process has died
     ],

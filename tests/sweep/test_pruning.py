@@ -4,7 +4,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from llmdreamer.sweep.sources import Outcome
+from llmdreamer.sweep.run_source import RunOutcome
 from llmdreamer.sweep.studies.study import Study
 
 SPACE = ["algo.optimizer.lr=interval(1e-4,1e-2)", "hydra.sweeper.study_name=s"]
@@ -12,21 +12,21 @@ PRUNED, COMPLETE = TrialState.PRUNED, TrialState.COMPLETE
 
 
 @pytest.fixture
-def lived(plan, tmp_path):
+def lived(make_plan, tmp_path):
     """The trials of a study whose runs log `curve(number, place of the seed)`, row by row."""
 
     def lived(curve, *overrides):
-        for read in plan(*SPACE, *overrides):
-            study = Study(read)
-            while (task := study.next()) is not None:
+        for plan in make_plan(*SPACE, *overrides):
+            study = Study(plan)
+            while (task := study.next_task()) is not None:
                 rows, told = curve(*task.key), []
                 for row in rows:
                     told.append(row)
-                    if study.watch(task, {"eval/return": told}):
+                    if study.should_stop(task, {"eval/return": told}):
                         break
                 # Who is asked to stop after the last row has come to the end.
                 kind = "stopped" if len(told) < len(rows) else "finished"
-                study.ended(task, Outcome(kind, {"eval/return": told}, told[-1][0]))
+                study.record_outcome(task, RunOutcome(kind, {"eval/return": told}, told[-1][0]))
             study.close()
         url = f"sqlite:///{tmp_path}/outputs/sweeps/s/study.db"
         return optuna.load_study(study_name="s", storage=url).trials

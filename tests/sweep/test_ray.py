@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from driving import Sweeping, until
+from sweep_helpers import Sweeper, wait_until
 
 from llmdreamer.sweep.launchers import ray as rayengine
 from llmdreamer.sweep.launchers.ray import EngineLost, Hand
@@ -69,11 +69,11 @@ def test_ray_that_answers_nothing_and_hears_nothing_is_waited_for_so_long_and_no
 def test_when_ray_is_lost_so_are_its_jobs_and_the_next_is_an_error_of_one_line():
     one = hand("say(None); say(('a', 'it crashed')); sys.stdin.buffer.read(1)")
     assert one.first_word(60) is None
-    until(lambda: one.is_over("a"), seconds=30)
+    wait_until(lambda: one.is_over("a"), seconds=30)
     assert not one.is_over("b")
     assert (one.why("a"), one.why("b")) == ("it crashed", "")
     one.tell("cancel", "b")  # and so it leaves
-    until(lambda: one.is_over("b"), seconds=30)
+    wait_until(lambda: one.is_over("b"), seconds=30)
     one._process.wait()
     one.tell("cancel", "b")
     with pytest.raises(EngineLost, match="the connection is lost: a word of Ray's"):
@@ -132,7 +132,7 @@ def started(log: Path):
             start, stdout=file, stderr=file, env=os.environ | RAY, start_new_session=True
         )
     try:
-        until(lambda: "Ray runtime started" in log.read_text() or head.poll() is not None)
+        wait_until(lambda: "Ray runtime started" in log.read_text() or head.poll() is not None)
         yield f"127.0.0.1:{numbers[0]}" if head.poll() is None else None
     finally:
         with contextlib.suppress(ProcessLookupError):
@@ -157,13 +157,13 @@ def cluster(tmp_path: Path):
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
-def test_a_grid_by_a_ray_cluster_of_two_workers(cluster: str, sweeping: Sweeping):
+def test_a_grid_by_a_ray_cluster_of_two_workers(cluster: str, sweeper: Sweeper):
     place = ["hydra/launcher=ray", f"hydra.launcher.init.address={cluster}"]
-    code, out = sweeping(*TWO, *place, STANDIN_STEP="0.1", **RAY)
+    code, out = sweeper(*TWO, *place, FAKE_RUN_STEP_SECONDS="0.1", **RAY)
     assert code == 0, out
-    assert [row["state"] for row in sweeping.rows()] == ["finished"] * 2
-    assert [row["eval/return"] for row in sweeping.rows()] == ["10.0", "20.0"]
-    assert not list(sweeping.folder.glob("outputs/sweeps/g/.jobs/*"))
+    assert [row["state"] for row in sweeper.rows()] == ["finished"] * 2
+    assert [row["eval/return"] for row in sweeper.rows()] == ["10.0", "20.0"]
+    assert not list(sweeper.folder.glob("outputs/sweeps/g/.jobs/*"))
 
 
 @pytest.fixture
@@ -196,8 +196,8 @@ def test_a_cluster_of_somebody_else_is_as_they_made_it(bare, monkeypatch):
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="no Ray: pip install 'llmdreamer[ray]'")
-def test_a_grid_by_a_cluster_of_its_own(bare, sweeping: Sweeping):
+def test_a_grid_by_a_cluster_of_its_own(bare, sweeper: Sweeper):
     place = ["hydra/launcher=ray", "hydra.launcher.init.num_cpus=2"]
-    code, out = sweeping(*TWO, *place, STANDIN_STEP="0.1", RAY_USAGE_STATS_ENABLED="0")
+    code, out = sweeper(*TWO, *place, FAKE_RUN_STEP_SECONDS="0.1", RAY_USAGE_STATS_ENABLED="0")
     assert code == 0, out
-    assert [row["state"] for row in sweeping.rows()] == ["finished"] * 2
+    assert [row["state"] for row in sweeper.rows()] == ["finished"] * 2

@@ -1,12 +1,12 @@
 """Reading the curves of a run that is being written, killed and resumed."""
 
-from llmdreamer.sweep.run_folder import Tail, is_finished, newest_checkpoint
+from llmdreamer.sweep.run_folder import CurveReader, is_finished, newest_checkpoint
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
 
 def test_curves_are_read_on_from_where_the_last_reading_ended(tmp_path):
-    tail, spool = Tail(tmp_path), Spool(tmp_path / "metrics.jsonl")
+    tail, spool = CurveReader(tmp_path), Spool(tmp_path / "metrics.jsonl")
     assert tail.read() == {}
     spool.append({"a": 1.0, "b": 2.0}, 5)
     assert tail.read() == {"a": [(5, 1.0)], "b": [(5, 2.0)]}
@@ -16,7 +16,7 @@ def test_curves_are_read_on_from_where_the_last_reading_ended(tmp_path):
 
 
 def test_what_a_resumed_run_has_cut_is_forgotten(tmp_path):
-    tail, spool = Tail(tmp_path), Spool(tmp_path / "metrics.jsonl")
+    tail, spool = CurveReader(tmp_path), Spool(tmp_path / "metrics.jsonl")
     for step in (5, 10, 15):
         spool.append({"a": float(step)}, step)
     tail.read()
@@ -26,7 +26,7 @@ def test_what_a_resumed_run_has_cut_is_forgotten(tmp_path):
 
 
 def test_a_run_cut_back_and_longer_again_is_read_anew(tmp_path):
-    tail, spool = Tail(tmp_path), Spool(tmp_path / "metrics.jsonl")
+    tail, spool = CurveReader(tmp_path), Spool(tmp_path / "metrics.jsonl")
     spool.append({"a": 1.0}, 5)
     tail.read()
     spool.truncate(0)

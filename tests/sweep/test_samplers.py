@@ -7,7 +7,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from llmdreamer.sweep.settings import Settings
+from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.sweep.studies.samplers import PRUNERS, SAMPLERS, make_pruner, make_sampler
 from llmdreamer.utils.errors import ConfigError
 
@@ -19,7 +19,7 @@ STEPS = SimpleNamespace(
 
 def plan(seed=0, seeds=1, **settings):
     return SimpleNamespace(
-        settings=Settings(**settings), seeds=list(range(seed, seed + seeds)), base=STEPS
+        settings=SweeperSettings(**settings), seeds=list(range(seed, seed + seeds)), base=STEPS
     )
 
 

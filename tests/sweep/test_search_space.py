@@ -16,16 +16,16 @@ B = "+hydra.sweeper.arms.b='peft=true lora.r=8'"
 
 
 @pytest.fixture
-def studies(plan):
+def studies(make_plan):
     """The studies of a command, opened as a driver opens them; by arm."""
 
     def opened(*overrides):
         with closing(
-            plan(*STUDY, LR, *overrides)
+            make_plan(*STUDY, LR, *overrides)
         ) as plans:  # Hydra is there once, also after a refusal
-            read = next(plans)
-            names = {arm: f"{read.name}-{arm}" if arm else None for arm in read.arms}
-            found = {arm: Study(read, arm, name) for arm, name in names.items()}
+            plan = next(plans)
+            names = {arm: f"{plan.name}-{arm}" if arm else None for arm in plan.arms}
+            found = {arm: Study(plan, arm, name) for arm, name in names.items()}
         for study in found.values():
             study.close()
         return found
@@ -80,10 +80,10 @@ def test_a_value_that_a_later_version_has_added_is_no_change(studies):
         studies()
 
 
-def test_studies_of_the_version_before_go_on(studies, plan):
+def test_studies_of_the_version_before_go_on(studies, make_plan):
     """Their signatures were of the first arm, in every arm's study, and of no point of the space."""
-    for read in plan(*STUDY, LR, *ARMS, B):
-        old = identity(read.base)
+    for plan in make_plan(*STUDY, LR, *ARMS, B):
+        old = identity(plan.base)
     for study in studies(*ARMS, B).values():
         signature = study._study.user_attrs[SIGNED]
         del signature["fixed"]

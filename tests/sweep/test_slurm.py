@@ -5,16 +5,16 @@ import signal
 from pathlib import Path
 
 import pytest
-from driving import until
+from sweep_helpers import wait_until
 
 pytest.importorskip("submitit", reason="no submitit: pip install 'llmdreamer[submitit]'")
 
 from llmdreamer.sweep.launchers import slurm as slurm_module
 from llmdreamer.sweep.launchers.base import EngineLost, Order
 from llmdreamer.sweep.launchers.slurm import SubmititEngine
-from llmdreamer.sweep.process import Program, Slot, Worker
-from llmdreamer.sweep.settings import Submitit
-from llmdreamer.sweep.sources import Task
+from llmdreamer.sweep.run_source import RunTask
+from llmdreamer.sweep.settings import SubmititSettings
+from llmdreamer.sweep.worker import Slot, Worker, WorkerOptions
 from llmdreamer.utils.errors import ConfigError
 
 # Counts its calls, keeps the batch file of the last one, and answers it with `answer`.
@@ -84,7 +84,9 @@ def engine(slurm, tmp_path):
     engines = []
 
     def made(**options) -> SubmititEngine:
-        engines.append(SubmititEngine(Submitit(**options), tmp_path / "sweep", heartbeat=15))
+        engines.append(
+            SubmititEngine(SubmititSettings(**options), tmp_path / "sweep", heartbeat=15)
+        )
         return engines[-1]
 
     yield made
@@ -127,9 +129,9 @@ def test_where_slurm_does_not_answer_a_job_waits_and_is_asked_for_again(
 ):
     slurm.says(SILENT)
     job = engine().start(order)
-    until(lambda: job.poll() is None and slurm.calls == 3)
+    wait_until(lambda: job.poll() is None and slurm.calls == 3)
     slurm.takes()
-    until(lambda: job.poll() is None and slurm.calls == 4)
+    wait_until(lambda: job.poll() is None and slurm.calls == 4)
     # Only what was taken has a box: should Slurm have heard of the others after all, they run nothing.
     assert len([*tmp_path.glob("sweep/.jobs/*/*/")]) == 1
 
@@ -149,7 +151,7 @@ def test_a_slurm_that_takes_no_job_for_minutes_is_given_up_in_one_line(
     slurm.says(SILENT)
     job = engine().start(order)
     with pytest.raises(EngineLost, match="Socket timed out .*; the same command goes on") as lost:
-        until(job.poll)
+        wait_until(job.poll)
     assert lost.value.exit_code == 1
 
 
@@ -164,7 +166,7 @@ def test_what_slurm_has_had_before_it_will_have_again(slurm, engine, order, hast
     assert placed.start(order).poll() is None
     slurm.says(REFUSED)
     job = placed.start(order)
-    until(lambda: job.poll() is None and slurm.calls == 3)
+    wait_until(lambda: job.poll() is None and slurm.calls == 3)
 
 
 def test_a_job_told_to_leave_before_slurm_took_it_is_not_asked_for_again(
@@ -181,8 +183,8 @@ def test_a_job_told_to_leave_before_slurm_took_it_is_not_asked_for_again(
 def test_a_run_that_is_stopped_before_slurm_was_asked_for_it_is_not_asked_for(
     slurm, engine, tmp_path
 ):
-    program = Program(["run"], engine(), [], "eval/return", False, retries=1, stop_within=1)
-    worker = Worker(Task(tmp_path / "run", [], {}, "a run", 0), Slot(None, 1), program)
+    program = WorkerOptions(["run"], engine(), [], "eval/return", False, retries=1, stop_within=1)
+    worker = Worker(RunTask(tmp_path / "run", [], {}, "a run", 0), Slot(None, 1), program)
     worker.start()
     worker.stop(wanted=False)
     assert worker.has_exited()
@@ -190,11 +192,11 @@ def test_a_run_that_is_stopped_before_slurm_was_asked_for_it_is_not_asked_for(
     assert slurm.calls == 0
 
 
-def test_a_sweep_outlives_a_slurm_that_once_does_not_answer(slurm, sweeping):
+def test_a_sweep_outlives_a_slurm_that_once_does_not_answer(slurm, sweeper):
     slurm.silent_at(call=2)
     place = ["hydra/launcher=submitit_slurm", "hydra.sweeper.n_jobs=2"]
-    code, out = sweeping("seed=0,1", *place)
+    code, out = sweeper("seed=0,1", *place)
     assert code == 0, out
     assert f"Slurm took no job (sbatch: error: {SILENT}): trying again" in out
-    assert [row["state"] for row in sweeping.rows()] == ["finished"] * 2
+    assert [row["state"] for row in sweeper.rows()] == ["finished"] * 2
     assert slurm.calls == 3

@@ -12,16 +12,22 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from driving import checkpoints, until
 from filelock import FileLock
 from rich.console import Console
+from sweep_helpers import checkpoints, wait_until
 
 from llmdreamer.cli.status import main
 from llmdreamer.config import parse_objectives
-from llmdreamer.sweep.presence import Presence, is_held
-from llmdreamer.sweep.screen import Screen, drawn, plain
-from llmdreamer.sweep.status import Reader, write_header
-from llmdreamer.sweep.table import Row, read_csv, rounded, show, write_csv
+from llmdreamer.sweep.driver_lock import DriverLock, is_locked
+from llmdreamer.sweep.results_table import (
+    ResultRow,
+    read_results,
+    shorten_numbers,
+    show,
+    write_results,
+)
+from llmdreamer.sweep.status import StatusReader, write_header
+from llmdreamer.sweep.status_table import LiveTable, render_table, render_text
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.tracking.spool import Spool
 
@@ -40,20 +46,20 @@ class Folders:
             maximize=[True] * len(objective.split(",")),
             seeds=list(seeds),
         )
-        self.rows: list[Row] = []
+        self.rows: list[ResultRow] = []
 
     def row(self, **fields) -> Path:
         number = len(self.rows)
         fields = {"seed": 0, "params": f"algo.optimizer.lr={number}", "number": number} | fields
-        row = Row(label=f"trial {number}", group="", overrides="", **fields)
+        row = ResultRow(label=f"trial {number}", group="", overrides="", **fields)
         row.folder = str(self.folder / str(number))
         self.rows.append(row)
         write_header(self.plan, total=4)
-        write_csv(self.plan, self.rows)
+        write_results(self.plan, self.rows)
         return Path(row.folder)
 
     def look(self):
-        return Reader(self.folder).look()
+        return StatusReader(self.folder).look()
 
 
 def run(folder: Path, rows: list[tuple[int, float, float]], status: str | None = None) -> None:
@@ -87,7 +93,7 @@ def test_what_a_killed_driver_called_running_is_stopped(tmp_path):
     run(folders.row(state="running"), [(12, 2.0, 50.0)])
     folders.row(state="running")
     assert [line.state for line in folders.look().lines] == ["stopped", "waiting"]
-    driver = Presence.of_driver(folders.folder)
+    driver = DriverLock.announce(folders.folder)
     sweep = folders.look()
     assert [line.state for line in sweep.lines] == ["starting", "starting"]
     assert sweep.drivers == [f"{os.uname().nodename}, process {os.getpid()}"]
@@ -124,13 +130,13 @@ def test_the_table_is_read_as_it_was_written(tmp_path):
     folders = Folders(tmp_path, objective="eval/return,loss")
     folders.row(state="finished", values=[1.5, 1e-9], env_step=7, arm="gru")
     folders.row(state="failed", cause='a "cause", with commas', seed=None)
-    assert read_csv(folders.folder / "results.csv") == folders.rows
+    assert read_results(folders.folder / "results.csv") == folders.rows
 
 
 def test_the_final_table_shows_what_was_typed_with_its_brackets():
     plan = SimpleNamespace(name="s", objectives=parse_objectives("eval/return"))
     rows = [
-        Row(f"target_modules={one}", one, 0, "", state="finished", values=[1.0])
+        ResultRow(f"target_modules={one}", one, 0, "", state="finished", values=[1.0])
         for one in ("[c_attn]", "[c_attn,c_proj]")
     ]
     console = Console(width=80, file=io.StringIO())
@@ -149,7 +155,7 @@ def test_the_final_table_shows_what_was_typed_with_its_brackets():
     ],
 )
 def test_the_final_table_shows_four_digits_of_what_was_drawn(label, short):
-    assert rounded(label) == short
+    assert shorten_numbers(label) == short
 
 
 def tree(folder: Path) -> dict[Path, int]:
@@ -165,7 +171,7 @@ def test_status_writes_nothing(tmp_path, monkeypatch, capsys):
     for arguments in (["s"], ["s", "--json"], [str(folders.folder)], [], ["t"], ["--root", "x"]):
         main([*arguments])
     assert tree(tmp_path) == before
-    assert not is_held(tmp_path / "no such file")
+    assert not is_locked(tmp_path / "no such file")
 
 
 def test_a_sweep_that_is_not_there_is_one_line_with_those_that_are(tmp_path, monkeypatch, capsys):
@@ -198,7 +204,7 @@ def test_plain_lines_are_not_cut_and_hold_the_shortest_names(tmp_path):
     folders = Folders(tmp_path)
     folders.row(state="finished", values=[1.23456789], params="a.lr=0.00012345678 b.r=4")
     folders.row(state="failed", cause="out of memory", params="a.lr=1 b.r=8", arm="lora")
-    head, columns, first, second, cause = plain(folders.look()).splitlines()
+    head, columns, first, second, cause = render_text(folders.look()).splitlines()
     assert head.startswith("s: 1 failed, 2 waiting, 1 finished, of 4; no driver: goes on with")
     assert columns.split("  ")[0] == "#"
     assert first.split() == ["0", "-", "lr=0.0001235", "r=4", "0", "0", "1.2346", "finished", "-"]
@@ -214,7 +220,7 @@ def test_a_narrow_terminal_folds_what_is_long_and_loses_nothing(tmp_path):
 
     def text(height=None):
         console = Console(width=60, file=io.StringIO(), force_terminal=False)
-        console.print(drawn(folders.look(), 60, height))
+        console.print(render_table(folders.look(), 60, height))
         return console.file.getvalue()
 
     assert max(map(len, text().splitlines())) <= 60
@@ -235,7 +241,7 @@ def test_on_a_low_terminal_folded_rows_leave_room_for_the_runs_at_work(tmp_path)
             held.enter_context(FileLock(lock))
         sweep = folders.look()
     console = Console(width=60, file=io.StringIO())
-    console.print(drawn(sweep, 60, 24))
+    console.print(render_table(sweep, 60, 24))
     lines = console.file.getvalue().splitlines()
     assert len(lines) < 24
     assert {"lr=4", "lr=29"} <= {word for line in lines for word in line.split()}
@@ -250,7 +256,7 @@ def test_what_is_logged_beside_a_live_table_goes_above_it(tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "__stdout__", out)
     handler = logging.StreamHandler(out)
     monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
-    with Screen(folders.look, Console(file=out, force_terminal=True, width=80)) as screen:
+    with LiveTable(folders.look, Console(file=out, force_terminal=True, width=80)) as screen:
         screen.refresh()
         logging.getLogger().error("start trial 7")
         assert handler.stream is not out
@@ -258,17 +264,19 @@ def test_what_is_logged_beside_a_live_table_goes_above_it(tmp_path, monkeypatch)
     assert out.getvalue().index("finished") < out.getvalue().index("start trial 7")
 
 
-def test_status_follows_a_sweep_from_its_start_to_its_end(sweeping, monkeypatch, capsys):
-    driver = sweeping.start("algo.horizon=5,6", "hydra.sweeper.study_name=g", STANDIN_STEP="0.2")
-    until(lambda: sweeping.cells and checkpoints(sweeping.cells[0]))
-    monkeypatch.chdir(sweeping.folder)
+def test_status_follows_a_sweep_from_its_start_to_its_end(sweeper, monkeypatch, capsys):
+    driver = sweeper.start(
+        "algo.horizon=5,6", "hydra.sweeper.study_name=g", FAKE_RUN_STEP_SECONDS="0.2"
+    )
+    wait_until(lambda: sweeper.cells and checkpoints(sweeper.cells[0]))
+    monkeypatch.chdir(sweeper.folder)
     capsys.readouterr()
 
     def told():
         assert main(["g", "--json"]) == 0
         return json.loads(capsys.readouterr().out)
 
-    until(lambda: [line["state"] for line in told()["lines"]] == ["running", "waiting"])
+    wait_until(lambda: [line["state"] for line in told()["lines"]] == ["running", "waiting"])
     assert len(told()["drivers"]) == 1
     out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 0, out
@@ -277,16 +285,16 @@ def test_status_follows_a_sweep_from_its_start_to_its_end(sweeping, monkeypatch,
     assert told()["drivers"] == []
 
 
-def test_status_tells_of_a_study_whose_driver_was_killed(sweeping, monkeypatch, capsys):
+def test_status_tells_of_a_study_whose_driver_was_killed(sweeper, monkeypatch, capsys):
     study = ["algo.optimizer.lr=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=3"]
-    driver = sweeping.start(*study, "hydra.sweeper.study_name=s", STANDIN_STEP="0.2")
-    folder = sweeping.folder / "outputs" / "sweeps" / "s"
-    until(lambda: (folder / "results.csv").exists() and checkpoints(folder / "0"))
-    until(lambda: len(read_csv(folder / "results.csv")) == 1)
+    driver = sweeper.start(*study, "hydra.sweeper.study_name=s", FAKE_RUN_STEP_SECONDS="0.2")
+    folder = sweeper.folder / "outputs" / "sweeps" / "s"
+    wait_until(lambda: (folder / "results.csv").exists() and checkpoints(folder / "0"))
+    wait_until(lambda: len(read_results(folder / "results.csv")) == 1)
     driver.kill()
     driver.communicate()
-    until(lambda: not is_held(folder / "0" / "run.lock"))
-    monkeypatch.chdir(sweeping.folder)
+    wait_until(lambda: not is_locked(folder / "0" / "run.lock"))
+    monkeypatch.chdir(sweeper.folder)
     assert main(["s"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("s: 1 stopped, 2 waiting, of 3; no driver: goes on with python ")

@@ -2,14 +2,14 @@
 
 import optuna
 import pytest
-from driving import opened_at_once
+from sweep_helpers import open_concurrently
 
 from llmdreamer.sweep.studies.results import open_study
 from llmdreamer.sweep.studies.storage import Store
 
 
 def test_eight_processes_open_a_fresh_database_at_once(tmp_path):
-    assert opened_at_once(8, None, tmp_path) == [0] * 8
+    assert open_concurrently(8, None, tmp_path) == [0] * 8
 
 
 @pytest.mark.parametrize("name", ["feature%2Fx", "100%", "100%25", "a?b", "a#b c@:&ü+='"])

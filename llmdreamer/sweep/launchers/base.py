@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from llmdreamer.sweep.member import DRIVER_VARIABLE
-from llmdreamer.sweep.run_folder import LOG
-from llmdreamer.sweep.settings import Ray, Submitit
+from llmdreamer.sweep.run_folder import OUTPUT_LOG
+from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
+from llmdreamer.sweep.settings import RaySettings, SubmititSettings
 
 if TYPE_CHECKING:
     from llmdreamer.sweep.plan import Plan
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Order:
-    """A process that is wanted. What it prints is added to `LOG` in its folder."""
+    """A process that is wanted. What it prints is added to `OUTPUT_LOG` in its folder."""
 
     command: list[str]
     environment: dict[str, str]  # on top of what there is where it runs
@@ -80,7 +80,7 @@ def spawn(order: Order, inherited: Mapping[str, str] | None = None) -> subproces
     """
     ours = {DRIVER_VARIABLE: str(os.getpid())}
     order.folder.mkdir(parents=True, exist_ok=True)
-    with open(order.folder / LOG, "ab") as output:
+    with open(order.folder / OUTPUT_LOG, "ab") as output:
         return subprocess.Popen(
             order.command,
             stdin=subprocess.DEVNULL,
@@ -97,11 +97,11 @@ def make_engine(plan: Plan) -> Engine:
     Raises:
         ConfigError: if it cannot be reached, or does not know an option.
     """
-    if isinstance(plan.launcher, Submitit):
+    if isinstance(plan.launcher, SubmititSettings):
         from llmdreamer.sweep.launchers.slurm import SubmititEngine
 
         return SubmititEngine(plan.launcher, plan.folder, plan.settings.heartbeat)
-    if isinstance(plan.launcher, Ray):
+    if isinstance(plan.launcher, RaySettings):
         from llmdreamer.sweep.launchers.ray import RayEngine
 
         return RayEngine(plan.launcher, plan.folder, plan.settings.heartbeat)

@@ -19,8 +19,8 @@ from typing import Any
 
 from llmdreamer.sweep.launchers.base import EngineLost, Job, Order
 from llmdreamer.sweep.launchers.mailbox import Placed, Posted
-from llmdreamer.sweep.run_folder import LOG
-from llmdreamer.sweep.settings import Ray
+from llmdreamer.sweep.run_folder import OUTPUT_LOG
+from llmdreamer.sweep.settings import RaySettings
 from llmdreamer.utils.errors import ConfigError
 
 # Ray starts half a dozen processes; on a machine at its limit that has taken more than a minute.
@@ -35,7 +35,7 @@ STARTS = 3
 class RayEngine:
     """A task of Ray's for each process."""
 
-    def __init__(self, settings: Ray, sweep: Path, heartbeat: int) -> None:
+    def __init__(self, settings: RaySettings, sweep: Path, heartbeat: int) -> None:
         init, options = _given(settings.init), _given(settings.remote)
         _reach(init.get("address"))
         for _ in range(STARTS):
@@ -70,7 +70,7 @@ class RayEngine:
             lambda: self._hand.is_over(key),
             lambda: self._hand.tell("cancel", key),
             lambda: self._hand.why(key),
-            order.folder / LOG,
+            order.folder / OUTPUT_LOG,
             errand.heartbeat,
         )
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from llmdreamer.sweep.launchers.base import EngineLost, Job, Order
 from llmdreamer.sweep.launchers.mailbox import FOLDER, Placed, Posted, execute, last_of
-from llmdreamer.sweep.run_folder import LOG
-from llmdreamer.sweep.settings import Submitit
+from llmdreamer.sweep.run_folder import OUTPUT_LOG
+from llmdreamer.sweep.settings import SubmititSettings
 from llmdreamer.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _PASSING = re.compile(
 class SubmititEngine:
     """A job of Slurm's, or of submitit's local stand-in for it, for each process."""
 
-    def __init__(self, settings: Submitit, sweep: Path, heartbeat: int) -> None:
+    def __init__(self, settings: SubmititSettings, sweep: Path, heartbeat: int) -> None:
         import submitit
 
         logging.getLogger("submitit").propagate = False  # it prints what it has to say itself
@@ -86,7 +86,7 @@ class SubmititEngine:
         self._has_taken, self._refused_since, self._again = True, None, AGAIN
         cancel = functools.partial(job.cancel, check=False)
         why = functools.partial(_why, job)
-        output = order.folder / LOG
+        output = order.folder / OUTPUT_LOG
         return Placed(errand.box, self._is_over(job), cancel, why, output, errand.heartbeat)
 
     def _bear(self, said: str, now: float) -> None:
@@ -182,7 +182,7 @@ _SHARED = (
 )  # of all of submitit's executors
 
 
-def _parameters(settings: Submitit) -> dict[str, Any]:
+def _parameters(settings: SubmititSettings) -> dict[str, Any]:
     """As AutoExecutor names them: what only Slurm knows begins with slurm_."""
     given = {
         key: value

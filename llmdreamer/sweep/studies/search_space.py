@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from llmdreamer.config import AS_BEFORE, Config, leaves
 from llmdreamer.config.identity import identity, is_among
-from llmdreamer.sweep.plan import Plan, spelled
+from llmdreamer.sweep.plan import Plan, to_override
 from llmdreamer.sweep.studies.results import SIGNED
 from llmdreamer.sweep.studies.samplers import Space, grid_size
 from llmdreamer.utils.errors import ConfigError
@@ -73,7 +73,7 @@ def first_of(distribution: BaseDistribution) -> object:
 
 
 def assigned(params: dict[str, object]) -> list[str]:
-    return [f"{key}={spelled(value)}" for key, value in params.items()]
+    return [f"{key}={to_override(value)}" for key, value in params.items()]
 
 
 def _brief(value: object) -> str:
@@ -81,7 +81,7 @@ def _brief(value: object) -> str:
     if isinstance(value, dict) and "attributes" in value:
         inner = {k: v for k, v in value["attributes"].items() if v not in (None, False)}
         return str(inner.get("choices", inner))
-    return spelled(value)
+    return to_override(value)
 
 
 def sign(study: optuna.Study, plan: Plan, dimensions: Space, point: Config) -> None:

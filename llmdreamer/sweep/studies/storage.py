@@ -18,7 +18,7 @@ import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 
-from llmdreamer.sweep.presence import FOLDER, Presence
+from llmdreamer.sweep.driver_lock import DRIVER_LOCKS_FOLDER, DriverLock
 from llmdreamer.sweep.studies.sqlite import SQLITE, path_of, url_of
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact
@@ -121,11 +121,11 @@ class Life:
     """This driver's signs of life: a locked file on this machine, heartbeats in the database."""
 
     def __init__(self, folder: Path, store: Store) -> None:
-        self._folder = folder / FOLDER
+        self._folder = folder / DRIVER_LOCKS_FOLDER
         self._storage = store.optuna
         self._interval = float(store.optuna.get_heartbeat_interval() or 1)
         token = uuid.uuid4().hex
-        self._presence = Presence(folder, token)
+        self._presence = DriverLock(folder, token)
         self._trials: set[int] = set()
         self._ended = threading.Event()
         self.name = f"{socket.gethostname()}/{os.getpid()}/{token}"

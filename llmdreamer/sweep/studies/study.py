@@ -19,8 +19,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from llmdreamer.config import GROUPS, Config
 from llmdreamer.config.objective import NEVER_LOGGED, Curve
 from llmdreamer.sweep.plan import Plan
+from llmdreamer.sweep.results_table import ResultRow, missing_objective, objective_values
 from llmdreamer.sweep.run_folder import Curves
-from llmdreamer.sweep.sources import Outcome, Task
+from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.sweep.studies.samplers import make_pruner, make_sampler
 from llmdreamer.sweep.studies.search_space import (
     assigned,
@@ -32,7 +33,6 @@ from llmdreamer.sweep.studies.search_space import (
     space,
 )
 from llmdreamer.sweep.studies.storage import OWNER, Life, Store
-from llmdreamer.sweep.table import Row, missing_objective, objective_values
 from llmdreamer.tracking import TrackingError, resolve_uri
 from llmdreamer.tracking.parent import tag_run
 from llmdreamer.utils.errors import ConfigError
@@ -49,13 +49,13 @@ class Live:
 
     trial: Trial
     label: str
-    due: list[Task]
+    due: list[RunTask]
     running: int = 0
     values: dict[int, list[float]] = field(default_factory=dict)  # of the finished, by seed's place
     reported: set[int] = field(default_factory=set)
     env_step: int = 0
     is_pruned: bool = False
-    failure: Outcome | None = None
+    failure: RunOutcome | None = None
 
 
 class Study:
@@ -122,7 +122,7 @@ class Study:
 
     # --- what the pool asks ---
 
-    def next(self) -> Task | None:
+    def next_task(self) -> RunTask | None:
         for live in self._live.values():
             if live.due and not live.is_pruned and live.failure is None:
                 live.running += 1
@@ -179,7 +179,7 @@ class Study:
             where = folder if len(plan.seeds) == 1 else folder / f"seed-{seed}"
             told = f"trial {trial.number} {label}"
             told += f" seed={seed}" if len(plan.seeds) > 1 else ""
-            due.append(Task(where, full, tags, told, (trial.number, place)))
+            due.append(RunTask(where, full, tags, told, (trial.number, place)))
         before = self._store.optuna.get_trial(trial._trial_id).intermediate_values
         live = Live(trial, label, due, reported=set(before))
         self._live[trial.number] = live
@@ -196,7 +196,7 @@ class Study:
             log.info("waiting for %d trials of other drivers", unfinished)
         return not unfinished and len(trials) >= self.n_trials
 
-    def watch(self, task: Task, curves: Curves) -> bool:
+    def should_stop(self, task: RunTask, curves: Curves) -> bool:
         """Report a lone run's objective by env step; with several seeds, each seed is a step."""
         if self._plan.settings.pruner == "none" or len(self._plan.seeds) > 1:
             return self._live[task.key[0]].is_pruned
@@ -216,7 +216,7 @@ class Study:
         if not live.is_pruned and live.trial.should_prune():
             live.is_pruned = True
 
-    def ended(self, task: Task, outcome: Outcome) -> None:
+    def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
         number, place = task.key
         live = self._live[number]
         live.running -= 1
@@ -231,13 +231,13 @@ class Study:
         if not live.running and not wanted:
             self._tell(live)
 
-    def _take_value(self, live: Live, place: int, outcome: Outcome) -> None:
+    def _take_value(self, live: Live, place: int, outcome: RunOutcome) -> None:
         values = objective_values(self._plan, outcome.curves)
         if values is None:
             raise ConfigError(missing_objective(self._plan, outcome.curves))
         if not all(map(math.isfinite, values)):
             cause = f"the objective is {', '.join(map(str, values))}"
-            live.failure = Outcome("failed", outcome.curves, outcome.env_step, cause, 1)
+            live.failure = RunOutcome("failed", outcome.curves, outcome.env_step, cause, 1)
             return
         live.values[place] = values
         if len(self._plan.seeds) == 1 or self._plan.settings.pruner == "none":
@@ -293,13 +293,13 @@ class Study:
         return self.n_trials
 
     @property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[ResultRow]:
         return [self._row(trial) for trial in self._trials()]
 
-    def _row(self, trial: FrozenTrial) -> Row:
+    def _row(self, trial: FrozenTrial) -> ResultRow:
         states = {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed"}
         values = assigned(trial.params)
-        return Row(
+        return ResultRow(
             label=" ".join([f"{self.name if self._arm else ''} {trial.number}".strip(), *values]),
             group=f"{self.name} {trial.number}",
             seed=self._plan.seeds[0] if len(self._plan.seeds) == 1 else None,

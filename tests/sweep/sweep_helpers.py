@@ -1,4 +1,4 @@
-"""Drivers of stand-in trials, as processes of their own, and what the trials leave."""
+"""Starts drivers of fake runs as separate processes, and reads what the runs leave."""
 
 import csv
 import json
@@ -11,22 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
-STANDIN = Path(__file__).with_name("standin.py")
+FAKE_RUN = Path(__file__).with_name("fake_run.py")
 
 
 @dataclass
-class Sweeping:
-    """`sweeping("seed=0,1")` is `python run.py -m seed=0,1` typed in `folder`."""
+class Sweeper:
+    """Runs sweeps in a folder: `sweeper("seed=0,1")` is `python run.py -m seed=0,1` typed there."""
 
     folder: Path
     drivers: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, *overrides: str, **variables: str) -> subprocess.Popen[str]:
+        """Start a driver, with `variables` added to its environment."""
         command = [sys.executable, str(ROOT / "run.py"), "-m", *overrides]
-        program = f"hydra.sweeper.command=['{sys.executable}','{STANDIN}']"
-        # MLflow takes seconds to make a store: tests/cli looks at what is recorded.
+        program = f"hydra.sweeper.command=['{sys.executable}','{FAKE_RUN}']"
+        # Without a parent run: creating an MLflow store takes seconds. tests/cli checks the records.
         driver = subprocess.Popen(
-            [*command, program, "~hydra.callbacks.llmdreamer"],
+            [*command, program, "~hydra.callbacks.parent_run"],
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
             stdout=subprocess.PIPE,
@@ -37,22 +38,24 @@ class Sweeping:
         return driver
 
     def __call__(self, *overrides: str, **variables: str) -> tuple[int, str]:
+        """Run a sweep to its end and return its exit code and output."""
         driver = self.start(*overrides, **variables)
-        out, _ = driver.communicate(timeout=300)
-        return driver.returncode, out
+        output, _ = driver.communicate(timeout=300)
+        return driver.returncode, output
 
     @property
     def cells(self) -> list[Path]:
         return sorted((self.folder / "outputs" / "cells").glob("*_seed*"))
 
     def rows(self) -> list[dict[str, str]]:
+        """Return the rows of the only results.csv."""
         (table,) = self.folder.glob("outputs/sweeps/*/results.csv")
         with open(table) as file:
             return list(csv.DictReader(file))
 
 
-def starts(folder: Path) -> list[list[str]]:
-    """For each process of the run in `folder`: the step it began at, its id, threads, devices."""
+def read_starts(folder: Path) -> list[list[str]]:
+    """Return a list for each process of the run in `folder`: first step, process ID, threads, devices."""
     path = folder / "starts.txt"
     return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -61,14 +64,14 @@ def checkpoints(folder: Path) -> list[Path]:
     return list(folder.glob("checkpoints/step-*.pt"))
 
 
-def until(truth: Callable[[], object], seconds: float = 150.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not truth():
-        assert time.monotonic() < deadline, "it never came true"
+def wait_until(condition: Callable[[], object], timeout_seconds: float = 150.0) -> None:
+    deadline = time.monotonic() + timeout_seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.02)
 
 
-def gone(pid: str) -> bool:
+def is_gone(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
@@ -76,19 +79,20 @@ def gone(pid: str) -> bool:
     return False
 
 
-# Children of one process, so that only one imports Optuna. They wait for the pipe's other end to close.
-OPENERS = """
+# The children are forked from one process, so that Optuna is imported once. They all block on a pipe
+# and start together when the parent closes its end.
+OPEN_STUDIES = """
 import os, pathlib, sys, traceback
 import optuna
 from llmdreamer.sweep.studies.storage import Store
 count, url, folder = int(sys.argv[1]), sys.argv[2] or None, pathlib.Path(sys.argv[3])
-go, gun = os.pipe()
+read_end, write_end = os.pipe()
 children = []
 for _ in range(count):
     if (child := os.fork()) == 0:
         try:
-            os.close(gun)
-            os.read(go, 1)
+            os.close(write_end)
+            os.read(read_end, 1)
             store = Store(url, folder, 15)
             with store.alone("s"):
                 optuna.create_study(study_name="s", storage=store.optuna, load_if_exists=True)
@@ -98,15 +102,15 @@ for _ in range(count):
             traceback.print_exc()
             os._exit(1)
     children.append(child)
-os.close(gun)
+os.close(write_end)
 print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
 """
 
 
-def opened_at_once(count: int, url: str | None, folder: Path) -> list[int]:
-    """The exit codes of so many processes that open a study's database at one moment."""
-    command = [sys.executable, "-c", OPENERS, str(count), url or "", str(folder)]
+def open_concurrently(count: int, url: str | None, folder: Path) -> list[int]:
+    """Let `count` processes open a study's database at once and return their exit codes."""
+    command = [sys.executable, "-c", OPEN_STUDIES, str(count), url or "", str(folder)]
     variables = os.environ | {"PYTHONPATH": str(ROOT)}
-    out = subprocess.check_output(command, env=variables, text=True, timeout=300)
-    codes: list[int] = json.loads(out)
-    return codes
+    output = subprocess.check_output(command, env=variables, text=True, timeout=300)
+    exit_codes: list[int] = json.loads(output)
+    return exit_codes

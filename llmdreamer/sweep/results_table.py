@@ -20,16 +20,16 @@ from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.utils.files import write_atomically
 
-TABLE = "results.csv"
+RESULTS_FILE = "results.csv"
 # The objectives' columns stand between the two.
 _BEFORE = ("label", "seed", "state", "env_step")
 _AFTER = ("folder", "overrides", "cause", "number", "arm", "params")
-UNTOLD = ("folder", "overrides", "number", "arm", "params")
+OMITTED_COLUMNS = ("folder", "overrides", "number", "arm", "params")
 """The columns that a reader has no use for: the label says it shorter."""
 
 
 @dataclass
-class Row:
+class ResultRow:
     """A run, or a study's trial with its seeds together (`seed` is then None)."""
 
     label: str
@@ -61,7 +61,7 @@ def missing_objective(plan: Plan, curves: Curves) -> str:
     return never_logged([one.metric for one in plan.objectives if one.metric not in curves], curves)
 
 
-def write_csv(plan: Plan, rows: Sequence[Row]) -> Path:
+def write_results(plan: Plan, rows: Sequence[ResultRow]) -> Path:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [str(objective) for objective in plan.objectives]
@@ -70,17 +70,17 @@ def write_csv(plan: Plan, rows: Sequence[Row]) -> Path:
         values = [repr(value) for value in row.values] or [""] * len(names)
         before, after = ([_cell(row, name) for name in part] for part in (_BEFORE, _AFTER))
         writer.writerow([*before, *values, *after])
-    path = plan.folder / TABLE
+    path = plan.folder / RESULTS_FILE
     write_atomically(path, text.getvalue())
     return path
 
 
-def _cell(row: Row, name: str) -> object:
+def _cell(row: ResultRow, name: str) -> object:
     return "" if (value := getattr(row, name)) is None else value
 
 
-def read_csv(path: Path) -> list[Row]:
-    """The rows as `write_csv` left them. Their `group` is not told there.
+def read_results(path: Path) -> list[ResultRow]:
+    """The rows as `write_results` left them. Their `group` is not told there.
 
     Raises:
         ValueError: if the file is none of ours.
@@ -94,8 +94,8 @@ def read_csv(path: Path) -> list[Row]:
         return [_row(cells, objectives) for cells in reader]
 
 
-def _row(cells: dict[str, str], objectives: Sequence[str]) -> Row:
-    return Row(
+def _row(cells: dict[str, str], objectives: Sequence[str]) -> ResultRow:
+    return ResultRow(
         label=cells["label"],
         group="",
         seed=int(cells["seed"]) if cells["seed"] else None,
@@ -111,10 +111,10 @@ def _row(cells: dict[str, str], objectives: Sequence[str]) -> Row:
     )
 
 
-def show(plan: Plan, rows: Sequence[Row], console: Console | None = None) -> None:
+def show(plan: Plan, rows: Sequence[ResultRow], console: Console | None = None) -> None:
     """Print what came out, and below it every failure with its cause."""
     console = console or Console()
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[ResultRow]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
     seeded = any(len(group) > 1 for group in groups.values())
@@ -136,7 +136,7 @@ def show(plan: Plan, rows: Sequence[Row], console: Console | None = None) -> Non
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cells(group: Sequence[Row], objectives: int, *, seeded: bool) -> list[str]:
+def _cells(group: Sequence[ResultRow], objectives: int, *, seeded: bool) -> list[str]:
     done = [row.values for row in group if row.values]
     values = [_mean(column) for column in zip(*done, strict=True)] or ["-"] * objectives
     states: dict[str, int] = {}
@@ -144,10 +144,10 @@ def _cells(group: Sequence[Row], objectives: int, *, seeded: bool) -> list[str]:
         states[row.state] = states.get(row.state, 0) + 1
     told = [state if len(group) == 1 else f"{count} {state}" for state, count in states.items()]
     count = [str(len(done))] if seeded else []
-    return [rounded(group[0].label), *values, *count, ", ".join(told)]
+    return [shorten_numbers(group[0].label), *values, *count, ", ".join(told)]
 
 
-def rounded(assignments: str) -> str:
+def shorten_numbers(assignments: str) -> str:
     """Words `key=value`, each long number with four digits: nobody reads more in a table."""
     words = []
     for word in assignments.split(" "):

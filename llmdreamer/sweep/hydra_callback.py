@@ -20,8 +20,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from llmdreamer.sweep.results_table import OMITTED_COLUMNS, RESULTS_FILE
 from llmdreamer.sweep.settings import SWEEPER
-from llmdreamer.sweep.table import TABLE, UNTOLD
 from llmdreamer.tracking import TrackingError, resolve_uri
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 NOTE_ROWS = 50  # the note is for reading; the table of all is results.csv
 
 
-class SweepParent(Callback):
+class ParentRunCallback(Callback):
     """Begins the parent run before any job, ends it with a table of results after the last."""
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class SweepParent(Callback):
         os.environ.pop(PARENT_VARIABLE, None)
         if self._parent is None:
             return
-        table = Path(config.hydra.sweep.dir).resolve() / TABLE
+        table = Path(config.hydra.sweep.dir).resolve() / RESULTS_FILE
         try:
             if _is_ours(config):
                 # Our sweeper leaves its own table, of the trials that never became a run, too.
@@ -122,7 +122,7 @@ def _markdown(table: str) -> str:
     rows = list(csv.DictReader(io.StringIO(table)))
     if not rows:
         return ""
-    columns = [name for name in rows[0] if name not in UNTOLD]
+    columns = [name for name in rows[0] if name not in OMITTED_COLUMNS]
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
     for row in rows[:NOTE_ROWS]:
         lines.append(f"| {' | '.join(row[name].replace('|', chr(92) + '|') for name in columns)} |")

@@ -17,12 +17,12 @@ from pathlib import Path
 from llmdreamer.utils.errors import ConfigError
 
 DRIVER_VARIABLE = "LLMDREAMER_DRIVER"
-LOCK = "run.lock"  # in the run's folder, held by its process
+RUN_LOCK_FILE = "run.lock"  # in the run's folder, held by its process
 LOOK_EVERY = 0.5  # seconds between two looks at whether the driver lives
 
 
 @contextmanager
-def membership(folder: Path) -> Iterator[None]:
+def hold_run_lock(folder: Path) -> Iterator[None]:
     """Hold the run's folder alone. In a sweep, also stop when the driver is gone.
 
     A process that a killed driver left behind may still be writing its last checkpoint here: in a
@@ -38,11 +38,11 @@ def membership(folder: Path) -> Iterator[None]:
     if driver is not None:
         threading.Thread(target=_follow, args=(int(driver),), daemon=True).start()
     try:
-        held = FileLock(folder / LOCK).acquire(timeout=0 if driver is None else -1)
+        held = FileLock(folder / RUN_LOCK_FILE).acquire(timeout=0 if driver is None else -1)
     except Timeout:
         raise ConfigError(f"{folder} is in use: another process trains in it") from None
     except OSError as error:
-        raise ConfigError(f"{folder / LOCK} cannot be locked: {error.strerror}") from error
+        raise ConfigError(f"{folder / RUN_LOCK_FILE} cannot be locked: {error.strerror}") from error
     with held:
         yield
 

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from llmdreamer.config import parse_objectives
-from llmdreamer.sweep.status import ENDED, Line, Sweep
-from llmdreamer.sweep.table import rounded
+from llmdreamer.sweep.results_table import shorten_numbers
+from llmdreamer.sweep.status import ENDED, RunStatus, SweepStatus
 
 REFRESH_EVERY = 1.0  # seconds
 _ORDER = ("running", "starting", "failed", "stopped", "waiting", "pruned", "finished")
@@ -27,7 +27,7 @@ FEWEST = 3  # runs that are drawn on a terminal however low
 _WIDE = 100  # columns of a terminal that has room for everything
 
 
-def head(sweep: Sweep) -> str:
+def head(sweep: SweepStatus) -> str:
     """How many runs are in which state, and who drives them."""
     counts = Counter(line.state for line in sweep.lines)
     counts["waiting"] += max(0, sweep.header.total - len(sweep.lines))
@@ -42,7 +42,7 @@ def head(sweep: Sweep) -> str:
     return f"{sweep.name}: {told or 'nothing'}, of {sweep.header.total}; {who}"
 
 
-def cells(sweep: Sweep, *, wide: bool = True) -> tuple[list[str], list[list[str]]]:
+def cells(sweep: SweepStatus, *, wide: bool = True) -> tuple[list[str], list[list[str]]]:
     """The columns that say something, and a row of texts for each run."""
     names = [str(one) for one in parse_objectives(sweep.header.objective)]
     short = _shortener(sweep.lines)
@@ -68,7 +68,7 @@ def cells(sweep: Sweep, *, wide: bool = True) -> tuple[list[str], list[list[str]
     return [name for name, _ in columns], rows
 
 
-def plain(sweep: Sweep) -> str:
+def render_text(sweep: SweepStatus) -> str:
     """For a pipe: no line is cut or folded, and columns are set apart by two spaces or more."""
     names, rows = cells(sweep)
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
@@ -79,7 +79,7 @@ def plain(sweep: Sweep) -> str:
     return "\n".join([head(sweep), *lines, *_causes(sweep.lines)])
 
 
-def drawn(sweep: Sweep, width: int, height: int | None = None) -> RenderableType:
+def render_table(sweep: SweepStatus, width: int, height: int | None = None) -> RenderableType:
     """For a terminal. Of more runs than `height` has lines for, those that matter now."""
     if height is None:
         return _drawn(sweep, width, sweep.lines)
@@ -101,8 +101,10 @@ def _height(drawn: RenderableType, width: int) -> int:
     return len(console.render_lines(drawn, pad=False))
 
 
-def _drawn(sweep: Sweep, width: int, shown: list[Line]) -> RenderableType:
-    names, rows = cells(Sweep(sweep.name, sweep.header, sweep.drivers, shown), wide=width >= _WIDE)
+def _drawn(sweep: SweepStatus, width: int, shown: list[RunStatus]) -> RenderableType:
+    names, rows = cells(
+        SweepStatus(sweep.name, sweep.header, sweep.drivers, shown), wide=width >= _WIDE
+    )
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     numbers = {"#", "seed", "env step", "time", "ETA"}
     for name in names:
@@ -119,15 +121,15 @@ def _drawn(sweep: Sweep, width: int, shown: list[Line]) -> RenderableType:
     return Group(*parts, *map(Text, _causes(shown)))
 
 
-def _causes(lines: Sequence[Line]) -> list[str]:
+def _causes(lines: Sequence[RunStatus]) -> list[str]:
     return [f"failed: {line.number}: {line.cause}" for line in lines if line.state == "failed"]
 
 
-def _step(line: Line) -> str:
+def _step(line: RunStatus) -> str:
     return str(line.env_step) if line.total is None else f"{line.env_step}/{line.total}"
 
 
-def _value(line: Line, place: int) -> str:
+def _value(line: RunStatus, place: int) -> str:
     value = line.values[place] if place < len(line.values) else None
     return "-" if value is None else f"{value:.5g}"
 
@@ -136,7 +138,7 @@ def _duration(seconds: float | None) -> str:
     return "-" if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
-def _shortener(lines: Sequence[Line]) -> Callable[[str], str]:
+def _shortener(lines: Sequence[RunStatus]) -> Callable[[str], str]:
     """Leave of a key what tells it from the others, and of a number four digits."""
     keys = {word.partition("=")[0] for line in lines for word in line.params.split()}
     last = Counter(key.rpartition(".")[2] for key in keys)
@@ -147,25 +149,25 @@ def _shortener(lines: Sequence[Line]) -> Callable[[str], str]:
             key, is_assigned, value = word.partition("=")
             name = key.rpartition(".")[2]
             told.append(f"{name if last[name] == 1 else key}{is_assigned}{value}")
-        return rounded(" ".join(told))
+        return shorten_numbers(" ".join(told))
 
     return short
 
 
-class Screen:
+class LiveTable:
     """Redraws a table at the bottom of the terminal; what is logged meanwhile goes above it.
 
     Where there is no terminal, it does nothing.
     """
 
-    def __init__(self, look: Callable[[], Sweep], console: Console | None = None) -> None:
+    def __init__(self, look: Callable[[], SweepStatus], console: Console | None = None) -> None:
         self._look = look
         self._console = console or Console()
         self._live: Live | None = None
         self._drawn_at = 0.0
         self._handlers: list[logging.StreamHandler] = []  # type: ignore[type-arg]
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> LiveTable:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
@@ -193,4 +195,4 @@ class Screen:
             return
         self._drawn_at = time.monotonic()
         size = self._console.size
-        self._live.update(drawn(self._look(), size.width, size.height), refresh=True)
+        self._live.update(render_table(self._look(), size.width, size.height), refresh=True)

@@ -10,7 +10,7 @@ import pytest
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.sweep.parent import SweepParent
+from llmdreamer.sweep.hydra_callback import ParentRunCallback
 from llmdreamer.tracking import RunInfo, Tracker, prepare
 from llmdreamer.tracking.parent import PARENT_VARIABLE, tag_run
 from llmdreamer.tracking.store import connect
@@ -51,7 +51,7 @@ def begin_job(uri: str, overrides: str, value: float | None, status: str) -> Non
 
 
 def test_a_sweep_is_a_run_with_the_results_of_its_jobs(uri: str, config: DictConfig):
-    sweep = SweepParent()
+    sweep = ParentRunCallback()
     sweep.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
     begin_job(uri, "seed=1", 10.0, "FINISHED")
@@ -74,7 +74,7 @@ def test_a_sweep_is_a_run_with_the_results_of_its_jobs(uri: str, config: DictCon
 
 
 def test_a_job_that_failed_before_its_run_began_fails_the_sweep(uri: str, config: DictConfig):
-    sweep = SweepParent()
+    sweep = ParentRunCallback()
     sweep.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
     begin_job(uri, "seed=1", 10.0, "FINISHED")
@@ -87,7 +87,7 @@ def test_a_job_that_failed_before_its_run_began_fails_the_sweep(uri: str, config
 
 
 def test_a_job_of_another_process_that_failed_fails_the_sweep(uri: str, config: DictConfig):
-    sweep = SweepParent()
+    sweep = ParentRunCallback()
     sweep.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
     begin_job(uri, "seed=1", None, "FAILED")
@@ -96,7 +96,7 @@ def test_a_job_of_another_process_that_failed_fails_the_sweep(uri: str, config: 
 
 
 def test_an_interrupted_sweep_is_killed(uri: str, config: DictConfig):
-    sweep = SweepParent()
+    sweep = ParentRunCallback()
     sweep.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
     try:
@@ -109,7 +109,7 @@ def test_an_interrupted_sweep_is_killed(uri: str, config: DictConfig):
 def test_the_same_sweep_started_again_goes_on_with_its_run(uri: str, config: DictConfig):
     ids = []
     for _ in range(2):
-        sweep = SweepParent()
+        sweep = ParentRunCallback()
         sweep.on_multirun_start(config)
         ids.append(os.environ[PARENT_VARIABLE])
         assert connect(uri).get_run(ids[-1]).info.status == "RUNNING"
@@ -122,7 +122,7 @@ def test_a_store_that_fails_costs_the_sweep_one_line(
     config: DictConfig, caplog: pytest.LogCaptureFixture, bad: str
 ):
     config.tracking.uri = bad
-    sweep = SweepParent()
+    sweep = ParentRunCallback()
     with caplog.at_level(logging.WARNING, "llmdreamer"):
         sweep.on_multirun_start(config)
         sweep.on_multirun_end(config)
@@ -140,7 +140,7 @@ from llmdreamer.tracking.store import connect
 from llmdreamer.tracking.uploads import sync
 
 
-TRUSTED = ["llmdreamer.sweep.parent.SweepParent"]
+TRUSTED = ["llmdreamer.sweep.hydra_callback.ParentRunCallback"]
 
 
 @hydra.main(version_base=None, config_path=".", config_name="config", execution_whitelist=TRUSTED)
@@ -159,8 +159,8 @@ main()
 CONFIG = """
 hydra:
   callbacks:
-    llmdreamer:
-      _target_: llmdreamer.sweep.parent.SweepParent
+    parent_run:
+      _target_: llmdreamer.sweep.hydra_callback.ParentRunCallback
 seed: 0
 objective: eval/return
 tracking: {uri: null, experiment: test}

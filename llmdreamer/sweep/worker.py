@@ -9,8 +9,13 @@ import time
 from dataclasses import dataclass, field
 
 from llmdreamer.sweep.launchers.base import Engine, Job, Order
-from llmdreamer.sweep.run_folder import Tail, is_finished, last_line, newest_checkpoint
-from llmdreamer.sweep.sources import Outcome, Task
+from llmdreamer.sweep.run_folder import (
+    CurveReader,
+    is_finished,
+    last_output_line,
+    newest_checkpoint,
+)
+from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 
 # What a resumed run takes from the command line; all else is in its saved configuration.
@@ -34,7 +39,7 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Program:
+class WorkerOptions:
     """What is started, and how patiently."""
 
     command: list[str]
@@ -50,10 +55,10 @@ class Program:
 class Worker:
     """A run in a slot, over as many processes as it takes."""
 
-    task: Task
+    task: RunTask
     slot: Slot
-    program: Program
-    tail: Tail = field(init=False)
+    program: WorkerOptions
+    tail: CurveReader = field(init=False)
     seconds: float = 0.0
     _job: Job | None = None
     _code: int | None = None  # of its exit
@@ -64,7 +69,7 @@ class Worker:
     _wanted: bool = False
 
     def __post_init__(self) -> None:
-        self.tail = Tail(self.task.folder)
+        self.tail = CurveReader(self.task.folder)
 
     def start(self) -> bool:
         """Start a process, which resumes if there is a checkpoint. Returns whether it does."""
@@ -81,7 +86,7 @@ class Worker:
                 f"resume={_quoted(str(folder))}",
                 f"objective={_quoted(self.program.objective)}",
             ]
-        self.tail = Tail(folder)
+        self.tail = CurveReader(folder)
         arguments = [*overrides, *self.program.hydra, f"hydra.run.dir={_quoted(str(folder))}"]
         order = Order([*self.program.command, *arguments], self._environment(), folder)
         self._asked_at = None
@@ -104,7 +109,7 @@ class Worker:
             self.seconds += time.monotonic() - self._began
         return self._code is not None
 
-    def outcome(self, *, interrupted: bool) -> Outcome | None:
+    def outcome(self, *, interrupted: bool) -> RunOutcome | None:
         """What the exit means; None if the run is to be gone on with, now or by the next driver."""
         assert self._code is not None
         code = self._code
@@ -116,22 +121,24 @@ class Worker:
         if left and interrupted:
             return None
         if not left:
-            return self._outcome("failed", last_line(self.task.folder) or f"exit code {code}", code)
+            return self._outcome(
+                "failed", last_output_line(self.task.folder) or f"exit code {code}", code
+            )
         advanced = newest_checkpoint(self.task.folder) != self._checkpoint
         self._deaths = 1 if advanced else self._deaths + 1
         if self._deaths <= self.program.retries:
             return None
         cause = f"ended by signal {-code if code < 0 else code - 128}, {self._deaths} times"
-        said = last_line(self.task.folder)
+        said = last_output_line(self.task.folder)
         told = f"; the last it said: {said}" if said else ""
         return self._outcome("failed", f"{cause} without a new checkpoint{told}", 1)
 
-    def finished(self) -> Outcome:
+    def finished(self) -> RunOutcome:
         return self._outcome("finished")
 
-    def _outcome(self, kind: str, cause: str = "", code: int = 0) -> Outcome:
-        tail = Tail(self.task.folder)
-        return Outcome(kind, tail.read(), tail.env_step, cause, code)  # type: ignore[arg-type]
+    def _outcome(self, kind: str, cause: str = "", code: int = 0) -> RunOutcome:
+        tail = CurveReader(self.task.folder)
+        return RunOutcome(kind, tail.read(), tail.env_step, cause, code)  # type: ignore[arg-type]
 
     def stop(self, *, wanted: bool) -> None:
         """Have the run write its checkpoint and leave. `wanted`: it is not to be gone on with."""

@@ -173,7 +173,7 @@ def sweep(asked: list[str], length: float, tell: Callable[[Held], None] = lambda
 
 
 def load(out: str) -> str:
-    found = re.search(r"^\d+ slots for .* at work.*$", out, re.MULTILINE)
+    found = re.search(r"^\d+ slots for .* busy.*$", out, re.MULTILINE)
     assert found is not None, out
     return found[0]
 

@@ -1,8 +1,8 @@
-"""Where Hydra finds our sweeper, `hydra/sweeper=llmdreamer`, a shell, and the specifications' folder.
+"""Registers the sweeper, its launchers' options and the folder sweeps/ with Hydra.
 
-The options of hydra/launcher say where the sweeper places its processes; Hydra launches nothing.
-
-Hydra imports this module for every command, so it imports nothing heavy.
+`hydra/sweeper=llmdreamer` is the default. The options of hydra/launcher only tell the sweeper where to
+start its processes; Hydra itself launches nothing. Hydra imports this module for every command, so it
+imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ for _name, _node in LAUNCHERS.items():
 
 
 class SweepsSearchPath(SearchPathPlugin):
-    """Makes sweeps/ a group beside those of conf/, and leaves `hydra.searchpath` to the user."""
+    """Adds sweeps/ as a config group beside those of conf/. `hydra.searchpath` stays free for the user."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         root = os.environ.get("LLMDREAMER_ROOT")  # run.py sets it
@@ -44,10 +44,10 @@ class SweepsSearchPath(SearchPathPlugin):
 
 
 class SweepSpecSource(file_config_source.FileConfigSource):
-    """The files of sweeps/ and no other folder beside it.
+    """Config source that shows only sweeps/ of the repository's root.
 
-    Hydra's help lists every file below a search path, and fails on some: an environment in .venv has
-    thousands.
+    Hydra's help lists every file below a search path and fails on some. A virtual environment in .venv
+    alone has thousands.
     """
 
     @staticmethod
@@ -61,7 +61,7 @@ class SweepSpecSource(file_config_source.FileConfigSource):
 
 
 class LLMDreamerSweeper(Sweeper):
-    """Hands Hydra's call to `llmdreamer.sweep.driver`, which is imported by then only."""
+    """Passes Hydra's call on to `llmdreamer.sweep.driver`, which is imported only then."""
 
     def __init__(self, **settings: Any) -> None:
         self.settings = settings
@@ -79,11 +79,11 @@ class LLMDreamerSweeper(Sweeper):
 
 
 class RefusedLauncher(Launcher):
-    """What another sweeper gets that was told to launch by one of our options."""
+    """Target of the options of hydra/launcher. Only another sweeper instantiates it, which is refused."""
 
     def __init__(self, **settings: Any) -> None:
         raise ConfigError(
-            "this hydra/launcher is for hydra/sweeper=llmdreamer, which is the default"
+            "this hydra/launcher works only with hydra/sweeper=llmdreamer, the default"
         )
 
     def setup(

@@ -1,4 +1,4 @@
-"""A sweep from its specification to its table: what Hydra's sweeper plugin calls."""
+"""Runs a sweep from its specification to its table. Hydra's sweeper plugin calls `sweep`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from llmdreamer.sweep.grid import Grid
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
 from llmdreamer.sweep.launchers.base import Engine, make_engine
 from llmdreamer.sweep.plan import Plan, config_source_flags, read_plan
-from llmdreamer.sweep.pool import Pool, cores
+from llmdreamer.sweep.pool import Pool, available_cores
 from llmdreamer.sweep.progress import ProgressReporter
-from llmdreamer.sweep.results_table import ResultRow, show, write_results
+from llmdreamer.sweep.results_table import ResultRow, print_results, write_results
 from llmdreamer.sweep.run_source import ChainedSources, RunSource
 from llmdreamer.sweep.settings import RaySettings, SubmititSettings
 from llmdreamer.sweep.worker import Slot, WorkerOptions
@@ -36,7 +36,7 @@ _DEVICE = re.compile(r"\d+$|GPU-|MIG-")
 
 
 class SweepFailed(Exception):
-    """Some runs of a sweep failed; the table has told which."""
+    """Some runs of a sweep failed. The table, printed before, names them."""
 
     def __init__(self, rows: Sequence[ResultRow]) -> None:
         failed = [row for row in rows if row.state == "failed"]
@@ -45,81 +45,81 @@ class SweepFailed(Exception):
 
 
 class DiskFull(Exception):
-    """There is no room for what a driver writes; runs have been stopped, and the same command goes on."""
+    """The driver could not write. Its runs have been stopped; the same command continues the sweep."""
 
     exit_code = 1
 
 
 def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
-    """Run a sweep, or what is left of it.
+    """Run a sweep, or the rest of one that was stopped.
 
     Raises:
-        ConfigError: for a mistake in what was asked, before any run.
+        ConfigError: for a mistake in the command or the specification, before any run.
         SweepFailed: at the end, if a run failed.
         DiskFull: if the disk is full.
-        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; runs have written checkpoints.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; the runs have written checkpoints.
     """
     plan = read_plan(master, loader, arguments)
-    uri = resolve_uri(plan.base.tracking.uri, Path.cwd())  # refused before anything is made
+    uri = resolve_uri(plan.base.tracking.uri, Path.cwd())  # refused before anything is written
     slots = make_slots(plan)
     source = make_source(plan)
-    engine = make_engine(plan)
+    launcher = make_engine(plan)
     try:
-        pool = Pool(slots, make_worker_options(plan, engine))
+        pool = Pool(slots, make_worker_options(plan, launcher))
         plan.folder.mkdir(parents=True, exist_ok=True)
-        parent = ParentRunCallback()
-        if (
-            "parent_run" in master.hydra.callbacks
-        ):  # who takes the callback away wants no parent run
-            parent.begin(master)
+        parent_run = ParentRunCallback()
+        if "parent_run" in master.hydra.callbacks:  # else the user removed it
+            parent_run.begin(master)
         try:
             _run(plan, source, pool, uri)
         except Exception as error:
-            if (cause := full(error)) is None:
+            if (cause := disk_full_message(error)) is None:
                 raise
             raise DiskFull(
-                f"the disk is full ({cause}): make room, and the same command goes on"
+                f"the disk is full ({cause}): free some space and repeat the command to continue"
             ) from error
         finally:
-            parent.end(master)
+            parent_run.end(master)
     finally:
-        engine.close()
+        launcher.close()
 
 
 def _run(plan: Plan, source: RunSource, pool: Pool, uri: str) -> None:
-    presence = DriverLock.announce(plan.folder)
+    lock = DriverLock.announce(plan.folder)
     reporter = ProgressReporter(plan, source)
     try:
         with reporter:
             pool.run(source, reporter)
     finally:
-        presence.close()
+        lock.close()
         rows = source.rows
-        show(plan, rows)  # also where it cannot be written
+        print_results(plan, rows)  # first, because writing may fail
         log.info("results    %s", write_results(plan, rows))
         log.info("MLflow UI  %s", ui_command(uri))
     if any(row.state == "failed" for row in rows):
         raise SweepFailed(rows)
 
 
-def full(error: BaseException) -> str | None:
-    """What an error says of a full disk, or what led to it; None if it is of something else."""
+def disk_full_message(error: BaseException) -> str | None:
+    """Return the message of the full-disk error among an error and its causes, None without one."""
     link: BaseException | None = error
     while link is not None:
-        is_ours = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
-        if is_ours or "disk is full" in str(link):  # in SQLite's words
+        is_os_error = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
+        if is_os_error or "disk is full" in str(link):  # SQLite's wording
             return str(link).splitlines()[0]
         link = link.__cause__ or link.__context__
     return None
 
 
 def make_source(plan: Plan) -> RunSource:
-    """A grid, or where there is a number of trials, a study, or one for each arm."""
+    """Make a grid or, if `n_trials` is set, one study or a study for each arm.
+
+    Raises:
+        ConfigError: if a study has arms, but not `study_per_arm`, or an arm's name is no folder name.
+    """
     if plan.settings.n_trials is None:
         return Grid(plan)
-    from llmdreamer.sweep.studies.study import (
-        Study,  # Optuna takes a second, which a grid need not wait
-    )
+    from llmdreamer.sweep.studies.study import Study  # imports Optuna, which takes a second
 
     if not plan.settings.study_per_arm:
         if list(plan.arms) != [""]:
@@ -128,79 +128,90 @@ def make_source(plan: Plan) -> RunSource:
                 " set hydra.sweeper.study_per_arm=true, or n_trials=null for a grid"
             )
         return Study(plan)
-    if any(not NAME.fullmatch(arm) for arm in plan.arms):
-        raise ConfigError("hydra.sweeper.arms: their names are of the characters A-Z a-z 0-9 . _ -")
+    if invalid := [arm for arm in plan.arms if not NAME.fullmatch(arm)]:
+        raise ConfigError(
+            f"hydra.sweeper.arms: {invalid[0]!r} names a folder;"
+            " use 1 to 100 of the characters A-Z a-z 0-9 . _ -"
+        )
     return ChainedSources([Study(plan, arm, f"{plan.name}-{arm}") for arm in plan.arms])
 
 
 def make_slots(plan: Plan) -> list[Slot]:
-    """The places for processes: on devices in turn, or with equal shares of the cores."""
+    """Make the slots: on the devices in turn, or with equal shares of the cores.
+
+    Raises:
+        ConfigError: if a number is too small, or the devices have no room for `n_jobs` runs.
+    """
     settings = plan.settings
     if settings.per_device < 1:
         raise ConfigError(f"hydra.sweeper.per_device={settings.per_device}: must be >= 1")
     if plan.launcher is not None and settings.devices:
         raise ConfigError(
-            f"hydra.sweeper.devices={settings.devices}: of another place's devices its scheduler"
-            " decides (gpus_per_node, num_gpus); leave it out"
+            f"hydra.sweeper.devices={settings.devices}: the launcher's scheduler chooses devices"
+            " (gpus_per_node, num_gpus); leave it out"
         )
-    places: list[str | None] = [*visible(settings.devices)] * settings.per_device
-    count = settings.n_jobs if settings.n_jobs is not None else max(1, len(places))
+    devices: list[str | None] = [*visible_devices(settings.devices)] * settings.per_device
+    count = settings.n_jobs if settings.n_jobs is not None else max(1, len(devices))
     if count < 1:
         raise ConfigError(f"hydra.sweeper.n_jobs={count}: must be >= 1")
-    if places and count > len(places):
+    if devices and count > len(devices):
         raise ConfigError(
-            f"hydra.sweeper.n_jobs={count}: {len(settings.devices)} devices take"
-            f" {len(places)} runs (hydra.sweeper.per_device={settings.per_device})"
+            f"hydra.sweeper.n_jobs={count}: must be <= {len(devices)}, the number of devices times"
+            f" hydra.sweeper.per_device={settings.per_device}"
         )
     if plan.launcher is not None:
-        return [Slot(None, cpus(plan.launcher))] * count
-    typed = os.environ.get("OMP_NUM_THREADS")
-    threads = int(typed) if typed and typed.isdigit() else max(1, cores() // count)
-    return [Slot(place, threads) for place in (places or [None] * count)[:count]]
+        return [Slot(None, cores_per_run(plan.launcher))] * count
+    variable = os.environ.get("OMP_NUM_THREADS")
+    threads = (
+        int(variable) if variable and variable.isdigit() else max(1, available_cores() // count)
+    )
+    return [Slot(device, threads) for device in (devices or [None] * count)[:count]]
 
 
-def visible(devices: Sequence[int]) -> list[str]:
-    """The devices as CUDA_VISIBLE_DEVICES names them, counted among those that we were given ourselves.
+def visible_devices(indices: Sequence[int]) -> list[str]:
+    """Name devices for CUDA_VISIBLE_DEVICES, by index among those that the driver itself may use.
 
     Raises:
-        ConfigError: if we were not given so many.
+        ConfigError: if the driver's own CUDA_VISIBLE_DEVICES has fewer devices.
     """
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is None:
-        return [str(one) for one in devices]
-    # CUDA, too, stops at the first that is none: `-1`, or the `NoDevFiles` of Slurm.
-    names = [*itertools.takewhile(_DEVICE.match, (name.strip() for name in given.split(",")))]
-    if any(not 0 <= one < len(names) for one in devices):
+    variable = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if variable is None:
+        return [str(index) for index in indices]
+    # Like CUDA, stop at the first entry that is no device: `-1`, or Slurm's `NoDevFiles`.
+    entries = (entry.strip() for entry in variable.split(","))
+    names = [*itertools.takewhile(_DEVICE.match, entries)]
+    if any(not 0 <= index < len(names) for index in indices):
         raise ConfigError(
-            f"hydra.sweeper.devices={list(devices)}: CUDA_VISIBLE_DEVICES={given} names"
+            f"hydra.sweeper.devices={list(indices)}: CUDA_VISIBLE_DEVICES={variable} names"
             f" {len(names)}, counted from 0"
         )
-    return [names[one] for one in devices]
+    return [names[index] for index in indices]
 
 
-def cpus(launcher: SubmititSettings | RaySettings) -> int:
-    """The cores that a run is given, at least one."""
-    given = (
-        launcher.cpus_per_task
-        if isinstance(launcher, SubmititSettings)
-        else launcher.remote["num_cpus"]
-    )
-    return max(1, int(given or 1))
+def cores_per_run(launcher: SubmititSettings | RaySettings) -> int:
+    """Return the number of CPU cores that the launcher gives a run, at least 1."""
+    if isinstance(launcher, SubmititSettings):
+        return max(1, launcher.cpus_per_task or 1)
+    return max(1, int(launcher.remote["num_cpus"] or 1))
 
 
-def make_worker_options(plan: Plan, engine: Engine) -> WorkerOptions:
+def make_worker_options(plan: Plan, launcher: Engine) -> WorkerOptions:
+    """Collect what all workers of the sweep share.
+
+    Raises:
+        ConfigError: if the program in `hydra.sweeper.command` does not exist.
+    """
     settings = plan.settings
     if settings.command and shutil.which(settings.command[0]) is None:
         raise ConfigError(f"hydra.sweeper.command: there is no program {settings.command[0]}")
-    own = [sys.executable, str(Path(sys.argv[0]).resolve())]
-    # Who says how many threads, in the configuration or to OpenMP, is not overruled.
-    ours = plan.base.threads is None and "OMP_NUM_THREADS" not in os.environ
+    this_program = [sys.executable, str(Path(sys.argv[0]).resolve())]
     return WorkerOptions(
-        command=[*(settings.command or own), *config_source_flags(plan.master.hydra)],
-        engine=engine,
-        hydra=plan.hydra,
+        command=[*(settings.command or this_program), *config_source_flags(plan.master.hydra)],
+        launcher=launcher,
+        hydra_overrides=plan.hydra_overrides,
         objective=plan.base.objective,
-        set_threads=ours,
+        # A number of threads that the user sets, here or for OpenMP, takes precedence.
+        set_threads=plan.base.threads is None and "OMP_NUM_THREADS" not in os.environ,
         retries=settings.retries,
         stop_within=settings.stop_within,
     )

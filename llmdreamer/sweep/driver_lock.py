@@ -1,4 +1,4 @@
-"""Who is alive on this file system: a locked file, which the kernel unlocks when its process dies."""
+"""Locked files that show which drivers are alive. The kernel unlocks a file when its process dies."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ from pathlib import Path
 from filelock import FileLock
 
 DRIVER_LOCKS_FOLDER = ".drivers"  # in the sweep's folder
-_DRIVER = "driver_"
+_DRIVER_PREFIX = "driver_"
 
 
 class DriverLock:
-    """A locked file, for as long as this process lives or until `close`."""
+    """A locked file, held until `close` or until this process dies."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self._lock = FileLock(folder / DRIVER_LOCKS_FOLDER / name)
+    def __init__(self, sweep_folder: Path, name: str) -> None:
+        self._lock = FileLock(sweep_folder / DRIVER_LOCKS_FOLDER / name)
         Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
         self._lock.acquire()
 
     @classmethod
-    def announce(cls, folder: Path) -> DriverLock:
-        """Say that this process drives the sweep in `folder`."""
-        return cls(folder, f"{_DRIVER}{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}")
+    def announce(cls, sweep_folder: Path) -> DriverLock:
+        """Hold a lock that lists this process among the sweep's drivers."""
+        token = uuid.uuid4().hex[:8]
+        return cls(sweep_folder, f"{_DRIVER_PREFIX}{socket.gethostname()}_{os.getpid()}_{token}")
 
     def close(self) -> None:
         self._lock.release()
         Path(self._lock.lock_file).unlink(missing_ok=True)
 
 
-def live_drivers(folder: Path) -> list[str]:
-    """The drivers that live, as `HOST, process ID`."""
-    found = []
-    for path in sorted((folder / DRIVER_LOCKS_FOLDER).glob(f"{_DRIVER}*")):
+def live_drivers(sweep_folder: Path) -> list[str]:
+    """Return the sweep's live drivers, each as `HOST, process ID`."""
+    drivers = []
+    for path in sorted((sweep_folder / DRIVER_LOCKS_FOLDER).glob(f"{_DRIVER_PREFIX}*")):
         if is_locked(path):
-            host, pid, _ = path.name.removeprefix(_DRIVER).rsplit("_", 2)
-            found.append(f"{host}, process {pid}")
-    return found
+            host, pid, _ = path.name.removeprefix(_DRIVER_PREFIX).rsplit("_", 2)
+            drivers.append(f"{host}, process {pid}")
+    return drivers
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds that lock. Neither makes the file nor takes the lock from anybody.
+    """Return True if a process holds the lock on this file. A missing file is not created.
 
-    For an instant it is shared with us: who tries then and does not wait finds it taken.
+    The check holds a shared lock for an instant: a process that tries the lock without waiting at that
+    instant finds it taken.
     """
     try:
         file = os.open(path, os.O_RDONLY)

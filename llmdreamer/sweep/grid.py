@@ -1,4 +1,7 @@
-"""A grid: every combination of the values, each cell once whoever asks for it, whatever the order."""
+"""A grid: every combination of values is a cell, and each cell is run once.
+
+Cells are identified by their configuration, not by the command or the order of its values.
+"""
 
 from __future__ import annotations
 
@@ -21,37 +24,40 @@ from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import as_typed
 
-ENCODED = Transformer.encode  # values as Hydra would read them again
+HYDRA_SYNTAX = Transformer.encode  # writes values so that Hydra's parser can read them again
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Cell:
-    """One run of the grid: a combination with one seed."""
+    """One run of the grid: a combination of values with one seed."""
 
     overrides: list[str]
     row: ResultRow
     folder: Path | None = None  # None if its configuration is refused
     is_done: bool = False
-    lock: FileLock | None = None
+    lock: FileLock | None = None  # held while this driver runs the cell
 
 
 class Grid:
-    """The source of a grid's runs. A cell's folder is named by what its configuration says, so cells
-    are shared by all grids of an output root, and two drivers never run the same at once."""
+    """Source of a grid's runs.
+
+    A cell's folder is named after its configuration. All grids below an output root therefore share
+    their cells, and a lock keeps two drivers from running the same cell at once.
+    """
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._root = Path(plan.base.output_root).expanduser().resolve() / "cells"
         self._rerun = Rerun(plan.folder)
         self._cells: dict[str, Cell] = {}
-        asked = [*combinations(plan)]
-        for combination in asked:
+        all_combinations = [*combinations(plan)]
+        for combination in all_combinations:
             self._add(combination)
-        if len(asked) > (count := len(self._cells)):
-            told = "%d combinations are %d cells: where a value has no effect, it makes none"
-            log.info(told, len(asked), count)
-        self._look_for_finished()
+        if len(all_combinations) > (count := len(self._cells)):
+            message = "%d combinations are %d cells: values without effect add no cell"
+            log.info(message, len(all_combinations), count)
+        self._find_finished()
 
     @property
     def rows(self) -> list[ResultRow]:
@@ -61,49 +67,51 @@ class Grid:
     def total(self) -> int:
         return len(self._cells)
 
-    def _add(self, one: Combination) -> None:
-        # The arm last: it is what the cell is about.
-        full = [*self._plan.fixed, *one.values, *one.fixed, f"seed={one.seed}"]
-        params = " ".join(one.values)
-        label = f"{one.arm} {params}".strip()
+    def _add(self, combination: Combination) -> None:
+        # The arm's overrides come last and take precedence: they define the cell's arm.
+        fixed, values = self._plan.fixed, combination.values
+        overrides = [*fixed, *values, *combination.fixed, f"seed={combination.seed}"]
+        params = " ".join(values)
+        label = f"{combination.arm} {params}".strip()
         row = ResultRow(
-            label=label or "-", group=label, seed=one.seed, overrides=as_typed(full),
-            number=len(self._cells), arm=one.arm, params=params,
+            label=label or "-", group=label, seed=combination.seed, overrides=as_typed(overrides),
+            number=len(self._cells), arm=combination.arm, params=params,
         )  # fmt: skip
         try:
-            config = self._plan.compose(full)
+            config = self._plan.compose(overrides)
         except ConfigError as error:
             row.state, row.cause, row.exit_code = "failed", str(error), error.exit_code
             log.error("failed %s: %s", label, error)
-            self._cells[f"refused {label} {one.seed}"] = Cell(full, row, is_done=True)
+            name = f"refused {label} {combination.seed}"
+            self._cells[name] = Cell(overrides, row, is_done=True)
             return
         name = run_name(config)
         if name in self._cells:  # the values that differ have no effect here
             return
-        row.arm = one.arm or config_arm(config)
+        row.arm = combination.arm or config_arm(config)
         row.label = label or row.arm
         row.group, row.folder = digest(config), str(self._root / name)
-        self._cells[name] = Cell(full, row, self._root / name)
+        self._cells[name] = Cell(overrides, row, self._root / name)
 
-    def _look_for_finished(self) -> None:
+    def _find_finished(self) -> None:
         count = 0
         for cell in self._cells.values():
             if cell.folder is None or not self._is_finished(cell.folder):
                 continue
             count += 1
-            self._take_note(cell)
+            self._record_finished(cell)
         if count:
-            known = "were finished before (rerun=true runs them again)"
+            message = "were finished before (rerun=true runs them again)"
             if self._plan.rerun:
-                known = "are done of the rerun that goes on"
-            log.info("%d of %d cells %s", count, len(self._cells), known)
+                message = "are already done in this rerun"
+            log.info("%d of %d cells %s", count, len(self._cells), message)
 
     def _is_finished(self, folder: Path) -> bool:
-        return is_finished(folder) and (not self._plan.rerun or self._rerun.has(folder))
+        return is_finished(folder) and (not self._plan.rerun or self._rerun.includes(folder))
 
     def next_task(self) -> RunTask | None:
         if self._plan.rerun:
-            self._rerun.begin()
+            self._rerun.start_or_join()
         for name, cell in self._cells.items():
             if cell.is_done or cell.lock is not None:
                 continue
@@ -113,13 +121,13 @@ class Grid:
             try:
                 lock.acquire(timeout=0)
             except Timeout:
-                cell.row.state = "elsewhere"  # another driver is at it
+                cell.row.state = "other_driver"
                 continue
             if self._is_finished(cell.folder):  # by another driver
-                self._take_note(cell)
+                self._record_finished(cell)
                 lock.release()
                 continue
-            if self._plan.rerun and not self._rerun.take(cell.folder):
+            if self._plan.rerun and not self._rerun.claim(cell.folder):
                 lock.release()
                 continue
             cell.lock, cell.row.state = lock, "running"
@@ -140,27 +148,27 @@ class Grid:
     def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
         cell = self._cells[task.key]
         if outcome.kind == "finished":
-            self._take_note(cell)
+            self._record_finished(cell)
             return
         row = cell.row
         row.state, row.cause, row.exit_code = outcome.kind, outcome.cause, outcome.exit_code
         row.env_step = outcome.env_step
-        self._let_go(cell)
+        self._mark_done(cell)
 
-    def _take_note(self, cell: Cell) -> None:
-        """Fill in the row of a run that is finished."""
+    def _record_finished(self, cell: Cell) -> None:
+        """Fill in the row of a finished run. Without a value of the objective, the run has failed."""
         assert cell.folder is not None
-        tail, row = CurveReader(cell.folder), cell.row
-        values = objective_values(self._plan, tail.read())
-        row.env_step, row.state = tail.env_step, "finished"
+        reader, row = CurveReader(cell.folder), cell.row
+        values = objective_values(self._plan, reader.read())
+        row.env_step, row.state = reader.env_step, "finished"
         if values is None:
             row.state, row.exit_code = "failed", ConfigError.exit_code
-            row.cause = missing_objective(self._plan, tail.curves)
+            row.cause = missing_objective(self._plan, reader.curves)
         else:
             row.values = values
-        self._let_go(cell)
+        self._mark_done(cell)
 
-    def _let_go(self, cell: Cell) -> None:
+    def _mark_done(self, cell: Cell) -> None:
         cell.is_done = True
         if cell.lock is not None:
             cell.lock.release()
@@ -172,40 +180,41 @@ class Grid:
             if not cell.is_done:
                 cell.row.state = "unfinished"
         folders = [cell.folder for cell in self._cells.values() if cell.folder is not None]
-        # Of a rerun, the cells that failed may have been done without the word.
-        if folders and all(is_finished(one) and self._rerun.has(one) for one in folders):
-            self._rerun.end()
+        # Checked without `rerun=true` too: that command may have completed the cells that failed.
+        if folders and all(is_finished(f) and self._rerun.includes(f) for f in folders):
+            self._rerun.finish()
 
 
 @dataclass(frozen=True)
 class Combination:
-    arm: str  # its name; empty where there are none
-    values: list[str]  # one of each list, as overrides
+    arm: str  # its name; empty without arms
+    values: list[str]  # one value of each list, as overrides
     fixed: list[str]  # the arm's overrides
     seed: int
 
 
 def combinations(plan: Plan) -> Iterator[Combination]:
-    """Every combination, in the order typed, the seed varying fastest.
+    """Generate every combination in the order typed. The seed varies fastest.
 
     Raises:
-        ConfigError: if a sweep has no end of values.
+        ConfigError: if a sweep has infinitely many values, or none.
     """
-    lists = []
+    value_lists = []
     for override in plan.swept.values():
         if not override.is_discrete_sweep():
             raise ConfigError(
                 f"{override.input_line}: a grid needs single values;"
                 " for a search give hydra.sweeper.n_trials=..."
             )
-        key = override.get_key_element()  # with its `+`, where it adds a key
-        lists.append([f"{key}={to_override(one)}" for one in override.sweep_iterator(ENCODED)])
-        if not lists[-1]:
-            raise ConfigError(f"{override.input_line}: holds no value")
+        key = override.get_key_element()  # with its `+`, if it adds a key
+        values = override.sweep_iterator(HYDRA_SYNTAX)
+        value_lists.append([f"{key}={to_override(value)}" for value in values])
+        if not value_lists[-1]:
+            raise ConfigError(f"{override.input_line}: must hold at least one value")
     for arm, fixed in plan.arms.items():
-        for values in itertools.product(*lists):
+        for combination in itertools.product(*value_lists):
             for seed in plan.seeds:
-                yield Combination(arm, [*values], fixed, seed)
+                yield Combination(arm, [*combination], fixed, seed)
 
 
 def _label(row: ResultRow) -> str:

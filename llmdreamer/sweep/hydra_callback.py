@@ -1,7 +1,8 @@
-"""Records a sweep as one MLflow run with its jobs' runs below it: our sweeper's, or by a Hydra callback.
+"""Records a sweep as one MLflow run, the parent of its jobs' runs.
 
-Jobs find the parent's id in the environment variable `LLMDREAMER_PARENT_RUN`, which their processes
-inherit. A store that fails costs the sweep a warning of one line, never a job.
+Hydra calls the callback with Hydra's own sweepers; this package's sweeper calls `begin` and `end`
+itself. Jobs inherit the parent's ID in the environment variable `LLMDREAMER_PARENT_RUN`. If the store
+fails, the sweep logs one warning and continues.
 """
 
 from __future__ import annotations
@@ -31,81 +32,84 @@ from llmdreamer.utils.files import write_atomically
 from llmdreamer.utils.redact import as_typed
 
 log = logging.getLogger(__name__)
-NOTE_ROWS = 50  # the note is for reading; the table of all is results.csv
+NOTE_ROWS = 50  # rows in the parent run's note; results.csv has all
 
 
 class ParentRunCallback(Callback):
-    """Begins the parent run before any job, ends it with a table of results after the last."""
+    """Starts the parent run before the first job and ends it with a table after the last."""
 
     def __init__(self) -> None:
         self._parent: Parent | None = None
-        # Of jobs in this very process; those of other processes are known by their runs.
-        self._failed: list[str] = []
+        # Overrides of failed jobs of this process. Jobs of other processes are known from their runs.
+        self._failed_jobs: list[str] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Our sweeper begins the parent itself, once it knows that there is something to run.
-        if not _is_ours(config):
+        # This package's sweeper starts the parent run itself, after its checks.
+        if not _is_own_sweeper(config):
             self.begin(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if not _is_ours(config):
+        if not _is_own_sweeper(config):
             self.end(config)
 
     def begin(self, config: DictConfig) -> None:
-        """Start the parent run, or go on with that of the sweep's folder; jobs will find it."""
+        """Start the parent run, or reopen the one of the sweep's folder, and pass its ID to the jobs."""
         folder = Path(config.hydra.sweep.dir).resolve()
-        # A parent inherited from a shell or from a sweep that starts sweeps is not ours.
+        # An inherited ID belongs to another sweep, such as one that starts this one.
         os.environ.pop(PARENT_VARIABLE, None)
         try:
             uri = resolve_uri(config.tracking.uri, Path.cwd())
             tags = {"command": _command(), "sweep": folder.name, "folder": str(folder), **origin()}
-            note = _head()
-            # Drivers of one sweep begin its parent run together, too.
+            note = _note_head()
+            # Several drivers of one sweep may get here at once.
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / "mlflow.lock"):
                 self._parent = start_parent(folder, uri, config.tracking.experiment, tags, note)
         except (TrackingError, ConfigError, OSError) as error:
-            log.warning("this sweep has no parent run: %s", error)
+            log.warning("this sweep has no parent run in MLflow: %s", error)
             return
         os.environ[PARENT_VARIABLE] = self._parent.run_id
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.status is JobStatus.FAILED:
-            self._failed.append(as_typed(job_return.overrides or []))
+            self._failed_jobs.append(as_typed(job_return.overrides or []))
 
     def end(self, config: DictConfig) -> None:
-        """End the parent run with the table of results; call it in a `finally`."""
+        """End the parent run with the table of results. Call it in a `finally` block."""
         os.environ.pop(PARENT_VARIABLE, None)
         if self._parent is None:
             return
         table = Path(config.hydra.sweep.dir).resolve() / RESULTS_FILE
         try:
-            if _is_ours(config):
-                # Our sweeper leaves its own table, of the trials that never became a run, too.
+            if _is_own_sweeper(config):
+                # The sweeper has written results.csv, with trials that never became a run.
                 text = table.read_text() if table.exists() else ""
-                self._parent.end(_status([]), f"{_head()}\n{_markdown(text)}", table)
+                note = f"{_note_head()}\n{_markdown_table(text)}"
+                self._parent.end(_sweep_status([]), note, table)
                 return
             children = self._parent.children(config.objective)
-            known = {child.overrides for child in children}
-            # A job that failed before its run began has no run to show.
-            lost = [Child("-", job, None, "FAILED") for job in self._failed if job not in known]
-            jobs = [*children, *lost]
-            write_atomically(table, _csv(jobs, config.objective))
-            self._parent.end(_status(jobs), _note(jobs, config.objective), table)
+            with_run = {child.overrides for child in children}
+            # A job that failed early has no MLflow run.
+            without_run = [
+                Child("-", job, None, "FAILED") for job in self._failed_jobs if job not in with_run
+            ]
+            jobs = [*children, *without_run]
+            write_atomically(table, _csv_text(jobs, config.objective))
+            self._parent.end(_sweep_status(jobs), _note(jobs, config.objective), table)
         except (TrackingError, OSError) as error:
-            log.warning("the sweep's parent run is not closed: %s", error)
+            log.warning("the sweep's parent run in MLflow is not closed: %s", error)
 
 
-def _is_ours(config: DictConfig) -> bool:
+def _is_own_sweeper(config: DictConfig) -> bool:
     return bool(OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") == SWEEPER)
 
 
-def _status(jobs: Sequence[Child]) -> Status:
-    # We are called in a `finally`: an exception that ends the sweep is in flight just now.
-    stopped_by = sys.exc_info()[0]
-    if stopped_by is not None and not issubclass(stopped_by, Exception):
+def _sweep_status(jobs: Sequence[Child]) -> Status:
+    # The caller is in a `finally` block: an exception that ends the sweep is still being raised.
+    exception = sys.exc_info()[0]
+    if exception is not None and not issubclass(exception, Exception):
         return "KILLED"
-    failed = stopped_by is not None or any(job.status in ("FAILED", "KILLED") for job in jobs)
+    failed = exception is not None or any(job.status in ("FAILED", "KILLED") for job in jobs)
     return "FAILED" if failed else "FINISHED"
 
 
@@ -113,13 +117,13 @@ def _command() -> str:
     return as_typed(sys.argv)
 
 
-def _head() -> str:
+def _note_head() -> str:
     return f"Sweep by\n\n    python {_command()}\n"
 
 
-def _markdown(table: str) -> str:
-    """The first rows of a CSV text for the note, without what is told twice."""
-    rows = list(csv.DictReader(io.StringIO(table)))
+def _markdown_table(csv_text: str) -> str:
+    """Format the first rows of results.csv for the note, without redundant columns."""
+    rows = list(csv.DictReader(io.StringIO(csv_text)))
     if not rows:
         return ""
     columns = [name for name in rows[0] if name not in OMITTED_COLUMNS]
@@ -131,7 +135,7 @@ def _markdown(table: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _csv(jobs: Sequence[Child], objective: str) -> str:
+def _csv_text(jobs: Sequence[Child], objective: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "overrides", objective, "status"])
@@ -143,7 +147,7 @@ def _csv(jobs: Sequence[Child], objective: str) -> str:
 
 def _note(jobs: Sequence[Child], objective: str) -> str:
     lines = [
-        _head(),
+        _note_head(),
         f"| name | overrides | {objective} | status |",
         "|---|---|---|---|",
     ]

@@ -1,4 +1,4 @@
-"""A sweep as it was asked for: the specification and the command line, read and checked as one."""
+"""Reads a sweep's specification and command line, and checks them before the first run."""
 
 from __future__ import annotations
 
@@ -23,36 +23,39 @@ from llmdreamer.sweep.settings import LAUNCHERS, RaySettings, SubmititSettings, 
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 DIRECTIONS = ("maximize", "minimize")
-# What only the driver reads. A run's own folder is given to it.
-_DRIVERS = ("seed", "seeds", "rerun", "run_name", "resume")
-_DRIVERS_HYDRA = re.compile(r"[~+]*hydra[./](sweeper|launcher|sweep|mode|run\.dir)\b")
+# Keys that only the driver reads; it gives each run its own folder.
+_DRIVER_KEYS = ("seed", "seeds", "rerun", "run_name", "resume")
+_DRIVER_HYDRA_KEYS = re.compile(r"[~+]*hydra[./](sweeper|launcher|sweep|mode|run\.dir)\b")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything of a sweep that is decided before its first run."""
+    """Everything about a sweep that is decided before its first run."""
 
     name: str
     folder: Path
     settings: SweeperSettings
-    launcher: SubmititSettings | RaySettings | None  # None: processes are the driver's own
+    launcher: SubmititSettings | RaySettings | None  # None: runs are child processes of the driver
     objectives: list[Objective]
-    maximize: list[bool]  # one for each objective
-    fixed: list[str]  # overrides of every run
-    swept: dict[str, Override]  # lists, ranges and intervals, by key
-    arms: dict[str, list[str]]  # overrides by the arm's name; {"": []} where there is none
+    maximize: list[bool]  # for each objective
+    fixed: list[str]  # overrides that all runs share
+    swept: dict[str, Override]  # by key: overrides that vary (lists, ranges, intervals)
+    arms: dict[str, list[str]]  # by name: the arm's overrides; {"": []} without arms
     seeds: list[int]
     rerun: bool
-    hydra: list[str]  # Hydra's own overrides that runs need too
-    base: Config  # with `fixed` alone, where that can be run; else with the first values swept
+    hydra_overrides: list[str]  # overrides of Hydra's own keys that the runs need too
+    base: (
+        Config  # composed of `fixed`; if that is refused, also of the first value of each swept key
+    )
     master: DictConfig
     loader: ConfigLoader
 
     def compose(self, overrides: Sequence[str]) -> Config:
-        """The checked configuration of a run.
+        """Compose and check the configuration of a run.
 
         Raises:
-            ConfigError: if a value is out of range or at odds with another, or an objective never logged.
+            ConfigError: if a value is out of range or conflicts with another, or an objective is never
+                logged.
             HydraException: if a key or an option does not exist.
         """
         config = load(self.loader.load_sweep_config(self.master, list(overrides)), overrides)
@@ -61,44 +64,37 @@ class Plan:
 
 
 def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> Plan:
-    """Read `hydra.sweeper` and the overrides that were typed; these win.
+    """Read `hydra.sweeper` and the typed overrides. Typed overrides take precedence.
 
     Raises:
-        ConfigError: in one line, before anything has been written.
+        ConfigError: for any mistake in them, before anything is written.
     """
-    _refuse_added("hydra.sweeper", master.hydra.sweeper, SweeperSettings)
-    settings = OmegaConf.to_object(master.hydra.sweeper)
-    assert isinstance(settings, SweeperSettings)
-    settings.sampler = settings.sampler.lower().replace("-", "")  # NSGA-II is nsgaii
-    pruner = settings.pruner.lower()
-    settings.pruner = "successive_halving" if pruner == "asha" else pruner
-    _refuse_trust(settings)
-    _check(settings)
-    typed = _by_key([*_to_overrides(settings.params), *arguments])
+    settings = _read_settings(master)
+    typed = _last_by_key([*_to_overrides(settings.params), *arguments])
     seeds = _seeds(master, typed.pop("seed", None))
-    for key in _DRIVERS:
+    for key in _DRIVER_KEYS:
         typed.pop(key, None)
-    swept = {key: one for key, one in typed.items() if one.is_sweep_override()}
-    fixed = [_input(one) for key, one in typed.items() if key not in swept]
-    arms = {name: _words(name, text) for name, text in settings.arms.items()} or {"": []}
+    swept = {key: override for key, override in typed.items() if override.is_sweep_override()}
+    fixed = [_input_line(override) for key, override in typed.items() if key not in swept]
+    arms = {name: _split_overrides(name, text) for name, text in settings.arms.items()} or {"": []}
     folder = Path(master.hydra.sweep.dir).resolve()
     objectives = parse_objectives(master.objective)
 
-    def composed(overrides: Sequence[str]) -> Config:
+    def compose(overrides: Sequence[str]) -> Config:
         return load(loader.load_sweep_config(master, list(overrides)), fixed)
 
-    # An arm may give what the specification leaves open, such as the environment.
-    arm = next(iter(arms.values()))
+    # An arm may set what the specification leaves open, such as the environment.
+    first_arm = next(iter(arms.values()))
     try:
-        base = composed([*fixed, *arm])
+        base = compose([*fixed, *first_arm])
     except ConfigError:
-        # What is at odds with a default need not be so with the values swept: of them the first.
-        base = composed([*fixed, *_first(swept), *arm])
+        # A default may conflict with `fixed` where the swept values do not: try the first of each.
+        base = compose([*fixed, *_first_values(swept), *first_arm])
     return Plan(
         name=settings.study_name or folder.name,
         folder=folder,
         settings=settings,
-        launcher=_launcher(master),
+        launcher=_read_launcher(master),
         objectives=objectives,
         maximize=_maximize(settings.direction, objectives),
         fixed=fixed,
@@ -106,7 +102,9 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         arms=arms,
         seeds=seeds,
         rerun=master.rerun,
-        hydra=[o for o in master.hydra.overrides.hydra if not _DRIVERS_HYDRA.match(o)],
+        hydra_overrides=[
+            o for o in master.hydra.overrides.hydra if not _DRIVER_HYDRA_KEYS.match(o)
+        ],
         base=base,
         master=master,
         loader=loader,
@@ -114,28 +112,40 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
 
 
 def config_source_flags(hydra: DictConfig) -> list[str]:
-    """Hydra's flags that say which configuration this is, with whole paths; none for conf/config.yaml."""
-    ours = Path(os.environ.get("LLMDREAMER_ROOT", ""), "conf")  # run.py sets it
+    """Return Hydra's flags for another configuration than conf/config.yaml, with absolute paths."""
+    default_folder = Path(os.environ.get("LLMDREAMER_ROOT", ""), "conf")  # run.py sets the variable
     name = hydra.job.config_name
     flags = [] if name == "config" else [f"--config-name={name}"]
     for source in hydra.runtime.config_sources:
-        place = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
-        if source.provider == "main" and Path(place) != ours:
-            flags.append(f"--config-path={place}")
+        location = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
+        if source.provider == "main" and Path(location) != default_folder:
+            flags.append(f"--config-path={location}")
         if source.provider == "command-line":
-            flags.append(f"--config-dir={place}")
+            flags.append(f"--config-dir={location}")
     return flags
 
 
+def _read_settings(master: DictConfig) -> SweeperSettings:
+    _refuse_added_keys("hydra.sweeper", master.hydra.sweeper, SweeperSettings)
+    settings = OmegaConf.to_object(master.hydra.sweeper)
+    assert isinstance(settings, SweeperSettings)
+    settings.sampler = settings.sampler.lower().replace("-", "")  # NSGA-II is nsgaii
+    pruner = settings.pruner.lower()
+    settings.pruner = "successive_halving" if pruner == "asha" else pruner
+    _refuse_trust(settings)
+    _check_settings(settings)
+    return settings
+
+
 def _refuse_trust(settings: SweeperSettings) -> None:
-    """Whom to trust is typed: what stands in a specification would look typed to its runs."""
-    given = [*_to_overrides(settings.params), *shlex.split(" ".join(settings.arms.values()))]
-    for line in given:
+    """Refuse `trust` in a specification: the runs would take it for typed by the user."""
+    lines = [*_to_overrides(settings.params), *shlex.split(" ".join(settings.arms.values()))]
+    for line in lines:
         if line.lstrip("+~").startswith("trust="):
-            raise ConfigError(f"{line} stands in a file: type it instead")
+            raise ConfigError(f"{line} is set in a file: type it on the command line instead")
 
 
-def _check(settings: SweeperSettings) -> None:
+def _check_settings(settings: SweeperSettings) -> None:
     for key in ("retries", "stop_within"):
         if (value := getattr(settings, key)) < 0:
             raise ConfigError(f"hydra.sweeper.{key}={value}: must be >= 0")
@@ -143,12 +153,13 @@ def _check(settings: SweeperSettings) -> None:
         if isinstance(value, dict):
             inner = next(iter(value), "...")
             raise ConfigError(
-                f"hydra.sweeper.params.{key} holds {value}: the key of a value is written in one,"
-                f" '{key}.{inner}: VALUES', or typed as {key}.{inner}=VALUES"
+                f"hydra.sweeper.params.{key}={value}: nested keys are written with dots;"
+                f" write '{key}.{inner}: VALUES', or type {key}.{inner}=VALUES"
             )
 
 
-def _launcher(master: DictConfig) -> SubmititSettings | RaySettings | None:
+def _read_launcher(master: DictConfig) -> SubmititSettings | RaySettings | None:
+    """Read the settings of `hydra/launcher`; None for child processes of the driver."""
     choice = master.hydra.runtime.choices.get("hydra/launcher")
     if choice == "basic":
         return None
@@ -158,26 +169,26 @@ def _launcher(master: DictConfig) -> SubmititSettings | RaySettings | None:
             f"hydra/launcher={choice}: the sweeper starts its runs itself;"
             f" choose from basic, {', '.join(LAUNCHERS)} (docs/clusters.md)"
         )
-    _refuse_added("hydra.launcher", master.hydra.launcher, type(launcher))
+    _refuse_added_keys("hydra.launcher", master.hydra.launcher, type(launcher))
     package = "ray" if isinstance(launcher, RaySettings) else "submitit"
     if find_spec(package) is None:
         raise ConfigError(f"hydra/launcher={choice}: pip install 'llmdreamer[{package}]'")
     return launcher
 
 
-def _refuse_added(where: str, node: DictConfig, kind: type) -> None:
-    """Refuse a key that a plus has added: nothing would read it."""
-    known = [one.name for one in fields(kind) if one.name != "_target_"]
-    for key in {*map(str, node)} - {*known, "_target_"}:
-        near = did_you_mean(key, known)
-        raise ConfigError(f"{where}.{key}: no such option; choose from {', '.join(known)}{near}")
+def _refuse_added_keys(prefix: str, node: DictConfig, schema: type) -> None:
+    """Refuse a key that was added with `+`: nothing would read it."""
+    options = [field.name for field in fields(schema) if field.name != "_target_"]
+    for key in {*map(str, node)} - {*options, "_target_"}:
+        near = did_you_mean(key, options)
+        raise ConfigError(f"{prefix}.{key}: no such option; choose from {', '.join(options)}{near}")
 
 
 def _to_overrides(params: dict[str, Any]) -> list[str]:
-    """Values of a YAML file as they would be typed: `[1, 2]` there is the text `1,2` here."""
+    """Write the parameters of a YAML file as overrides: the list `[1, 2]` becomes `key=1,2`."""
     for key, value in params.items():
         if value == []:
-            raise ConfigError(f"hydra.sweeper.params.{key}=[]: holds no value")
+            raise ConfigError(f"hydra.sweeper.params.{key}=[]: must hold at least one value")
     return [
         f"{key}={','.join(map(to_override, value)) if isinstance(value, list) else to_override(value)}"
         for key, value in params.items()
@@ -185,53 +196,55 @@ def _to_overrides(params: dict[str, Any]) -> list[str]:
 
 
 def to_override(value: Any) -> str:
-    """A value as it is typed on a command line."""
+    """Write a value as it is typed in an override."""
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _by_key(lines: Sequence[str]) -> dict[str, Override]:
-    """The last override of each key, where the first stood."""
-    found: dict[str, Override] = {}
+def _last_by_key(lines: Sequence[str]) -> dict[str, Override]:
+    """Return the last override of each key, in the order in which the keys first appear."""
+    by_key: dict[str, Override] = {}
     for override in OverridesParser.create().parse_overrides(list(lines)):
-        found[override.key_or_group] = override
-    return found
+        by_key[override.key_or_group] = override
+    return by_key
 
 
-def _input(override: Override) -> str:
+def _input_line(override: Override) -> str:
     assert override.input_line is not None
     return override.input_line
 
 
-def _first(swept: dict[str, Override]) -> list[str]:
-    """The first value of each list and range, as overrides."""
+def _first_values(swept: dict[str, Override]) -> list[str]:
+    """Return the first value of each list and range, as overrides."""
     return [
-        f"{one.get_key_element()}={value}"
-        for one in swept.values()
-        if one.is_discrete_sweep()
-        for value in islice(one.sweep_string_iterator(), 1)
+        f"{override.get_key_element()}={value}"
+        for override in swept.values()
+        if override.is_discrete_sweep()
+        for value in islice(override.sweep_string_iterator(), 1)
     ]
 
 
-def _words(name: str, text: str) -> list[str]:
+def _split_overrides(name: str, text: str) -> list[str]:
     overrides = shlex.split(text)
     for override in OverridesParser.create().parse_overrides(overrides):
         if override.is_sweep_override():
             raise ConfigError(
                 f"hydra.sweeper.arms.{name}: {override.input_line} is a list of values;"
-                " an arm takes one of each (hydra.sweeper.params takes lists)"
+                " an arm takes single values, hydra.sweeper.params takes lists"
             )
     return overrides
 
 
 def _seeds(master: DictConfig, typed: Override | None) -> list[int]:
-    """`seeds=N`, or the values of `seed`; else the one seed there is."""
+    """Return the seeds of `seeds=N`, or the values of `seed`, or the one seed."""
     if typed is not None and typed.is_sweep_override():
         if master.seeds is not None:
-            raise ConfigError(f"seeds={master.seeds} and {_input(typed)}: give one of the two")
+            raise ConfigError(
+                f"seeds={master.seeds} and {_input_line(typed)}: give only one of the two"
+            )
         if not typed.is_discrete_sweep():
-            raise ConfigError(f"{_input(typed)}: seeds are a list or a range")
+            raise ConfigError(f"{_input_line(typed)}: give a list or a range of seeds")
         return [_seed(typed, seed) for seed in typed.sweep_string_iterator()]
     first = int(master.seed) if typed is None else _seed(typed, str(typed.value()))
     count = 1 if master.seeds is None else int(master.seeds)
@@ -244,20 +257,20 @@ def _seed(typed: Override, value: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise ConfigError(f"{_input(typed)}: {value!r} is no whole number") from None
+        raise ConfigError(f"{_input_line(typed)}: {value!r} is not a whole number") from None
 
 
 def _maximize(direction: Any, objectives: Sequence[Objective]) -> list[bool]:
     directions = list(direction) if isinstance(direction, list) else [direction]
-    for one in directions:
-        if one not in DIRECTIONS:
-            near = did_you_mean(str(one), DIRECTIONS)
+    for word in directions:
+        if word not in DIRECTIONS:
+            near = did_you_mean(str(word), DIRECTIONS)
             raise ConfigError(
-                f"hydra.sweeper.direction={one}: choose from {', '.join(DIRECTIONS)}{near}"
+                f"hydra.sweeper.direction={word}: choose from {', '.join(DIRECTIONS)}{near}"
             )
     if len(directions) != len(objectives):
         raise ConfigError(
             f"hydra.sweeper.direction={direction}: {len(directions)} for {len(objectives)}"
-            f" objectives ({', '.join(map(str, objectives))})"
+            f" objectives ({', '.join(map(str, objectives))}); give one for each"
         )
-    return [one == "maximize" for one in directions]
+    return [word == "maximize" for word in directions]

@@ -1,6 +1,7 @@
 """A rerun of a grid, which several drivers share and which outlives them.
 
-The sweep's folder holds its token until every cell is done, and each run's folder that of the rerun it is of.
+The sweep's folder holds the rerun's token until every cell is done. Each run's folder holds the token
+of the rerun that the run belongs to.
 """
 
 from __future__ import annotations
@@ -15,62 +16,66 @@ from llmdreamer.sweep.driver_lock import is_locked
 from llmdreamer.sweep.run_lock import RUN_LOCK_FILE
 from llmdreamer.utils.files import write_atomically
 
-FILE = "rerun"
+RERUN_FILE = "rerun"
 
 
 class Rerun:
-    def __init__(self, sweep: Path) -> None:
-        self._file = sweep / FILE
-        self._token = _read(self._file)  # None: it is yet to begin
+    """The rerun of the grid whose sweep lies in `sweep_folder`."""
 
-    def begin(self) -> None:
-        """Go on with the sweep's rerun, or where there is none, begin one."""
+    def __init__(self, sweep_folder: Path) -> None:
+        self._token_file = sweep_folder / RERUN_FILE
+        self._token = _read_token(self._token_file)  # None: no rerun has started
+
+    def start_or_join(self) -> None:
+        """Join the sweep's rerun, or start one if there is none."""
         if self._token is not None:
             return
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        with self._alone():
-            self._token = _read(self._file)
+        self._token_file.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock():
+            self._token = _read_token(self._token_file)
             if self._token is None:
                 self._token = uuid.uuid4().hex
-                write_atomically(self._file, self._token)
+                write_atomically(self._token_file, self._token)
 
-    def has(self, folder: Path) -> bool:
-        """Whether the run in the folder is one of this rerun."""
-        return self._token is not None and _read(folder / FILE) == self._token
+    def includes(self, run_folder: Path) -> bool:
+        """Return True if the run in the folder belongs to this rerun."""
+        return self._token is not None and _read_token(run_folder / RERUN_FILE) == self._token
 
-    def take(self, folder: Path) -> bool:
-        """Make the folder this rerun's; what was in it, finished or not, is kept under another name.
+    def claim(self, run_folder: Path) -> bool:
+        """Mark a run's folder as part of this rerun and rename what an earlier run left there.
 
-        Returns False while a process lives in it, as a killed driver leaves behind for some seconds.
+        Returns:
+            False while a process still holds the folder, as one of a killed driver may for seconds.
         """
         assert self._token is not None
-        if self.has(folder):
+        if self.includes(run_folder):
             return True
-        if is_locked(folder / RUN_LOCK_FILE):
+        if is_locked(run_folder / RUN_LOCK_FILE):
             return False
-        if folder.exists():
-            _put_aside(folder)
-        write_atomically(folder / FILE, self._token)
+        if run_folder.exists():
+            _move_aside(run_folder)
+        write_atomically(run_folder / RERUN_FILE, self._token)
         return True
 
-    def end(self) -> None:
-        """All cells are done; who asks for a rerun now wants another."""
-        with self._alone():
-            if _read(self._file) == self._token:
-                self._file.unlink()
+    def finish(self) -> None:
+        """End this rerun, when all its cells are done. The next `rerun=true` starts another."""
+        with self._lock():
+            if _read_token(self._token_file) == self._token:
+                self._token_file.unlink()
 
-    def _alone(self) -> FileLock:
-        return FileLock(self._file.with_name(f"{FILE}.lock"))
+    def _lock(self) -> FileLock:
+        return FileLock(self._token_file.with_name(f"{RERUN_FILE}.lock"))
 
 
-def _read(file: Path) -> str | None:
+def _read_token(file: Path) -> str | None:
     try:
         return file.read_text()
     except FileNotFoundError:
         return None
 
 
-def _put_aside(folder: Path) -> None:
+def _move_aside(folder: Path) -> None:
+    """Rename the folder to NAME.1, or to the first number that is free."""
     number = 1
     while (old := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1

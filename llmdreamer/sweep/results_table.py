@@ -1,4 +1,4 @@
-"""The results of a sweep: a row for every run, the same aggregated over seeds, as CSV and on screen."""
+"""The results of a sweep: a row for each run as CSV, and a printed table aggregated over seeds."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.utils.files import write_atomically
 
 RESULTS_FILE = "results.csv"
-# The objectives' columns stand between the two.
-_BEFORE = ("label", "seed", "state", "env_step")
-_AFTER = ("folder", "overrides", "cause", "number", "arm", "params")
+# The columns of the objectives stand between these two groups.
+_COLUMNS_BEFORE = ("label", "seed", "state", "env_step")
+_COLUMNS_AFTER = ("folder", "overrides", "cause", "number", "arm", "params")
 OMITTED_COLUMNS = ("folder", "overrides", "number", "arm", "params")
-"""The columns that a reader has no use for: the label says it shorter."""
+"""Columns that a summary leaves out, because the label says the same in short."""
 
 
 @dataclass
 class ResultRow:
-    """A run, or a study's trial with its seeds together (`seed` is then None)."""
+    """A run, or a trial of a study over several seeds; `seed` is then None."""
 
     label: str
-    group: str  # equal for the runs that differ in the seed alone
+    group: str  # equal for runs that differ only in the seed
     seed: int | None
     overrides: str
-    number: int = 0  # of the trial, or of the cell's run in the order typed
+    number: int = 0  # of the trial, or of the run in the grid's order
     arm: str = ""
-    params: str = ""  # what differs between the runs of an arm, as typed
+    params: str = ""  # overrides that differ between the runs of an arm
     folder: str = ""
     state: str = "waiting"
     env_step: int = 0
@@ -48,7 +48,7 @@ class ResultRow:
 
 
 def objective_values(plan: Plan, curves: Curves) -> list[float] | None:
-    """The objectives' values; None if one of them was never logged."""
+    """Reduce the curves to the values of the objectives; None if one was never logged."""
     values = []
     for objective, maximize in zip(plan.objectives, plan.maximize, strict=True):
         if not curves.get(objective.metric):
@@ -58,51 +58,56 @@ def objective_values(plan: Plan, curves: Curves) -> list[float] | None:
 
 
 def missing_objective(plan: Plan, curves: Curves) -> str:
-    return never_logged([one.metric for one in plan.objectives if one.metric not in curves], curves)
+    """Return an error line that names the objectives without a curve and the metrics that have one."""
+    metrics = [objective.metric for objective in plan.objectives]
+    return never_logged([metric for metric in metrics if metric not in curves], curves)
 
 
 def write_results(plan: Plan, rows: Sequence[ResultRow]) -> Path:
+    """Write results.csv into the sweep's folder and return its path."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [str(objective) for objective in plan.objectives]
-    writer.writerow([*_BEFORE, *names, *_AFTER])
+    writer.writerow([*_COLUMNS_BEFORE, *names, *_COLUMNS_AFTER])
     for row in rows:
         values = [repr(value) for value in row.values] or [""] * len(names)
-        before, after = ([_cell(row, name) for name in part] for part in (_BEFORE, _AFTER))
+        before, after = (
+            [_csv_value(row, name) for name in group] for group in (_COLUMNS_BEFORE, _COLUMNS_AFTER)
+        )
         writer.writerow([*before, *values, *after])
     path = plan.folder / RESULTS_FILE
     write_atomically(path, text.getvalue())
     return path
 
 
-def _cell(row: ResultRow, name: str) -> object:
+def _csv_value(row: ResultRow, name: str) -> object:
     return "" if (value := getattr(row, name)) is None else value
 
 
 def read_results(path: Path) -> list[ResultRow]:
-    """The rows as `write_results` left them. Their `group` is not told there.
+    """Read what `write_results` wrote. `group` and `exit_code` are not in the file.
 
     Raises:
-        ValueError: if the file is none of ours.
+        ValueError: if the file is not the table of a sweep.
     """
     with open(path, newline="") as file:
         reader = csv.DictReader(file)
         columns = list(reader.fieldnames or [])
-        if columns[:4] != list(_BEFORE) or "folder" not in columns:
+        if columns[:4] != list(_COLUMNS_BEFORE) or "folder" not in columns:
             raise ValueError(f"{path} is not the table of a sweep")
-        objectives = columns[len(_BEFORE) : columns.index("folder")]
-        return [_row(cells, objectives) for cells in reader]
+        objectives = columns[len(_COLUMNS_BEFORE) : columns.index("folder")]
+        return [_parse_row(cells, objectives) for cells in reader]
 
 
-def _row(cells: dict[str, str], objectives: Sequence[str]) -> ResultRow:
+def _parse_row(cells: dict[str, str], objectives: Sequence[str]) -> ResultRow:
     return ResultRow(
         label=cells["label"],
         group="",
         seed=int(cells["seed"]) if cells["seed"] else None,
         overrides=cells["overrides"],
-        number=int(cells.get("number") or 0),
-        arm=cells.get("arm", ""),
-        params=cells.get("params", ""),
+        number=int(cells["number"]),
+        arm=cells["arm"],
+        params=cells["params"],
         folder=cells["folder"],
         state=cells["state"],
         env_step=int(cells["env_step"]),
@@ -111,23 +116,23 @@ def _row(cells: dict[str, str], objectives: Sequence[str]) -> ResultRow:
     )
 
 
-def show(plan: Plan, rows: Sequence[ResultRow], console: Console | None = None) -> None:
-    """Print what came out, and below it every failure with its cause."""
+def print_results(plan: Plan, rows: Sequence[ResultRow], console: Console | None = None) -> None:
+    """Print the table, aggregated over seeds, and below it each failure with its cause."""
     console = console or Console()
     groups: dict[str, list[ResultRow]] = {}
     for row in rows:
         groups.setdefault(row.group, []).append(row)
-    seeded = any(len(group) > 1 for group in groups.values())
-    # As texts: in a string, rich takes `[c_attn]` for a style.
+    has_seeds = any(len(group) > 1 for group in groups.values())
+    # Text, because in a string rich reads `[c_attn]` as a style.
     table = Table(title=Text(plan.name), title_justify="left")
-    table.add_column("run" if not seeded else "cell", overflow="fold")
+    table.add_column("run" if not has_seeds else "cell", overflow="fold")
     for objective in plan.objectives:
-        table.add_column(f"{objective}{', mean ± sd' if seeded else ''}", justify="right")
-    if seeded:
+        table.add_column(f"{objective}{', mean ± sd' if has_seeds else ''}", justify="right")
+    if has_seeds:
         table.add_column("n", justify="right")
     table.add_column("state")
     for group in groups.values():
-        table.add_row(*map(Text, _cells(group, len(plan.objectives), seeded=seeded)))
+        table.add_row(*map(Text, _table_row(group, len(plan.objectives), has_seeds=has_seeds)))
     console.print(table)
     for row in rows:
         if row.state == "failed":
@@ -136,19 +141,21 @@ def show(plan: Plan, rows: Sequence[ResultRow], console: Console | None = None) 
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _cells(group: Sequence[ResultRow], objectives: int, *, seeded: bool) -> list[str]:
+def _table_row(group: Sequence[ResultRow], objectives: int, *, has_seeds: bool) -> list[str]:
     done = [row.values for row in group if row.values]
-    values = [_mean(column) for column in zip(*done, strict=True)] or ["-"] * objectives
+    values = [_mean_and_deviation(column) for column in zip(*done, strict=True)] or [
+        "-"
+    ] * objectives
     states: dict[str, int] = {}
     for row in group:
         states[row.state] = states.get(row.state, 0) + 1
-    told = [state if len(group) == 1 else f"{count} {state}" for state, count in states.items()]
-    count = [str(len(done))] if seeded else []
-    return [shorten_numbers(group[0].label), *values, *count, ", ".join(told)]
+    texts = [state if len(group) == 1 else f"{count} {state}" for state, count in states.items()]
+    count = [str(len(done))] if has_seeds else []
+    return [shorten_numbers(group[0].label), *values, *count, ", ".join(texts)]
 
 
 def shorten_numbers(assignments: str) -> str:
-    """Words `key=value`, each long number with four digits: nobody reads more in a table."""
+    """Round each number of more than six characters in words `key=value` to four digits."""
     words = []
     for word in assignments.split(" "):
         key, is_assigned, value = word.partition("=")
@@ -158,8 +165,8 @@ def shorten_numbers(assignments: str) -> str:
     return " ".join(words)
 
 
-def _mean(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds; of one, the value."""
+def _mean_and_deviation(values: Sequence[float]) -> str:
+    """Return mean and standard deviation over seeds, or the value of a single seed."""
     mean = f"{statistics.fmean(values):.6g}"
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return mean

@@ -1,4 +1,4 @@
-"""What a driver learns of a run from the run's folder: whether it is done, and its curves so far."""
+"""Reads a run's folder for its driver: whether the run is finished, and its curves so far."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from llmdreamer.tracking.record import RunFiles, Wanted, load
 from llmdreamer.tracking.spool import read
 
 OUTPUT_LOG = "output.log"  # what the run's process printed
+SPEED_RECORDS = 64  # newest records that a run's speed is measured over
 _CHECKPOINT = re.compile(r"step-\d{12}-[0-9a-f]{16}\.pt")
-PACE_ROWS = 64  # rows that a run's pace is taken from
+
 Curves = dict[str, list[tuple[int, float]]]
+"""By metric, (env_step, value) in the order of the records."""
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether the run came to its end; a run that goes on again is not finished."""
-    wanted = load(Wanted, RunFiles(folder).wanted)
-    return wanted is not None and wanted.status == "FINISHED"
+    """Return True if the run reached its end. A finished run that is resumed counts as unfinished."""
+    record = load(Wanted, RunFiles(folder).wanted)
+    return record is not None and record.status == "FINISHED"
 
 
 def newest_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint's name; None if there is none to resume from."""
+    """Return the file name of the newest checkpoint; None if the run cannot be resumed."""
     if not (folder / "config.yaml").exists():
         return None
-    found = (folder / "checkpoints").glob("step-*.pt")
-    return max((path.name for path in found if _CHECKPOINT.fullmatch(path.name)), default=None)
+    paths = (folder / "checkpoints").glob("step-*.pt")
+    return max((path.name for path in paths if _CHECKPOINT.fullmatch(path.name)), default=None)
 
 
 def last_output_line(folder: Path) -> str:
-    """The last thing the run's process said, in at most 300 characters."""
+    """Return the last line that the run's process printed, cut to 300 characters."""
     try:
         with open(folder / OUTPUT_LOG, "rb") as file:
             file.seek(max(0, file.seek(0, 2) - 8192))
@@ -41,50 +43,53 @@ def last_output_line(folder: Path) -> str:
 
 
 class CurveReader:
-    """The curves of a run that is being written, read on from where the last reading ended."""
+    """Reads the curves of a run while it writes them. Each call reads only the new records."""
 
     def __init__(self, folder: Path) -> None:
         self._path = RunFiles(folder).metrics
         self._offset = 0
         self.curves: Curves = {}
         self.env_step = 0
-        self._times: deque[tuple[int, float]] = deque(maxlen=PACE_ROWS)
+        self._times: deque[tuple[int, float]] = deque(maxlen=SPEED_RECORDS)
 
     def read(self) -> Curves:
-        """The curves by metric, each in the order of its rows."""
+        """Read the new records and return all curves."""
         if not self._path.exists():
             return self.curves
         if self._path.stat().st_size < self._offset:
-            # A resumed run has cut its rows back to its checkpoint.
-            self._forget()
+            # A resumed run has truncated the file to the records of its checkpoint.
+            self._reset()
         try:
-            self._read_on()
-        except ValueError:  # cut back, and longer again by now: the offset is inside a row
-            self._forget()
-            self._read_on()
+            self._read_new_records()
+        except ValueError:  # truncated and longer again: the offset lies inside a record
+            self._reset()
+            self._read_new_records()
         return self.curves
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._offset, self.env_step, self.curves = 0, 0, {}
         self._times.clear()
 
     @property
-    def time(self) -> float | None:
-        """When the newest row was written, in epoch seconds."""
+    def last_time(self) -> float | None:
+        """Time of the newest record, in epoch seconds."""
         return self._times[-1][1] if self._times else None
 
-    def pace(self, since: float) -> float | None:
-        """Env steps a second over the last rows, none from before `since` (epoch seconds), which may
-        be of an earlier process; None if they do not tell."""
-        rows = [row for row in self._times if row[1] >= since]
-        if len(rows) < 2:
+    def env_steps_per_second(self, since: float) -> float | None:
+        """Return the speed over the newest records, or None if there are too few of them.
+
+        Args:
+            since: epoch seconds. Older records, perhaps of an earlier process, do not count.
+        """
+        records = [record for record in self._times if record[1] >= since]
+        if len(records) < 2:
             return None
-        steps, seconds = rows[-1][0] - rows[0][0], rows[-1][1] - rows[0][1]
+        steps, seconds = records[-1][0] - records[0][0], records[-1][1] - records[0][1]
         return steps / seconds if steps > 0 and seconds > 0 else None
 
-    def _read_on(self) -> None:
-        for row in read(self._path, self._offset):
-            self._offset, self.env_step = row.end, row.env_step
-            self._times.append((row.env_step, row.time))
-            for metric, value in row.metrics.items():
-                self.curves.setdefault(metric, []).append((row.env_step, value))
+    def _read_new_records(self) -> None:
+        for record in read(self._path, self._offset):
+            self._offset, self.env_step = record.end, record.env_step
+            self._times.append((record.env_step, record.time))
+            for metric, value in record.metrics.items():
+                self.curves.setdefault(metric, []).append((record.env_step, value))

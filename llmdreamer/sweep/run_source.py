@@ -1,4 +1,4 @@
-"""What a pool asks of a grid or a study: the next run, whether to stop one, and what came of it."""
+"""The interface between a pool and what it runs: the next run, when to stop it, and how it ended."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from llmdreamer.sweep.run_folder import Curves
 
 @dataclass(frozen=True)
 class RunTask:
-    """One run that is due."""
+    """A run to start or to resume."""
 
     folder: Path
     overrides: list[str]
-    tags: dict[str, str]  # of its MLflow run
+    tags: dict[str, str]  # of the run's MLflow run
     label: str
-    key: Any  # the source's own
+    key: Any  # identifies the run to its source
 
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """How a run ended. `stopped`: as its source wished; `failed` gives the cause in one line."""
+    """The end of a run. `stopped` means that its source stopped it; `failed` has a one-line cause."""
 
     kind: Literal["finished", "failed", "stopped"]
     curves: Curves
@@ -34,32 +34,34 @@ class RunOutcome:
 
 
 class RunSource(Protocol):
+    """A grid or a study, as a pool sees it."""
+
     @property
     def rows(self) -> list[ResultRow]:
         """The results so far."""
 
     @property
     def total(self) -> int:
-        """How many rows there will be."""
+        """Number of rows when the sweep is done."""
 
     def next_task(self) -> RunTask | None:
-        """The next run, claimed by this driver; None if there is none just now."""
+        """Claim the next run for this driver; None if there is none at the moment."""
 
     def is_done(self) -> bool:
-        """Whether nothing is to come any more. Runs that this driver has begun are not asked for."""
+        """Return True if no further run will come. Runs that this driver has started do not count."""
 
     def should_stop(self, task: RunTask, curves: Curves) -> bool:
-        """Look at a run on its way; True has it stopped."""
+        """Return True if a running run is to be stopped, judging by its curves."""
 
     def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
-        """Take note of a run's end."""
+        """Record the end of a run."""
 
     def close(self) -> None:
-        """Let go of what was claimed and not ended: the next driver goes on with it."""
+        """Release the claims on runs that have not ended. The next driver resumes them."""
 
 
 class ChainedSources:
-    """Sources one after another; slots of the first that fall free go to the second."""
+    """Several sources in order. A slot that the first cannot fill takes a run of the next."""
 
     def __init__(self, sources: Sequence[RunSource]) -> None:
         self._sources = sources
@@ -73,22 +75,22 @@ class ChainedSources:
         return sum(source.total for source in self._sources)
 
     def next_task(self) -> RunTask | None:
-        for place, source in enumerate(self._sources):
+        for index, source in enumerate(self._sources):
             task = source.next_task()
             if task is not None:
-                return replace(task, key=(place, task))
+                return replace(task, key=(index, task))
         return None
 
     def is_done(self) -> bool:
         return all(source.is_done() for source in self._sources)
 
     def should_stop(self, task: RunTask, curves: Curves) -> bool:
-        place, own = task.key
-        return self._sources[place].should_stop(own, curves)
+        index, inner_task = task.key
+        return self._sources[index].should_stop(inner_task, curves)
 
     def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
-        place, own = task.key
-        self._sources[place].record_outcome(own, outcome)
+        index, inner_task = task.key
+        self._sources[index].record_outcome(inner_task, outcome)
 
     def close(self) -> None:
         for source in self._sources:

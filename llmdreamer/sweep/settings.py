@@ -1,4 +1,4 @@
-"""The settings of our sweeper, as Hydra composes them. Imported for every command: nothing heavy."""
+"""The typed settings of the sweeper and its launchers. Hydra composes them for every command."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 SWEEPER = "llmdreamer"
-"""Our option of the group hydra/sweeper."""
+"""Name of this sweeper in the group hydra/sweeper."""
 
 
 _REFUSED_LAUNCHER = "hydra_plugins.llmdreamer_sweeper.RefusedLauncher"
@@ -18,28 +18,30 @@ class SubmititSettings:
 
     _target_: str = _REFUSED_LAUNCHER
     cluster: str = "slurm"  # slurm | local
-    # Of a job. At its end the run writes a checkpoint and goes on in another job.
+    # Time limit of a job. At the limit the run writes a checkpoint and continues in another job.
     timeout_min: int = 1440
     cpus_per_task: int = 1
     gpus_per_node: int | None = None
     mem_gb: float | None = None
-    # Of Slurm only; null: the site's default.
+    # Only for Slurm; null: the site's default.
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     gres: str | None = None
     exclude: str | None = None
-    # Seconds before the limit at which a run is told to write its checkpoint.
+    # Seconds before the time limit at which the run gets the signal to write its checkpoint.
     signal_delay_s: int = 180
-    # Shell lines before the job, such as `module load cuda`.
+    # Shell lines to run before the job, such as `module load cuda`.
     setup: list[str] = field(default_factory=list)
-    # Any other option of sbatch, by its name.
+    # Other options of sbatch, by name.
     additional_parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class SubmititLocalSettings(SubmititSettings):
+    """`hydra/launcher=submitit_local`: submitit's local replacement for Slurm."""
+
     cluster: str = "local"
 
 
@@ -48,11 +50,11 @@ class RaySettings:
     """`hydra/launcher=ray`: each process of a run is a task."""
 
     _target_: str = _REFUSED_LAUNCHER
-    # Arguments of ray.init. Without an address, a cluster is started here, of `num_cpus` cores.
+    # Arguments of ray.init. Without an address, a local cluster with `num_cpus` cores is started.
     init: dict[str, Any] = field(
         default_factory=lambda: {"address": None, "num_cpus": None, "num_gpus": None}
     )
-    # What a task takes: options of ray.remote.
+    # Resources of a task: options of ray.remote.
     remote: dict[str, Any] = field(
         default_factory=lambda: {"num_cpus": 1, "num_gpus": None, "resources": None}
     )
@@ -63,26 +65,26 @@ LAUNCHERS = {
     "submitit_local": SubmititLocalSettings,
     "ray": RaySettings,
 }
-"""Our options of the group hydra/launcher, named as Hydra's plugins name theirs."""
+"""Options of the group hydra/launcher. The names are those of Hydra's own launcher plugins."""
 
 
 @dataclass
 class SweeperSettings:
-    """`hydra.sweeper.*`; docs/sweeps.md tells more of each."""
+    """`hydra.sweeper.*`; docs/sweeps.md explains each setting."""
 
     _target_: str = "hydra_plugins.llmdreamer_sweeper.LLMDreamerSweeper"
-    # What varies, `key: values`, as it would be typed; CLI values win.
+    # What varies, as `key: values` in the command line's syntax. Command-line values take precedence.
     params: dict[str, Any] = field(default_factory=dict)
-    # Named lists of overrides that belong together, each crossed with `params`.
+    # Named groups of overrides, each combined with `params`.
     arms: dict[str, str] = field(default_factory=dict)
-    # One study per arm, of n_trials each, instead of a grid over the arms.
+    # true: one study for each arm, of n_trials each, instead of a grid over the arms.
     study_per_arm: bool = False
-    # Of a study, in all, over every command and driver. null: a grid.
+    # Trials of a study, in total over all commands and drivers. null: a grid.
     n_trials: int | None = None
-    # tpe | gp | qmc | nsgaii | random | grid, and arguments of Optuna's class.
+    # tpe | gp | qmc | nsgaii | random | grid, and arguments of the Optuna class.
     sampler: str = "tpe"
     sampler_options: dict[str, Any] = field(default_factory=dict)
-    # none | median | successive_halving | hyperband | wilcoxon, and arguments of Optuna's class.
+    # none | median | successive_halving | hyperband | wilcoxon, and arguments of the Optuna class.
     pruner: str = "none"
     pruner_options: dict[str, Any] = field(default_factory=dict)
     # maximize | minimize, or a list with one for each objective.
@@ -91,16 +93,16 @@ class SweeperSettings:
     storage: str | None = None
     # null: the specification's name.
     study_name: str | None = None
-    # Processes at a time; null: 1, or as many as the devices take.
+    # Number of processes at a time; null: 1, or one for each place on `devices`.
     n_jobs: int | None = None
-    # CUDA devices, e.g. [0,1], of those that the driver sees; empty: every trial sees all there are.
+    # CUDA devices, e.g. [0,1], counted among those the driver sees; empty: each run sees all of them.
     devices: list[int] = field(default_factory=list)
     per_device: int = 1
-    # Deaths without a new checkpoint in between, after which a trial has failed.
+    # How often a run is restarted without a new checkpoint in between, before it counts as failed.
     retries: int = 3
-    # Seconds between signs of life of a driver; one silent for four of them has died.
+    # Seconds between a driver's heartbeats. A driver that is silent for four is considered dead.
     heartbeat: int = 15
-    # Seconds a process may take to write its checkpoint when it is stopped.
+    # Seconds that a stopped process may take to write its checkpoint before it is killed.
     stop_within: float = 120.0
-    # The program of a trial; empty: that of this command.
+    # Program of a run; empty: the program of this command.
     command: list[str] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""How far a sweep is, read from what its driver and its runs have written: while it runs, and after.
+"""Reads the progress of a sweep from the files of its driver and its runs, during the sweep or after.
 
-The sweep's folder holds `sweep.json` (what was asked) and `results.csv` (the runs and their ends),
-both by the driver; each run's folder says the rest. Nothing is written, no database is opened.
+The driver writes `sweep.json` (the command) and `results.csv` (the runs and their results) to the
+sweep's folder. The rest comes from the runs' folders. Nothing is written and no database is opened.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.files import write_atomically
 from llmdreamer.utils.redact import redact
 
-HEADER = "sweep.json"
-ENDED = ("finished", "pruned", "failed")
+HEADER_FILE = "sweep.json"
+END_STATES = ("finished", "pruned", "failed")
 
 
 @dataclass
 class SweepHeader:
-    """What was asked of a sweep, as its last driver understood it."""
+    """What a sweep was asked for, as its last driver read it."""
 
     command: str  # without passwords
     total: int  # runs of a grid, trials of a study
@@ -43,7 +43,7 @@ class SweepHeader:
 
 @dataclass
 class RunStatus:
-    """How far one run is; of a study with several seeds, one trial."""
+    """Progress of a run, or of a trial over several seeds."""
 
     number: int
     arm: str
@@ -51,26 +51,29 @@ class RunStatus:
     seed: str  # the seed, or how many of a trial's seeds are done
     state: str  # waiting | starting | running | finished | pruned | failed | stopped
     env_step: int
-    total: int | None  # env steps; None until the run has said so
+    total_env_steps: int | None  # None until the run has recorded it
     values: list[float | None]  # of the objectives, so far
-    seconds: float | None  # since it first began, to its end or to now
-    left: float | None  # seconds that the steps to come will take, at the pace of the last ones
+    seconds: float | None  # from its first start to its end or to now
+    seconds_left: float | None  # estimated from the speed of the newest records
     folder: str
     cause: str = ""
 
 
 @dataclass
 class SweepStatus:
+    """Progress of a sweep."""
+
     name: str
     header: SweepHeader
-    drivers: list[str]
-    lines: list[RunStatus]
+    drivers: list[str]  # the live ones
+    runs: list[RunStatus]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def write_header(plan: Plan, total: int) -> SweepHeader:
+    """Write sweep.json into the sweep's folder."""
     header = SweepHeader(
         command=redact(shlex.join(["python", *sys.argv])),
         total=total,
@@ -78,116 +81,118 @@ def write_header(plan: Plan, total: int) -> SweepHeader:
         maximize=plan.maximize,
         seeds=plan.seeds,
     )
-    write_atomically(plan.folder / HEADER, json.dumps(asdict(header), indent=1) + "\n")
+    write_atomically(plan.folder / HEADER_FILE, json.dumps(asdict(header), indent=1) + "\n")
     return header
 
 
-def find(name: str, root: Path) -> Path:
-    """The folder of a sweep, by its path or by its name below `root`/sweeps.
+def find_sweep(name: str, root: Path) -> Path:
+    """Return the folder of a sweep, given by its path or by its name below `root`/sweeps.
 
     Raises:
-        ConfigError: if there is no such sweep; it names those that are there.
+        ConfigError: if there is no such sweep. The message names those that exist.
     """
     for folder in (Path(name), root / "sweeps" / name):
-        if (folder / HEADER).exists() or (folder / RESULTS_FILE).exists():
+        if (folder / HEADER_FILE).exists() or (folder / RESULTS_FILE).exists():
             return folder.resolve()
-    there = known(root)
-    if not there:
+    names = sweep_names(root)
+    if not names:
         raise ConfigError(
             f"there is no sweep {name}: {root / 'sweeps'} holds none;"
             " give its folder, or --root, the output_root of the sweep"
         )
-    near = did_you_mean(name, there)
-    raise ConfigError(f"there is no sweep {name}; there are {', '.join(there)}{near}")
+    near = did_you_mean(name, names)
+    raise ConfigError(f"there is no sweep {name}; choose from {', '.join(names)}{near}")
 
 
-def known(root: Path) -> list[str]:
-    """The names of the sweeps below an output root."""
-    found = {path.parent.name for path in root.glob(f"sweeps/*/{RESULTS_FILE}")}
-    return sorted(found | {path.parent.name for path in root.glob(f"sweeps/*/{HEADER}")})
+def sweep_names(root: Path) -> list[str]:
+    """Return the names of the sweeps below an output root, sorted."""
+    files = [*root.glob(f"sweeps/*/{RESULTS_FILE}"), *root.glob(f"sweeps/*/{HEADER_FILE}")]
+    return sorted({file.parent.name for file in files})
 
 
 @dataclass
 class StatusReader:
-    """Looks at a sweep again and again; of the curves it reads what is new."""
+    """Reads the progress of a sweep. Further calls read only what is new in the curves."""
 
     folder: Path
-    _tails: dict[Path, CurveReader] = field(default_factory=dict)
+    _curve_readers: dict[Path, CurveReader] = field(default_factory=dict)
 
-    def look(self) -> SweepStatus:
-        """What the files say.
+    def read(self) -> SweepStatus:
+        """Read the files of the driver and of the runs.
 
         Raises:
             ConfigError: if they are not those of a sweep.
         """
         try:
-            header = SweepHeader(**json.loads((self.folder / HEADER).read_text()))
+            header = SweepHeader(**json.loads((self.folder / HEADER_FILE).read_text()))
             table = self.folder / RESULTS_FILE
             rows = read_results(table) if table.exists() else []
-        except FileNotFoundError as error:  # of a version that wrote the table only
-            raise ConfigError(f"{self.folder} has no {HEADER}: start the sweep again") from error
+        except FileNotFoundError as error:
+            raise ConfigError(
+                f"{self.folder} has no {HEADER_FILE}: start the sweep again"
+            ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"{self.folder} cannot be read: {error}") from error
-        return self.sweep(header, rows)
+        return self.read_runs(header, rows)
 
-    def sweep(self, header: SweepHeader, rows: Sequence[ResultRow]) -> SweepStatus:
-        alive = live_drivers(self.folder)
-        lines = [self._line(header, row, driven=bool(alive)) for row in rows]
-        return SweepStatus(self.folder.name, header, alive, lines)
+    def read_runs(self, header: SweepHeader, rows: Sequence[ResultRow]) -> SweepStatus:
+        """Read the folders of the runs in these rows."""
+        drivers = live_drivers(self.folder)
+        runs = [self._run_status(header, row, has_driver=bool(drivers)) for row in rows]
+        return SweepStatus(self.folder.name, header, drivers, runs)
 
-    def _line(self, header: SweepHeader, row: ResultRow, *, driven: bool) -> RunStatus:
-        several = row.seed is None
+    def _run_status(self, header: SweepHeader, row: ResultRow, *, has_driver: bool) -> RunStatus:
+        has_seeds = row.seed is None
         folder = Path(row.folder)
-        folders = [folder / f"seed-{seed}" for seed in header.seeds] if several else [folder]
+        folders = [folder / f"seed-{seed}" for seed in header.seeds] if has_seeds else [folder]
         if not row.folder:  # its configuration was refused
             folders = []
-        is_known = row.state in ENDED and bool(row.values)
-        runs = [self._run(one, header, is_known=is_known) for one in folders]
+        has_result = row.state in END_STATES and bool(row.values)
+        runs = [self._read_folder(path, header, has_result=has_result) for path in folders]
         done = sum(run.state == "finished" for run in runs)
-        line = RunStatus(
+        status = RunStatus(
             number=row.number,
             arm=row.arm or next((run.arm for run in runs if run.arm), ""),
             params=row.params,
-            seed=f"{done} of {len(folders)}" if several else str(row.seed),
-            state=_together([run.state for run in runs], row.state, driven=driven),
+            seed=f"{done} of {len(folders)}" if has_seeds else str(row.seed),
+            state=_combined_state([run.state for run in runs], row.state, has_driver=has_driver),
             env_step=sum(run.env_step for run in runs) or row.env_step,
-            total=_total(runs),
+            total_env_steps=_total_env_steps(runs),
             values=[*row.values] or _means([run.values for run in runs]),
             seconds=max((run.seconds for run in runs if run.seconds is not None), default=None),
-            left=None,
+            seconds_left=None,
             folder=row.folder,
             cause=row.cause,
         )
-        if line.state == "running":
-            line.left = max((run.left for run in runs if run.left is not None), default=None)
-        return line
+        if status.state == "running":
+            estimates = [run.seconds_left for run in runs if run.seconds_left is not None]
+            status.seconds_left = max(estimates, default=None)
+        return status
 
-    def _run(self, folder: Path, header: SweepHeader, *, is_known: bool) -> _Run:
-        """One run's folder. Curves are read only of runs whose result is not in the table."""
-        run, wanted = _Run(), load(Wanted, RunFiles(folder).wanted)
+    def _read_folder(self, folder: Path, header: SweepHeader, *, has_result: bool) -> _FolderStatus:
+        """Read a run's folder. The curves are skipped if the result is already in the table."""
+        run, record = _FolderStatus(), load(Wanted, RunFiles(folder).wanted)
         if is_locked(folder / RUN_LOCK_FILE):
             run.state = "running"
         elif is_finished(folder):
             run.state = "finished"
-        elif wanted is not None:
+        elif record is not None:
             run.state = "stopped"
-        if wanted is not None:
-            run.arm = wanted.tags.get("arm", "")
-            steps = wanted.params.get("algo.total_steps"), wanted.params.get("env.action_repeat")
-            if isinstance(steps[0], int) and isinstance(steps[1], int):
-                run.total = steps[0] * steps[1]
-            run.seconds = (wanted.ended or time.time()) - wanted.started
-        if run.state == "waiting" or (is_known and run.state != "running"):
+        if record is not None:
+            run.take_record(record)
+        if run.state == "waiting" or (has_result and run.state != "running"):
             return run
-        tail = self._tails.setdefault(folder, CurveReader(folder))
-        curves = tail.read()
-        run.env_step = tail.env_step
-        if run.state == "running" and run.total is not None:
-            # Written anew by each process of the run, as it begins.
-            pace = tail.pace(since=RunFiles(folder).wanted.stat().st_mtime)
-            run.left = max(0, run.total - run.env_step) / pace if pace is not None else None
-        if run.state == "stopped" and tail.time is not None and wanted is not None:
-            run.seconds = tail.time - wanted.started
+        reader = self._curve_readers.setdefault(folder, CurveReader(folder))
+        curves = reader.read()
+        run.env_step = reader.env_step
+        if run.state == "running" and run.total_env_steps is not None:
+            # Each process of a run rewrites the record when it starts.
+            started_at = RunFiles(folder).wanted.stat().st_mtime
+            speed = reader.env_steps_per_second(since=started_at)
+            steps_left = max(0, run.total_env_steps - run.env_step)
+            run.seconds_left = steps_left / speed if speed is not None else None
+        if run.state == "stopped" and reader.last_time is not None and record is not None:
+            run.seconds = reader.last_time - record.started
         for objective, maximize in zip(
             parse_objectives(header.objective), header.maximize, strict=True
         ):
@@ -197,39 +202,52 @@ class StatusReader:
 
 
 @dataclass
-class _Run:
+class _FolderStatus:
+    """Progress of the one run whose folder was read."""
+
     state: str = "waiting"
     arm: str = ""
     env_step: int = 0
-    total: int | None = None
+    total_env_steps: int | None = None
     values: list[float | None] = field(default_factory=list)
     seconds: float | None = None
-    left: float | None = None
+    seconds_left: float | None = None
+
+    def take_record(self, record: Wanted) -> None:
+        self.arm = record.tags.get("arm", "")
+        policy_steps = record.params.get("algo.total_steps")
+        action_repeat = record.params.get("env.action_repeat")
+        if isinstance(policy_steps, int) and isinstance(action_repeat, int):
+            self.total_env_steps = policy_steps * action_repeat
+        self.seconds = (record.ended or time.time()) - record.started
 
 
-def _together(runs: Sequence[str], recorded: str, *, driven: bool) -> str:
-    """What the driver has written is as old as its last event: what lives now is seen in the runs."""
+def _combined_state(runs: Sequence[str], recorded: str, *, has_driver: bool) -> str:
+    """Combine the states of the runs' folders with the state that the driver recorded.
+
+    The record is as old as the driver's last event, so a process that runs now takes precedence.
+    """
     if "running" in runs:
         return "running"
-    if recorded in ENDED:
+    if recorded in END_STATES:
         return recorded
     if runs and all(run == "finished" for run in runs):
         return "finished"
-    if driven:
-        return "starting" if recorded in ("running", "elsewhere") else "waiting"
+    if has_driver:
+        return "starting" if recorded in ("running", "other_driver") else "waiting"
     return "stopped" if any(run != "waiting" for run in runs) else "waiting"
 
 
-def _total(runs: Sequence[_Run]) -> int | None:
-    known_ = [run.total for run in runs if run.total is not None]
-    return max(known_) * len(runs) if known_ else None
+def _total_env_steps(runs: Sequence[_FolderStatus]) -> int | None:
+    totals = [run.total_env_steps for run in runs if run.total_env_steps is not None]
+    return max(totals) * len(runs) if totals else None
 
 
 def _means(values: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """By objective, over the runs that have one."""
-    columns = [[*column] for column in zip(*filter(None, values), strict=True)]
+    """Return the mean of each objective over the runs that have a value."""
+    columns = zip(*filter(None, values), strict=True)
     means: list[float | None] = []
     for column in columns:
-        there = [value for value in column if value is not None]
-        means.append(sum(there) / len(there) if there else None)
+        numbers = [value for value in column if value is not None]
+        means.append(sum(numbers) / len(numbers) if numbers else None)
     return means

@@ -1,4 +1,4 @@
-"""A sweep's lines as a table: for a terminal of any width, for a pipe, and live."""
+"""Formats the status of a sweep as a table: for a terminal of any width, for a pipe, and live."""
 
 from __future__ import annotations
 
@@ -18,150 +18,159 @@ from rich.text import Text
 
 from llmdreamer.config import parse_objectives
 from llmdreamer.sweep.results_table import shorten_numbers
-from llmdreamer.sweep.status import ENDED, RunStatus, SweepStatus
+from llmdreamer.sweep.status import END_STATES, RunStatus, SweepStatus
 
-REFRESH_EVERY = 1.0  # seconds
-_ORDER = ("running", "starting", "failed", "stopped", "waiting", "pruned", "finished")
+REFRESH_SECONDS = 1.0
+MIN_RUNS = 3  # runs that are shown on a terminal however low it is
+_WIDE_COLUMNS = 100  # characters of a terminal line that has room for all columns
+_STATE_ORDER = ("running", "starting", "failed", "stopped", "waiting", "pruned", "finished")
 _STYLES = {"running": "green", "starting": "green", "failed": "red", "stopped": "yellow"}
-FEWEST = 3  # runs that are drawn on a terminal however low
-_WIDE = 100  # columns of a terminal that has room for everything
 
 
-def head(sweep: SweepStatus) -> str:
-    """How many runs are in which state, and who drives them."""
-    counts = Counter(line.state for line in sweep.lines)
-    counts["waiting"] += max(0, sweep.header.total - len(sweep.lines))
-    told = ", ".join(f"{counts[state]} {state}" for state in _ORDER if counts[state])
-    ended = sum(counts[state] for state in ENDED)
+def summary_line(sweep: SweepStatus) -> str:
+    """Return one line: the number of runs in each state, and the live drivers."""
+    counts = Counter(run.state for run in sweep.runs)
+    counts["waiting"] += max(0, sweep.header.total - len(sweep.runs))
+    states = ", ".join(f"{counts[state]} {state}" for state in _STATE_ORDER if counts[state])
+    ended = sum(counts[state] for state in END_STATES)
     if sweep.drivers:
-        who = f"driven by {'; '.join(sweep.drivers)}"
+        driver = f"driven by {'; '.join(sweep.drivers)}"
     elif ended < sweep.header.total:
-        who = f"no driver: goes on with {sweep.header.command}"
+        driver = f"no driver: continue with {sweep.header.command}"
     else:
-        who = "done"
-    return f"{sweep.name}: {told or 'nothing'}, of {sweep.header.total}; {who}"
+        driver = "done"
+    return f"{sweep.name}: {states or 'nothing'}, of {sweep.header.total}; {driver}"
 
 
-def cells(sweep: SweepStatus, *, wide: bool = True) -> tuple[list[str], list[list[str]]]:
-    """The columns that say something, and a row of texts for each run."""
-    names = [str(one) for one in parse_objectives(sweep.header.objective)]
-    short = _shortener(sweep.lines)
-    columns: list[tuple[str, list[str]]] = [("#", [str(line.number) for line in sweep.lines])]
-    arms = [line.arm or "-" for line in sweep.lines]
+def table_cells(sweep: SweepStatus, *, wide: bool = True) -> tuple[list[str], list[list[str]]]:
+    """Return the names of the columns that hold information, and a row of texts for each run."""
+    runs = sweep.runs
+    objectives = [str(objective) for objective in parse_objectives(sweep.header.objective)]
+    shorten = _make_shortener(runs)
+    columns: list[tuple[str, list[str]]] = [("#", [str(run.number) for run in runs])]
+    arms = [run.arm or "-" for run in runs]
     if len({*arms}) > 1 or (wide and {*arms} - {"-"}):
         columns.append(("arm", arms))
-    params = [short(line.params) or "-" for line in sweep.lines]
+    params = [shorten(run.params) or "-" for run in runs]
     if {*params} - {"-"}:
         columns.append(("parameters", params))
-    seeds = [line.seed for line in sweep.lines]
+    seeds = [run.seed for run in runs]
     if len({*seeds}) > 1 or wide:
         columns.append(("seed", seeds))
-    columns.append(("env step", [_step(line) for line in sweep.lines]))
-    for place, name in enumerate(names):
-        columns.append((name, [_value(line, place) for line in sweep.lines]))
-    columns.append(("state", [line.state for line in sweep.lines]))
-    columns.append(("time", [_duration(line.seconds) for line in sweep.lines]))
-    left = [_duration(line.left) for line in sweep.lines]
-    if {*left} - {"-"}:
-        columns.append(("ETA", left))
+    columns.append(("env step", [_format_step(run) for run in runs]))
+    for index, name in enumerate(objectives):
+        columns.append((name, [_format_value(run, index) for run in runs]))
+    columns.append(("state", [run.state for run in runs]))
+    columns.append(("time", [_format_seconds(run.seconds) for run in runs]))
+    seconds_left = [_format_seconds(run.seconds_left) for run in runs]
+    if {*seconds_left} - {"-"}:
+        columns.append(("ETA", seconds_left))
     rows = [[*row] for row in zip(*(texts for _, texts in columns), strict=True)]
     return [name for name, _ in columns], rows
 
 
 def render_text(sweep: SweepStatus) -> str:
-    """For a pipe: no line is cut or folded, and columns are set apart by two spaces or more."""
-    names, rows = cells(sweep)
+    """Format the table for a pipe: lines are never cut or wrapped, columns are two spaces apart."""
+    names, rows = table_cells(sweep)
     widths = [max(map(len, column)) for column in zip(names, *rows, strict=True)]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in [names, *rows]
     ]
-    return "\n".join([head(sweep), *lines, *_causes(sweep.lines)])
+    return "\n".join([summary_line(sweep), *lines, *_failure_lines(sweep.runs)])
 
 
 def render_table(sweep: SweepStatus, width: int, height: int | None = None) -> RenderableType:
-    """For a terminal. Of more runs than `height` has lines for, those that matter now."""
+    """Format the table for a terminal. If `height` lines are too few, drop the runs that matter least."""
     if height is None:
-        return _drawn(sweep, width, sweep.lines)
-    # Of equal state, the newest.
-    ranked = sorted(sweep.lines, key=lambda line: (_ORDER.index(line.state), -line.number))
-    room = min(len(ranked), max(FEWEST, height - 6))
+        return _render_runs(sweep, width, sweep.runs)
+    # By state; within a state, the newest first.
+    ranked = sorted(sweep.runs, key=lambda run: (_STATE_ORDER.index(run.state), -run.number))
+    room = min(len(ranked), max(MIN_RUNS, height - 6))
     while True:
-        kept = {id(line) for line in ranked[:room]}
-        table = _drawn(sweep, width, [line for line in sweep.lines if id(line) in kept])
-        # A narrow terminal folds rows: how many lines they take is known when they are drawn.
-        over = _height(table, width) - (height - 1)
-        if over <= 0 or room <= FEWEST:
+        kept = {id(run) for run in ranked[:room]}
+        table = _render_runs(sweep, width, [run for run in sweep.runs if id(run) in kept])
+        # A narrow terminal wraps rows, so the number of lines is known only after rendering.
+        excess = _line_count(table, width) - (height - 1)
+        if excess <= 0 or room <= MIN_RUNS:
             return table
-        room = max(FEWEST, room - max(1, over // 4))
+        room = max(MIN_RUNS, room - max(1, excess // 4))
 
 
-def _height(drawn: RenderableType, width: int) -> int:
+def _line_count(renderable: RenderableType, width: int) -> int:
     console = Console(width=width, file=io.StringIO())
-    return len(console.render_lines(drawn, pad=False))
+    return len(console.render_lines(renderable, pad=False))
 
 
-def _drawn(sweep: SweepStatus, width: int, shown: list[RunStatus]) -> RenderableType:
-    names, rows = cells(
-        SweepStatus(sweep.name, sweep.header, sweep.drivers, shown), wide=width >= _WIDE
-    )
+def _render_runs(sweep: SweepStatus, width: int, runs: list[RunStatus]) -> RenderableType:
+    shown = SweepStatus(sweep.name, sweep.header, sweep.drivers, runs)
+    names, rows = table_cells(shown, wide=width >= _WIDE_COLUMNS)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    numbers = {"#", "seed", "env step", "time", "ETA"}
+    numeric = {"#", "seed", "env step", "time", "ETA"}
     for name in names:
-        is_number = name in numbers or "/" in name
-        narrow = name in ("parameters", "arm")
+        is_numeric = name in numeric or "/" in name
+        may_wrap = name in ("parameters", "arm")
         table.add_column(
-            name, justify="right" if is_number else "left", overflow="fold", no_wrap=not narrow
+            name,
+            justify="right" if is_numeric else "left",
+            overflow="fold",
+            no_wrap=not may_wrap,
         )
-    for line, row in zip(shown, rows, strict=True):
-        table.add_row(*map(Text, row), style=_STYLES.get(line.state))
-    parts: list[RenderableType] = [Text(head(sweep)), table]
-    if len(shown) < len(sweep.lines):
-        parts.append(Text(f"and {len(sweep.lines) - len(shown)} more"))
-    return Group(*parts, *map(Text, _causes(shown)))
+    for run, row in zip(runs, rows, strict=True):
+        table.add_row(*map(Text, row), style=_STYLES.get(run.state))
+    blocks: list[RenderableType] = [Text(summary_line(sweep)), table]
+    if len(runs) < len(sweep.runs):
+        blocks.append(Text(f"and {len(sweep.runs) - len(runs)} more"))
+    return Group(*blocks, *map(Text, _failure_lines(runs)))
 
 
-def _causes(lines: Sequence[RunStatus]) -> list[str]:
-    return [f"failed: {line.number}: {line.cause}" for line in lines if line.state == "failed"]
+def _failure_lines(runs: Sequence[RunStatus]) -> list[str]:
+    return [f"failed: {run.number}: {run.cause}" for run in runs if run.state == "failed"]
 
 
-def _step(line: RunStatus) -> str:
-    return str(line.env_step) if line.total is None else f"{line.env_step}/{line.total}"
+def _format_step(run: RunStatus) -> str:
+    total = run.total_env_steps
+    return str(run.env_step) if total is None else f"{run.env_step}/{total}"
 
 
-def _value(line: RunStatus, place: int) -> str:
-    value = line.values[place] if place < len(line.values) else None
+def _format_value(run: RunStatus, index: int) -> str:
+    value = run.values[index] if index < len(run.values) else None
     return "-" if value is None else f"{value:.5g}"
 
 
-def _duration(seconds: float | None) -> str:
+def _format_seconds(seconds: float | None) -> str:
     return "-" if seconds is None else str(timedelta(seconds=int(seconds)))
 
 
-def _shortener(lines: Sequence[RunStatus]) -> Callable[[str], str]:
-    """Leave of a key what tells it from the others, and of a number four digits."""
-    keys = {word.partition("=")[0] for line in lines for word in line.params.split()}
-    last = Counter(key.rpartition(".")[2] for key in keys)
+def _make_shortener(runs: Sequence[RunStatus]) -> Callable[[str], str]:
+    """Return a function that shortens `key=value` words.
 
-    def short(params: str) -> str:
-        told = []
+    Of a dotted key only the last part is left, if no other key ends with it; numbers are rounded.
+    """
+    keys = {word.partition("=")[0] for run in runs for word in run.params.split()}
+    last_parts = Counter(key.rpartition(".")[2] for key in keys)
+
+    def shorten(params: str) -> str:
+        words = []
         for word in params.split():
             key, is_assigned, value = word.partition("=")
             name = key.rpartition(".")[2]
-            told.append(f"{name if last[name] == 1 else key}{is_assigned}{value}")
-        return shorten_numbers(" ".join(told))
+            words.append(f"{name if last_parts[name] == 1 else key}{is_assigned}{value}")
+        return shorten_numbers(" ".join(words))
 
-    return short
+    return shorten
 
 
 class LiveTable:
-    """Redraws a table at the bottom of the terminal; what is logged meanwhile goes above it.
+    """A table at the bottom of the terminal that redraws itself. Log lines appear above it.
 
-    Where there is no terminal, it does nothing.
+    Without a terminal it does nothing.
     """
 
-    def __init__(self, look: Callable[[], SweepStatus], console: Console | None = None) -> None:
-        self._look = look
+    def __init__(
+        self, read_status: Callable[[], SweepStatus], console: Console | None = None
+    ) -> None:
+        self._read_status = read_status
         self._console = console or Console()
         self._live: Live | None = None
         self._drawn_at = 0.0
@@ -171,7 +180,7 @@ class LiveTable:
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
             self._live.start()
-            # Loggers know the stream from before; only rich's stand-in keeps lines off the table.
+            # Handlers hold the original stream. Only rich's replacement prints above the table.
             for handler in logging.getLogger().handlers:
                 if getattr(handler, "stream", None) is sys.__stdout__:
                     assert isinstance(handler, logging.StreamHandler)
@@ -190,9 +199,10 @@ class LiveTable:
             handler.setStream(sys.__stdout__)
 
     def refresh(self) -> None:
-        """Draw what there is now, if the last drawing is a second old."""
-        if self._live is None or time.monotonic() - self._drawn_at < REFRESH_EVERY:
+        """Redraw the table if the last drawing is more than a second old."""
+        if self._live is None or time.monotonic() - self._drawn_at < REFRESH_SECONDS:
             return
         self._drawn_at = time.monotonic()
         size = self._console.size
-        self._live.update(render_table(self._look(), size.width, size.height), refresh=True)
+        table = render_table(self._read_status(), size.width, size.height)
+        self._live.update(table, refresh=True)

@@ -1,4 +1,4 @@
-"""A run as a process: started or resumed in its folder, stopped, and what its end means."""
+"""Runs a task in a slot: starts or resumes its process, stops it, and interprets its exit."""
 
 from __future__ import annotations
 
@@ -18,152 +18,166 @@ from llmdreamer.sweep.run_folder import (
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 
-# What a resumed run takes from the command line; all else is in its saved configuration.
-_KEPT = ("threads", "device", "trust", "tracking.")
-# On these a run has written its checkpoint and left: it is asked to, and so may a scheduler.
-_ASKED = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT)
+# Overrides that a resumed run still takes; all other values come from its saved configuration.
+_RESUME_KEYS = ("threads", "device", "trust", "tracking.")
+# Exit codes of a run that wrote its checkpoint on a signal, from its driver or from a scheduler.
+_STOPPED_BY_SIGNAL = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT)
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one process: on a device, or with a share of the cores."""
+    """Room for one process, on a device or with a share of the CPU cores."""
 
     device: str | None  # as CUDA_VISIBLE_DEVICES names it
     threads: int
 
     def environment(self) -> dict[str, str]:
-        found = {"OMP_NUM_THREADS": str(self.threads)}
+        variables = {"OMP_NUM_THREADS": str(self.threads)}
         if self.device is not None:
-            found["CUDA_VISIBLE_DEVICES"] = self.device
-        return found
+            variables["CUDA_VISIBLE_DEVICES"] = self.device
+        return variables
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What is started, and how patiently."""
+    """How a sweep starts its runs; the same for all workers."""
 
     command: list[str]
-    engine: Engine  # where it lives
-    hydra: list[str]  # Hydra's own overrides, of every run
-    objective: str  # which may be another now than when a run began
-    set_threads: bool  # whether `threads` is ours to give
-    retries: int  # deaths without a new checkpoint in between, before a run has failed
+    launcher: Engine
+    hydra_overrides: list[str]
+    objective: str  # may differ from the one that a resumed run was started with
+    set_threads: bool  # True: `threads` is set to the slot's share
+    retries: int  # restarts without a new checkpoint in between, before a run counts as failed
     stop_within: float  # seconds from SIGTERM to SIGKILL
 
 
 @dataclass
 class Worker:
-    """A run in a slot, over as many processes as it takes."""
+    """A run in a slot. Restarts may take it over several processes."""
 
     task: RunTask
     slot: Slot
-    program: WorkerOptions
-    tail: CurveReader = field(init=False)
-    seconds: float = 0.0
+    options: WorkerOptions
+    curve_reader: CurveReader = field(init=False)
+    seconds: float = 0.0  # that its processes ran, together
     _job: Job | None = None
-    _code: int | None = None  # of its exit
-    _began: float = 0.0
-    _deaths: int = 0
-    _checkpoint: str | None = None
-    _asked_at: float | None = None  # when this process was asked to leave
-    _wanted: bool = False
+    _exit_code: int | None = None
+    _started_at: float = 0.0
+    _deaths: int = 0  # in a row, without a new checkpoint
+    _checkpoint: str | None = None  # the newest when the process started
+    _stop_sent_at: float | None = None
+    _stop_is_final: bool = False
 
     def __post_init__(self) -> None:
-        self.tail = CurveReader(self.task.folder)
+        self.curve_reader = CurveReader(self.task.folder)
 
     def start(self) -> bool:
-        """Start a process, which resumes if there is a checkpoint. Returns whether it does."""
+        """Start a process and return True if it resumes from a checkpoint."""
         folder = self.task.folder
         folder.mkdir(parents=True, exist_ok=True)
         self._checkpoint = newest_checkpoint(folder)
         resumes = self._checkpoint is not None
-        overrides = [*self.task.overrides]
-        if self.program.set_threads:
-            overrides.append(f"threads={self.slot.threads}")
-        if resumes:
-            overrides = [o for o in overrides if o.lstrip("+~").startswith(_KEPT)]
-            overrides += [
-                f"resume={_quoted(str(folder))}",
-                f"objective={_quoted(self.program.objective)}",
-            ]
-        self.tail = CurveReader(folder)
-        arguments = [*overrides, *self.program.hydra, f"hydra.run.dir={_quoted(str(folder))}"]
-        order = Order([*self.program.command, *arguments], self._environment(), folder)
-        self._asked_at = None
-        self._job, self._code = self.program.engine.start(order), None
-        self._began = time.monotonic()
+        self.curve_reader = CurveReader(folder)
+        arguments = [
+            *self._overrides(resumes=resumes),
+            *self.options.hydra_overrides,
+            f"hydra.run.dir={_quote(str(folder))}",
+        ]
+        order = Order([*self.options.command, *arguments], self._environment(), folder)
+        self._stop_sent_at = None
+        self._job, self._exit_code = self.options.launcher.start(order), None
+        self._started_at = time.monotonic()
         return resumes
 
+    def _overrides(self, *, resumes: bool) -> list[str]:
+        overrides = [*self.task.overrides]
+        if self.options.set_threads:
+            overrides.append(f"threads={self.slot.threads}")
+        if not resumes:
+            return overrides
+        return [
+            *(o for o in overrides if o.lstrip("+~").startswith(_RESUME_KEYS)),
+            f"resume={_quote(str(self.task.folder))}",
+            f"objective={_quote(self.options.objective)}",
+        ]
+
     def _environment(self) -> dict[str, str]:
-        return self.slot.environment() | {
-            # A place may have inherited another sweep's.
-            **{one: os.environ[one] for one in (PARENT_VARIABLE,) if one in os.environ},
-            TRIAL_VARIABLE: json.dumps(self.task.tags),
-            "COLUMNS": "200",
-        }
+        # Set explicitly: a scheduler's worker may have inherited the parent run of another sweep.
+        parent = {key: os.environ[key] for key in (PARENT_VARIABLE,) if key in os.environ}
+        trial = {TRIAL_VARIABLE: json.dumps(self.task.tags), "COLUMNS": "200"}
+        return self.slot.environment() | parent | trial
 
     def has_exited(self) -> bool:
         assert self._job is not None
-        if self._code is None and (code := self._job.poll()) is not None:
-            self._code = code
-            self.seconds += time.monotonic() - self._began
-        return self._code is not None
+        if self._exit_code is None and (code := self._job.poll()) is not None:
+            self._exit_code = code
+            self.seconds += time.monotonic() - self._started_at
+        return self._exit_code is not None
 
     def outcome(self, *, interrupted: bool) -> RunOutcome | None:
-        """What the exit means; None if the run is to be gone on with, now or by the next driver."""
-        assert self._code is not None
-        code = self._code
+        """Interpret the exit of the process.
+
+        Args:
+            interrupted: whether the driver itself is being stopped.
+
+        Returns:
+            None if the run is to be resumed, by this driver or, if `interrupted`, by the next one.
+        """
+        assert self._exit_code is not None
+        code = self._exit_code
         if code == 0 or is_finished(self.task.folder):
             return self.finished()
-        left = code < 0 or code in _ASKED
-        if left and self._wanted:
+        by_signal = code < 0 or code in _STOPPED_BY_SIGNAL
+        if by_signal and self._stop_is_final:
             return self._outcome("stopped")
-        if left and interrupted:
+        if by_signal and interrupted:
             return None
-        if not left:
-            return self._outcome(
-                "failed", last_output_line(self.task.folder) or f"exit code {code}", code
-            )
-        advanced = newest_checkpoint(self.task.folder) != self._checkpoint
-        self._deaths = 1 if advanced else self._deaths + 1
-        if self._deaths <= self.program.retries:
+        if not by_signal:
+            cause = last_output_line(self.task.folder) or f"exit code {code}"
+            return self._outcome("failed", cause, code)
+        return self._outcome_of_death(code)
+
+    def _outcome_of_death(self, code: int) -> RunOutcome | None:
+        """Return None to restart the run, until the retries are used up."""
+        has_new_checkpoint = newest_checkpoint(self.task.folder) != self._checkpoint
+        self._deaths = 1 if has_new_checkpoint else self._deaths + 1
+        if self._deaths <= self.options.retries:
             return None
-        cause = f"ended by signal {-code if code < 0 else code - 128}, {self._deaths} times"
-        said = last_output_line(self.task.folder)
-        told = f"; the last it said: {said}" if said else ""
-        return self._outcome("failed", f"{cause} without a new checkpoint{told}", 1)
+        number = -code if code < 0 else code - 128
+        cause = f"ended by signal {number}, {self._deaths} times without a new checkpoint"
+        if last_line := last_output_line(self.task.folder):
+            cause += f"; its last output: {last_line}"
+        return self._outcome("failed", cause, 1)
 
     def finished(self) -> RunOutcome:
         return self._outcome("finished")
 
     def _outcome(self, kind: str, cause: str = "", code: int = 0) -> RunOutcome:
-        tail = CurveReader(self.task.folder)
-        return RunOutcome(kind, tail.read(), tail.env_step, cause, code)  # type: ignore[arg-type]
+        reader = CurveReader(self.task.folder)
+        return RunOutcome(kind, reader.read(), reader.env_step, cause, code)  # type: ignore[arg-type]
 
-    def stop(self, *, wanted: bool) -> None:
-        """Have the run write its checkpoint and leave. `wanted`: it is not to be gone on with."""
-        self._wanted = self._wanted or wanted
-        # Not `has_exited`: that may ask a scheduler, and a signal's handler stops us.
-        if self._job is not None and self._code is None:
-            self._asked_at = time.monotonic()
+    def stop(self, *, is_final: bool) -> None:
+        """Let the run write its checkpoint and exit. `is_final`: the run will not be resumed."""
+        self._stop_is_final = self._stop_is_final or is_final
+        # Not `has_exited`: it may ask a scheduler, and this method is called by a signal handler.
+        if self._job is not None and self._exit_code is None:
+            self._stop_sent_at = time.monotonic()
             self._job.terminate()
 
     def is_stopping(self) -> bool:
-        return self._asked_at is not None
+        return self._stop_sent_at is not None
 
     def kill_if_late(self) -> None:
-        if (
-            self._asked_at is not None
-            and time.monotonic() - self._asked_at > self.program.stop_within
-        ):
+        sent_at = self._stop_sent_at
+        if sent_at is not None and time.monotonic() - sent_at > self.options.stop_within:
             self.kill()
 
     def kill(self) -> None:
-        if self._job is not None and self._code is None:
+        if self._job is not None and self._exit_code is None:
             self._job.kill()
 
 
-def _quoted(text: str) -> str:
-    """A text that Hydra's grammar takes as it is."""
+def _quote(text: str) -> str:
+    """Quote a text for Hydra's override grammar, so that it is read literally."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
     return f"'{escaped}'"

@@ -1,4 +1,4 @@
-"""The laws of a grid, with real processes and real kills; the trials are stand-ins."""
+"""Grids with real driver processes and real kills. The runs are fake."""
 
 import json
 import os
@@ -14,61 +14,61 @@ from llmdreamer.sweep.rerun import Rerun
 from llmdreamer.sweep.run_lock import hold_run_lock
 
 
-def test_every_combination_is_run_once_and_what_has_no_effect_makes_no_cell(sweeper):
+def test_grid_runs_each_combination_once_without_values_that_have_no_effect(sweeper):
     code, out = sweeper("peft=false,true", "lora.r=4,8", "hydra.sweeper.n_jobs=2")
     assert code == 0, out
     assert [row["label"] for row in sweeper.rows()] == [
         "peft=false lora.r=4", "peft=true lora.r=4", "peft=true lora.r=8",
     ]  # fmt: skip
-    assert "4 combinations are 3 cells" in out
+    assert "4 combinations" in out and "3 cells" in out
     assert len(sweeper.cells) == 3
     assert all(len(read_starts(cell)) == 1 for cell in sweeper.cells)
 
 
-def test_the_same_command_runs_nothing_again_and_a_wider_one_only_what_is_new(sweeper):
+def test_repeated_grid_runs_only_new_cells(sweeper):
     sweeper("replay_ratio=1,2")
     _, out = sweeper("replay_ratio=1,2")
-    assert "2 of 2 cells were finished before" in out
+    assert "2 of 2 cells" in out
     sweeper("replay_ratio=1,2,4")
     assert [len(read_starts(cell)) for cell in sweeper.cells] == [1, 1, 1]
-    # Another dimension whose first value is the old one.
+    # A new dimension whose first value is the default.
     sweeper("replay_ratio=1", "algo.horizon=15,16")
     assert [len(read_starts(cell)) for cell in sweeper.cells] == [1, 1, 1, 1]
 
 
-def test_rerun_runs_finished_cells_again_and_keeps_what_they_left(sweeper):
+def test_rerun_repeats_finished_cells_and_keeps_their_old_folders(sweeper):
     sweeper("seed=3")
     (cell,) = sweeper.cells
     old = read_starts(cell)
     sweeper("seed=3", "rerun=true")
-    assert read_starts(kept(cell)) == old
+    assert read_starts(old_folder(cell)) == old
     assert read_starts(cell) != old
 
 
-def kept(cell, number=1):
+def old_folder(cell, number=1):
     return cell.with_name(f"{cell.name}.{number}")
 
 
-def test_a_rerun_that_was_stopped_goes_on_and_one_that_is_complete_begins_anew(sweeper):
+def test_stopped_rerun_continues_and_completed_rerun_starts_over(sweeper):
     rerun = ["seed=0,1", "rerun=true"]
     sweeper("seed=0,1")
-    one, two = sweeper.cells
+    first, second = sweeper.cells
     driver = sweeper.start(*rerun, FAKE_RUN_STEP_SECONDS="0.1")
-    wait_until(lambda: kept(two).exists() and checkpoints(two))
+    wait_until(lambda: old_folder(second).exists() and checkpoints(second))
     driver.send_signal(signal.SIGINT)
     driver.communicate(timeout=300)
     code, out = sweeper(*rerun)
     assert code == 0, out
-    assert "1 of 2 cells are done of the rerun that goes on" in out
-    assert [len(read_starts(cell)) for cell in (one, two)] == [1, 2]
-    assert int(read_starts(two)[1][0]) >= 1
-    assert not kept(two, 2).exists()
+    assert "1 of 2 cells" in out
+    assert [len(read_starts(cell)) for cell in (first, second)] == [1, 2]
+    assert int(read_starts(second)[1][0]) >= 1
+    assert not old_folder(second, 2).exists()
     sweeper(*rerun)
-    assert kept(one, 2).exists()
-    assert kept(two, 2).exists()
+    assert old_folder(first, 2).exists()
+    assert old_folder(second, 2).exists()
 
 
-def test_a_rerun_is_complete_once_what_failed_is_done_whoever_did_it(sweeper):
+def test_rerun_is_complete_once_a_plain_command_finishes_its_failed_cells(sweeper):
     sweeper("seed=0,1", "rerun=true", FAKE_RUN_FAIL_SEED="1")
     assert [len(read_starts(cell)) for cell in sweeper.cells] == [1, 1]
     sweeper("seed=0,1")
@@ -81,17 +81,17 @@ def test_two_drivers_share_a_rerun(sweeper):
     sweeper("seed=0,1,2,3")
     cells = sweeper.cells
     busy = sweeper.start("seed=0,1,2,3", "rerun=true", FAKE_RUN_STEP_SECONDS="0.4")
-    wait_until(lambda: kept(cells[0]).exists() and checkpoints(cells[0]))
+    wait_until(lambda: old_folder(cells[0]).exists() and checkpoints(cells[0]))
     quick = sweeper.start("seed=0,1,2,3", "rerun=true")
     for driver in (busy, quick):
         out, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, out
     assert [len(read_starts(cell)) for cell in cells] == [1, 1, 1, 1]
-    assert [kept(cell).exists() for cell in cells] == [True] * 4
-    assert not any(kept(cell, 2).exists() for cell in cells)
+    assert [old_folder(cell).exists() for cell in cells] == [True] * 4
+    assert not any(old_folder(cell, 2).exists() for cell in cells)
 
 
-def test_a_rerun_puts_aside_what_is_half_done_too(sweeper):
+def test_rerun_moves_unfinished_runs_aside_too(sweeper):
     driver = sweeper.start("seed=0", FAKE_RUN_STEP_SECONDS="0.2")
     wait_until(lambda: sweeper.cells and checkpoints(sweeper.cells[0]))
     driver.send_signal(signal.SIGINT)
@@ -99,32 +99,32 @@ def test_a_rerun_puts_aside_what_is_half_done_too(sweeper):
     (cell,) = sweeper.cells
     old = read_starts(cell)
     sweeper("seed=0", "rerun=true")
-    assert read_starts(kept(cell)) == old
+    assert read_starts(old_folder(cell)) == old
     assert [start[0] for start in read_starts(cell)] == ["0"]
 
 
-def test_a_rerun_moves_no_folder_that_a_process_lives_in(tmp_path):
+def test_rerun_moves_no_folder_that_a_process_has_locked(tmp_path):
     rerun = Rerun(tmp_path / "sweep")
-    rerun.begin()
+    rerun.start_or_join()
     cell = tmp_path / "cell"
     cell.mkdir()
     with hold_run_lock(cell):
-        assert not rerun.take(cell)
-    assert rerun.take(cell)
-    assert kept(cell).exists()
+        assert not rerun.claim(cell)
+    assert rerun.claim(cell)
+    assert old_folder(cell).exists()
 
 
-def test_seeds_repeat_each_cell_and_the_table_aggregates_them(sweeper):
+def test_seeds_repeat_each_cell_and_are_aggregated_in_the_table(sweeper):
     code, out = sweeper("algo.horizon=5,6", "seeds=3", "seed=2", "hydra.sweeper.n_jobs=2")
     assert code == 0, out
     assert sorted(int(row["seed"]) for row in sweeper.rows()) == [2, 2, 3, 3, 4, 4]
-    # The stand-in's return is 10 * (1 + seed): 30, 40, 50.
+    # The fake run's return is 10 * (1 + seed): 30, 40, 50.
     assert out.count("40 ± 10") == 2
     sweeper("algo.horizon=5,6", "seed=2,3,4")
     assert all(len(read_starts(cell)) == 1 for cell in sweeper.cells)
 
 
-def test_a_failing_cell_leaves_the_others_alone_and_tells_why(sweeper):
+def test_failing_cell_is_reported_with_its_cause_and_stops_no_other(sweeper):
     code, out = sweeper("seed=0,1,2", FAKE_RUN_FAIL_SEED="1")
     assert code == 1
     assert [row["state"] for row in sweeper.rows()] == ["finished", "failed", "finished"]
@@ -134,21 +134,21 @@ def test_a_failing_cell_leaves_the_others_alone_and_tells_why(sweeper):
     assert [len(read_starts(cell)) for cell in sweeper.cells] == [1, 2, 1]
 
 
-def test_a_cell_without_memory_leaves_the_others_alone(sweeper):
+def test_cell_that_runs_out_of_memory_stops_no_other(sweeper):
     code, out = sweeper("seed=0,1", FAKE_RUN_OUT_OF_MEMORY_SEED="0")
     assert code == 1 and out.rstrip().endswith("1 of 2 runs failed")
     assert [row["state"] for row in sweeper.rows()] == ["failed", "finished"]
     assert sweeper.rows()[0]["cause"] == "MemoryError"
 
 
-def test_a_refused_cell_leaves_the_others_alone(sweeper):
+def test_refused_cell_stops_no_other(sweeper):
     code, out = sweeper("algo.horizon=0,5")
     assert code == 2
     assert [row["state"] for row in sweeper.rows()] == ["failed", "finished"]
     assert "algo.horizon=0: must be >= 1" in out
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(sweeper):
+def test_killed_run_resumes_from_its_checkpoint(sweeper):
     driver = sweeper.start("seed=0", FAKE_RUN_STEP_SECONDS="0.1")
     wait_until(lambda: sweeper.cells and checkpoints(sweeper.cells[0]))
     (cell,) = sweeper.cells
@@ -160,7 +160,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(sweeper):
     assert sweeper.rows()[0]["eval/return"] == "10.0"
 
 
-def test_a_killed_driver_takes_its_runs_along_and_the_same_command_goes_on(sweeper):
+def test_killed_driver_ends_its_runs_and_the_same_command_resumes_them(sweeper):
     driver = sweeper.start("seed=0,1", "hydra.sweeper.n_jobs=2", FAKE_RUN_STEP_SECONDS="0.2")
     wait_until(lambda: sum(bool(checkpoints(cell)) for cell in sweeper.cells) == 2)
     driver.kill()
@@ -171,21 +171,20 @@ def test_a_killed_driver_takes_its_runs_along_and_the_same_command_goes_on(sweep
     assert all(int(read_starts(cell)[1][0]) >= 1 for cell in sweeper.cells)
 
 
-def test_ctrl_c_lets_the_runs_write_checkpoints_and_the_same_command_goes_on(sweeper):
+def test_ctrl_c_writes_checkpoints_and_the_same_command_resumes_them(sweeper):
     driver = sweeper.start("seed=0,1", FAKE_RUN_STEP_SECONDS="0.2")
     wait_until(lambda: sweeper.cells and checkpoints(sweeper.cells[0]))
     driver.send_signal(signal.SIGINT)
     out, _ = driver.communicate(timeout=300)
     assert driver.returncode == 130, out
-    assert "the same command goes on" in out
     assert is_gone(read_starts(sweeper.cells[0])[0][1])
     assert sweeper("seed=0,1")[0] == 0
     assert [len(read_starts(cell)) for cell in sweeper.cells] == [2, 1]
 
 
 def test_two_drivers_share_a_grid(sweeper):
-    one, two = (sweeper.start("seed=0,1,2,3", FAKE_RUN_STEP_SECONDS="0.05") for _ in range(2))
-    for driver in (one, two):
+    drivers = [sweeper.start("seed=0,1,2,3", FAKE_RUN_STEP_SECONDS="0.05") for _ in range(2)]
+    for driver in drivers:
         out, _ = driver.communicate(timeout=300)
         assert driver.returncode == 0, out
     assert [len(read_starts(cell)) for cell in sweeper.cells] == [1, 1, 1, 1]
@@ -194,28 +193,29 @@ def test_two_drivers_share_a_grid(sweeper):
 @pytest.mark.parametrize(
     "flags",
     [["--config-dir=whole", "--config-name=other"], ["--config-path={whole}"]],
-    ids=["a file of one's own", "a folder of one's own"],
+    ids=["another file", "another folder"],
 )
-def test_the_runs_of_another_configuration_are_told_which(sweeper, tmp_path, flags):
-    whole = tmp_path / "whole"
-    shutil.copytree(ROOT / "conf", whole)
-    text = (whole / "config.yaml").read_text().replace("replay_ratio: 0.5", "replay_ratio: 2")
-    (whole / ("other" if len(flags) == 2 else "config")).with_suffix(".yaml").write_text(text)
-    flags = [flag.format(whole=os.path.relpath(whole, ROOT)) for flag in flags]
+def test_runs_use_the_configuration_that_the_driver_was_given(sweeper, tmp_path, flags):
+    conf = tmp_path / "whole"
+    shutil.copytree(ROOT / "conf", conf)
+    text = (conf / "config.yaml").read_text().replace("replay_ratio: 0.5", "replay_ratio: 2")
+    name = "other" if len(flags) == 2 else "config"
+    (conf / name).with_suffix(".yaml").write_text(text)
+    flags = [flag.format(whole=os.path.relpath(conf, ROOT)) for flag in flags]
     sweeper("seed=0,1")
     code, out = sweeper("seed=0,1", *flags)
     assert code == 0, out
     assert len(sweeper.cells) == 4
     assert len([*tmp_path.glob("outputs/sweeps/*")]) == 2
-    told = [json.loads((cell / "config.yaml").read_text()) for cell in sweeper.cells]
-    others = {tuple(f"{key}={one[key]}" for key in one if key.startswith("--")) for one in told}
-    assert len(others) == 2  # none of the first two runs, the same of the others
-    command = [sys.executable, str(ROOT / "run.py"), *max(others, key=len), "--cfg", "job"]
+    runs = [json.loads((cell / "config.yaml").read_text()) for cell in sweeper.cells]
+    run_flags = {tuple(f"{k}={run[k]}" for k in run if k.startswith("--")) for run in runs}
+    assert len(run_flags) == 2  # none for the first two runs, the same for the other two
+    command = [sys.executable, str(ROOT / "run.py"), *max(run_flags, key=len), "--cfg", "job"]
     composed = subprocess.check_output(command, cwd="/", text=True)
     assert "\nreplay_ratio: 2.0\n" in composed
 
 
-def test_slots_share_the_cores_and_know_their_devices(sweeper, monkeypatch):
+def test_slots_share_the_cores_and_get_their_devices(sweeper, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     sweeper("seed=0,1", "hydra.sweeper.devices=[0,1]", "hydra.sweeper.per_device=1")

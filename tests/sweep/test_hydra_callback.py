@@ -1,4 +1,4 @@
-"""The laws of a sweep's parent run, against real SQLite stores and a real Hydra multirun."""
+"""The MLflow run of a sweep, with real SQLite stores and a real Hydra multirun."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def config(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictConfig:
-    monkeypatch.setenv(PARENT_VARIABLE, "of another sweep")
+    monkeypatch.setenv(PARENT_VARIABLE, "ID of another sweep")
     monkeypatch.setattr(sys, "argv", ["run.py", "-m", "seed=1,2", "hub.hf_token=abc"])
     return OmegaConf.create(
         {
@@ -39,8 +39,8 @@ def config(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DictCon
     )
 
 
-def begin_job(uri: str, overrides: str, value: float | None, status: str) -> None:
-    """What a job does: its run names the parent that the environment names."""
+def record_job(uri: str, overrides: str, value: float | None, status: str) -> None:
+    """Record a job's run as a child of the parent in the environment variable."""
     client = connect(uri)
     tags = {"mlflow.parentRunId": os.environ[PARENT_VARIABLE], "overrides": overrides}
     run = client.create_run(prepare(uri, EXPERIMENT), run_name=f"run {overrides}", tags=tags)
@@ -50,13 +50,13 @@ def begin_job(uri: str, overrides: str, value: float | None, status: str) -> Non
     client.set_terminated(run.info.run_id, status)
 
 
-def test_a_sweep_is_a_run_with_the_results_of_its_jobs(uri: str, config: DictConfig):
-    sweep = ParentRunCallback()
-    sweep.on_multirun_start(config)
+def test_sweep_is_recorded_as_a_run_with_the_results_of_its_jobs(uri: str, config: DictConfig):
+    callback = ParentRunCallback()
+    callback.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
-    begin_job(uri, "seed=1", 10.0, "FINISHED")
-    begin_job(uri, "seed=2", 12.5, "FINISHED")
-    sweep.on_multirun_end(config)
+    record_job(uri, "seed=1", 10.0, "FINISHED")
+    record_job(uri, "seed=2", 12.5, "FINISHED")
+    callback.on_multirun_end(config)
 
     run = connect(uri).get_run(run_id)
     assert run.info.run_name == "2026-01-02/10-11-12"
@@ -73,61 +73,61 @@ def test_a_sweep_is_a_run_with_the_results_of_its_jobs(uri: str, config: DictCon
     assert PARENT_VARIABLE not in os.environ
 
 
-def test_a_job_that_failed_before_its_run_began_fails_the_sweep(uri: str, config: DictConfig):
-    sweep = ParentRunCallback()
-    sweep.on_multirun_start(config)
+def test_job_that_failed_without_a_run_fails_the_sweep(uri: str, config: DictConfig):
+    callback = ParentRunCallback()
+    callback.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
-    begin_job(uri, "seed=1", 10.0, "FINISHED")
+    record_job(uri, "seed=1", 10.0, "FINISHED")
     failed = JobReturn(overrides=["seed=2"], status=JobStatus.FAILED)
-    sweep.on_job_end(config, failed)
-    sweep.on_multirun_end(config)
+    callback.on_job_end(config, failed)
+    callback.on_multirun_end(config)
     run = connect(uri).get_run(run_id)
     assert run.info.status == "FAILED"
     assert "| - | seed=2 |  | FAILED |" in run.data.tags["mlflow.note.content"]
 
 
-def test_a_job_of_another_process_that_failed_fails_the_sweep(uri: str, config: DictConfig):
-    sweep = ParentRunCallback()
-    sweep.on_multirun_start(config)
+def test_failed_job_of_another_process_fails_the_sweep(uri: str, config: DictConfig):
+    callback = ParentRunCallback()
+    callback.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
-    begin_job(uri, "seed=1", None, "FAILED")
-    sweep.on_multirun_end(config)
+    record_job(uri, "seed=1", None, "FAILED")
+    callback.on_multirun_end(config)
     assert connect(uri).get_run(run_id).info.status == "FAILED"
 
 
-def test_an_interrupted_sweep_is_killed(uri: str, config: DictConfig):
-    sweep = ParentRunCallback()
-    sweep.on_multirun_start(config)
+def test_interrupted_sweep_is_recorded_as_killed(uri: str, config: DictConfig):
+    callback = ParentRunCallback()
+    callback.on_multirun_start(config)
     run_id = os.environ[PARENT_VARIABLE]
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
-        sweep.on_multirun_end(config)
+        callback.on_multirun_end(config)
     assert connect(uri).get_run(run_id).info.status == "KILLED"
 
 
-def test_the_same_sweep_started_again_goes_on_with_its_run(uri: str, config: DictConfig):
+def test_restarted_sweep_reopens_its_run(uri: str, config: DictConfig):
     ids = []
     for _ in range(2):
-        sweep = ParentRunCallback()
-        sweep.on_multirun_start(config)
+        callback = ParentRunCallback()
+        callback.on_multirun_start(config)
         ids.append(os.environ[PARENT_VARIABLE])
         assert connect(uri).get_run(ids[-1]).info.status == "RUNNING"
-        sweep.on_multirun_end(config)
+        callback.on_multirun_end(config)
     assert ids[0] == ids[1]
 
 
 @pytest.mark.parametrize("bad", ["http://127.0.0.1:1", "./mlruns"])
-def test_a_store_that_fails_costs_the_sweep_one_line(
+def test_failing_store_costs_the_sweep_one_warning_line(
     config: DictConfig, caplog: pytest.LogCaptureFixture, bad: str
 ):
     config.tracking.uri = bad
-    sweep = ParentRunCallback()
+    callback = ParentRunCallback()
     with caplog.at_level(logging.WARNING, "llmdreamer"):
-        sweep.on_multirun_start(config)
-        sweep.on_multirun_end(config)
+        callback.on_multirun_start(config)
+        callback.on_multirun_end(config)
     (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("llmd")]
-    assert line.startswith("this sweep has no parent run")
+    assert "parent run" in line
     assert "\n" not in line
     assert PARENT_VARIABLE not in os.environ
 
@@ -167,7 +167,7 @@ tracking: {uri: null, experiment: test}
 """
 
 
-def test_hydra_calls_it(uri: str, tmp_path: Path):
+def test_hydra_calls_the_callback_in_a_multirun(uri: str, tmp_path: Path):
     (tmp_path / "app.py").write_text(APP)
     (tmp_path / "config.yaml").write_text(CONFIG.replace("null", uri))
     command = [sys.executable, "app.py", "-m", "seed=1,2", "hydra.sweep.dir=sweep"]
@@ -186,11 +186,11 @@ def test_hydra_calls_it(uri: str, tmp_path: Path):
     ]
 
 
-def test_a_tag_that_comes_after_the_end_is_uploaded_with_the_rest(uri: str, tmp_path: Path):
-    """A pruned run has ended when the driver says so, and its store may have been away."""
+def test_tag_set_after_the_end_is_uploaded_with_the_rest(uri: str, tmp_path: Path):
+    """The driver tags a pruned run after its end, and its store may be unreachable until then."""
     folder = tmp_path / "run"
     tracker = Tracker.start(folder, RunInfo("late", {}, {}), "http://127.0.0.1:1", EXPERIMENT)
-    tracker.finish("KILLED", timeout=120)  # a busy machine's shipper holds the folder for long
+    tracker.finish("KILLED", timeout=120)  # on a busy machine the shipper holds the folder for long
     tag_run(folder, "http://127.0.0.1:1", "pruned", "at env step 52")
     sync(folder, uri)
     client = connect(uri)

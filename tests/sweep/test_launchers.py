@@ -137,7 +137,7 @@ def test_a_run_whose_places_all_vanish_has_failed_for_what_the_last_one_said(tmp
     assert failed.kind == "failed"
     assert failed.cause == (
         "ended by signal 9, 2 times without a new checkpoint;"
-        " the last it said: no module named llmdreamer"
+        " its last output: no module named llmdreamer"
     )
 
 

@@ -1,7 +1,8 @@
-"""What a driver says of its slots' time, and whom a signal reaches."""
+"""The pool's report of its slots' utilization, and which runs a signal reaches."""
 
 import logging
 import os
+import re
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,77 +16,76 @@ from llmdreamer.sweep.pool import Pool
 from llmdreamer.sweep.run_source import RunTask
 from llmdreamer.sweep.worker import Slot, WorkerOptions
 
-BOARD = SimpleNamespace(mark_changed=lambda: None, refresh=lambda: None)
+REPORTER = SimpleNamespace(mark_changed=lambda: None, refresh=lambda: None)
 
 
-def test_a_slot_is_idle_only_while_there_is_something_to_start(monkeypatch, caplog):
-    """Both slots work from 0 on, the one for 10 seconds, the other for 15. A second after the first has
-    ended, it is known that nothing is to come."""
+def test_slot_counts_as_idle_only_while_a_task_is_available(monkeypatch, caplog):
+    """Both slots start at 0 s; one is busy for 10 s, the other for 15 s. At 11 s the source is empty."""
     now = 0.0
     monkeypatch.setattr(pool.time, "monotonic", lambda: now)
-    slots = Pool([Slot(None, 1)] * 2, program=None)
+    slots = Pool([Slot(None, 1)] * 2, options=None)
     slots._free.clear()
     now = 10.0
-    slots._count_unused(there_is_nothing=False)
+    slots._count_unused(no_task=False)
     slots._free.append(Slot(None, 1))
     now = 11.0
-    slots._count_unused(there_is_nothing=True)
+    slots._count_unused(no_task=True)
     now = 15.0
-    slots._busy = 10.0 + 15.0
+    slots._busy_seconds = 10.0 + 15.0
     with caplog.at_level(logging.INFO, "llmdreamer"):
         slots._log_utilization(15.0)
-    # 25 of the 30 seconds that two slots have, less the 4 in which one had nothing to start.
-    line = "2 slots for 15 s, 96.2% at work, not counting 2 s a slot with nothing to start"
-    assert caplog.messages == [line]
+    # Two slots have 30 s. One had nothing to start for 4 s, so 25 of 26 s are busy.
+    (line,) = caplog.messages
+    assert re.findall(r"[\d.]+", line) == ["2", "15", "96.2", "2"]
 
 
 @dataclass
-class Obedient:
-    """A process that leaves when it is asked to, or has died at once."""
+class FakeJob:
+    """A process that exits when it is terminated, or that has died already."""
 
     code: int | None = None
-    told: list[str] = field(default_factory=list)
+    signals: list[str] = field(default_factory=list)
 
     def poll(self) -> int | None:
         return self.code
 
     def terminate(self) -> None:
-        self.told.append("SIGTERM")
+        self.signals.append("SIGTERM")
         self.code = 128 + signal.SIGTERM
 
     def kill(self) -> None:
-        self.told.append("SIGKILL")
+        self.signals.append("SIGKILL")
         self.code = -signal.SIGKILL
 
 
 @dataclass
-class Endless:
-    """Engine and source of runs without end. In the midst of `when`, Ctrl-C is typed, `times` times."""
+class EndlessSource:
+    """A launcher and source of endless runs that sends Ctrl-C to the driver during one of its calls."""
 
     folder: Path
-    when: str
+    interrupt_during: str  # "next_task" or "start N"
     times: int = 1
-    typed: bool = False
-    jobs: list[Obedient] = field(default_factory=list)
+    interrupted: bool = False
+    jobs: list[FakeJob] = field(default_factory=list)
 
-    def start(self, order: Order) -> Obedient:
-        dies = self.when == "start 2" and not self.jobs
-        self.jobs.append(Obedient(-signal.SIGKILL if dies else None))
-        self._reach(f"start {len(self.jobs)}")
+    def start(self, order: Order) -> FakeJob:
+        dies = self.interrupt_during == "start 2" and not self.jobs
+        self.jobs.append(FakeJob(-signal.SIGKILL if dies else None))
+        self._interrupt_if_during(f"start {len(self.jobs)}")
         return self.jobs[-1]
 
     def next_task(self) -> RunTask:
-        self._reach("next_task")
+        self._interrupt_if_during("next_task")
         return RunTask(self.folder / f"{len(self.jobs)}", [], {}, "a run", 0)
 
-    def _reach(self, where: str) -> None:
-        if where == self.when and not self.typed:
-            self.typed = True
+    def _interrupt_if_during(self, call: str) -> None:
+        if call == self.interrupt_during and not self.interrupted:
+            self.interrupted = True
             for _ in range(self.times):
                 os.kill(os.getpid(), signal.SIGINT)
 
     def should_stop(self, *_) -> bool:
-        assert not self.typed, "nobody told this run"
+        assert not self.interrupted, "this run did not get the signal"
         return False
 
     def record_outcome(self, *_) -> None: ...
@@ -93,28 +93,28 @@ class Endless:
     def close(self) -> None: ...
 
     def run(self, slots: int) -> None:
-        program = WorkerOptions([], self, [], "eval/return", False, retries=3, stop_within=30)
+        options = WorkerOptions([], self, [], "eval/return", False, retries=3, stop_within=30)
         with pytest.raises(KeyboardInterrupt):
-            Pool([Slot(None, 1)] * slots, program).run(self, BOARD)
+            Pool([Slot(None, 1)] * slots, options).run(self, REPORTER)
 
 
 @pytest.mark.parametrize(
-    ("when", "slots", "told"),
+    ("interrupt_during", "slots", "signals"),
     [
         ("next_task", 3, []),
         ("start 1", 3, [["SIGTERM"]]),
-        ("start 2", 1, [[], ["SIGTERM"]]),  # of a run whose first process has died
+        ("start 2", 1, [[], ["SIGTERM"]]),  # the restart of a run whose process has died
     ],
 )
-def test_a_ctrl_c_in_the_midst_of_a_start_reaches_that_run_and_no_other_begins(
-    tmp_path, when, slots, told
+def test_ctrl_c_during_a_start_stops_that_run_and_starts_no_other(
+    tmp_path, interrupt_during, slots, signals
 ):
-    endless = Endless(tmp_path, when)
-    endless.run(slots)
-    assert [job.told for job in endless.jobs] == told
+    source = EndlessSource(tmp_path, interrupt_during)
+    source.run(slots)
+    assert [job.signals for job in source.jobs] == signals
 
 
-def test_a_second_ctrl_c_in_the_midst_of_a_start_kills_that_run(tmp_path):
-    endless = Endless(tmp_path, "start 1", times=2)
-    endless.run(slots=3)
-    assert [job.told for job in endless.jobs] == [["SIGKILL"]]
+def test_second_ctrl_c_during_a_start_kills_that_run(tmp_path):
+    source = EndlessSource(tmp_path, "start 1", times=2)
+    source.run(slots=3)
+    assert [job.signals for job in source.jobs] == [["SIGKILL"]]

@@ -1,4 +1,4 @@
-"""Every file in sweeps/: it composes, says what it searches, and its first and last runs are sound."""
+"""The files in sweeps/ compose, and their first and last runs pass every check."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 SPECS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
-def test_the_questions_are_there():
+def test_shipped_specifications_exist():
     assert {"ablation", "replay_ratio", "lora", "backbone_lr", "size_cost", "smoke"} <= {*SPECS}
 
 
@@ -27,17 +27,17 @@ def test_specification_that_compares_sizes_fixes_the_recipe(make_plan, name):
             assert len({plan.compose([*plan.fixed, f"model={size}"]).recipe for size in sizes}) == 1
 
 
-def test_sizes_are_compared_by_a_specification(make_plan):
+def test_some_specification_compares_sizes(make_plan):
     assert any("model" in plan.swept for name in SPECS for plan in make_plan(f"sweeps={name}"))
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_specification_is_sound(make_plan, name):
+def test_specification_passes_all_checks(make_plan, name):
     for plan in make_plan(f"sweeps={name}"):
         if plan.settings.n_trials is None:
             cells = list(combinations(plan))
             points = [
-                [*one.values, *one.fixed, f"seed={one.seed}"] for one in (cells[0], cells[-1])
+                [*cell.values, *cell.fixed, f"seed={cell.seed}"] for cell in (cells[0], cells[-1])
             ]
         else:
             dimensions = space(plan.swept)
@@ -45,14 +45,14 @@ def test_a_specification_is_sound(make_plan, name):
             make_pruner(plan)
             make_sampler(plan, dimensions, 0)
             assert budget(plan, dimensions) == plan.settings.n_trials
-            point = {key: first_of(one) for key, one in dimensions.items()}
+            point = {key: first_of(values) for key, values in dimensions.items()}
             points = [[*assigned(point), *arm] for arm in plan.arms.values()]
         for overrides in points:
             plan.compose([*plan.fixed, *overrides])
 
 
 @pytest.mark.parametrize(("typed", "cells"), [([], 18), (["seeds=5"], 30), (["seed=7"], 18)])
-def test_the_ablation_crosses_arms_and_seeds(make_plan, typed, cells):
+def test_ablation_crosses_arms_with_seeds(make_plan, typed, cells):
     for plan in make_plan("sweeps=ablation", *typed):
         arms = {config.arm(plan.compose([*plan.fixed, *arm])) for arm in plan.arms.values()}
         assert arms == {
@@ -61,13 +61,13 @@ def test_the_ablation_crosses_arms_and_seeds(make_plan, typed, cells):
         assert len(list(combinations(plan))) == cells
 
 
-def test_the_ablation_takes_a_checkpoint_in_a_folder(make_plan, tmp_path):
+def test_ablation_uses_a_local_checkpoint_in_language_model_arms(make_plan, tmp_path):
     for plan in make_plan("sweeps=ablation", f"backbone.path={tmp_path}"):
-        found = [plan.compose([*plan.fixed, *arm]) for arm in plan.arms.values()]
-        assert [one.backbone.path for one in found] == [None, None, *[str(tmp_path)] * 4]
+        configs = [plan.compose([*plan.fixed, *arm]) for arm in plan.arms.values()]
+        assert [config.backbone.path for config in configs] == [None, None, *[str(tmp_path)] * 4]
 
 
-def test_what_is_typed_wins_over_the_specification(make_plan):
+def test_typed_overrides_take_precedence_over_the_specification(make_plan):
     typed = ["sweeps=lora", "lora.r=4", "model=XS", "hydra.sweeper.n_trials=3"]
     typed.append("algo.optimizer.lora_lr=1e-4,1e-3")
     for plan in make_plan(*typed):
@@ -76,21 +76,19 @@ def test_what_is_typed_wins_over_the_specification(make_plan):
         assert (plan.base.lora.r, plan.base.size, plan.settings.n_trials) == (4, "XS", 3)
 
 
-def test_what_only_a_default_is_at_odds_with_is_not_refused(make_plan):
-    # At XS, which no cell has, a sequence is longer than all these steps.
+def test_values_that_conflict_only_with_a_default_are_accepted(make_plan):
+    # At the default XS, which no cell uses, a sequence is longer than all 24 steps.
     for plan in make_plan(
         "model=S,M", "peft=true,false", "algo.total_steps=24", "algo.learning_starts=16"
     ):
-        cells = [plan.compose([*plan.fixed, *one.values]) for one in combinations(plan)]
-        assert [one.size for one in cells] == ["S", "S", "M", "M"]
+        configs = [plan.compose([*plan.fixed, *cell.values]) for cell in combinations(plan)]
+        assert [config.size for config in configs] == ["S", "S", "M", "M"]
         assert plan.base.algo.total_steps == 24
-    with pytest.raises(
-        ConfigError, match=r"algo.total_steps=4 .* never fills a sequence of 5 rows"
-    ):
+    with pytest.raises(ConfigError, match=r"algo.total_steps=4 "):
         [*make_plan("model=S,M", "algo.total_steps=4", "algo.learning_starts=1")]
 
 
-def test_the_same_command_or_a_wider_one_finds_the_same_folder(make_plan):
+def test_same_command_or_one_with_more_values_finds_the_same_folder(make_plan):
     def folder(*typed):
         return next(iter([plan.folder.name for plan in make_plan(*typed)]))
 
@@ -101,6 +99,6 @@ def test_the_same_command_or_a_wider_one_finds_the_same_folder(make_plan):
     assert folder("sweeps=lora", "model=XS") == "lora"
 
 
-def test_the_usual_spellings_of_samplers_and_pruners_are_known(make_plan):
+def test_sampler_and_pruner_are_known_by_their_usual_spellings(make_plan):
     (plan,) = make_plan("sweeps=lora", "hydra.sweeper.sampler=NSGA-II", "hydra.sweeper.pruner=ASHA")
     assert (plan.settings.sampler, plan.settings.pruner) == ("nsgaii", "successive_halving")

@@ -16,7 +16,7 @@ from sweep_helpers import Sweeper, wait_until
 from llmdreamer.sweep.launchers import ray as rayengine
 from llmdreamer.sweep.launchers.ray import EngineLost, Hand
 from llmdreamer.sweep.launchers.ray_worker import alone
-from llmdreamer.sweep.settings import Ray
+from llmdreamer.sweep.settings import RaySettings
 from llmdreamer.utils.errors import ConfigError
 
 TWO = ["seed=0,1", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=g"]
@@ -106,10 +106,10 @@ def test_a_cluster_that_was_too_slow_to_come_up_is_started_again(
 
     monkeypatch.setattr(rayengine, "Hand", Stub)
     if words[-1] is None:
-        rayengine.RayEngine(Ray(), tmp_path, 15).close()
+        rayengine.RayEngine(RaySettings(), tmp_path, 15).close()
     else:
         with pytest.raises(ConfigError, match=f"hydra/launcher=ray: {re.escape(words[0])}"):
-            rayengine.RayEngine(Ray(), tmp_path, 15)
+            rayengine.RayEngine(RaySettings(), tmp_path, 15)
     assert len(begun) == starts
     assert ended == begun  # no process is left behind
 

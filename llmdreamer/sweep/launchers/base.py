@@ -73,7 +73,7 @@ class Local:
 
 
 def spawn(order: Order, inherited: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start the process as a child of this one: it leaves when we are gone (member.py).
+    """Start the process as a child of this one: it leaves when we are gone (run_lock.py).
 
     Args:
         inherited: variables of the driver's, for what is not set here.

@@ -70,17 +70,13 @@ def main() -> None:
 
 def mark_parts(update: Update) -> None:
     """Name what `Learner.update` calls, for the profiler."""
-    agent, optimizer, pieces = (
-        update.learner.agent,
-        update.learner.optimizer,
-        update.learner.pieces,
-    )
+    agent, optimizer = update.learner.agent, update.learner.optimizer
     named: list[tuple[Any, str, str]] = [
-        (pieces, "observe", "world model, forward"),
-        (agent.world_model, "select", "starts"),
-        (step, "imagine", "dream"),
-        (pieces, "judge", "actor and critic on the dream"),
-        (pieces, "judge_replay", "critic on replay"),
+        (agent.world_model, "loss", "world model, forward"),
+        (agent.world_model, "start_imagination", "starts"),
+        (step, "imagine", "imagination"),
+        (agent.behavior, "imagination_loss", "actor and critic on imagination"),
+        (agent.behavior, "replay_loss", "critic on replay"),
         (optimizer, "step", "backward"),
         (optimizer.inner, "step", "optimiser"),
         (agent.behavior, "update_slow_critic", "optimiser"),

@@ -240,8 +240,8 @@ def saving(folder: Path, saves: int) -> int:
     prepare(config.threads)
     trainer = Trainer(config, folder)
     while not trainer.updates:
-        trainer.live()
-        list(trainer.learn())
+        trainer.collect_step()
+        list(trainer.train_updates())
     updates, held = Spent(), Spent()
     with Saver(Checkpoints(folder / "checkpoints", 2), check_finite) as saver:
         for _ in range(saves):

@@ -54,8 +54,8 @@ prepare(1)
 steps = int(sys.argv[2])
 trainer = Trainer(compose([*sys.argv[3:], f"algo.total_steps={steps}"]), Path(sys.argv[1]))
 for step in range(1, steps + 1):
-    trainer.live()
-    list(trainer.learn())
+    trainer.collect_step()
+    list(trainer.train_updates())
     if step % (steps // 10) == 0:
         print(psutil.Process().memory_info().rss)
 trainer.close()

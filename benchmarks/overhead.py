@@ -114,12 +114,12 @@ def acting(overrides: Sequence[str], count: int = 300) -> list[float]:
     prepare(config.threads)
     torch.manual_seed(0)
     agent = Agent(config, CARTPOLE)
-    memory, first = agent.initial(1), torch.zeros(1, dtype=torch.bool)
+    state, first = agent.initial_state(1), torch.zeros(1, dtype=torch.bool)
     seconds = []
     for _ in range(count):
-        row = {"state": torch.randn(1, 4)}
+        observations = {"state": torch.randn(1, 4)}
         begin = time.perf_counter()
-        action, memory = agent.act(row, first, memory, explore=True)
+        action, state = agent.act(observations, first, state, explore=True)
         action.numpy()
         seconds.append(time.perf_counter() - begin)
     return seconds[count // 10 :]

@@ -16,6 +16,7 @@ import json
 import statistics
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from rich.table import Table
 from workload import PEER_SHAPES, PHASES, Update, gemm_peak
 
 from llmdreamer.training.clock import peak_memory
+from llmdreamer.training.compile import uncompiled
 from llmdreamer.utils.device import prepare
 
 
@@ -81,8 +83,8 @@ def main() -> None:
 def measure(backbone: str, update: Update, repeat: int) -> list[dict]:
     """Medians over `repeat` updates: of plain ones, and with `compile=true` of compiled ones."""
     peak, flops = gemm_peak(str(update.device), clock=update.clock), update.flops()
-    forms = [update.learner.pieces.eagerly]
-    if update.config.compile:
+    forms = [partial(uncompiled, update.config.algo.compile)]
+    if update.config.algo.compile:
         forms.append(nullcontext)
     runs: list[list[tuple[float, dict]]] = [[] for _ in forms]
     for _ in range(1 + repeat):
@@ -91,7 +93,8 @@ def measure(backbone: str, update: Update, repeat: int) -> list[dict]:
                 run.append((update(), update.phases))
     return [
         _row(backbone, update, run[1:], flops, peak) | {"compile_seconds": seconds}
-        for run, seconds in zip(runs, [None, update.learner.pieces.seconds], strict=False)
+        # The first compiled update compiles.
+        for run, seconds in zip(runs, [None, *(run[0][0] for run in runs[1:])], strict=True)
     ]
 
 

@@ -20,6 +20,7 @@ from llmdreamer.agent.agent import Agent
 from llmdreamer.config import Config
 from llmdreamer.training import step
 from llmdreamer.training.clock import counted
+from llmdreamer.training.compile import compile_agent, uncompiled
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.types import EnvSpec, SequenceBatch
 
@@ -71,6 +72,8 @@ class Update:
         self.device = torch.device(device)
         torch.manual_seed(0)
         agent = Agent(self.config, CARTPOLE).to(self.device)
+        if self.config.algo.compile:
+            compile_agent(agent)
         optimizer = AgentOptimizer(agent, self.config.algo.optimizer, 1000)
         self.learner = step.Learner(agent, optimizer, self.config.algo)
         self.parameters = sum(p.numel() for p in agent.parameters())
@@ -88,7 +91,7 @@ class Update:
 
     def flops(self) -> float:
         """Of the matrix products of one update."""
-        with self.learner.pieces.eagerly():
+        with uncompiled(self.config.algo.compile):
             return counted(lambda: self.learner.update(self.batch))[1]
 
     def _now(self) -> float:
@@ -98,11 +101,11 @@ class Update:
 
     def _watch(self) -> None:
         """Put a clock around what `Learner.update` calls: its own does not wait for a device."""
-        agent, optimizer, pieces = self.learner.agent, self.learner.optimizer, self.learner.pieces
-        self._time(pieces, "observe", "world model")
+        agent, optimizer = self.learner.agent, self.learner.optimizer
+        self._time(agent.world_model, "loss", "world model")
         self._time(step, "imagine", "imagination")
-        self._time(pieces, "judge", "behaviour")
-        self._time(pieces, "judge_replay", "behaviour")
+        self._time(agent.behavior, "imagination_loss", "behaviour")
+        self._time(agent.behavior, "replay_loss", "behaviour")
         self._time(agent.behavior, "update_slow_critic", "behaviour")
         self._time(optimizer, "step", "backward")
         self._time(optimizer.inner, "step", "optimiser", within="backward")

@@ -1,4 +1,4 @@
-"""The records that stages hand to each other; shapes as in docs/shapes.md.
+"""The records that stages pass to each other; shapes as in docs/shapes.md.
 
 B batch, T time, H horizon, N imagined starts, A action, E embedding, D recurrent state,
 S x K stochastic state, F = D + S*K feature.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:  # an environment's process reads this file, and has no use for torch
+if TYPE_CHECKING:  # environment processes import this file and do not need torch
     import torch
     from torch import Tensor
 
@@ -25,14 +25,14 @@ Kind = Literal["vector", "image", "text"]
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """What an environment shows and takes, after wrapping.
+    """Observations and actions of an environment, after wrapping.
 
-    Every observation is under a key: a float32 array (a vector), a uint8 array (H, W, C) (an image),
-    or uint8 bytes of UTF-8, zeros behind (a text). A plain (not Dict) observation space is the single
+    Every observation has a key. It is a float32 array (a vector), a uint8 array (H, W, C) (an image), or
+    uint8 bytes of UTF-8 padded with zeros (a text). An observation space that is no Dict has the single
     key `state`, `image` or `text`.
 
-    An action is A float32 numbers: where `discrete`, the one-hot choices of one or several independent
-    categoricals side by side; else each in [-1, 1], the bounds of the environment's Box.
+    An action is A float32 numbers. If `discrete`, they are the one-hot choices of one or several
+    independent categoricals, side by side. Otherwise each is in [-1, 1], the bounds of the Box.
     """
 
     observations: dict[str, tuple[int, ...]]
@@ -40,33 +40,33 @@ class EnvSpec:
     discrete: bool
     action_repeat: int = 1
     groups: tuple[int, ...] = ()
-    """How many choices each of the categoricals has, A in sum; empty: it is one, of A choices."""
+    """Number of choices of each categorical, A in sum; empty: one categorical of A choices."""
     texts: tuple[str, ...] = ()
-    """The keys that are texts."""
+    """Keys of the observations that are texts."""
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """The sizes of a discrete action's categoricals, one at least."""
+        """The sizes of a discrete action's categoricals, at least one."""
         return self.groups or (self.action_size,)
 
     def kind(self, key: str) -> Kind:
-        """What is shown under a key."""
+        """Return the kind of the observation under a key."""
         if key in self.texts:
             return "text"
         return "image" if len(self.observations[key]) == 3 else "vector"
 
     def keys(self, kind: Kind) -> list[str]:
-        """The keys of a kind, in the environment's order."""
+        """Return the keys of a kind, in the environment's order."""
         return [key for key in self.observations if self.kind(key) == kind]
 
 
 @dataclass(frozen=True)
 class TimeStep:
-    """One row of each of the environments: what is seen on arriving, n of them side by side.
+    """One time step of n environments side by side.
 
-    `reward` was received on arriving at `observations`. A row with `terminated` or `truncated` is an
-    episode's last: no action follows it. A row with `is_first` has reward 0 and both flags false;
-    where an environment was lost on its first step, that row is stored as truncated.
+    `reward` was received on arriving at `observations`. A step with `terminated` or `truncated` is the
+    last of its episode: no action follows it. A step with `is_first` has reward 0 and both flags false.
+    If the environment was lost on its first step, that step is stored as truncated.
     """
 
     observations: dict[str, NDArray]  # (n, ...)
@@ -78,11 +78,11 @@ class TimeStep:
 
 @dataclass(frozen=True)
 class SequenceBatch:
-    """B pieces of experience, each T + 1 consecutive rows of one environment's stream.
+    """B sequences, each of T + 1 consecutive time steps of one environment.
 
-    Row 0 is context: its observation and action enter the first token and nothing else. Episodes may
-    begin and end anywhere inside. `action[:, t]` is chosen after seeing row t (zeros on an episode's
-    last row); `reward[:, t]` is received on arriving at row t.
+    Step 0 is context: its observation and action enter the first token and nothing else. Episodes may
+    begin and end anywhere inside. `action[:, t]` is chosen after seeing step t (zeros on an episode's
+    last step); `reward[:, t]` is received on arriving at step t.
     """
 
     observations: dict[str, Tensor]  # each (B, T + 1, ...)
@@ -92,7 +92,7 @@ class SequenceBatch:
     terminated: Tensor  # (B, T + 1), bool
 
     def to(self, device: torch.device, but: Sequence[str] = ()) -> SequenceBatch:
-        """The same there, but for the observations `but`: texts are read where their bytes are."""
+        """Move the batch to a device, except for the observations `but`: texts are read on the CPU."""
         return SequenceBatch(
             {
                 key: value if key in but else value.to(device)
@@ -106,23 +106,36 @@ class SequenceBatch:
 
 
 class Latent(NamedTuple):
-    """The world model's belief: deterministic memory and stochastic state."""
+    """The world model's latent: deterministic and stochastic part."""
 
     deter: Tensor  # (..., D)
     stoch: Tensor  # (..., S, K), one-hot
 
+    def indexed(self) -> IndexedLatent:
+        """Return the same latent without gradient, with its categoricals by index."""
+        classes = self.stoch.argmax(-1, keepdim=True)
+        return IndexedLatent.from_classes(self.deter.detach(), classes, self.stoch.shape[-1])
+
 
 @dataclass(frozen=True)
-class Code:
-    """A vector of plain numbers and one-hot categoricals behind them, those as the places of their ones.
+class IndexedLatent:
+    """A latent whose one-hot categoricals are given by the indices of their ones. It carries no gradient.
 
-    So is a latent in imagination: its recurrent state, then its stochastic one. An `MLP` reads it as the
-    feature it stands for, without multiplying by the zeros. It carries no gradient.
+    Imagination uses this form: an `MLP` reads it as a feature without multiplying by the zeros.
     """
 
-    dense: Tensor  # (..., D)
-    ones: Tensor  # (..., S), int64: s * K + k, where categorical s is of class k
+    deter: Tensor  # (..., D)
+    stoch_index: Tensor  # (..., S), int64: s * K + k, where categorical s has class k
 
-    def __getitem__(self, rows: Any) -> Code:
-        """Those of the leading dimensions."""
-        return Code(self.dense[rows], self.ones[rows])
+    @classmethod
+    def from_classes(cls, deter: Tensor, classes: Tensor, size: int) -> IndexedLatent:
+        """Build a latent from the class (..., S, 1) of each categorical over `size` classes."""
+        import torch
+
+        count = classes.shape[-2]
+        first = torch.arange(0, count * size, size, device=deter.device)
+        return cls(deter, classes.squeeze(-1) + first)
+
+    def __getitem__(self, index: Any) -> IndexedLatent:
+        """Index the leading dimensions."""
+        return IndexedLatent(self.deter[index], self.stoch_index[index])

@@ -1,4 +1,4 @@
-"""The whole agent: a world model and the behavior learned in it, and how they act together."""
+"""The whole agent: a world model and a behavior that act together."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Memory:
-    """What the agent carries from one step of its n environments to the next."""
+class AgentState:
+    """The part of an agent that changes from one time step of its n environments to the next."""
 
-    stoch: Tensor  # (n, S, K), of the last row
+    stoch: Tensor  # (n, S, K), of the last time step
     action: Tensor  # (n, A), chosen there
-    state: Cache  # of the backbone
+    cache: Cache  # of the backbone
 
 
 class Agent(nn.Module):
     """World model and behavior, with their weights in one module.
 
     A variant of the algorithm is a subclass that names other parts. `learner_type` is called with the agent,
-    its optimizer and the configuration of `algo`; None stands for `llmdreamer.training.step.Learner`.
+    its optimizer and the configuration of `algo`; None means `llmdreamer.training.step.Learner`.
 
     Raises:
-        ConfigError: if the keys, the backbone or its checkpoint are not there.
+        ConfigError: if an observation key, the backbone or its checkpoint does not exist.
     """
 
     world_model_type: ClassVar[type[WorldModel]] = WorldModel
@@ -52,17 +52,22 @@ class Agent(nn.Module):
         check_keys(spec, config.algo)
         backbone = make_backbone(config)
         texts = config.algo.text_keys
-        reads = texts.encoder or texts.sequence
-        text_table = make_table(config, backbone.vocabulary) if reads else None
-        backbone.vocabulary = None  # the table has it, and takes it to the device
+        reads_text = texts.encoder or texts.sequence
+        text_table = make_table(config, backbone.vocabulary) if reads_text else None
+        backbone.vocabulary = None  # the table owns it now, and moves it to the device
         self.world_model = self.world_model_type(backbone, spec, config.algo, text_table)
         self.behavior = self.behavior_type(self.world_model.features, spec, config.algo)
 
-    def initial(self, streams: int) -> Memory:
-        """An empty memory; the first row's `is_first` makes its contents irrelevant."""
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return next(self.parameters()).device
+
+    def initial_state(self, streams: int) -> AgentState:
+        """Return the state before an episode. Its contents do not matter: `is_first` resets them."""
         config = self.world_model.config
         like = next(self.parameters())
-        return Memory(
+        return AgentState(
             like.new_zeros(streams, config.stochastic_size, config.discrete_size),
             like.new_zeros(streams, self.spec.action_size),
             self.world_model.backbone.initial_cache(streams),
@@ -73,41 +78,39 @@ class Agent(nn.Module):
         self,
         observations: dict[str, Tensor],
         is_first: Tensor,
-        memory: Memory,
+        state: AgentState,
         *,
         explore: bool,
-    ) -> tuple[Tensor, Memory]:
+    ) -> tuple[Tensor, AgentState]:
         """Choose an action in each of n environments.
 
-        The observation is taken in before anything is decided: the latent is the posterior's, not
-        the prior's.
+        The action depends on the newest observation: the latent is the posterior's, not the prior's.
 
         Args:
-            observations: each (n, ...), of the row just arrived at.
+            observations: each (n, ...), of the current time step.
             is_first: (n,), bool.
             explore: sample latent and action as in training; else take the mode of both.
 
         Returns:
-            The action, (n, A), and the memory for the next row.
+            The action, (n, A), and the state for the next time step.
         """
-        world = self.world_model
-        state = world.begin(memory.state, is_first, observations)
-        token = world.tokens(memory.stoch, memory.action, is_first)
-        hidden, state = world.backbone.step(token, state)
-        deter = world.deter_norm(hidden)
-        posterior = world.infer(world.encoder(observations, 1), deter)
+        world_model = self.world_model
+        cache = world_model.reset(state.cache, is_first, observations)
+        token = world_model.tokens(state.stoch, state.action, is_first)
+        hidden, cache = world_model.backbone.step(token, cache)
+        deter = world_model.deter_norm(hidden)
+        posterior = world_model.infer(world_model.encoder(observations, 1), deter)
         stoch = sample_one_hot(posterior) if explore else mode_one_hot(posterior)
-        features = world.feature(Latent(deter, stoch))
-        policy = self.behavior.actor(features)
+        policy = self.behavior.actor(world_model.feature(Latent(deter, stoch)))
         action = policy.sample() if explore else policy.mode()
-        return action, Memory(stoch, action, state)
+        return action, AgentState(stoch, action, cache)
 
 
 def make_agent(config: Config, spec: EnvSpec) -> Agent:
-    """The agent of `config`: ours, or the variant that `algo.agent` names.
+    """Build the agent of `config`: the package's own, or the variant that `algo.agent` names.
 
     Raises:
-        ConfigError: as `Agent`, or if that is not there, or makes no agent.
+        ConfigError: as `Agent`, or if the variant does not exist or is no `Agent`.
     """
     name = config.algo.agent
     if name is None:

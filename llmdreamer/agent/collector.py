@@ -1,4 +1,4 @@
-"""Lives in the environments: chooses actions, and writes what happens into the replay."""
+"""Steps the environments with the agent and appends every time step to the replay."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmdreamer.agent.agent import Agent, Memory
+from llmdreamer.agent.agent import Agent, AgentState
 from llmdreamer.envs import VectorEnv
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.types import TimeStep
@@ -19,14 +19,14 @@ from llmdreamer.utils.errors import Diverged
 
 @dataclass(frozen=True)
 class Episode:
-    """One that has just ended: the undiscounted sum of its rewards, and its actions."""
+    """An episode that has ended: the undiscounted sum of its rewards, and its number of actions."""
 
     episode_return: float
     length: int
 
 
 class Collector:
-    """Steps n environments with the agent, or at random, and keeps the agent's memory between."""
+    """Steps n environments with the agent, or at random, and carries the agent's state between steps."""
 
     def __init__(self, envs: VectorEnv, agent: Agent, replay: SequenceReplay, seed: int) -> None:
         self.envs = envs
@@ -34,136 +34,149 @@ class Collector:
         self.replay = replay
         self.policy_step = 0
         self._rng = np.random.default_rng(seed)
-        self._device = next(agent.parameters()).device
-        self._rows: TimeStep | None = None  # before the first step
-        self._memory = agent.initial(envs.num_envs)
+        self._device = agent.device
+        self._time_step: TimeStep | None = None  # None before the first step
+        self._agent_state = agent.initial_state(envs.num_envs)
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
 
     def step(self, *, explore_at_random: bool) -> list[Episode]:
-        """Act once in every environment; the episodes that ended by it.
+        """Act once in every environment. Return the episodes that ended.
 
         Raises:
-            Diverged: if an action is not finite; neither environment nor replay sees it.
+            Diverged: if an action is not finite; it reaches neither environment nor replay.
         """
-        rows = self._begin()
+        time_step = self._current()
         action = self.envs.random_action(self._rng) if explore_at_random else None
-        # The agent takes every row in even while actions are random: its memory is then right
-        # when its own actions begin.
-        action = self._act(rows, action)
-        self._rows = self.envs.step(action)
-        self._store(rows, action, cut_off=self._rows.is_first)
+        # The agent reads every time step even while actions are random, so that its state is right when
+        # its own actions begin.
+        action = self._act(time_step, action)
+        self._time_step = self.envs.step(action)
+        self._store(time_step, action, lost=self._time_step.is_first)
         self.policy_step += self.envs.num_envs
-        return self._count(self._rows)
+        return self._finished(self._time_step)
 
     def _store(
-        self, rows: TimeStep, action: NDArray[np.float32], cut_off: NDArray[np.bool_]
+        self, time_step: TimeStep, action: NDArray[np.float32], lost: NDArray[np.bool_]
     ) -> None:
-        """Write the rows acted on. Where the environment was lost over the action, the row is its
-        episode's last: truncated, and nothing follows from what was tried there."""
-        if cut_off.any():
-            rows = replace(rows, truncated=rows.truncated | cut_off)
-            action = np.where(cut_off[:, None], np.float32(0), action)
-        self.replay.append(rows, action)
+        """Append the time step that was acted on.
 
-    def _begin(self) -> TimeStep:
-        """The rows to act on: where an episode has ended its last row is stored, and one begins."""
-        if self._rows is None:
+        Where the environment failed on the action, the step is stored as its episode's last: truncated,
+        and without the action.
+        """
+        if lost.any():
+            time_step = replace(time_step, truncated=time_step.truncated | lost)
+            action = np.where(lost[:, None], np.float32(0), action)
+        self.replay.append(time_step, action)
+
+    def _current(self) -> TimeStep:
+        """Return the time step to act on. Where an episode has ended, store its last step and reset."""
+        if self._time_step is None:
             return self.envs.reset()
-        over = self._rows.terminated | self._rows.truncated
-        if not over.any():
-            return self._rows
-        self.replay.append(self._rows, self._no_action(), over)
-        return self.envs.reset(over)
+        ended = self._time_step.terminated | self._time_step.truncated
+        if not ended.any():
+            return self._time_step
+        self.replay.append(self._time_step, self._no_action(), ended)
+        return self.envs.reset(ended)
 
-    def _act(self, rows: TimeStep, given: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        observations, is_first = to_tensors(rows, self._device)
-        action, self._memory = self.agent.act(observations, is_first, self._memory, explore=True)
-        if given is None:
+    def _act(
+        self, time_step: TimeStep, random_action: NDArray[np.float32] | None
+    ) -> NDArray[np.float32]:
+        observations, is_first = to_tensors(time_step, self._device)
+        action, self._agent_state = self.agent.act(
+            observations, is_first, self._agent_state, explore=True
+        )
+        if random_action is None:
             chosen = action.cpu().numpy()
             if not np.isfinite(chosen).all():
                 raise Diverged("the policy's action is not finite")
             return chosen
-        self._memory = replace(self._memory, action=torch.from_numpy(given).to(self._device))
-        return given
+        executed = torch.from_numpy(random_action).to(self._device)
+        self._agent_state = replace(self._agent_state, action=executed)
+        return random_action
 
-    def _count(self, rows: TimeStep) -> list[Episode]:
-        self._returns += rows.reward
+    def _finished(self, time_step: TimeStep) -> list[Episode]:
+        """Add the rewards of a time step. Return the episodes that it ends."""
+        self._returns += time_step.reward
         self._lengths += 1
-        # An episode that was cut off has no return worth telling.
-        self._returns[rows.is_first] = 0.0
-        self._lengths[rows.is_first] = 0
-        over = np.flatnonzero(rows.terminated | rows.truncated)
-        ended = [Episode(float(self._returns[i]), int(self._lengths[i])) for i in over]
-        self._returns[over] = 0.0
-        self._lengths[over] = 0
-        return ended
+        # An environment that failed begins a new episode; the return of the lost one is dropped.
+        self._returns[time_step.is_first] = 0.0
+        self._lengths[time_step.is_first] = 0
+        ended = np.flatnonzero(time_step.terminated | time_step.truncated)
+        episodes = [Episode(float(self._returns[i]), int(self._lengths[i])) for i in ended]
+        self._returns[ended] = 0.0
+        self._lengths[ended] = 0
+        return episodes
 
     def _no_action(self) -> NDArray[np.float32]:
         return np.zeros((self.envs.num_envs, self.envs.spec.action_size), np.float32)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that moves, as plain types and tensors. Where the environments have no verified
-        snapshot, theirs is None."""
-        assert self._rows is not None, "nothing has moved yet"
+        """Return the state to resume from, as plain types and tensors.
+
+        `envs` is None if the environments have no verified snapshot.
+        """
+        assert self._time_step is not None, "no step has been taken yet"
         backbone = self.agent.world_model.backbone
         return {
             "policy_step": self.policy_step,
             "rng": self._rng.bit_generator.state,
-            "rows": _to_plain(self._rows),
-            "stoch": self._memory.stoch,
-            "action": self._memory.action,
-            "backbone": backbone.cache_to_dict(self._memory.state),
+            "time_step": _to_plain(self._time_step),
+            "stoch": self._agent_state.stoch,
+            "action": self._agent_state.action,
+            "cache": backbone.cache_to_dict(self._agent_state.cache),
             "returns": self._returns.tolist(),
             "lengths": self._lengths.tolist(),
             "envs": self.envs.snapshot(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Go on from `state_dict`; the replay is already cut back to the same moment.
+        """Resume from `state_dict`; the replay has been cut back to the same moment already.
 
         Returns:
-            Whether the episodes under way go on. If not, they are stored as truncated and new ones
-            begin: no sequence in the replay runs across the gap.
+            True if the current episodes continue. If False, they are stored as truncated and new ones
+            begin, so that no sequence in the replay spans the gap.
         """
         self.policy_step = state["policy_step"]
         self._rng.bit_generator.state = state["rng"]
-        rows = _from_plain(state["rows"])
+        time_step = _from_plain(state["time_step"])
         if state["envs"] is None:
-            over = replace(rows, truncated=~rows.terminated)
-            self.replay.append(over, self._no_action())
+            last = replace(time_step, truncated=~time_step.terminated)
+            self.replay.append(last, self._no_action())
             self.envs.seed_anew(self.policy_step)
             return False
         self.envs.restore(state["envs"])
-        self._rows = rows
+        self._time_step = time_step
         self._returns[:] = state["returns"]
         self._lengths[:] = state["lengths"]
-        memory = {name: part.to(self._device) for name, part in state["backbone"].items()}
-        self._memory = Memory(
+        tensors = {name: tensor.to(self._device) for name, tensor in state["cache"].items()}
+        self._agent_state = AgentState(
             state["stoch"].to(self._device),
             state["action"].to(self._device),
-            self.agent.world_model.backbone.cache_from_dict(memory),
+            self.agent.world_model.backbone.cache_from_dict(tensors),
         )
         return True
 
 
-def to_tensors(rows: TimeStep, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
-    """Observations and `is_first` of n rows, where the agent is."""
+def to_tensors(time_step: TimeStep, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+    """Return observations and `is_first` of a time step on a device."""
     observations = {
-        key: torch.from_numpy(value).to(device) for key, value in rows.observations.items()
+        key: torch.from_numpy(value).to(device) for key, value in time_step.observations.items()
     }
-    return observations, torch.from_numpy(rows.is_first).to(device)
+    return observations, torch.from_numpy(time_step.is_first).to(device)
 
 
 FLAGS = ("reward", "is_first", "terminated", "truncated")
 
 
-def _to_plain(rows: TimeStep) -> dict[str, Any]:
-    flags = {name: torch.from_numpy(getattr(rows, name).copy()) for name in FLAGS}
-    seen = {key: torch.from_numpy(value.copy()) for key, value in rows.observations.items()}
-    return {"observations": seen, **flags}
+def _to_plain(time_step: TimeStep) -> dict[str, Any]:
+    flags = {name: torch.from_numpy(getattr(time_step, name).copy()) for name in FLAGS}
+    observations = {
+        key: torch.from_numpy(value.copy()) for key, value in time_step.observations.items()
+    }
+    return {"observations": observations, **flags}
 
 
 def _from_plain(state: dict[str, Any]) -> TimeStep:
-    seen = {key: value.cpu().numpy() for key, value in state["observations"].items()}
-    return TimeStep(seen, *(state[name].cpu().numpy() for name in FLAGS))
+    observations = {key: value.cpu().numpy() for key, value in state["observations"].items()}
+    return TimeStep(observations, *(state[name].cpu().numpy() for name in FLAGS))

@@ -1,4 +1,4 @@
-"""Learns the policy and its value from imagined, and the value also from replayed, trajectories."""
+"""Actor and critic losses on imagined trajectories, and the critic's on replayed ones too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmdreamer.behavior.normalize import ReturnNorm
 from llmdreamer.behavior.policy import Actor
 from llmdreamer.nn.functional import lambda_return
 from llmdreamer.nn.layers import TwoHotHead
-from llmdreamer.types import Code, EnvSpec, Metrics
+from llmdreamer.types import EnvSpec, IndexedLatent, Metrics, SequenceBatch
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
@@ -23,20 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BehaviorLoss:
+    """A loss of actor and critic, and the returns that it is computed from."""
+
     loss: Tensor  # scalar
-    returns: Tensor  # (N, H), of the imagined states 0..H-1
+    returns: Tensor  # (N, H) of imagined states 0..H-1, or (B, T - 1) of replayed steps 0..T-2
     metrics: Metrics
-
-
-@dataclass(frozen=True)
-class Replayed:
-    """Rows of real experience, as the critic sees them."""
-
-    features: Tensor  # (B, T, F), with gradient into the world model
-    reward: Tensor  # (B, T), on arriving at each row
-    action: Tensor  # (B, T, A), chosen in each row
-    is_first: Tensor  # (B, T), bool
-    terminated: Tensor  # (B, T), bool
 
 
 class Behavior(nn.Module):
@@ -54,18 +45,13 @@ class Behavior(nn.Module):
             in_symlog=algo.critic.bins_in_symlog,
         )
         self.critic = head(features)
-        # None where it is not asked for, as in checkpoints from before it was there.
-        asked = algo.critic.action_value_loss > 0
-        self.action_value = head(features + spec.action_size) if asked else None
+        has_action_value = algo.critic.action_value_loss > 0
+        self.action_value = head(features + spec.action_size) if has_action_value else None
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)
 
-    def sample(self, features: Tensor | Code) -> Tensor:
-        """Actions for imagination: (N, F) -> (N, A)."""
-        return self.actor(features).sample()
-
-    def loss(self, imagined: Imagined) -> BehaviorLoss:
-        """Actor and critic losses on imagined trajectories.
+    def imagination_loss(self, imagined: Imagined) -> BehaviorLoss:
+        """Compute the actor and critic losses on imagined trajectories.
 
         Source: arXiv:2301.04104v2, "Critic learning" and "Actor learning"; danijar/dreamerv3 (2025),
         `imag_loss`: REINFORCE for every kind of action, returns from the fast critic.
@@ -74,7 +60,7 @@ class Behavior(nn.Module):
         value = self.critic.mean(logits).detach()
         returns = lambda_return(imagined.reward, value, imagined.discount[:, 1:], self.algo.lmbda)
         self.return_norm.update(returns)
-        # How likely each state is to be reached at all.
+        # The discounted probability that the episode reaches each state.
         weight = imagined.discount.cumprod(1)[:, :-1]
         policy = self.actor(imagined.features[:, :-1])
         advantage = (returns - value[:, :-1]) / self.return_norm.scale
@@ -94,55 +80,69 @@ class Behavior(nn.Module):
         return BehaviorLoss(actor_loss + critic_loss, returns, metrics)
 
     def actor_objective(self, log_prob: Tensor, advantage: Tensor) -> Tensor:
-        """What the actor is to raise, beside its entropy: REINFORCE. All (N, H)."""
+        """The objective that the actor maximizes beside its entropy: REINFORCE. All (N, H)."""
         return log_prob * advantage
 
-    def replay_loss(self, rows: Replayed, indices: Tensor, imagined_return: Tensor) -> BehaviorLoss:
-        """The critic's loss on real trajectories, whose gradient also shapes the world model.
+    def replay_loss(
+        self, features: Tensor, batch: SequenceBatch, starts: Tensor, imagined_return: Tensor
+    ) -> BehaviorLoss:
+        """Compute the critic's loss on replayed sequences; its gradient also shapes the world model.
 
-        Source: danijar/dreamerv3 (2025), `repl_loss`. Returns are of the real rewards; they are
-        bootstrapped from the imagined return where a row was imagined from, else from the critic.
+        Source: danijar/dreamerv3 (2025), `repl_loss`. Returns are of the real rewards. They are
+        bootstrapped from the imagined return at time steps that imagination started from, and from the
+        critic elsewhere.
 
-        With `action_value_loss`, ours, these returns are also predicted from the feature with the action.
-        A backbone that attends to its past fetches a memory where something is predicted from it: for a
-        reward, once the deed is done. The actor does not see it then, nor does the critic, whose target
-        is a mean over whatever was done. What an action led to is in the feature only if it is asked for
-        there (docs/log.md, "The T-maze policy, and what the features carry").
+        With `action_value_loss`, which DreamerV3 does not have, these returns are also predicted from
+        the feature and the action. A backbone with attention looks up a past observation only at the time
+        step where a prediction needs it. The reward is predicted after the action, and the critic's target
+        is a mean over actions. So neither puts the observation into the feature that the actor reads; this
+        loss does (docs/log.md, "The T-maze policy, and what the features carry").
 
         Args:
-            indices: (B, n), rows that imagination started from.
-            imagined_return: (B, n), of those rows.
+            features: (B, T, F), of time steps 1..T of the batch, with gradient into the world model.
+            starts: (B, n), indices of the features that imagination started from.
+            imagined_return: (B, n), of those.
         """
-        logits = self.critic(rows.features)
-        boot = self.critic.mean(logits).detach().scatter(1, indices, imagined_return)
-        # A row that the next one does not follow, because an episode starts there, is its last:
-        # no return is known for it, and none is carried over it.
-        follows = ~rows.is_first[:, 1:]
-        live = self.algo.gamma * (~rows.terminated[:, 1:]).to(boot.dtype)
-        carry = torch.ones_like(live)
-        carry[:, :-1] = follows[:, 1:].to(boot.dtype)
-        returns = lambda_return(rows.reward[:, 1:], boot, live, self.algo.lmbda * carry)
-        loss = self._critic_loss(logits, rows.features.detach(), returns)
+        logits = self.critic(features)
+        bootstrap = self.critic.mean(logits).detach().scatter(1, starts, imagined_return)
+        # Returns are of time steps 1..T-1, whose rewards arrive one step later. If an episode starts
+        # there, the return is unknown, and no return is carried over it.
+        follows = ~batch.is_first[:, 2:]
+        discount = self.algo.gamma * (~batch.terminated[:, 2:]).to(bootstrap.dtype)
+        carry = torch.ones_like(discount)
+        carry[:, :-1] = follows[:, 1:].to(bootstrap.dtype)
+        lambda_ = self.algo.lmbda * carry
+        returns = lambda_return(batch.reward[:, 2:], bootstrap, discount, lambda_)
+        loss = self._critic_loss(logits, features.detach(), returns)
         loss = self.algo.critic.replay_loss * (follows * loss).mean()
         metrics = {"behavior/replay_critic_loss": loss.detach()}
         if self.action_value is not None:
-            acted = torch.cat([rows.features, rows.action.clamp(-1.0, 1.0)], -1)[:, :-1]
-            told = self.action_value.loss(self.action_value(acted), returns)
-            told = self.algo.critic.action_value_loss * (follows * told).mean()
-            loss, metrics["behavior/action_value_loss"] = loss + told, told.detach()
+            value_loss = self._action_value_loss(features, batch.action[:, 1:], returns, follows)
+            loss, metrics["behavior/action_value_loss"] = loss + value_loss, value_loss.detach()
         return BehaviorLoss(loss, returns, metrics)
 
-    def _critic_loss(self, logits: Tensor, features: Tensor | Code, returns: Tensor) -> Tensor:
-        """Two-hot loss of states 0..H-1 against their returns, and against the slow critic: (N, H)."""
+    def _action_value_loss(
+        self, features: Tensor, action: Tensor, returns: Tensor, follows: Tensor
+    ) -> Tensor:
+        """Two-hot loss of predicting (B, T - 1) returns from the feature and the action: a scalar."""
+        assert self.action_value is not None
+        inputs = torch.cat([features, action.clamp(-1.0, 1.0)], -1)[:, :-1]
+        loss = self.action_value.loss(self.action_value(inputs), returns)
+        return self.algo.critic.action_value_loss * (follows * loss).mean()
+
+    def _critic_loss(
+        self, logits: Tensor, features: Tensor | IndexedLatent, returns: Tensor
+    ) -> Tensor:
+        """Two-hot loss of states 0..H-1 against their returns and against the slow critic: (N, H)."""
         with torch.no_grad():
-            # All states, not a slice: of a strided input F.linear makes a product for every row.
+            # All states, not a slice: for a strided input F.linear makes one product per trajectory.
             slow = self.slow_critic.mean(self.slow_critic(features))[:, :-1]
         losses = self.critic.losses(logits[:, :-1], torch.stack([returns, slow], -1))
         return losses[..., 0] + self.algo.critic.slow_regulariser * losses[..., 1]
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:
-        """Move the slow critic a little towards the critic: an exponential moving average."""
+        """Update the slow critic, an exponential moving average of the critic."""
         slow: list[Tensor] = list(self.slow_critic.parameters())
         fast: list[Tensor] = list(self.critic.parameters())
         torch._foreach_lerp_(slow, fast, self.algo.critic.slow_rate)

@@ -3,72 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from llmdreamer.types import Code
+from llmdreamer.types import IndexedLatent
+
+SampleAction = Callable[[IndexedLatent], Tensor]
+"""A policy as imagination uses it: N latents to sampled actions (N, A)."""
 
 
 @dataclass(frozen=True)
 class Imagined:
     """N trajectories of H imagined steps; nothing in it carries a gradient."""
 
-    features: Tensor | Code  # (N, H + 1, F)
+    features: Tensor | IndexedLatent  # (N, H + 1, F)
     action: Tensor  # (N, H, A), chosen in states 0..H-1
     reward: Tensor  # (N, H), expected on entering states 1..H
     discount: Tensor  # (N, H + 1), gamma * P(continue) of each state, the first too
 
 
-class Dreams(Protocol):
-    """What imagination needs of a world model."""
+class ImaginationModel(Protocol):
+    """The methods of a world model that imagination uses."""
 
-    def dream(self, latent: Code, action: Tensor, state: Any) -> tuple[Code, Any]: ...
+    def start_imagination(
+        self, observed: Any, starts: Tensor, steps: int | None
+    ) -> tuple[IndexedLatent, Any]: ...
 
-    def predict(self, features: Code) -> tuple[Tensor, Tensor]: ...
+    def imagine_step(
+        self, policy: SampleAction, latent: IndexedLatent, cache: Any
+    ) -> tuple[Tensor, IndexedLatent, Any]: ...
+
+    def predict(self, features: IndexedLatent) -> tuple[Tensor, Tensor]: ...
+
+    def merged_adapters(self) -> AbstractContextManager[None]: ...
 
 
-def dream_on(
-    world: Dreams, policy: Callable[[Code], Tensor], latent: Code, state: Any
-) -> tuple[Tensor, Code, Any]:
-    """One step: the actions chosen in N latents, (N, A), the latents they lead to, and the state."""
-    action = policy(latent)
-    return action, *world.dream(latent, action, state)
+def sample_starts(batch: int, time: int, count: int, device: torch.device) -> Tensor:
+    """Sample the time steps of each sequence that imagination starts from: (B, n), distinct, in order."""
+    if count == time:
+        return torch.arange(time, device=device).expand(batch, time)
+    return torch.rand(batch, time, device=device).topk(count).indices.sort().values
 
 
 @torch.no_grad()
 def imagine(
-    world: Dreams,
-    policy: Callable[[Code], Tensor],
-    latent: Code,
-    state: Any,
-    horizon: int,
-    step: Callable[[Code, Any], tuple[Tensor, Code, Any]] | None = None,
+    world_model: ImaginationModel, policy: SampleAction, observed: Any, starts: Tensor, horizon: int
 ) -> Imagined:
-    """Follow `policy` for `horizon` steps from each of N latents.
+    """Follow `policy` for `horizon` steps from N observed latents.
 
-    There is no gradient through the dream: both kinds of action are learned by REINFORCE, as in the
+    No gradient flows through imagination: both kinds of action are learned by REINFORCE, as in the
     2025 recipe, so the dynamics need not be differentiated.
 
     Args:
-        policy: latents to sampled actions (N, A).
-        latent: (N, D), (N, S).
-        state: the memory behind each latent.
-        step: what is called for `dream_on` of this world and policy, if it has another form.
+        observed: sequences that `world_model` has observed.
+        starts: (B, n), time steps of the sequences; N = B * n.
     """
-    if step is None:
-        step = partial(dream_on, world, policy)
+    latent, cache = world_model.start_imagination(observed, starts, horizon)
+    with world_model.merged_adapters():
+        return roll_out(world_model, policy, latent, cache, horizon)
+
+
+@torch.no_grad()
+def roll_out(
+    world_model: ImaginationModel,
+    policy: SampleAction,
+    latent: IndexedLatent,
+    cache: Any,
+    horizon: int,
+) -> Imagined:
+    """Follow `policy` for `horizon` steps from each of N latents.
+
+    Args:
+        latent: (N, D), (N, S).
+        cache: the backbone's cache behind each latent.
+    """
     latents, actions = [latent], []
     for _ in range(horizon):
-        action, latent, state = step(latent, state)
+        action, latent, cache = world_model.imagine_step(policy, latent, cache)
         actions.append(action)
         latents.append(latent)
-    trajectory = Code(
-        torch.stack([one.dense for one in latents], 1),
-        torch.stack([one.ones for one in latents], 1),
+    trajectory = IndexedLatent(
+        torch.stack([latent.deter for latent in latents], 1),
+        torch.stack([latent.stoch_index for latent in latents], 1),
     )
-    reward, discount = world.predict(trajectory)
+    reward, discount = world_model.predict(trajectory)
     return Imagined(trajectory, torch.stack(actions, 1), reward[:, 1:], discount)

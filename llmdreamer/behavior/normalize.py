@@ -1,4 +1,4 @@
-"""Keeps the scale of returns, so that one entropy weight suits every environment."""
+"""Normalizes returns, so that one entropy weight suits every environment."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class ReturnNorm(nn.Module):
-    """Moving 5th and 95th percentile of returns; their distance, at least 1, divides advantages.
+    """Moving averages of two percentiles of returns. Their distance, at least 1, divides advantages.
 
-    Source: arXiv:2301.04104v2, "Actor learning". Small returns are not blown up, outliers don't count.
+    Source: arXiv:2301.04104v2, "Actor learning". Small returns are not scaled up, and outliers are ignored.
     """
 
     low: Tensor
@@ -30,11 +30,11 @@ class ReturnNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, returns: Tensor) -> None:
-        """Move towards the percentiles of `returns`, of any shape, of all processes, if they are finite."""
+        """Move towards the percentiles of all processes' `returns` (any shape), if they are finite."""
         returns = distributed.all_gather(returns.detach())
         ends = torch.tensor([self.config.low, self.config.high], device=returns.device)
         low, high = torch.quantile(returns.flatten().float(), ends)
-        # Once NaN, a moving average stays NaN. Decided on the device, which is not waited for.
+        # Once NaN, a moving average stays NaN. Decided on the device, so that the CPU does not wait.
         finite = (high - low).isfinite()
         self.low.lerp_(torch.where(finite, low, self.low), 1 - self.config.decay)
         self.high.lerp_(torch.where(finite, high, self.high), 1 - self.config.decay)

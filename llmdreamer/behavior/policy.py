@@ -1,4 +1,4 @@
-"""The actor: a distribution over actions for each feature, over choices or over numbers."""
+"""The actor: maps features to a distribution over actions, discrete or continuous."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from llmdreamer.nn.functional import categorical_entropy, mode_one_hot, sample_one_hot, unimix
 from llmdreamer.nn.layers import MLP
-from llmdreamer.types import Code
+from llmdreamer.types import IndexedLatent
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
@@ -20,34 +20,34 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DiscretePolicy:
-    """Independent choices, side by side: of sizes `choices`, A in sum."""
+    """Independent categoricals, side by side, of sizes `choices`, A in sum."""
 
-    log_probs: Tensor  # (..., A), each choice normalised
+    log_probs: Tensor  # (..., A), normalized for each choice
     choices: tuple[int, ...]
 
     def sample(self) -> Tensor:
-        """One-hot rows side by side, (..., A)."""
-        return torch.cat([sample_one_hot(part) for part in self._parts()], -1)
+        """Return one-hot vectors side by side, (..., A)."""
+        return torch.cat([sample_one_hot(choice) for choice in self._choices()], -1)
 
     def mode(self) -> Tensor:
-        """One-hot rows side by side, (..., A)."""
-        return torch.cat([mode_one_hot(part) for part in self._parts()], -1)
+        """Return one-hot vectors side by side, (..., A)."""
+        return torch.cat([mode_one_hot(choice) for choice in self._choices()], -1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """(..., A) one-hot rows -> (...), in nats, summed over the choices."""
+        """One-hot vectors (..., A) -> (...), in nats, summed over the choices."""
         return (self.log_probs * action).sum(-1)
 
     def entropy(self) -> Tensor:
-        """(...), in nats, summed over the choices; log of their sizes' product at most."""
-        return torch.stack([categorical_entropy(part) for part in self._parts()]).sum(0)
+        """Return (...), in nats, summed over the choices; at most the log of the product of their sizes."""
+        return torch.stack([categorical_entropy(choice) for choice in self._choices()]).sum(0)
 
-    def _parts(self) -> tuple[Tensor, ...]:
+    def _choices(self) -> tuple[Tensor, ...]:
         return self.log_probs.split(self.choices, -1)
 
 
 @dataclass(frozen=True)
 class NormalPolicy:
-    """Independent normals. Samples are not bounded; what is executed is clipped to [-1, 1]."""
+    """Independent normals. Samples are not bounded; executed actions are clipped to [-1, 1]."""
 
     mean: Tensor  # (..., A), in (-1, 1)
     std: Tensor  # (..., A)
@@ -71,13 +71,13 @@ class NormalPolicy:
         return (0.5 + 0.5 * math.log(2 * math.pi) + self.std.log()).sum(-1)
 
 
-Policy = DiscretePolicy | NormalPolicy
+ActionDistribution = DiscretePolicy | NormalPolicy
 
 
 class Actor(nn.Module):
-    """Features to a policy of the kind that the environment's actions are.
+    """Maps features to a discrete or a continuous distribution, as the environment's actions require.
 
-    Discrete: a share of every choice's distribution is the uniform one, so that no probability is
+    Discrete: every choice's distribution is mixed with the uniform one, so that no probability is
     zero. Continuous: `bounded_normal` of danijar/dreamerv3 (2025), mean tanh(m) and standard deviation
     (max_std - min_std) * sigmoid(s + 2) + min_std, of the outputs m and s.
     """
@@ -87,15 +87,21 @@ class Actor(nn.Module):
         self.config = algo.actor
         self.discrete, self.choices = spec.discrete, spec.choices
         outputs = spec.action_size * (1 if spec.discrete else 2)
-        # Nearly the same policy at first, whatever the feature: uniform, or of mean zero.
+        # At initialization the policy hardly depends on the feature: uniform, or of mean zero.
         self.mlp = MLP(features, algo.dense_units, algo.mlp_layers, outputs, out_scale=0.01)
 
-    def forward(self, features: Tensor | Code) -> Policy:
-        """(..., F) -> a policy over (..., A)."""
+    def forward(self, features: Tensor | IndexedLatent) -> ActionDistribution:
+        """Map features (..., F) to a distribution over (..., A)."""
         outputs: Tensor = self.mlp(features)
         if self.discrete:
-            parts = [unimix(part, self.config.unimix) for part in outputs.split(self.choices, -1)]
-            return DiscretePolicy(torch.cat(parts, -1), self.choices)
+            choices = [
+                unimix(logits, self.config.unimix) for logits in outputs.split(self.choices, -1)
+            ]
+            return DiscretePolicy(torch.cat(choices, -1), self.choices)
         mean, std = outputs.chunk(2, -1)
         low, high = self.config.min_std, self.config.max_std
         return NormalPolicy(mean.tanh(), (high - low) * (std + 2.0).sigmoid() + low)
+
+    def sample(self, features: Tensor | IndexedLatent) -> Tensor:
+        """Sample actions for imagination: (N, F) -> (N, A)."""
+        return self(features).sample()  # type: ignore[no-any-return]

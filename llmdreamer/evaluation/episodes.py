@@ -119,14 +119,14 @@ def _lived(
     greedy: bool,
     frames: list[NDArray[Any]] | None,
 ) -> Evaluation:
-    rows, memory = envs.reset(), agent.initial(envs.num_envs)
+    rows, state = envs.reset(), agent.initial_state(envs.num_envs)
     returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
     alive = np.ones(envs.num_envs, np.bool_)
     while alive.any():
         if frames is not None and (frame := envs.render()) is not None:
             frames.append(frame)
         observations, is_first = to_tensors(rows, device)
-        action, memory = agent.act(observations, is_first, memory, explore=not greedy)
+        action, state = agent.act(observations, is_first, state, explore=not greedy)
         rows = envs.step(action.cpu().numpy())
         returns += alive * rows.reward
         lengths += alive

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llmdreamer.evaluation import open_loop_record as openloop
 from llmdreamer.evaluation.open_loop_record import CONTINUE, REWARD, Errors, Example, OpenLoop
-from llmdreamer.types import Latent, SequenceBatch
+from llmdreamer.types import SequenceBatch
 from llmdreamer.world_model.model import WorldModel
 
 IMAGES = 3  # imagined examples of an image that are kept
@@ -37,16 +37,14 @@ def roll_out(world: WorldModel, batch: SequenceBatch, context: int, samples: int
         context: C, >= 1.
         samples: n trajectories from the latent of each piece's last observed row.
     """
-    observed = world.observe(batch)
+    _, observed = world.observe(batch)
     seen = world.feature(observed.latent)
     last = torch.full((len(seen), samples), context - 1, device=seen.device)
-    begin = (part[:, context - 1].repeat_interleave(samples, 0) for part in observed.latent)
-    latent = world.code(Latent(*begin))
-    state = world.select(observed, last)
+    latent, cache = world.start_imagination(observed, last)
     features = []
     for t in range(context, seen.shape[1]):  # row t's action leads to row t + 1
         action = batch.action[:, t].repeat_interleave(samples, 0)
-        latent, state = world.dream(latent, action, state)
+        latent, cache = world.transition(latent, action, cache)
         features.append(world.feature(latent))
     return RollOut(seen, torch.stack(features, 1).unflatten(0, (len(seen), samples)))
 

@@ -83,7 +83,7 @@ class Policy:
 
     def reset(self) -> None:
         """An episode begins with the next observation."""
-        self._memory = self.agent.initial(1)
+        self._state = self.agent.initial_state(1)
         self._is_first = True
 
     def act(self, observation: Any) -> Any:
@@ -104,9 +104,7 @@ class Policy:
             for key, part in self._keys.items()
         }
         is_first = torch.tensor([self._is_first], device=device)
-        action, self._memory = self.agent.act(
-            seen, is_first, self._memory, explore=not self._greedy
-        )
+        action, self._state = self.agent.act(seen, is_first, self._state, explore=not self._greedy)
         self._is_first = False
         return self._actions.decode(action[0].cpu().numpy())
 

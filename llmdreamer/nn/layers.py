@@ -21,7 +21,7 @@ from llmdreamer.nn.functional import (
     two_hot_mean,
     unimix,
 )
-from llmdreamer.types import Code
+from llmdreamer.types import IndexedLatent
 
 Linear = TypeVar("Linear", bound=nn.Linear)
 
@@ -40,15 +40,15 @@ def init_linear(layer: Linear, scale: float = 1.0) -> Linear:
 
 
 class FeatureLinear(nn.Linear):
-    """A linear layer whose input may also be a `Code`, which stands for its feature."""
+    """A linear layer whose input may also be a `IndexedLatent`, which stands for its feature."""
 
-    def forward(self, input: Tensor | Code) -> Tensor:
+    def forward(self, input: Tensor | IndexedLatent) -> Tensor:
         """(..., F) -> (..., out)."""
         if isinstance(input, Tensor):
             return super().forward(input)
-        memory = input.dense.shape[-1]
-        dense = F.linear(input.dense, self.weight[:, :memory], self.bias)
-        return dense + linear_at(input.ones, self.weight[:, memory:])
+        width = input.deter.shape[-1]
+        dense = F.linear(input.deter, self.weight[:, :width], self.bias)
+        return dense + linear_at(input.stoch_index, self.weight[:, width:])
 
 
 class BlockLinear(nn.Module):
@@ -87,7 +87,7 @@ class RMSNorm(nn.RMSNorm):
 class MLP(nn.Sequential):
     """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if it is given.
 
-    Takes (..., features), or a `Code` of as many. What it says is in the precision of its weights, under
+    Takes (..., features), or an `IndexedLatent` of as many. Its output has its weights' precision, under
     autocast too, so that losses and probabilities are.
 
     Args:
@@ -115,7 +115,7 @@ class MLP(nn.Sequential):
         super().__init__(*blocks)
         self.exact = exact
 
-    def forward(self, input: Tensor | Code) -> Tensor:
+    def forward(self, input: Tensor | IndexedLatent) -> Tensor:
         """(..., features) -> (..., out or units)."""
         *before, last = self
         x: Any = input
@@ -126,8 +126,8 @@ class MLP(nn.Sequential):
                 x = last(x)
         else:
             x = last(x)
-        told: Tensor = x.to(self[0].weight.dtype)
-        return told
+        output: Tensor = x.to(self[0].weight.dtype)
+        return output
 
 
 class VectorEncoder(nn.Module):
@@ -198,7 +198,7 @@ class TwoHotHead(nn.Module):
         positions = even_bins(bins) if in_symlog else symexp_bins(bins)
         self.register_buffer("bins", positions, persistent=False)
 
-    def forward(self, feature: Tensor | Code) -> Tensor:
+    def forward(self, feature: Tensor | IndexedLatent) -> Tensor:
         """(..., F) -> logits (..., bins)."""
         logits: Tensor = self.mlp(feature)
         return logits
@@ -232,7 +232,7 @@ class ContinueHead(nn.Module):
         self.gamma = gamma
         self.learn_gamma = learn_gamma
 
-    def forward(self, feature: Tensor | Code) -> Tensor:
+    def forward(self, feature: Tensor | IndexedLatent) -> Tensor:
         """(..., F) -> logits (...)."""
         logits: Tensor = self.mlp(feature).squeeze(-1)
         return logits
@@ -249,7 +249,7 @@ class ContinueHead(nn.Module):
 
 
 class CategoricalHead(nn.Module):
-    """S independent categoricals of K classes: the latent distributions, or a discrete policy (S = 1).
+    """S independent categoricals of K classes: the distributions of the latent.
 
     Returns unimixed log-probabilities (..., S, K).
     """
@@ -261,12 +261,11 @@ class CategoricalHead(nn.Module):
         layers: int,
         shape: tuple[int, int],
         unimix_share: float,
-        out_scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.shape = shape
         self.unimix_share = unimix_share
-        self.mlp = MLP(features, units, layers, shape[0] * shape[1], out_scale)
+        self.mlp = MLP(features, units, layers, shape[0] * shape[1])
 
     def forward(self, features: Tensor) -> Tensor:
         return unimix(self._logits(features), self.unimix_share)

@@ -1,127 +1,110 @@
-"""What `compile=true` compiles of an update, by torch.compile, and what it needs for that."""
+"""Installs torch.compile on an agent (`compile=true`), and checks that it can run."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import wraps
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from llmdreamer.behavior.imagine import dream_on
-from llmdreamer.types import Code
 from llmdreamer.utils import distributed
 from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from llmdreamer.agent.agent import Agent
-    from llmdreamer.backbones import Cache
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
+    from llmdreamer.world_model.model import WorldModel
 
 
-class Piece(Generic[Arguments, Result]):
-    """A function of tensors, and if it is to be compiled, its compiled form, made by its first call."""
+def compile_agent(agent: Agent) -> None:
+    """Replace the large tensor functions of an update by their compiled forms.
 
-    def __init__(self, plain: Callable[Arguments, Result], compiled: bool) -> None:
-        self.plain = plain
-        # One graph, or an error: a break would cost unseen what compiling gains. Shapes are those of the
-        # configuration, so none is left open. Draws are torch's own, so that a seed gives the same ones
-        # compiled or not, and the state of torch's generator in a checkpoint says all.
-        self.compiled = (
-            torch.compile(plain, fullgraph=True, dynamic=False, options={"fallback_random": True})
-            if compiled
-            else plain
-        )
-        self.eagerly = False
+    - `WorldModel.loss`, if the backbone's `observe` compiles and no text is read;
+    - `WorldModel.observe_step` of a coupled posterior, and `WorldModel.imagine_step`, if its `step` compiles;
+    - `Behavior.imagination_loss` and `Behavior.replay_loss`, with any backbone.
 
-    def __call__(self, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        call = self.plain if self.eagerly else self.compiled
-        return call(*args, **kwargs)
-
-
-class Pieces:
-    """The parts of an update that are functions of tensors, as they are or, with `compile=true`, compiled.
-
-    - `dream`: a step of imagination, with the action before it, where the backbone's `step` compiles;
-    - `row`: of a coupled posterior, one row of the world model's pass, there too;
-    - `observe`: the world model's pass over a batch and its loss, where the backbone's `observe` compiles and
-      no text is read;
-    - `judge` and `judge_replay`: the losses of actor and critic, with any backbone.
-
-    All with their way back, where they have one. What is left as it is: choosing where dreams begin, the
-    optimiser, whose list operations are 3% of an update, acting and evaluation, whose rows are few and whose
-    number changes.
+    Forward and backward passes are compiled. Not compiled are the choice of start states, the optimizer
+    (its list operations are 3% of an update), acting and evaluation (their batches are small and vary).
     """
+    world_model, behavior = agent.world_model, agent.behavior
+    if world_model.loss_compiles:
+        _compile(world_model, "loss")
+    if "step" in world_model.backbone.compiles:
+        _compile(world_model, "imagine_step")
+        if world_model.coupled:
+            _compile_observe_step(world_model)
+    _compile(behavior, "imagination_loss")
+    _compile(behavior, "replay_loss")
 
-    def __init__(self, agent: Agent, compiled: bool) -> None:
-        world_model, behavior = agent.world_model, agent.behavior
 
-        def dream(latent: Code, state: Cache) -> tuple[Tensor, Code, Cache]:
-            return dream_on(world_model, behavior.sample, latent, state)
+def _compile(module: nn.Module, name: str) -> None:
+    """Replace a method of one module by its compiled form, which the first call compiles."""
+    # One graph, or an error: an unnoticed graph break would cost what compiling gains. Shapes are those
+    # of the configuration, so none is dynamic. Random numbers are torch's own, so that a seed gives the
+    # same ones compiled or not, and a checkpoint of torch's generator state is complete.
+    compiled = torch.compile(
+        getattr(module, name), fullgraph=True, dynamic=False, options={"fallback_random": True}
+    )
+    setattr(module, name, compiled)
 
-        steps = "step" in world_model.backbone.compiles
-        self.dream = Piece(dream, compiled and steps)
-        self.row = Piece(world_model.row, compiled and steps and world_model.coupled)
-        self.observe = Piece(world_model.observe, compiled and world_model.compiles)
-        self.judge = Piece(behavior.loss, compiled)
-        self.judge_replay = Piece(behavior.replay_loss, compiled)
-        self.seconds: float | None = None
-        """What the first compiled update took, nearly all of it compiling; None before it."""
-        self._waiting = compiled
 
-    @contextmanager
-    def eagerly(self) -> Iterator[None]:
-        """While it lasts nothing runs compiled: so operations can be counted, and modules watched."""
-        pieces = (self.dream, self.row, self.observe, self.judge, self.judge_replay)
-        waiting, self._waiting = self._waiting, False
-        for piece in pieces:
-            piece.eagerly = True
-        try:
-            yield
-        finally:
-            self._waiting = waiting
-            for piece in pieces:
-                piece.eagerly = False
+def _compile_observe_step(world_model: WorldModel) -> None:
+    """Compile `observe_step` for all time steps but the first.
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Around an update: what the first compiled one took.
+    The first one's cache carries no gradient, which would need a second graph. For the same reason
+    evaluation, which needs no gradient at all, runs the plain method.
+    """
+    plain, to_dict = world_model.observe_step, world_model.backbone.cache_to_dict
+    _compile(world_model, "observe_step")
+    compiled: Callable[..., Any] = world_model.observe_step
 
-        Raises:
-            ConfigError: if it cannot be compiled.
-        """
-        if not self._waiting:
-            yield
-            return
-        # Part of torch that takes a second to import, and is imported by compiling anyway.
-        from torch._dynamo.exc import TorchDynamoException
+    @wraps(plain)
+    def observe_step(*args: Any) -> Any:
+        has_gradient = any(tensor.requires_grad for tensor in to_dict(args[-1]).values())
+        return compiled(*args) if has_gradient else plain(*args)
 
-        begin = time.perf_counter()
-        try:
-            yield
-        except TorchDynamoException as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ConfigError(
-                f"compile=true: torch cannot compile this update ({reason}); compile=false does without"
-            ) from error
-        self.seconds = time.perf_counter() - begin
-        self._waiting = False
+    setattr(world_model, "observe_step", observe_step)  # noqa: B010, mypy refuses an assignment
+
+
+def uncompiled(enabled: bool) -> AbstractContextManager[Any]:
+    """Run compiled functions uncompiled for the duration, so that operations and modules can be watched.
+
+    Args:
+        enabled: False if nothing is compiled. Then torch.compile, which takes seconds to import, is not.
+    """
+    return torch.compiler.set_stance("force_eager") if enabled else nullcontext()
+
+
+@contextmanager
+def compile_errors() -> Iterator[None]:
+    """Report an update that torch.compile cannot compile.
+
+    Raises:
+        ConfigError: with torch's reason.
+    """
+    # Takes a second to import, but compiling imports it anyway.
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigError(
+            f"compile=true: torch cannot compile this update ({reason}); compile=false does without"
+        ) from error
 
 
 def check_compiler(device: torch.device) -> None:
-    """See that there is what torch.compile compiles with, before anything is made.
+    """Check that torch.compile has a compiler, before anything is built.
 
     Raises:
-        ConfigError: if there is not, or there are several processes.
+        ConfigError: if it has none, or the run has several processes.
     """
     if distributed.size() > 1:
         raise ConfigError(
@@ -130,7 +113,7 @@ def check_compiler(device: torch.device) -> None:
     if device.type == "cuda":
         if find_spec("triton") is None:
             raise ConfigError(
-                "compile=true: no Triton, which torch compiles with for CUDA: pip install triton"
+                "compile=true: torch.compile needs Triton for CUDA: run pip install triton"
             )
     elif shutil.which(compiler()) is None:
         raise ConfigError(
@@ -140,6 +123,6 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compiler() -> str:
-    """The C++ compiler that torch will take on a CPU."""
+    """Return the C++ compiler that torch uses on a CPU."""
     usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     return os.environ.get("CXX", usual)

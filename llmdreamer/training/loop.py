@@ -24,7 +24,7 @@ from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
 from llmdreamer.training.summary import Best, plot_returns, summary
 from llmdreamer.training.system import SystemMonitor
-from llmdreamer.training.trainer import PARTS, Trainer, check_finite
+from llmdreamer.training.trainer import REQUIRED_STATE, Trainer, check_finite
 from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
 from llmdreamer.utils.device import prepare
@@ -113,7 +113,7 @@ def _restore(trainer: Trainer, checkpoints: Checkpoints) -> int:
     """
     saved = checkpoints.newest(trainer.device)
     inside = saved.get("trainer", {})
-    if lost := sorted({"metrics_offset"} - saved.keys() | PARTS - inside.keys()):
+    if lost := sorted({"metrics_offset"} - saved.keys() | REQUIRED_STATE - inside.keys()):
         raise ConfigError(
             f"{checkpoints.newest_path} is no checkpoint to go on from: it has no {', '.join(lost)}"
         )
@@ -157,7 +157,7 @@ class Run:
             self.journal.log(trainer.counts())
         budget, quiet = total * config.env.action_repeat, self.tracker is None
         with Display(budget, trainer.env_step, trainer.updates, quiet=quiet) as display:
-            while trainer.policy_step < total or trainer.owes():
+            while trainer.policy_step < total or trainer.update_due():
                 self._step(display, interrupts)
                 if self.system.due():
                     self.journal.log(self.system.read())
@@ -184,13 +184,13 @@ class Run:
 
     def _step(self, display: Display, interrupts: Interrupts) -> None:
         config, trainer = self.config, self.trainer
-        if not trainer.owes():  # else the run was stopped between two updates
+        if not trainer.update_due():  # else the run was stopped between two updates
             self._live(display)
-        for metrics in trainer.learn():
+        for metrics in trainer.train_updates():
             self._pending.append(metrics)
             if len(self._pending) >= config.tracking.log_every:
                 self._flush(display)
-            if trainer.owes() and _signal(interrupts) > 0:
+            if trainer.update_due() and _signal(interrupts) > 0:
                 return  # the rest of this step is for the next life
         if (seconds := trainer.compile_seconds) is not None and not self._compiled:
             self._compiled = True
@@ -213,7 +213,7 @@ class Run:
             self._save(display)
 
     def _live(self, display: Display) -> None:
-        for episode in self.trainer.live():
+        for episode in self.trainer.collect_step():
             row = {"episode/return": episode.episode_return, "episode/length": episode.length}
             self.journal.log({name: float(value) for name, value in row.items()})
             display.update(self.trainer.env_step, episode_return=f"{episode.episode_return:.0f}")

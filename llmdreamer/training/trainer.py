@@ -1,8 +1,9 @@
-"""Everything of a run that moves, built from its configuration, saved and restored as one."""
+"""The training state of a run: built from its configuration, saved and restored as one."""
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from llmdreamer.agent.restore import load_agent
 from llmdreamer.envs import make_vector
 from llmdreamer.replay import ReplayCredit, SequenceReplay
 from llmdreamer.training.clock import Clock, counted
-from llmdreamer.training.compile import check_compiler
+from llmdreamer.training.compile import check_compiler, compile_agent, compile_errors, uncompiled
 from llmdreamer.training.non_finite import Guard, not_finite, trace
 from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
 from llmdreamer.training.step import Learner
@@ -29,26 +30,27 @@ if TYPE_CHECKING:
     from llmdreamer.config import Config
 
 log = logging.getLogger(__name__)
-REPORTS = 5  # lines about skipped updates; beyond them, the metric says how many
+MAX_SKIP_REPORTS = 5
+"""Log lines about skipped updates in a run; after them, only the metric counts them."""
 
-PARTS = {
-    *("agent", "optimizer", "credit", "flops_per_update"),
-    *("replay", "collector", "torch_rng"),
+REQUIRED_STATE = {
+    *("agent", "optimizer", "non_finite", "credit", "flops_per_update"),
+    *("replay", "collector", "torch_rng", "others"),
 }
-"""Of a trainer's state: those that no checkpoint to go on from is without."""
+"""Keys that a trainer's state must have to resume from it."""
 
 PROCESS_SEED = 7_000_003
-"""Between the seeds of two processes of a run; evaluation's are elsewhere."""
+"""Distance between the seeds of two processes of a run."""
 
 
 class Trainer:
-    """Environments, replay, agent and optimiser of one run, or of one of its processes.
+    """Environments, replay, agent and optimizer of one run, or of one of its processes.
 
-    Of several processes each has its own environments, replay and noise. `policy_step` and `env_step` count
-    the steps of all.
+    Each process has its own environments, replay and random numbers. `policy_step` and `env_step` count the
+    steps of all processes.
 
     Raises:
-        ConfigError: if something asked for is not there, or so many processes would never train.
+        ConfigError: if a part of the configuration does not exist, or this many processes would never train.
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
@@ -56,7 +58,7 @@ class Trainer:
         algo, processes, rank = config.algo, distributed.size(), distributed.rank()
         _check_processes(config, processes)
         seed = (config.seed + rank * PROCESS_SEED) % 2**32
-        assert algo.learning_starts is not None, "config.load fills it in"
+        assert algo.learning_starts is not None, "config.load sets it"
         self.config = config
         self.prefill = algo.learning_starts
         self.device = torch_device(config.device)
@@ -66,6 +68,8 @@ class Trainer:
             log.warning("precision=bf16: this %s has no bfloat16; fp32 is faster", self.device.type)
         self.envs = make_vector(config.env, config.env.num_envs, seed)
         self.agent = make_agent(config, self.envs.spec).to(self.device)
+        if algo.compile:
+            compile_agent(self.agent)
         self.replay = SequenceReplay(
             run_dir / ("replay" if rank == 0 else f"replay-{rank}"),
             self.envs.spec,
@@ -75,7 +79,7 @@ class Trainer:
             seed,
             slack=_slack(config, config.env.num_envs * processes),
         )
-        # An update of n processes reads n batches, so there are n times fewer of them.
+        # An update of n processes trains on n batches, so there are n times fewer updates.
         ratio = algo.replay_ratio / processes
         self.credit = ReplayCredit(ratio)
         total_updates = self.credit.total(algo.total_steps, self.prefill)
@@ -87,13 +91,15 @@ class Trainer:
         self._ready = False
         self.clock = self.learner.clock = Clock()
         self.guard = Guard()
-        self._newest: SequenceBatch | None = None  # batch that was learned from
+        self._last_batch: SequenceBatch | None = None
         self._reports = 0
-        # Counted at the run's first update and kept: counting takes other kernels, and nothing compiled,
-        # which rounds differently, so a resumed run must not do it again.
+        # Counted at the run's first update and saved. Counting uses other kernels and nothing compiled,
+        # which rounds differently, so a resumed run must not count again.
         self.flops_per_update = 0.0
+        self.compile_seconds: float | None = None
+        """Seconds of the first compiled update, nearly all of them compiling; None before it."""
         distributed.broadcast_parameters(self.agent)
-        if rank > 0:  # the weights are drawn alike, all else is not
+        if rank > 0:  # all processes draw the same weights, but different everything else
             torch.manual_seed(seed)
 
     @property
@@ -108,37 +114,32 @@ class Trainer:
     def updates(self) -> int:
         return self.optimizer.updates
 
-    @property
-    def compile_seconds(self) -> float | None:
-        """What the first compiled update of this process took; None without one."""
-        return self.learner.pieces.seconds
-
-    def live(self) -> list[Episode]:
-        """One policy step in every environment; the episodes that ended by it."""
+    def collect_step(self) -> list[Episode]:
+        """Take one policy step in every environment. Return the episodes that ended."""
         with self.clock.stage("environment"):
             return self.collector.step(explore_at_random=self.policy_step < self.prefill)
 
-    def owes(self) -> bool:
-        """Whether the replay ratio asks for an update before the next policy step."""
-        # Streams differ by their episodes' ends, and an update is made by all or by none.
+    def update_due(self) -> bool:
+        """Return True if the replay ratio asks for an update before the next policy step."""
+        # Replays fill at different times, but all processes must agree on an update.
         self._ready = self._ready or distributed.all_true(self.replay.ready)
         return self._ready and self.credit.due(self.policy_step, self.prefill) > 0
 
-    def learn(self) -> Iterator[Metrics]:
-        """The gradient updates that are owed by now, each made as it is asked for.
+    def train_updates(self) -> Iterator[Metrics]:
+        """Make the gradient updates that are due, one for each item that the caller takes.
 
-        The first ones may be thousands: they make up for all that waited for the first sequence. Between any
-        two the run may be saved, and the next life begins with those that are left.
+        The first call may make thousands: those that were due while the replay had no whole sequence. The
+        run may be saved between any two updates; a resumed run makes the rest.
 
         Raises:
-            Diverged: if too many of them in a row were not finite.
+            Diverged: if too many updates in a row were not finite.
         """
-        # Not at once: by now an action has been waited for, so the device has nothing left to do.
+        # Read the flags of earlier updates here: choosing an action has waited for the device already.
         self.guard.look()
         while True:
             if self.guard.fresh:
                 self._report()
-            if not self.owes():
+            if not self.update_due():
                 return
             self.credit.count_update()
             yield self._update()
@@ -146,33 +147,42 @@ class Trainer:
     def _update(self) -> Metrics:
         with self.clock.stage("replay"):
             sampled = self.replay.sample(self.config.algo.per_rank_batch_size)
-            batch = self._newest = sampled.to(self.device, but=self.envs.spec.texts)
-        # What of an update is in no stage of the learner's own: the backward pass and the optimiser.
+            batch = self._last_batch = sampled.to(self.device, but=self.envs.spec.texts)
+        # The learner's own stages do not cover the backward pass and the optimizer; this one does.
         with self.clock.stage("gradient"):
             if self.flops_per_update > 0:
-                metrics = self.learner.update(batch)
+                metrics = self._update_timing_compilation(batch)
             else:
-                with self.learner.pieces.eagerly():
+                with uncompiled(self.config.algo.compile):
                     metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
         self.guard.note(metrics[SKIPPED])
         return metrics
 
+    def _update_timing_compilation(self, batch: SequenceBatch) -> Metrics:
+        if not self.config.algo.compile or self.compile_seconds is not None:
+            return self.learner.update(batch)
+        begin = time.perf_counter()
+        with compile_errors():
+            metrics = self.learner.update(batch)
+        self.compile_seconds = time.perf_counter() - begin
+        return metrics
+
     def _report(self) -> None:
-        """Tell of updates skipped since the last time, or give up.
+        """Log the updates skipped since the last report, or give up.
 
         Raises:
-            Diverged: if they are too many in a row.
+            Diverged: if too many updates in a row were skipped.
         """
         guard, limit = self.guard, self.config.algo.optimizer.max_skipped
         fresh, guard.fresh = guard.fresh, 0
         ending = guard.in_a_row >= limit
-        if self._reports >= REPORTS and not ending:
+        if self._reports >= MAX_SKIP_REPORTS and not ending:
             return
         self._reports += 1
         origin = "an earlier batch"
-        # The newest update was one of them; of several processes none could be traced alone.
-        if guard.in_a_row and self._newest is not None and distributed.size() == 1:
-            origin = self._trace(self._newest)
+        # Trace only if the last update was skipped, and not with several processes: all would have to.
+        if guard.in_a_row and self._last_batch is not None and distributed.size() == 1:
+            origin = self._trace(self._last_batch)
         if ending:
             raise Diverged(f"{guard.in_a_row} updates in a row were not finite, first in {origin}")
         log.warning(
@@ -182,21 +192,23 @@ class Trainer:
     def _trace(self, batch: SequenceBatch) -> str:
         norm = self.agent.behavior.return_norm
         before = {name: value.clone() for name, value in norm.state_dict().items()}
-        with self.learner.pieces.eagerly():
+        with uncompiled(self.config.algo.compile):
             origin = trace(self.agent, batch, lambda: self.learner.loss(batch))
         norm.load_state_dict(before)
         return origin
 
     def state_dict(self) -> dict[str, Any]:
-        """All that moves, of all processes on the first of them. Tensors are those that training changes;
-        the rows that it counts on are on the disk after `replay.flush()`."""
-        if distributed.size() > 1:  # nobody else waits for the rows of the others
+        """Return the state to resume from; with several processes, the first one returns that of all.
+
+        Tensors are not copied: training changes them. The replay's steps are on disk after `replay.flush()`.
+        """
+        if distributed.size() > 1:  # the caller flushes only the first process's replay
             self.replay.flush()
         first, *others = distributed.gather_objects(self._own_state()) or [{}]
         return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "guard": self.guard.state_dict(),
+            "non_finite": self.guard.state_dict(),
             "credit": self.credit.state_dict(),
             "flops_per_update": self.flops_per_update,
             **first,
@@ -204,7 +216,7 @@ class Trainer:
         }
 
     def _own_state(self) -> dict[str, Any]:
-        """What processes do not share."""
+        """Return the state that processes do not share."""
         state = {
             "replay": self.replay.state_dict(),
             "collector": self.collector.state_dict(),
@@ -215,12 +227,12 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`; the replay is cut back to where it was.
+        """Resume from `state_dict`; the replay is cut back to the same moment.
 
         Raises:
             ConfigError: if the checkpoint is of an agent of another shape, or of more or fewer processes.
         """
-        others = state.get("others", [])
+        others = state["others"]
         if len(others) + 1 != distributed.size():
             raise ConfigError(
                 f"the checkpoint is of {len(others) + 1} processes, this run has {distributed.size()}:"
@@ -228,10 +240,9 @@ class Trainer:
             )
         load_agent(self.agent, state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if "guard" in state:  # not in checkpoints from before there was one
-            self.guard.load_state_dict(state["guard"])
+        self.guard.load_state_dict(state["non_finite"])
         self.credit.load_state_dict(state["credit"])
-        # The schedule ends with the run, at the ratio of now.
+        # The schedule ends with the run, which may have a new length or replay ratio.
         self.optimizer.total_updates = self.credit.total(self.config.algo.total_steps, self.prefill)
         self.flops_per_update = state["flops_per_update"]
         state = [state, *others][distributed.rank()]
@@ -245,7 +256,7 @@ class Trainer:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
     def counts(self) -> dict[str, float]:
-        """Parameters: of the whole agent, of its backbone, and those of either that train."""
+        """Count the parameters of the agent and of its backbone: all, and those that train."""
         return {
             "parameters/total": _count(self.agent, trainable=False),
             "parameters/trainable": _count(self.agent, trainable=True),
@@ -256,10 +267,10 @@ class Trainer:
         }
 
     def adapter_norms(self) -> dict[str, float]:
-        """`lora/LAYER` of each layer that has an adapter: see `lora.adapter_norms`."""
+        """Return `lora/LAYER` for each layer that has an adapter: see `lora.adapter_norms`."""
         if not self.config.peft:
             return {}
-        # peft and transformers take seconds to import; here they are.
+        # peft and transformers take seconds to import; here they are imported already.
         from llmdreamer.backbones.lora import adapter_norms
 
         norms = adapter_norms(self.agent.world_model.backbone)
@@ -271,7 +282,7 @@ class Trainer:
 
 
 def check_finite(state: dict[str, Any]) -> None:
-    """See that a trainer's state, or an agent's alone, may replace an older one.
+    """Check that a trainer's state, or an agent's alone, is finite before it replaces an older one.
 
     Raises:
         Diverged: if a weight or a moment is not finite.
@@ -282,22 +293,27 @@ def check_finite(state: dict[str, Any]) -> None:
 
 
 def _slack(config: Config, envs: int) -> int:
-    """Rows of each environment to keep beyond its share of the capacity, for checkpoints to go back to.
+    """Return the steps of each environment to keep beyond its share of the capacity.
 
-    As many as may be newer than the oldest checkpoint kept, but a quarter of the capacity at least. That is
-    one more interval than are kept, since the next is under way, and two rows a step, for episodes of one.
+    A resumed run goes back to a checkpoint and needs the steps that were in the replay then. The oldest one
+    kept may be `keep` + 1 intervals old, because the next is not written yet. A policy step stores two
+    steps if its episode ends. A quarter of the capacity is kept at least.
     """
     steps = min((config.checkpoint.keep + 1) * config.checkpoint.every, config.algo.total_steps)
     return max(config.replay.capacity // envs // 4, 2 * -(-steps // envs))
 
 
 def _check_processes(config: Config, processes: int) -> None:
-    """What `config.checks` sees to for one process, for several of them."""
-    envs, rows = config.env.num_envs * processes, config.algo.per_rank_sequence_length + 1
-    if processes > 1 and config.algo.total_steps // envs < rows:
+    """Check for several processes that a sequence fits, as `config.checks` does for one.
+
+    Raises:
+        ConfigError: if none does.
+    """
+    envs, length = config.env.num_envs * processes, config.algo.per_rank_sequence_length + 1
+    if processes > 1 and config.algo.total_steps // envs < length:
         raise ConfigError(
             f"nothing would train: algo.total_steps={config.algo.total_steps} in {envs} environments of"
-            f" {processes} processes never fills a sequence of {rows} rows"
+            f" {processes} processes never fills a sequence of {length} steps"
         )
 
 

@@ -1,1 +1,1 @@
-"""The latent world model: what it learns from replayed sequences, and how it dreams on."""
+"""The latent world model: training on replayed sequences, and imagination."""

@@ -1,8 +1,9 @@
-"""The world model: encoder, memory, latent, and the heads that read it."""
+"""The world model: encoder, sequence model, latent, and the heads that read the latent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,10 +25,10 @@ from llmdreamer.nn.layers import (
     RMSNorm,
     TwoHotHead,
 )
-from llmdreamer.types import Code, EnvSpec, Latent, Metrics, SequenceBatch
+from llmdreamer.types import EnvSpec, IndexedLatent, Latent, Metrics, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.observations import ObservationDecoder, ObservationEncoder
-from llmdreamer.world_model.prompt import begin_prompted, observe_prompted
+from llmdreamer.world_model.prompt import observe_with_prompt, reset_with_prompt
 from llmdreamer.world_model.tokens import TokenProjection
 
 if TYPE_CHECKING:
@@ -35,47 +36,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What the world model makes of a batch: the loss, and where imagination can begin."""
+class ObservedSequence:
+    """The latents of a batch, and the backbone's cache behind each of them."""
+
+    latent: Latent  # (B, T, ...), with gradient
+    caches: Cache  # after every token that the backbone has encoded
+    token_index: (
+        Tensor | None
+    )  # (B, T), each time step's token among those; None: tokens are time steps
+
+
+@dataclass(frozen=True)
+class WorldModelOutput:
+    """The loss of the world model on a batch, and the latents that imagination starts from."""
 
     loss: Tensor  # scalar
-    latent: Latent  # (B, T, ...), with gradient
-    states: Cache  # of the backbone, for every token it has seen
-    column: Tensor | None  # (B, T), which of them are the rows'; None: they are the rows
+    observed: ObservedSequence
     metrics: Metrics
 
 
-class Row(NamedTuple):
-    """What a coupled pass finds in one row of B sequences."""
+class PosteriorStep(NamedTuple):
+    """One time step of B sequences with a coupled posterior."""
 
-    posterior: Tensor  # (B, S, K), log-probabilities
+    log_probs: Tensor  # (B, S, K), of the posterior
     deter: Tensor  # (B, D)
     stoch: Tensor  # (B, S, K)
-    memory: Cache  # after it
+    cache: Cache  # after this step
 
 
-class AsItIs(nn.Module):
-    """In a norm's place. A copy: one tensor as `deter` and as state would be a compiled dream of its own."""
+class CloneIdentity(nn.Module):
+    """Identity that clones. Aliasing `deter` and the cache would trigger a second torch.compile graph."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
 
 
 class WorldModel(nn.Module):
-    """A recurrent state-space model whose memory is a sequence model over (z, a) tokens.
+    """A recurrent state-space model whose recurrent part is a sequence model over (z, a) tokens.
 
     token_t = Proj(z_{t-1}, a_{t-1}); h_t = backbone(token_{<=t}); prior p(z_t | h_t); posterior
     q(z_t | x_t). The posterior sees the observation alone, so all tokens of a sequence are known
-    before the backbone runs, and training is one parallel pass. A recurrent backbone may have
+    before the backbone runs, and training is one parallel pass. A recurrent backbone can have
     DreamerV3's own posterior instead, q(z_t | h_t, x_t), at the price of a loop over time.
 
     Texts that `algo.text_keys.sequence` names are tokens in front of each episode, too.
 
     Args:
-        text_table: what texts are read with, if `algo.text_keys` names any.
+        text_table: embeds texts, if `algo.text_keys` names any.
 
     Raises:
-        ConfigError: if the posterior asked for needs a recurrent backbone, and this is none.
+        ConfigError: if the posterior needs a recurrent backbone and this one is not recurrent.
     """
 
     def __init__(
@@ -110,10 +120,10 @@ class WorldModel(nn.Module):
         self.backbone = backbone
         self.prompt: TextPrompt | None = None
         if algo.text_keys.sequence:
-            assert text_table is not None, "texts need a table to be read with"
+            assert text_table is not None, "texts need a table of embeddings"
             self.prompt = TextPrompt(text_table, algo.text_keys.sequence, backbone)
-        # Checkpoints differ in the scale of what they say. A cell's memory is in [-1, 1] as it is.
-        self.deter_norm = AsItIs() if backbone.uses_rssm_input else RMSNorm(backbone.width)
+        # Pretrained models differ in the scale of their outputs. A GRU cell's output is in [-1, 1] already.
+        self.deter_norm = CloneIdentity() if backbone.uses_rssm_input else RMSNorm(backbone.width)
         sizes = config.transition_model
         self.prior = CategoricalHead(
             backbone.width, sizes.hidden_size, sizes.layers, stoch, config.unimix
@@ -127,129 +137,117 @@ class WorldModel(nn.Module):
         )
 
     @property
-    def compiles(self) -> bool:
-        """Whether `observe` is one graph for torch.compile: a pass of the backbone that is, and no text.
+    def loss_compiles(self) -> bool:
+        """Return True if torch.compile can turn `loss` into one graph.
 
-        How many different texts a batch has, numbers say. A loop over rows is one long graph.
+        A coupled posterior loops over time, which would be one long graph. The number of distinct texts
+        depends on the data, so text encoders cannot be one static graph.
         """
         texts = (self.prompt, self.encoder.text, self.decoder.words)
-        reads = any(part is not None for part in texts)
-        return "observe" in self.backbone.compiles and not self.coupled and not reads
+        reads_text = any(module is not None for module in texts)
+        return "observe" in self.backbone.compiles and not self.coupled and not reads_text
 
-    def observe(self, batch: SequenceBatch, row: Callable[..., Row] | None = None) -> Observed:
-        """The loss on a batch, and the latents it went through.
+    def loss(self, batch: SequenceBatch) -> WorldModelOutput:
+        """Compute the loss on a batch, and the latents of its time steps.
 
         Source: arXiv:2301.04104v2, "World model learning", with the 2025 weights.
-
-        Args:
-            row: what a coupled posterior calls for each row but the first, which has no memory to learn
-                from: `row` or its compiled form; None: `row`.
         """
-        # Row 0 is context: z_0 and a_0 enter the first token, and no loss is taken on it.
+        posterior, observed = self.observe(batch)
+        loss, metrics = self._losses(batch, posterior, observed.latent)
+        return WorldModelOutput(loss, observed, metrics)
+
+    def observe(self, batch: SequenceBatch) -> tuple[Tensor, ObservedSequence]:
+        """Infer the posterior of each time step: its log-probabilities (B, T, S, K), and the latents."""
+        # Time step 0 is context: z_0 and a_0 enter the first token, and no loss is taken on it.
         embedding = self.encoder(batch.observations, 2)  # (B, T + 1, E)
         if self.coupled:
-            posterior, latent, states = self._observe_coupled(embedding, batch, row or self.row)
-            column = None
-        else:
-            posterior, latent, states, column = self._observe_parallel(embedding, batch)
-        return self._loss(batch, posterior, latent, states, column)
+            return self._observe_coupled(embedding, batch)
+        return self._observe_parallel(embedding, batch)
 
     def _observe_parallel(
         self, embedding: Tensor, batch: SequenceBatch
-    ) -> tuple[Tensor, Latent, Cache, Tensor | None]:
-        """All rows at once: posterior (B, T, S, K), latent, the backbone's states, and their columns."""
+    ) -> tuple[Tensor, ObservedSequence]:
+        """Observe all time steps in one pass of the backbone."""
         action, is_first = batch.action, batch.is_first[:, 1:]
         posterior = self.posterior(embedding)
         stoch = self._sample(posterior)
         tokens = self.tokens(stoch[:, :-1], action[:, :-1], is_first)
-        column = None
+        token_index = None
         if self.prompt is None:
-            hidden, states = self.backbone.observe(tokens, is_first)
+            hidden, caches = self.backbone.observe(tokens, is_first)
         else:
             texts = {key: batch.observations[key][:, 1:] for key in self.prompt.keys}
-            found = observe_prompted(self.prompt, self.backbone, tokens, is_first, texts)
-            hidden, states, column = found.deter, found.states, found.column
-        return posterior[:, 1:], Latent(self.deter_norm(hidden), stoch[:, 1:]), states, column
-
-    def row(
-        self, embedding: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor, memory: Cache
-    ) -> Row:
-        """One row of a coupled pass.
-
-        Args:
-            embedding: (B, E), of the row.
-            stoch: (B, S, K), of the row before, as `action`, (B, A).
-            is_first: (B,), bool, of the row.
-            memory: of B streams, before the row.
-        """
-        hidden, memory = self.backbone.step(self.tokens(stoch, action, is_first), memory)
-        deter = self.deter_norm(hidden)
-        posterior = self.infer(embedding, deter)
-        return Row(posterior, deter, self._sample(posterior), memory)
+            prompted = observe_with_prompt(self.prompt, self.backbone, tokens, is_first, texts)
+            hidden, caches, token_index = prompted.deter, prompted.caches, prompted.token_index
+        latent = Latent(self.deter_norm(hidden), stoch[:, 1:])
+        return posterior[:, 1:], ObservedSequence(latent, caches, token_index)
 
     def _observe_coupled(
-        self, embedding: Tensor, batch: SequenceBatch, row: Callable[..., Row]
-    ) -> tuple[Tensor, Latent, Cache]:
-        """Row by row, because z_t needs h_t, and h_{t+1} needs z_t."""
+        self, embedding: Tensor, batch: SequenceBatch
+    ) -> tuple[Tensor, ObservedSequence]:
+        """Observe one time step after the other, because z_t needs h_t, and h_{t+1} needs z_t."""
         action, is_first = batch.action, batch.is_first[:, 1:]
-        begins = is_first.clone()
-        begins[:, 0] = True  # where texts, if any, are told in any case
-        memory = self.backbone.initial_cache(embedding.shape[0])
+        resets = is_first.clone()
+        resets[:, 0] = True  # texts, if any, are read at the first step in any case
+        cache = self.backbone.initial_cache(embedding.shape[0])
         deter = embedding.new_zeros(embedding.shape[0], self.backbone.width)
-        stoch = self._sample(self.infer(embedding[:, 0], deter))  # the context row has no memory
-        rows: list[Row] = []
+        # The context step has no history.
+        stoch = self._sample(self.infer(embedding[:, 0], deter))
+        steps: list[PosteriorStep] = []
         for t in range(is_first.shape[1]):
-            seen = {key: rows[:, t + 1] for key, rows in batch.observations.items()}
-            memory = self.begin(memory, begins[:, t], seen)
-            # The first memory has no gradient: compiled, it would be a graph of its own.
-            advance = row if t else self.row
-            found = advance(embedding[:, t + 1], stoch, action[:, t], is_first[:, t], memory)
-            rows.append(found)
-            stoch, memory = found.stoch, found.memory
-        posterior = torch.stack([found.posterior for found in rows], 1)
-        deter = torch.stack([found.deter for found in rows], 1)
-        latent = Latent(deter, torch.stack([found.stoch for found in rows], 1))
-        return posterior, latent, self.backbone.stack([found.memory for found in rows])
+            observations = {key: value[:, t + 1] for key, value in batch.observations.items()}
+            cache = self.reset(cache, resets[:, t], observations)
+            step = self.observe_step(
+                embedding[:, t + 1], stoch, action[:, t], is_first[:, t], cache
+            )
+            steps.append(step)
+            stoch, cache = step.stoch, step.cache
+        posterior = torch.stack([step.log_probs for step in steps], 1)
+        deter = torch.stack([step.deter for step in steps], 1)
+        latent = Latent(deter, torch.stack([step.stoch for step in steps], 1))
+        caches = self.backbone.stack([step.cache for step in steps])
+        return posterior, ObservedSequence(latent, caches, None)
 
-    def begin(self, state: Cache, is_first: Tensor, observations: Mapping[str, Tensor]) -> Cache:
-        """The memory of N streams before a row: emptied where one begins, and told its texts if it is to be.
+    def observe_step(
+        self, embedding: Tensor, stoch: Tensor, action: Tensor, is_first: Tensor, cache: Cache
+    ) -> PosteriorStep:
+        """Observe one time step with a coupled posterior.
+
+        Args:
+            embedding: (B, E), of this step.
+            stoch: (B, S, K), of the previous step, like `action`, (B, A).
+            is_first: (B,), bool, of this step.
+            cache: of B streams, before this step.
+        """
+        hidden, cache = self.backbone.step(self.tokens(stoch, action, is_first), cache)
+        deter = self.deter_norm(hidden)
+        posterior = self.infer(embedding, deter)
+        return PosteriorStep(posterior, deter, self._sample(posterior), cache)
+
+    def reset(self, cache: Cache, is_first: Tensor, observations: Mapping[str, Tensor]) -> Cache:
+        """Empty the cache of the streams whose episode begins, and prompt it with the episode's texts.
 
         Args:
             is_first: (N,), bool.
-            observations: each (N, ...), of that row.
+            observations: each (N, ...), of the time step that comes next.
         """
         if self.prompt is None:
-            return self.backbone.reset(state, is_first)
-        return begin_prompted(self.prompt, self.backbone, state, is_first, observations)
-
-    def select(self, observed: Observed, indices: Tensor, steps: int | None = None) -> Cache:
-        """The memory behind the latents at (b, indices[b, i]), (B, n): of N = B * n streams.
-
-        Args:
-            steps: how many will be dreamt on from there at most; None: any number.
-        """
-        if observed.column is not None:
-            indices = observed.column.gather(1, indices)
-        return self.backbone.select(observed.states, indices, steps)
+            return self.backbone.reset(cache, is_first)
+        return reset_with_prompt(self.prompt, self.backbone, cache, is_first, observations)
 
     def infer(self, embedding: Tensor, deter: Tensor) -> Tensor:
-        """The posterior after an observation (..., E) at memory (..., D): log-probabilities."""
-        seen = torch.cat([embedding, deter], -1) if self.coupled else embedding
-        log_probs: Tensor = self.posterior(seen)
+        """Return the posterior's log-probabilities, given an observation (..., E) and `deter` (..., D)."""
+        inputs = torch.cat([embedding, deter], -1) if self.coupled else embedding
+        log_probs: Tensor = self.posterior(inputs)
         return log_probs
 
     @staticmethod
     def _sample(posterior: Tensor) -> Tensor:
         return straight_through(sample_one_hot(posterior), posterior)
 
-    def _loss(
-        self,
-        batch: SequenceBatch,
-        posterior: Tensor,
-        latent: Latent,
-        states: Cache,
-        column: Tensor | None,
-    ) -> Observed:
+    def _losses(
+        self, batch: SequenceBatch, posterior: Tensor, latent: Latent
+    ) -> tuple[Tensor, Metrics]:
         prior = self.prior(latent.deter)
         features = self.feature(latent)
         observations = {key: value[:, 1:] for key, value in batch.observations.items()}
@@ -273,40 +271,60 @@ class WorldModel(nn.Module):
         with torch.no_grad():
             metrics["world_model/posterior_entropy"] = _entropy(posterior)
             metrics["world_model/prior_entropy"] = _entropy(prior)
-        return Observed(total, latent, states, column, metrics)
+        return total, metrics
 
-    def feature(self, latent: Latent | Code) -> Tensor:
-        """The heads' input, (..., F)."""
-        if isinstance(latent, Code):
+    def feature(self, latent: Latent | IndexedLatent) -> Tensor:
+        """Return the heads' input, (..., F)."""
+        if isinstance(latent, IndexedLatent):
             width = self.features - self.backbone.width
-            ones = ones_at(latent.ones, width, latent.dense.dtype)
-            return torch.cat([latent.dense, ones], -1)
+            ones = ones_at(latent.stoch_index, width, latent.deter.dtype)
+            return torch.cat([latent.deter, ones], -1)
         return torch.cat([latent.deter, latent.stoch.flatten(-2)], -1)
 
-    def code(self, latent: Latent) -> Code:
-        """The same without gradient, as imagination takes it."""
-        return self._code(latent.deter.detach(), latent.stoch.argmax(-1, keepdim=True))
+    def start_imagination(
+        self, observed: ObservedSequence, starts: Tensor, steps: int | None = None
+    ) -> tuple[IndexedLatent, Cache]:
+        """Return the latents at (b, starts[b, i]) and the cache behind them, without gradient.
 
-    def dream(self, latent: Code, action: Tensor, state: Cache) -> tuple[Code, Cache]:
-        """One imagined step: N latents and actions (N, A) to the latents that the prior expects."""
-        token = self.tokens.imagined(latent.ones, action)
-        hidden, state = self.backbone.step(token, state)
+        Args:
+            starts: (B, n), time steps; the result has N = B * n streams.
+            steps: largest number of steps that will be imagined; None: unknown.
+        """
+        batch = torch.arange(starts.shape[0], device=starts.device).unsqueeze(1)
+        deter, stoch = (x.detach()[batch, starts].flatten(0, 1) for x in observed.latent)
+        if observed.token_index is not None:
+            starts = observed.token_index.gather(1, starts)
+        cache = self.backbone.select(observed.caches, starts, steps)
+        return Latent(deter, stoch).indexed(), cache
+
+    def imagine_step(
+        self, policy: Callable[[IndexedLatent], Tensor], latent: IndexedLatent, cache: Cache
+    ) -> tuple[Tensor, IndexedLatent, Cache]:
+        """Choose actions in N latents, and imagine where they lead: actions (N, A), latents and cache."""
+        action = policy(latent)
+        return action, *self.transition(latent, action, cache)
+
+    def transition(
+        self, latent: IndexedLatent, action: Tensor, cache: Cache
+    ) -> tuple[IndexedLatent, Cache]:
+        """Sample the latents that the prior predicts after actions (N, A) in N latents."""
+        token = self.tokens.imagined(latent.stoch_index, action)
+        hidden, cache = self.backbone.step(token, cache)
         deter = self.deter_norm(hidden)
-        return self._code(deter, self.prior.sample(deter)), state
+        size = self.posterior.shape[1]
+        return IndexedLatent.from_classes(deter, self.prior.sample(deter), size), cache
 
-    def _code(self, deter: Tensor, classes: Tensor) -> Code:
-        """Of the class of each categorical, (..., S, 1)."""
-        count, size = self.posterior.shape
-        first = torch.arange(0, count * size, size, device=deter.device)
-        return Code(deter, classes.squeeze(-1) + first)
+    def merged_adapters(self) -> AbstractContextManager[None]:
+        """Merge LoRA adapters into the backbone's weights for the duration, for passes without gradient."""
+        return self.backbone.merged()
 
-    def predict(self, features: Tensor | Code) -> tuple[Tensor, Tensor]:
-        """Expected reward on arriving at a state, and its discount (0 where it ends): (...), (...)."""
+    def predict(self, features: Tensor | IndexedLatent) -> tuple[Tensor, Tensor]:
+        """Predict the reward on arriving at a state, and its discount (0 if it ends): (...), (...)."""
         return self.reward.mean(self.reward(features)), self.continues.discount(
             self.continues(features)
         )
 
 
 def _entropy(log_probs: Tensor) -> Tensor:
-    """Mean over everything of the latent's entropy, in nats."""
+    """Return the latent's entropy, averaged over all leading dimensions, in nats."""
     return categorical_entropy(log_probs).sum(-1).mean()

@@ -1,4 +1,4 @@
-"""Puts the texts of an episode in front of it, in the backbone's own sequence."""
+"""Inserts the texts of an episode in front of it, in the backbone's own sequence."""
 
 from __future__ import annotations
 
@@ -13,77 +13,76 @@ from llmdreamer.backbones.text import TextPrompt
 
 
 @dataclass(frozen=True)
-class Prompted:
-    """What a backbone made of sequences with texts in them."""
+class PromptedSequence:
+    """The backbone's output for sequences with texts in them."""
 
-    deter: Tensor  # (B, T, D), of the rows alone
-    states: Cache  # of the whole sequence
-    column: Tensor  # (B, T), where in it each row's token stands
+    deter: Tensor  # (B, T, D), of the time steps alone
+    caches: Cache  # of the whole sequence
+    token_index: Tensor  # (B, T), the position of each time step's token in it
 
 
-def observe_prompted(
+def observe_with_prompt(
     prompt: TextPrompt,
     backbone: Backbone,
     tokens: Tensor,
     is_first: Tensor,
     observations: Mapping[str, Tensor],
-) -> Prompted:
-    """As `Backbone.observe`, of the sequence that has texts in front of row 0 and wherever one begins.
+) -> PromptedSequence:
+    """Run `Backbone.observe` with texts inserted before time step 0 and wherever an episode begins.
 
-    A sequence that begins in the midst of an episode is told its first row's: the agent was told them,
-    too. Padding stands behind a sequence's last row, where a causal model does not look.
+    A sequence that begins in the middle of an episode gets the texts of its first step, because the agent
+    has read them, too. Padding comes after a sequence's last step, where a causal model does not look.
 
     Args:
         tokens: (B, T, D).
         is_first: (B, T), bool.
-        observations: each (B, T, ...), of the same rows.
+        observations: each (B, T, ...), of the same time steps.
     """
     batch, time = is_first.shape
     begins = is_first.clone()
     begins[:, 0] = True
     texts = {key: observations[key] for key in prompt.keys}
-    told = {key: rows[begins.to(rows.device)] for key, rows in texts.items()}
-    words, length = prompt(told)  # (M, P, D), (M,), in the order of `begins`
+    prompts = {key: value[begins.to(value.device)] for key, value in texts.items()}
+    words, length = prompt(prompts)  # (M, P, D), (M,), in the order of `begins`
     added = torch.zeros_like(begins, dtype=torch.int64)
     added[begins] = length
-    column = torch.arange(time, device=tokens.device) + added.cumsum(1)
-    row = torch.arange(batch, device=tokens.device).unsqueeze(1)
-    total = int(column[:, -1].max()) + 1
+    token_index = torch.arange(time, device=tokens.device) + added.cumsum(1)
+    batch_index = torch.arange(batch, device=tokens.device).unsqueeze(1)
+    total = int(token_index[:, -1].max()) + 1
     sequence = tokens.new_zeros(batch, total, tokens.shape[-1])
-    sequence[row, column] = tokens
-    ahead = torch.arange(words.shape[1], 0, -1, device=tokens.device)  # P .. 1 before the row
-    spoken = ahead <= length.unsqueeze(1)
-    place = column[begins].unsqueeze(1) - ahead
-    of = row.expand(batch, time)[begins]
-    sequence[of.unsqueeze(1).expand_as(place)[spoken], place[spoken]] = words[spoken].to(
-        tokens.dtype
-    )
+    sequence[batch_index, token_index] = tokens
+    ahead = torch.arange(words.shape[1], 0, -1, device=tokens.device)  # P .. 1 before the step
+    is_word = ahead <= length.unsqueeze(1)
+    word_index = token_index[begins].unsqueeze(1) - ahead
+    of = batch_index.expand(batch, time)[begins]
+    word_batch = of.unsqueeze(1).expand_as(word_index)
+    sequence[word_batch[is_word], word_index[is_word]] = words[is_word].to(tokens.dtype)
     first = begins.new_zeros(batch, total)
-    first[of, column[begins] - length] = True
-    deter, states = backbone.observe(sequence, first)
-    return Prompted(deter[row, column], states, column)
+    first[of, token_index[begins] - length] = True
+    deter, caches = backbone.observe(sequence, first)
+    return PromptedSequence(deter[batch_index, token_index], caches, token_index)
 
 
-def begin_prompted(
+def reset_with_prompt(
     prompt: TextPrompt,
     backbone: Backbone,
-    state: Cache,
+    cache: Cache,
     is_first: Tensor,
     observations: Mapping[str, Tensor],
 ) -> Cache:
-    """The memory of N streams where some begin: emptied there, and told its texts.
+    """Replace the cache of streams whose episode begins by one that has read the episode's texts.
 
     Args:
         is_first: (N,), bool.
-        observations: each (N, ...), of the rows about to be taken in.
+        observations: each (N, ...), of the time step that comes next.
     """
     if not is_first.any():
-        return state
+        return cache
     words, length = prompt({key: observations[key] for key in prompt.keys})
-    told = backbone.initial_cache(len(length))
-    most = words.shape[1]
-    # All end together; what a shorter one has in front of it is forgotten where it begins.
-    for place in range(most):
-        told = backbone.reset(told, length == most - place)
-        _, told = backbone.step(words[:, place], told)
-    return backbone.replace(state, told, is_first)
+    prompted = backbone.initial_cache(len(length))
+    longest = words.shape[1]
+    # Texts are padded in front, and the padding is dropped by a reset where each text begins.
+    for i in range(longest):
+        prompted = backbone.reset(prompted, length == longest - i)
+        _, prompted = backbone.step(words[:, i], prompted)
+    return backbone.replace(cache, prompted, is_first)

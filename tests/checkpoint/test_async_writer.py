@@ -126,7 +126,7 @@ def test_looking_does_not_wait_for_what_is_being_written(checkpoints):
 
 
 def test_a_step_of_training_looks_at_what_became_of_a_checkpoint(checkpoints):
-    nothing = SimpleNamespace(owes=bool, learn=list, compile_seconds=None)
+    nothing = SimpleNamespace(update_due=bool, train_updates=list, compile_seconds=None)
     with Saver(checkpoints, refuse) as saver:
         saver.save(state(2), 2)
         saver._writing.exception(LIMIT)  # written, and refused

@@ -72,7 +72,7 @@ def test_two_processes_live_apart(two):
     (other,) = state["others"]
     assert not torch.equal(state["torch_rng"], other["torch_rng"])
     assert (folder / "replay").is_dir() and (folder / "replay-1").is_dir()
-    seen = [own["collector"]["rows"]["observations"]["state"] for own in (state, other)]
+    seen = [own["collector"]["time_step"]["observations"]["state"] for own in (state, other)]
     assert not torch.equal(*seen)
 
 

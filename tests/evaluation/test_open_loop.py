@@ -77,7 +77,7 @@ def test_given_the_posterior_imagining_remembers_what_observing_does(arm, compos
     batch = make_batch()
     batch.is_first[1, 3] = True  # an episode begins while it is looked at
     with torch.no_grad():
-        observed = world.observe(batch)
+        _, observed = world.observe(batch)
     world.prior = Prescribed(world.prior, observed.latent.stoch[:, C:].detach())
     rolled = roll_out(world, batch, C, N)
     assert rolled.imagined.shape[:3] == (B, N, H)

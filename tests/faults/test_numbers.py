@@ -59,7 +59,7 @@ def test_a_row_of_nan_costs_the_updates_that_meet_it_and_no_more(copy, untracked
     poison(config, folder, 40)
     train(going_on(config, folder, 128, max_skipped=1000), folder)
     state = saved(folder)
-    skipped = state["guard"]["skipped"]
+    skipped = state["non_finite"]["skipped"]
     updates = state["optimizer"]["updates"]
     assert updates == (128 - 16) // 2 and 0 < skipped < updates - 24
     assert not_finite({key: state[key] for key in ("agent", "optimizer")}) is None

@@ -10,10 +10,10 @@ from llmdreamer.nn.layers import (
     VectorDecoder,
     VectorEncoder,
 )
-from llmdreamer.types import Code
+from llmdreamer.types import IndexedLatent
 
 
-def test_a_layer_starts_with_the_variance_that_its_inputs_have():
+def test_linear_layer_at_initialization_keeps_the_variance():
     torch.manual_seed(0)
     layer = MLP(4096, 1, 0, out=256)
     out = layer(torch.randn(64, 4096))
@@ -21,22 +21,24 @@ def test_a_layer_starts_with_the_variance_that_its_inputs_have():
 
 
 @pytest.mark.parametrize("layers", [0, 2])
-@pytest.mark.parametrize("rows", [2, 50])
-def test_a_code_is_read_as_the_vector_it_stands_for(layers, rows):
+@pytest.mark.parametrize("streams", [2, 50])
+def test_mlp_reads_indexed_latent_as_its_feature(layers, streams):
     mlp = MLP(3 + 8, 5, layers, 4)
-    code = Code(torch.randn(rows, 3), torch.randint(4, (rows, 2)) + torch.tensor([0, 4]))
-    dense = torch.cat([code.dense, ones_at(code.ones, 8, torch.float32)], -1)
-    torch.testing.assert_close(mlp(code), mlp(dense))
-    torch.testing.assert_close(mlp(code[1:]), mlp(dense[1:]))
+    latent = IndexedLatent(
+        torch.randn(streams, 3), torch.randint(4, (streams, 2)) + torch.tensor([0, 4])
+    )
+    feature = torch.cat([latent.deter, ones_at(latent.stoch_index, 8, torch.float32)], -1)
+    torch.testing.assert_close(mlp(latent), mlp(feature))
+    torch.testing.assert_close(mlp(latent[1:]), mlp(feature[1:]))
 
 
-def test_reward_and_critic_heads_predict_zero_before_they_learn():
+def test_two_hot_head_at_initialization_predicts_zero():
     head = TwoHotHead(8, 16, 1, 255)
     logits = head(torch.randn(5, 8))
     assert head.mean(logits).tolist() == [0.0] * 5
 
 
-def test_bins_in_symlog_space_mean_and_aim_there():
+def test_two_hot_head_in_symlog_averages_and_targets_in_symlog_space():
     head = TwoHotHead(8, 16, 1, 41, in_symlog=True)  # a bin for each whole number
     assert head.mean(head(torch.randn(5, 8))).tolist() == [0.0] * 5
     # Half on symlog 1, half on symlog 3: symlog 2, not the mean of e - 1 and e**3 - 1.
@@ -52,14 +54,14 @@ def test_bins_in_symlog_space_mean_and_aim_there():
     torch.testing.assert_close(logits.grad, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_vector_keys_are_concatenated_in_their_order_after_symlog():
+def test_vector_encoder_concatenates_keys_in_order_after_symlog():
     encoder = VectorEncoder({"b": (1,), "a": (2,)}, ["a", "b"], 4, 1)
     encoder.mlp = torch.nn.Identity()
     seen = encoder({"a": torch.tensor([[0.0, torch.e - 1]]), "b": torch.tensor([[1 - torch.e]])}, 1)
     torch.testing.assert_close(seen, torch.tensor([[0.0, 1.0, -1.0]]))
 
 
-def test_decoder_loss_is_the_squared_symlog_error_summed_over_all_numbers():
+def test_vector_decoder_loss_is_the_summed_squared_symlog_error():
     decoder = VectorDecoder(3, {"a": (2,), "b": (1,)}, ["a", "b"], 4, 1)
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -73,7 +75,7 @@ def test_decoder_loss_is_the_squared_symlog_error_summed_over_all_numbers():
     )
 
 
-def test_continue_target_is_the_discount_and_zero_where_terminated():
+def test_continue_target_is_the_discount_and_zero_if_terminated():
     head = ContinueHead(2, 4, 1, gamma=0.75)
     # At logit 0 the cross-entropy is ln 2 whatever the target is; its slope is p - target.
     logits = torch.zeros(2, requires_grad=True)
@@ -81,7 +83,7 @@ def test_continue_target_is_the_discount_and_zero_where_terminated():
     torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 0.75, 0.5]))
 
 
-def test_gamma_is_learnt_or_a_factor_outside():
+def test_continue_head_without_learned_gamma_multiplies_by_gamma():
     inside, outside = (ContinueHead(2, 4, 1, 0.75, learn_gamma=learn) for learn in (True, False))
     logits = torch.zeros(2, requires_grad=True)
     outside.loss(logits, torch.tensor([False, True])).sum().backward()
@@ -90,8 +92,9 @@ def test_gamma_is_learnt_or_a_factor_outside():
     assert outside.discount(logits).tolist() == [0.375, 0.375]
 
 
-def test_no_class_is_less_likely_than_its_share_of_the_uniform():
-    head = CategoricalHead(4, 8, 1, (3, 5), unimix_share=0.1, out_scale=100.0)
+def test_categorical_head_keeps_every_class_above_its_unimix_share():
+    head = CategoricalHead(4, 8, 1, (3, 5), unimix_share=0.1)
+    torch.nn.init.normal_(head.mlp[-1].weight, std=100.0)
     probs = head(torch.randn(7, 4)).exp()
     torch.testing.assert_close(probs.sum(-1), torch.ones(7, 3))
     assert probs.min().item() >= 0.1 / 5 - 1e-6

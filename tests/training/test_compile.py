@@ -1,4 +1,4 @@
-"""`compile=true`: the same update, in whole graphs, compiled once."""
+"""`compile=true`: the same update in whole graphs, compiled once."""
 
 import shutil
 from dataclasses import replace
@@ -13,7 +13,13 @@ from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import attention
 from llmdreamer.backbones.branches import Branches
 from llmdreamer.tracking.spool import read
-from llmdreamer.training.compile import check_compiler, compiler
+from llmdreamer.training.compile import (
+    check_compiler,
+    compile_agent,
+    compile_errors,
+    compiler,
+    uncompiled,
+)
 from llmdreamer.training.loop import train
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.training.step import Learner
@@ -31,7 +37,7 @@ GPT2 = [
     "backbone.config={n_embd:16,n_layer:1,n_head:2,n_positions:16}",
 ]
 """One layer, since compiling is what takes these tests their time."""
-FAMILIES = {  # and how many of the pieces are compiled
+FAMILIES = {  # overrides, and the number of compiled functions
     "lora": (["backbone=gpt2", "peft=true"], 4),
     "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss=1"], 4),
     "reference": (["backbone=block_gru", "backbone.width=16", "posterior=coupled"], 4),
@@ -47,8 +53,8 @@ FAMILIES = {  # and how many of the pieces are compiled
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
-    """What another test has compiled, or counted."""
+def fresh_compiler():
+    """Forget what other tests have compiled and counted."""
     torch._dynamo.reset()
     counters.clear()
 
@@ -72,6 +78,7 @@ def learner(compose):
         cfg = compose(*TINY, "compile=true", *overrides)
         torch.manual_seed(0)
         agent = Agent(cfg, EnvSpec({"state": (4,)}, 2, True))
+        compile_agent(agent)
         return Learner(agent, AgentOptimizer(agent, cfg.algo.optimizer, 100), cfg.algo)
 
     return make
@@ -99,10 +106,10 @@ def losses_and_gradients(learner, data):
 
 
 def check_the_same(learner, data, tolerance=1e-4):
-    """Compiled and not, what an update computes: each tensor, to a share of its norm."""
+    """Compare compiled and plain losses and gradients: each tensor, relative to its norm."""
     norm = learner.agent.behavior.return_norm
     before = {name: value.clone() for name, value in norm.state_dict().items()}
-    with learner.pieces.eagerly():
+    with uncompiled(True):
         plain = losses_and_gradients(learner, data)
     norm.load_state_dict(before)
     compiled = losses_and_gradients(learner, data)
@@ -113,7 +120,7 @@ def check_the_same(learner, data, tolerance=1e-4):
 
 
 def check_whole(learner, graphs):
-    """The same, in as many graphs, which serve all further updates."""
+    """Check that this many graphs give the plain results and serve all further updates."""
     check_the_same(learner, batch(5))
     assert counters["stats"]["unique_graphs"] == graphs and not counters["graph_break"]
     with torch._dynamo.config.patch(error_on_recompile=True):
@@ -123,26 +130,26 @@ def check_whole(learner, graphs):
 
 
 @needs_compiler
-def test_a_compiled_update_of_gpt2_is_the_plain_one_and_is_compiled_once(learner):
+def test_compiled_update_of_gpt2_equals_the_plain_one(learner):
     check_whole(learner(*GPT2), 4)
 
 
 @needs_compiler
-def test_a_compiled_dream_of_the_gru_is_the_plain_one_and_is_compiled_once(learner):
+def test_compiled_imagination_of_gru_equals_the_plain_one(learner):
     one = learner("backbone=gru")
-    # What actor and critic learn does not know what the memory is: compiled above.
-    one.pieces.judge.compiled = one.pieces.judge.plain
-    one.pieces.judge_replay.compiled = one.pieces.judge_replay.plain
+    # The losses of actor and critic do not depend on the backbone: the test above compiles them.
+    for name in ("imagination_loss", "replay_loss"):
+        delattr(one.agent.behavior, name)
     check_whole(one, 1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_kind_of_backbone_has_whole_graphs_which_are_made_once(learner, traced, family):
+def test_every_kind_of_backbone_compiles_to_whole_graphs_once(learner, traced, family):
     overrides, pieces = FAMILIES[family]
     check_whole(learner(*overrides), pieces)
 
 
-def test_dreams_that_share_their_past_have_whole_graphs_too(learner, traced, monkeypatch):
+def test_imagination_with_a_shared_past_compiles_to_whole_graphs(learner, traced, monkeypatch):
     monkeypatch.setattr(attention, "WORTH_SHARING", 0)
     one = learner(*GPT2, "algo.horizon=2", "algo.world_model.hf_model.seq_len=4")
     begun, select = [], one.agent.world_model.backbone.select
@@ -153,27 +160,23 @@ def test_dreams_that_share_their_past_have_whole_graphs_too(learner, traced, mon
     assert begun and all(isinstance(state, Branches) for state in begun)
 
 
-def test_bfloat16_is_compiled_too(learner, traced):
+def test_compiled_update_in_bfloat16_is_near_the_plain_one(learner, traced):
     one = learner(*GPT2, "precision=bf16")
     # Its products have three digits, and what is rounded when is not the same.
     check_the_same(one, batch(5), tolerance=0.05)
 
 
-def test_nothing_is_compiled_while_operations_are_counted(learner, traced):
+def test_uncompiled_update_compiles_nothing(learner, traced):
     one = learner("backbone=gru")
-    with one.pieces.eagerly():
+    with uncompiled(True):
         one.update(batch(0))
-    assert counters["stats"]["unique_graphs"] == 0 and one.pieces.seconds is None
+    assert counters["stats"]["unique_graphs"] == 0
     one.update(batch(0))
     assert counters["stats"]["unique_graphs"] == 3
-    took = one.pieces.seconds
-    assert took > 0
-    one.update(batch(0))
-    assert one.pieces.seconds == took
 
 
 @needs_compiler
-def test_a_compiled_run_resumes_bit_for_bit_and_says_what_compiling_took(
+def test_compiled_run_resumes_bit_for_bit_and_logs_compile_seconds(
     compose, tmp_path, untracked, capsys
 ):
     few = ["algo.total_steps=32", "checkpoint.every=20", "eval.open_loop=0", "replay_ratio=0.25"]
@@ -193,20 +196,20 @@ def test_a_compiled_run_resumes_bit_for_bit_and_says_what_compiling_took(
     assert rows(killed) == rows(whole)
 
 
-def test_without_a_compiler_nothing_begins(monkeypatch, compose, tmp_path):
+def test_run_without_a_compiler_is_refused_before_it_starts(monkeypatch, compose, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ConfigError, match=r"compile=true: no C\+\+ compiler \(no-such-compiler\)"):
         train(compose(*TINY, "backbone=gru", "compile=true"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_several_processes_are_not_compiled(monkeypatch):
+def test_compile_with_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 2)
     with pytest.raises(ConfigError, match="compile=true: 2 processes"):
         check_compiler(torch.device("cpu"))
 
 
-def test_what_cannot_be_one_graph_is_an_error_in_one_line(learner, traced):
+def test_update_that_is_not_one_graph_is_an_error_in_one_line(learner, traced):
     one = learner("backbone=gru")
     cell = one.agent.world_model.backbone.cell
 
@@ -214,8 +217,7 @@ def test_what_cannot_be_one_graph_is_an_error_in_one_line(learner, traced):
         return cell(projected, memory) if memory.sum() > 0 else memory
 
     one.agent.world_model.backbone.cell = looks
-    with pytest.raises(
-        ConfigError, match="compile=true: torch cannot compile this update"
-    ) as error:
+    refused = pytest.raises(ConfigError, match="compile=true: torch cannot compile this update")
+    with refused as error, compile_errors():
         one.update(batch(0))
     assert "\n" not in str(error.value)

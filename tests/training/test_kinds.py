@@ -65,8 +65,8 @@ def trainer(compose, tmp_path):
 def train(trainer, updates):
     metrics = []
     while len(metrics) < updates:
-        trainer.live()
-        metrics += trainer.learn()
+        trainer.collect_step()
+        metrics += trainer.train_updates()
     return metrics
 
 
@@ -96,7 +96,7 @@ def test_a_continuous_action_is_executed_and_remembered_clipped(trainer):
     seen = []
     trainer.envs.step = lambda action, plain=trainer.envs.step: seen.append(action) or plain(action)
     for _ in range(40):
-        trainer.live()
+        trainer.collect_step()
     actions = np.concatenate(seen)
     assert actions.shape == (40, 1) and (np.abs(actions[:12]) <= 1).all()
     assert (np.abs(actions[12:]) > 1).any()  # the policy's own samples are not bounded
@@ -161,7 +161,7 @@ def test_an_episode_cut_off_by_a_fault_ends_truncated_in_the_replay(trainer, tmp
         rows.append((replace(step), action.copy())) or append(step, action, mask)
     )
     for _ in range(8):
-        trainer.live()
+        trainer.collect_step()
     # Row 2 is the last that was seen: the action chosen there never happened.
     assert [bool(step.truncated[0]) for step, _ in rows] == [False, False, True] + [False] * 5
     assert [bool(step.is_first[0]) for step, _ in rows] == [True, False, False, True] + [False] * 4

@@ -1,4 +1,4 @@
-"""The whole losses against plain NumPy: loops over one number at a time, nothing of ours in them."""
+"""The losses against a second implementation in plain NumPy, which loops over single numbers."""
 
 import math
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from llmdreamer.agent.agent import Agent
-from llmdreamer.behavior.actor_critic import Replayed
 from llmdreamer.behavior.imagine import Imagined
 from llmdreamer.types import EnvSpec, SequenceBatch
 
@@ -62,7 +61,7 @@ def cross_entropy_two_hot(logits, target):
 def means_of(logits):
     """Of distributions (..., 255), each summed exactly."""
     weighted = (np.exp(log_softmax(logits)) * BINS).reshape(-1, 255)
-    return np.array([math.fsum(row) for row in weighted]).reshape(logits.shape[:-1])
+    return np.array([math.fsum(terms) for terms in weighted]).reshape(logits.shape[:-1])
 
 
 def returns_of(reward, value, discount, lambda_):
@@ -81,7 +80,7 @@ def numpy(tensor):
     return tensor.detach().numpy()
 
 
-def test_the_loss_on_dreams(agent):
+def test_imagination_loss_matches_numpy(agent):
     behavior = agent.behavior
     features = torch.randn(N, H + 1, agent.world_model.features, dtype=torch.float64)
     action = torch.eye(2, dtype=torch.float64)[torch.randint(2, (N, H))]
@@ -108,12 +107,12 @@ def test_the_loss_on_dreams(agent):
             critic += cross_entropy_two_hot(logits[n, t], slow_value[n, t])
             expected += reached * (actor + critic) / (N * H)
 
-    loss = behavior.loss(Imagined(features, action, reward, discount)).loss
+    loss = behavior.imagination_loss(Imagined(features, action, reward, discount)).loss
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("weight", [0, 0.7])
-def test_the_critics_loss_on_replay_and_that_of_actions_values(compose, weight):
+def test_replay_loss_matches_numpy(compose, weight):
     agent = made(compose, f"algo.critic.action_value_loss={weight}")
     behavior = agent.behavior
     assert (behavior.action_value is not None) == (weight > 0)
@@ -122,20 +121,20 @@ def test_the_critics_loss_on_replay_and_that_of_actions_values(compose, weight):
     is_first, terminated = torch.zeros(2, B, T, dtype=torch.bool)
     terminated[0, 2] = is_first[0, 3] = is_first[1, 4] = True  # ended; cut short
     starts = torch.tensor([[1, 5], [0, 2]])
-    dreamt = torch.randn(B, 2, dtype=torch.float64)
+    imagined = torch.randn(B, 2, dtype=torch.float64)
 
     action = torch.randn(B, T, 2, dtype=torch.float64)
     logits, slow = (numpy(c(features)) for c in (behavior.critic, behavior.slow_critic))
     if weight:
         torch.nn.init.normal_(behavior.action_value.mlp[-1].weight, std=0.3)
-        done = np.clip(numpy(action), -1, 1)  # as it was executed
-        acted = torch.from_numpy(np.concatenate([numpy(features), done], -1))
-        told = numpy(behavior.action_value(acted))
+        executed = np.clip(numpy(action), -1, 1)
+        acted = torch.from_numpy(np.concatenate([numpy(features), executed], -1))
+        value_logits = numpy(behavior.action_value(acted))
     boot, slow_value = means_of(logits), means_of(slow)
     for b in range(B):
-        boot[b, starts[b].numpy()] = numpy(dreamt)[b]
+        boot[b, starts[b].numpy()] = numpy(imagined)[b]
     discount = np.where(numpy(terminated)[:, 1:], 0.0, 0.9)
-    # The return of the row before an episode's last bootstraps there; the last one has none.
+    # The return of the step before an episode's last bootstraps there; the last step has none.
     lambda_ = np.full((B, T - 1), 0.95)
     lambda_[0, 1] = lambda_[1, 2] = 0.0
     G = returns_of(numpy(reward)[:, 1:], boot, discount, lambda_)
@@ -147,16 +146,18 @@ def test_the_critics_loss_on_replay_and_that_of_actions_values(compose, weight):
                 loss += cross_entropy_two_hot(logits[b, t], slow_value[b, t])
                 expected += 0.3 * loss / (B * (T - 1))
                 if weight:
-                    told_loss = cross_entropy_two_hot(told[b, t], G[b, t])
-                    expected += weight * told_loss / (B * (T - 1))
+                    value_loss = cross_entropy_two_hot(value_logits[b, t], G[b, t])
+                    expected += weight * value_loss / (B * (T - 1))
 
-    rows = Replayed(features, reward, action, is_first, terminated)
-    assert behavior.replay_loss(rows, starts, dreamt).loss.item() == pytest.approx(
+    context = (torch.zeros(B, 1, 2), torch.zeros(B, 1), *torch.zeros(2, B, 1, dtype=torch.bool))
+    steps = (action, reward, is_first, terminated)
+    batch = SequenceBatch({}, *(torch.cat(pair, 1) for pair in zip(context, steps, strict=True)))
+    assert behavior.replay_loss(features, batch, starts, imagined).loss.item() == pytest.approx(
         expected, rel=1e-5
     )
 
 
-def test_the_loss_of_the_world_model(agent):
+def test_world_model_loss_matches_numpy(agent):
     world = agent.world_model
     state = torch.randn(B, T + 1, 3, dtype=torch.float64)
     reward = torch.randn(B, T + 1, dtype=torch.float64)
@@ -178,7 +179,7 @@ def test_the_loss_of_the_world_model(agent):
     }
     for name, module in outputs.items():
         module.register_forward_hook(lambda *args, name=name: seen.update({name: numpy(args[2])}))
-    loss = world.observe(batch).loss
+    loss = world.loss(batch).loss
 
     def distribution(raw):
         logits = raw.reshape(*raw.shape[:2], S, K)

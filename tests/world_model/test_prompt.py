@@ -1,4 +1,4 @@
-"""Texts in the backbone's sequence: told where an episode begins, in training, dreams and acting alike."""
+"""Texts in the backbone's sequence: read where an episode begins, in training, imagination and acting."""
 
 from dataclasses import replace
 
@@ -10,14 +10,14 @@ from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import attention
 from llmdreamer.backbones.text import TextPrompt, TokenTable
 from llmdreamer.nn.functional import mode_one_hot
-from llmdreamer.types import EnvSpec, Latent, SequenceBatch
+from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model import model
 
 torch.set_num_threads(1)
 B, T, ROOM = 2, 7, 6
 SPEC = EnvSpec({"state": (3,), "mission": (ROOM,)}, 2, True, texts=("mission",))
-TOLD = ["algo.text_keys.sequence=[mission]"]
+TEXTS = ["algo.text_keys.sequence=[mission]"]
 ARMS = {
     "gpt2": ["backbone=gpt2"],
     "smollm2": ["backbone=smollm2"],
@@ -41,17 +41,19 @@ def text(words: str) -> torch.Tensor:
 
 
 def make_batch(*missions: str) -> SequenceBatch:
-    """B sequences; in the second an episode begins at row 4, with the last of the missions."""
+    """B sequences; in the second, an episode with the last mission begins at step 4."""
     generator = torch.Generator().manual_seed(0)
-    rows = (B, T + 1)
-    told = torch.stack([text(mission) for mission in missions[:B]]).unsqueeze(1).repeat(1, T + 1, 1)
-    told[1, 4:] = text(missions[-1])
-    is_first = torch.zeros(rows, dtype=torch.bool)
+    shape = (B, T + 1)
+    texts = (
+        torch.stack([text(mission) for mission in missions[:B]]).unsqueeze(1).repeat(1, T + 1, 1)
+    )
+    texts[1, 4:] = text(missions[-1])
+    is_first = torch.zeros(shape, dtype=torch.bool)
     is_first[1, 4] = True
-    state = torch.randn(*rows, 3, generator=generator)
-    action = F.one_hot(torch.randint(2, rows, generator=generator), 2).float()
-    none = torch.zeros(rows, dtype=torch.bool)
-    return SequenceBatch({"state": state, "mission": told}, action, none.float(), is_first, none)
+    state = torch.randn(*shape, 3, generator=generator)
+    action = F.one_hot(torch.randint(2, shape, generator=generator), 2).float()
+    none = torch.zeros(shape, dtype=torch.bool)
+    return SequenceBatch({"state": state, "mission": texts}, action, none.float(), is_first, none)
 
 
 @pytest.fixture(params=ARMS)
@@ -66,7 +68,7 @@ def make(compose, monkeypatch):
     def made(*overrides, context=32):
         torch.manual_seed(0)
         length = f"algo.world_model.hf_model.seq_len={context}"
-        return Agent(compose(*TOLD, length, *overrides), SPEC).eval()
+        return Agent(compose(*TEXTS, length, *overrides), SPEC).eval()
 
     return made
 
@@ -76,30 +78,30 @@ def close(left, right):
 
 
 def deters(agent, batch):
-    return agent.world_model.observe(batch).latent.deter
+    return agent.world_model.observe(batch)[1].latent.deter
 
 
-def part(batch, row, begin, end):
-    """Rows begin..end of one sequence, alone."""
-    rows = (slice(row, row + 1), slice(begin, end))
-    observations = {key: value[rows] for key, value in batch.observations.items()}
-    flags = [value[rows] for value in (batch.action, batch.reward, batch.is_first)]
-    return SequenceBatch(observations, *flags, batch.terminated[rows])
+def part(batch, index, begin, end):
+    """Steps begin..end of one sequence, alone."""
+    steps = (slice(index, index + 1), slice(begin, end))
+    observations = {key: value[steps] for key, value in batch.observations.items()}
+    flags = [value[steps] for value in (batch.action, batch.reward, batch.is_first)]
+    return SequenceBatch(observations, *flags, batch.terminated[steps])
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("context", ANY_CONTEXT)
-def test_packed_episodes_are_told_what_each_is_told_alone(arm, context, make):
+def test_packed_episodes_read_the_same_texts_as_alone(arm, context, make):
     agent, batch = make(*arm, context=context), make_batch("ab", "abcdef", "c")
     together = deters(agent, batch)
     close(together[:1], deters(agent, part(batch, 0, 0, T + 1)))
     close(together[1:, :3], deters(agent, part(batch, 1, 0, 4)))
-    if "posterior=coupled" not in arm:  # whose context row is of the episode before
+    if "posterior=coupled" not in arm:  # its context step is of the episode before
         close(together[1:, 3:], deters(agent, part(batch, 1, 3, T + 1)))
 
 
 @torch.no_grad()
-def test_an_episode_knows_its_own_text_from_its_first_row_on_and_no_other(arm, make):
+def test_episode_depends_on_its_own_text_from_its_first_step(arm, make):
     agent = make(*arm)
     one, two, three = (
         deters(agent, make_batch(*missions))
@@ -114,16 +116,16 @@ def test_an_episode_knows_its_own_text_from_its_first_row_on_and_no_other(arm, m
 
 @torch.no_grad()
 @pytest.mark.parametrize("context", ANY_CONTEXT)
-def test_acting_is_told_as_training_is(arm, context, make):
+def test_act_reads_texts_as_training_does(arm, context, make):
     agent, batch = make(*arm, context=context), make_batch("ab", "abcdef", "c")
-    # Row 0 is only context to a batch: an episode that begins in row 1 leaves nothing out.
+    # Step 0 of a batch is context only; an episode that begins in step 1 is compared whole.
     batch.is_first[:, 0] = batch.is_first[:, 1] = True
     seen, actions = [], []
     agent.world_model.deter_norm.register_forward_hook(lambda _, __, output: seen.append(output))
-    memory = agent.initial(B)
+    state = agent.initial_state(B)
     for t in range(T + 1):
-        rows = {key: value[:, t] for key, value in batch.observations.items()}
-        action, memory = agent.act(rows, batch.is_first[:, t], memory, explore=False)
+        observations = {key: value[:, t] for key, value in batch.observations.items()}
+        action, state = agent.act(observations, batch.is_first[:, t], state, explore=False)
         actions.append(action)
     acted = torch.stack(seen, 1)
     close(deters(agent, replace(batch, action=torch.stack(actions, 1))), acted[:, 1:])
@@ -131,32 +133,31 @@ def test_acting_is_told_as_training_is(arm, context, make):
 
 @torch.no_grad()
 @pytest.mark.parametrize("context", ANY_CONTEXT)
-@pytest.mark.parametrize("steps", [None, 1])  # told how many follow, attention may share its past
-def test_a_dream_remembers_what_was_told(arm, context, steps, make, monkeypatch):
+@pytest.mark.parametrize("steps", [None, 1])  # with a number, attention may share its past
+def test_imagination_depends_on_the_texts_as_training_does(arm, context, steps, make, monkeypatch):
     monkeypatch.setattr(attention, "WORTH_SHARING", 0)
     world, batch = make(*arm, context=context).world_model, make_batch("ab", "abcdef", "c")
-    observed = world.observe(batch)
+    _, observed = world.observe(batch)
     starts = torch.arange(T).expand(B, T)
-    code = world.code(Latent(*(part.flatten(0, 1) for part in observed.latent)))
-    memory = world.select(observed, starts, steps)
-    dreamt, _ = world.dream(code, batch.action[:, 1:].flatten(0, 1), memory)
-    # The row that follows takes the same token, where it is of the same episode.
+    latent, cache = world.start_imagination(observed, starts, steps)
+    imagined, _ = world.transition(latent, batch.action[:, 1:].flatten(0, 1), cache)
+    # The next time step gets the same token, if it is of the same episode.
     goes_on = ~batch.is_first[:, 2:]
     following = observed.latent.deter[:, 1:]
-    close(dreamt.dense.unflatten(0, (B, T))[:, :-1][goes_on], following[goes_on])
+    close(imagined.deter.unflatten(0, (B, T))[:, :-1][goes_on], following[goes_on])
 
 
-def test_what_reads_texts_learns_from_what_the_memory_made_of_them(arm, make):
+def test_prompt_gets_gradient_through_the_backbone(arm, make):
     agent = make(*arm, "algo.text_keys.encoder=[]").train()
     deters(agent, make_batch("ab", "abc", "c"))[1, 4:].square().sum().backward()
     prompt = agent.world_model.prompt
     assert all(weight.grad.abs().sum() > 0 for weight in prompt.parameters())
-    # Of bytes only those of that episode.
+    # Only the bytes of that episode's text.
     reached = prompt.table.embedding.weight.grad.abs().sum(-1) > 0
     assert reached.nonzero().flatten().tolist() == [ord("c")]
 
 
-def test_without_the_key_the_memory_knows_no_text(compose):
+def test_backbone_without_the_sequence_key_reads_no_text(compose):
     torch.manual_seed(0)
     agent = Agent(compose("backbone=gru", "algo.text_keys.encoder=[mission]"), SPEC)
     assert agent.world_model.prompt is None and agent.world_model.encoder.text is not None

@@ -9,7 +9,7 @@ import torch
 from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import make_backbone
 from llmdreamer.backbones.block_gru import BLOCKS, BlockGRUBackbone
-from llmdreamer.types import Code, EnvSpec
+from llmdreamer.types import EnvSpec, IndexedLatent
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.tokens import TokenProjection
 
@@ -128,17 +128,18 @@ def test_what_one_kernel_reads_there_is_drawn_as_that_kernel_here():
 
 
 @torch.no_grad()
-def test_heads_read_the_memory_as_it_is(compose):
+def test_block_gru_deter_is_not_normalized(compose):
     torch.manual_seed(0)
     agent = Agent(compose("exp=dmc_reference"), EnvSpec({"state": (5,)}, 1, False))
     world = agent.world_model
-    code = Code(torch.zeros(N, 512), torch.randint(4, (N, 32)) + 4 * torch.arange(32))
-    found, memory = world.dream(code, torch.zeros(N, 1), world.backbone.initial_cache(N))
-    assert torch.equal(found.dense, memory)
-    assert memory.abs().max() < 1
+    index = torch.randint(4, (N, 32)) + 4 * torch.arange(32)
+    latent = IndexedLatent(torch.zeros(N, 512), index)
+    imagined, cache = world.transition(latent, torch.zeros(N, 1), world.backbone.initial_cache(N))
+    assert torch.equal(imagined.deter, cache)
+    assert cache.abs().max() < 1
 
 
-def test_prior_posterior_and_heads_are_as_deep_as_there(compose):
+def test_reference_networks_have_dreamerv3s_depths(compose):
     agent = Agent(compose("exp=dmc_reference"), EnvSpec({"state": (5,)}, 1, False))
     world = agent.world_model
     nets = (world.prior, world.posterior, world.reward, world.continues, agent.behavior.critic)
@@ -146,12 +147,12 @@ def test_prior_posterior_and_heads_are_as_deep_as_there(compose):
     assert layers == [2 + 1, 1 + 1, 1 + 1, 1 + 1, 3 + 1]  # hidden, and the last
 
 
-def test_a_width_without_blocks_of_one_size_is_refused(compose):
+def test_block_gru_width_that_blocks_do_not_divide_is_refused(compose):
     with pytest.raises(ConfigError, match=r"backbone\.width=500: .* choose a multiple of 8"):
         make_backbone(compose("backbone=block_gru", "backbone.width=500"))
 
 
-def test_the_reference_is_of_its_authors_size(compose):
+def test_block_gru_has_dreamerv3s_number_of_weights(compose):
     backbone = make_backbone(compose("exp=dmc_reference"))
     weights = sum(p.numel() for p in backbone.parameters())
     # From the memory, from the summary, of each group, gates; biases and norms.

@@ -77,7 +77,7 @@ def test_words_are_predicted_of_what_is_read_and_of_nothing_else(compose):
     assert Agent(compose("backbone=gru"), SPEC).world_model.decoder.words is None
 
 
-def test_a_text_that_is_only_predicted_is_read_too_which_no_graph_can(compose):
+def test_world_model_loss_with_predicted_texts_does_not_compile(compose):
     plain = Agent(compose("backbone=gpt2"), SPEC).world_model
     only = Agent(compose("backbone=gpt2", "algo.text_keys.decoder=[mission]"), SPEC).world_model
-    assert plain.compiles and not only.compiles
+    assert plain.loss_compiles and not only.loss_compiles

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from llmdreamer.agent.agent import Agent
-from llmdreamer.types import EnvSpec, Latent, SequenceBatch
+from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
 
 B, T, SPEC = 2, 5, EnvSpec({"state": (3,)}, 2, True)
@@ -34,19 +34,24 @@ def batch():
     )
 
 
+def loss(world, batch):
+    torch.manual_seed(1)
+    return world.loss(batch)
+
+
 def observe(world, batch):
     torch.manual_seed(1)
-    return world.observe(batch)
+    return world.observe(batch)[1]
 
 
-def test_the_context_row_has_no_loss_of_its_own(world, batch):
+def test_context_step_has_no_loss(world, batch):
     other = replace(batch, reward=batch.reward.clone(), terminated=batch.terminated.clone())
     other.reward[:, 0] = 100.0
     other.terminated[:, 0] = True
-    torch.testing.assert_close(observe(world, other).loss, observe(world, batch).loss)
+    torch.testing.assert_close(loss(world, other).loss, loss(world, batch).loss)
 
 
-def test_the_context_row_enters_by_the_first_token_unless_an_episode_begins_there(world, batch):
+def test_context_step_enters_the_first_token_unless_an_episode_begins(world, batch):
     other = replace(batch, action=batch.action.clone())
     other.action[:, 0] = 1 - other.action[:, 0]
     assert not torch.equal(observe(world, other).latent.deter, observe(world, batch).latent.deter)
@@ -57,16 +62,16 @@ def test_the_context_row_enters_by_the_first_token_unless_an_episode_begins_ther
     torch.testing.assert_close(begun_other.latent.deter, begun.latent.deter)
 
 
-def test_an_action_is_felt_from_the_next_row_on(world, batch):
+def test_action_changes_deter_from_the_next_step_on(world, batch):
     other = replace(batch, action=batch.action.clone())
     other.action[:, 3] = 1 - other.action[:, 3]
     before, after = observe(world, batch).latent.deter, observe(world, other).latent.deter
-    # Latent i is of batch row i + 1: rows 1..3 do not know what is chosen at row 3, row 4 does.
+    # Latent i is of time step i + 1: steps 1..3 do not depend on the action of step 3, step 4 does.
     torch.testing.assert_close(after[:, :3], before[:, :3])
     assert (after[:, 3] - before[:, 3]).abs().max() > 1e-4
 
 
-def test_a_reset_forgets_all_that_came_before(world, batch):
+def test_is_first_makes_deter_independent_of_earlier_steps(world, batch):
     is_first = batch.is_first.clone()
     is_first[:, 3] = True
     changed = batch.action.clone()
@@ -76,8 +81,8 @@ def test_a_reset_forgets_all_that_came_before(world, batch):
     torch.testing.assert_close(one.latent.deter[:, 2:], two.latent.deter[:, 2:])
 
 
-def test_total_loss_weighs_its_parts_as_configured(world, batch):
-    metrics = observe(world, batch).metrics
+def test_total_loss_is_the_configured_weighted_sum(world, batch):
+    metrics = loss(world, batch).metrics
     parts = {
         name: metrics[f"world_model/{name}_loss"].item()
         for name in ("reconstruction", "reward", "continue", "kl_dynamics", "kl_representation")
@@ -96,7 +101,7 @@ def coupled(compose):
     return Agent(compose("backbone=gru", "posterior=coupled"), SPEC).eval().world_model
 
 
-def test_a_coupled_posterior_depends_on_what_was_done_before(coupled, batch):
+def test_coupled_posterior_depends_on_earlier_actions(coupled, batch):
     other = replace(batch, action=batch.action.clone())
     other.action[:, 2] = 1 - other.action[:, 2]
     seen = []
@@ -108,66 +113,65 @@ def test_a_coupled_posterior_depends_on_what_was_done_before(coupled, batch):
     assert (after[:, 3] - before[:, 3]).abs().max() > 1e-4
 
 
-def test_a_code_stands_for_its_latent(world, batch):
+def test_indexed_latent_has_the_same_feature_and_token_without_gradient(world, batch):
     latent = observe(world, batch).latent
-    code = world.code(latent)
-    torch.testing.assert_close(world.feature(code), world.feature(latent))
-    assert not world.feature(code).requires_grad
+    indexed = latent.indexed()
+    torch.testing.assert_close(world.feature(indexed), world.feature(latent))
+    assert not world.feature(indexed).requires_grad
     nowhere = torch.zeros(B, T, dtype=torch.bool)
     torch.testing.assert_close(
-        world.tokens.imagined(code.ones, batch.action[:, 1:]),
+        world.tokens.imagined(indexed.stoch_index, batch.action[:, 1:]),
         world.tokens(latent.stoch, batch.action[:, 1:], nowhere),
     )
 
 
 @pytest.mark.parametrize("kind", ["world", "coupled"])
-def test_a_dream_arrives_where_the_prior_expects(kind, batch, request):
+def test_transition_gives_the_deter_of_the_next_observed_step(kind, batch, request):
     world = request.getfixturevalue(kind)
     observed = observe(world, batch)
     everywhere = torch.arange(T).expand(B, T)
-    code = world.code(Latent(*(part.flatten(0, 1) for part in observed.latent)))
-    state = world.select(observed, everywhere)
-    dreamt, _ = world.dream(code, batch.action[:, 1:].flatten(0, 1), state)
-    size = world.config.discrete_size
-    assert torch.equal(dreamt.ones // size, torch.arange(dreamt.ones.shape[1]).expand(B * T, -1))
-    # The row that follows takes the same token, where it is of the same episode.
+    latent, cache = world.start_imagination(observed, everywhere)
+    imagined, _ = world.transition(latent, batch.action[:, 1:].flatten(0, 1), cache)
+    categorical = imagined.stoch_index // world.config.discrete_size
+    assert torch.equal(categorical, torch.arange(categorical.shape[1]).expand(B * T, -1))
+    # The next time step gets the same token, if it is of the same episode.
     close = torch.testing.assert_close
     following = observed.latent.deter[:, 1:]
-    close(dreamt.dense.unflatten(0, (B, T))[:, :-1], following, atol=1e-4, rtol=1e-4)
+    close(imagined.deter.unflatten(0, (B, T))[:, :-1], following, atol=1e-4, rtol=1e-4)
 
 
-def test_a_coupled_posterior_learns_through_time(coupled, batch):
+def test_coupled_posterior_gets_gradient_through_time(coupled, batch):
     batch.observations["state"].requires_grad_()
     observe(coupled, batch).latent.deter[:, -1].square().sum().backward()
     reached = batch.observations["state"].grad.abs().sum((0, 2))
     assert (reached[:-1] > 0).all() and reached[-1] == 0
 
 
-def test_a_coupled_memory_can_be_gone_on_from_anywhere(coupled, batch):
+def test_coupled_imagination_starts_from_the_selected_steps(coupled, batch):
     observed = observe(coupled, batch)
-    memory = coupled.select(observed, torch.tensor([[1, 3], [0, 4]]))
-    deter = coupled.deter_norm(memory).unflatten(0, (B, 2))
+    _, cache = coupled.start_imagination(observed, torch.tensor([[1, 3], [0, 4]]))
+    deter = coupled.deter_norm(cache).unflatten(0, (B, 2))
     expected = torch.stack([observed.latent.deter[0, [1, 3]], observed.latent.deter[1, [0, 4]]])
     torch.testing.assert_close(deter, expected)
 
 
-def test_attention_takes_no_coupled_posterior(compose):
+def test_coupled_posterior_with_attention_is_refused(compose):
     with pytest.raises(ConfigError, match="posterior=coupled needs a backbone .* backbone=gru"):
         Agent(compose("posterior=coupled"), SPEC)
 
 
-def test_gamma_is_in_the_discount_wherever_it_is_learnt(compose):
+def test_predicted_discount_contains_gamma_in_both_recipes(compose):
     for recipe, discount in (("dreamer_v3", 0.5), ("dreamer_v3_2023", 0.45)):
         world = Agent(compose("backbone=gru", f"algo={recipe}", "algo.gamma=0.9"), SPEC).world_model
-        torch.nn.init.zeros_(world.continues.mlp[-1].weight)  # either answer is as likely
+        torch.nn.init.zeros_(world.continues.mlp[-1].weight)  # both answers are equally likely
         _, predicted = world.predict(torch.randn(3, world.features))
         torch.testing.assert_close(predicted, torch.full((3,), discount))
 
 
-def test_an_action_beyond_its_bounds_enters_as_it_was_executed_in_dreams_too(world, batch):
-    code = world.code(observe(world, batch).latent)
+def test_imagined_action_beyond_its_bounds_enters_clipped(world, batch):
+    index = observe(world, batch).latent.indexed().stoch_index
     beyond = torch.tensor([-3.0, 1.5]).expand(B, T, 2)
     within = torch.tensor([-1.0, 1.0]).expand(B, T, 2)
     torch.testing.assert_close(
-        world.tokens.imagined(code.ones, beyond), world.tokens.imagined(code.ones, within)
+        world.tokens.imagined(index, beyond), world.tokens.imagined(index, within)
     )

@@ -3,6 +3,7 @@ import math
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from llmdreamer.tracking.spool import Spool, read
 
@@ -84,5 +85,5 @@ def test_a_line_that_is_no_row_is_named(tmp_path: Path):
     end = path.stat().st_size
     with open(path, "ab") as file:
         file.write(b"[1]\n")
-    with pytest.raises(ValueError, match=f"no row at byte {end}"):
+    with refused(ValueError, f"byte {end}"):
         list(read(path))

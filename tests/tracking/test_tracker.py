@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from refusals import assert_names, refused
 
 from llmdreamer.cli.sync import main
 from llmdreamer.tracking import RunInfo, Tracker
@@ -174,8 +175,7 @@ def test_without_a_server_the_run_is_not_held_up_and_sync_replays_it(
 
     eventually(lambda: "unreachable" in caplog.text)
     warning = next(record for record in caplog.messages if "unreachable" in record)
-    assert f"spooling to {folder}/metrics.jsonl" in warning
-    assert f"python -m llmdreamer sync {folder}" in warning
+    assert_names(warning, f"{folder}/metrics.jsonl", f"python -m llmdreamer sync {folder}")
     started = time.monotonic()
     tracker.finish("FINISHED")
     assert time.monotonic() - started < 10.5
@@ -200,13 +200,15 @@ def test_a_server_that_hangs_costs_the_end_of_a_run_ten_seconds_at_most(
 
 
 def test_a_cursor_that_the_spool_does_not_reach_is_refused_before_training(folder: Path, uri: str):
-    with pytest.raises(ConfigError, match="not the one of the checkpoint"):
+    with refused(ConfigError, f"resume={folder}", "metrics.jsonl", "checkpoint"):
         Tracker.start(folder, INFO, uri, "test", cursor=1000)
 
 
 def test_sync_of_a_folder_without_runs_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main([str(tmp_path)]) == 2
-    assert "no run below" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert_names(err, tmp_path)
 
 
 def test_importing_the_tracker_imports_neither_mlflow_nor_torch():

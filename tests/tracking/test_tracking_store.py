@@ -1,10 +1,10 @@
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
 from llmdreamer.tracking.store import (
     TrackingError,
@@ -38,7 +38,7 @@ def test_servers_are_taken_as_they_are(tmp_path: Path, uri: str):
 
 @pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:mlruns", "file:///x/mlruns", "/x"])
 def test_a_folder_is_refused_with_the_database_to_use_instead(tmp_path: Path, uri: str):
-    with pytest.raises(ConfigError, match=r"use sqlite:////\S+/mlflow\.db$"):
+    with refused(ConfigError, f"tracking.uri={uri}", "sqlite:////", "mlflow.db"):
         resolve_uri(uri, tmp_path)
 
 
@@ -53,7 +53,7 @@ def test_a_folder_is_refused_with_the_database_to_use_instead(tmp_path: Path, ur
     ],
 )
 def test_what_cannot_be_a_store_is_refused(tmp_path: Path, uri: str, advice: str):
-    with pytest.raises(ConfigError, match=advice):
+    with refused(ConfigError, advice):
         resolve_uri(uri, tmp_path)
 
 
@@ -64,11 +64,10 @@ def test_a_folder_whose_name_a_uri_says_otherwise_is_refused(tmp_path: Path, nam
     folder.mkdir()
     advice = "tracking.uri=sqlite:////ANOTHER/mlflow.db"
     for uri in (None, "sqlite:///runs.db"):
-        with pytest.raises(ConfigError, match=re.escape(str(folder))) as caught:
+        with refused(ConfigError, folder, advice):
             resolve_uri(uri, folder)
-        assert advice in str(caught.value)
     if "?" not in name:
-        with pytest.raises(ConfigError, match=advice):
+        with refused(ConfigError, folder, advice):
             resolve_uri(f"sqlite:///{folder}/a.db?timeout=3", tmp_path)
     assert list(folder.iterdir()) == []
 
@@ -120,9 +119,8 @@ def test_artifacts_of_a_sqlite_store_have_an_absolute_place(uri: str, tmp_path: 
 
 def test_a_database_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path):
     (tmp_path / "mlflow.db").mkdir()
-    with pytest.raises(TrackingError, match="unable to open database file") as caught:
+    with refused(TrackingError, "unable to open database file"):  # SQLite's own words
         prepare(f"sqlite:///{tmp_path}/mlflow.db", "x")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_database_server_that_is_not_there_fails_at_once_without_its_password():

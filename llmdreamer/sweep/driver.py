@@ -44,7 +44,7 @@ class SweepFailed(Exception):
         self.exit_code = next((row.exit_code for row in failed if row.exit_code > 0), 1)
 
 
-class DiskFull(Exception):
+class SweepDiskFull(Exception):
     """The driver could not write. Its runs have been stopped; the same command continues the sweep."""
 
     exit_code = 1
@@ -56,7 +56,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     Raises:
         ConfigError: for a mistake in the command or the specification, before any run.
         SweepFailed: at the end, if a run failed.
-        DiskFull: if the disk is full.
+        SweepDiskFull: if the disk is full.
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; the runs have written checkpoints.
     """
     plan = read_plan(master, loader, arguments)
@@ -75,7 +75,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         except Exception as error:
             if (cause := disk_full_message(error)) is None:
                 raise
-            raise DiskFull(
+            raise SweepDiskFull(
                 f"the disk is full ({cause}): free some space and repeat the command to continue"
             ) from error
         finally:

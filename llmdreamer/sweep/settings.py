@@ -93,7 +93,7 @@ class SweeperSettings:
     storage: str | None = None
     # null: the specification's name.
     study_name: str | None = None
-    # Number of processes at a time; null: 1, or one for each place on `devices`.
+    # Number of processes at a time; null: 1, or `per_device` for each of `devices`.
     n_jobs: int | None = None
     # CUDA devices, e.g. [0,1], counted among those the driver sees; empty: each run sees all of them.
     devices: list[int] = field(default_factory=list)

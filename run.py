@@ -14,7 +14,7 @@ from llmdreamer.sweep.run_lock import hold_run_lock
 ROOT = Path(__file__).resolve().parent
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # where sweeps/ is looked for
 config.register()
-cli.register()
+cli.register_resolvers()
 
 
 @hydra.main(config_path=str(ROOT / "conf"), config_name="config", execution_whitelist=cli.TRUSTED)

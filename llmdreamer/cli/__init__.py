@@ -1,7 +1,7 @@
 """The command line: what is refused before Hydra starts, where a run goes, how errors are told."""
 
 from llmdreamer.cli.main import TRUSTED, JobReport, entry, group_options, job
-from llmdreamer.cli.rundir import begun_or_gone, finished, register
+from llmdreamer.cli.rundir import begun_or_gone, finished, register_resolvers
 
 __all__ = [
     "TRUSTED",
@@ -11,5 +11,5 @@ __all__ = [
     "finished",
     "group_options",
     "job",
-    "register",
+    "register_resolvers",
 ]

@@ -22,7 +22,7 @@ from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.utils.errors import ConfigError
 
 
-def register() -> None:
+def register_resolvers() -> None:
     """Let conf/config.yaml say `hydra.run.dir: ${llmdreamer.run_dir:<time>}`, and of sweeps alike."""
     OmegaConf.register_resolver("llmdreamer.run_dir", _resolve, replace=True)
     OmegaConf.register_resolver("llmdreamer.sweep_dir", _resolve_sweep, replace=True)

@@ -35,7 +35,7 @@ def make_plan(tmp_path, monkeypatch):
 
     def generate(*overrides):
         config.register()
-        cli.register()
+        cli.register_resolvers()
         with initialize_config_dir(str(ROOT / "conf")):
             hydra = GlobalHydra.instance().hydra
             loader = hydra.config_loader

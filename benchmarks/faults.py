@@ -39,7 +39,7 @@ from campaigns import parse
 from smallest import contents, differing, rows, saved
 from tiny import Command
 
-from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.config import load, register
 from llmdreamer.replay import SequenceReplay
@@ -243,7 +243,7 @@ def saving(folder: Path, saves: int) -> int:
         trainer.collect_step()
         list(trainer.train_updates())
     updates, held = Spent(), Spent()
-    with Saver(Checkpoints(folder / "checkpoints", 2), check_finite) as saver:
+    with CheckpointWriter(Checkpoints(folder / "checkpoints", 2), check_finite) as saver:
         for _ in range(saves):
             for _ in range(2):
                 with updates:
@@ -252,7 +252,7 @@ def saving(folder: Path, saves: int) -> int:
             with held:
                 saver.save(trainer.state_dict(), trainer.updates, trainer.replay.make_flush())
         saver.wait()
-        figures = saver.figures()
+        figures = saver.take_metrics()
     update, save = updates.mean(), held.mean()
     print("| | clock, ms | processor time of the training thread, ms |\n|---|---|---|")
     print(f"| an update | {update[0]:.1f} | {update[1]:.1f} |")

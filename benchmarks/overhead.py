@@ -29,7 +29,7 @@ from rich.table import Table
 from workload import CARTPOLE, ROOT, compose
 
 from llmdreamer.agent.agent import Agent
-from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.training import loop
 from llmdreamer.training.clock import Clock
 from llmdreamer.training.display import Display
@@ -44,7 +44,7 @@ WATCHED: list[tuple[Any, str, str]] = [
     (Journal, "log", "tracking"),
     (SystemMonitor, "read", "tracking"),
     (loop.Run, "_save", "checkpoints"),
-    (Saver, "look", "checkpoints"),
+    (CheckpointWriter, "look", "checkpoints"),
     (Display, "update", "display"),
     (Display, "say", "display"),
 ]

@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from llmdreamer.analysis import open_loop as openloop
-from llmdreamer.analysis import plot_run
+from llmdreamer.analysis import open_loop, plot_run
 from llmdreamer.analysis.aggregate import Array
 from llmdreamer.analysis.load import Records
 from llmdreamer.analysis.part import Part
@@ -77,7 +76,7 @@ def _foretold(records: Records, row: pd.Series) -> list[Part]:
     try:
         with TemporaryDirectory() as folder:
             path = fetch_artifact(records.uri, row["artifacts"], FILE, Path(folder))
-            return openloop.everything(load_open_loop(path))
+            return open_loop.everything(load_open_loop(path))
     except (TrackingError, ConfigError) as error:
         text = f"Not shown: {error}. python -m llmdreamer imagine RUN_DIR makes it of a checkpoint."
         return [Part("Prediction error by horizon", [text])]

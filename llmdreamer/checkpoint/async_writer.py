@@ -1,4 +1,4 @@
-"""Checkpoints written beside training: the state is copied at once, a thread of its own writes the copy."""
+"""Writes checkpoints beside training: the state is copied at once, and a thread writes the copy."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from llmdreamer.checkpoint.files import Checkpoints
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.25
-"""Of the memory that is free: what a copy may take. A larger state is written from where it is."""
+MAX_COPY_SHARE = 0.25
+"""Largest fraction of free memory that the copy may use. A larger state is written without a copy."""
 
 
-class Saver:
+class CheckpointWriter:
     """Writes a run's checkpoints, one at a time, while training goes on.
 
-    A state changes with the next update, so `save` copies it before it returns. Where the copy would take
-    more than `SHARE` of the memory that is free, there is none: `save` returns once the state is written.
+    The next update changes the state, so `save` copies it before it returns. If the copy would take more than
+    `MAX_COPY_SHARE` of the free memory, `save` instead waits until the state is written.
 
-    As a context it ends when the last checkpoint is written, whatever ended the run.
+    Used as a context manager, it waits for the last checkpoint on exit.
 
     Args:
-        checkpoints: where to.
-        check: sees each state before it is written, and raises if it must not be.
-        thread: that writes, if it is another saver's (see `beside`).
+        checkpoints: the folder to write to.
+        check: called with each state before it is written; it raises to refuse the state.
+        thread: the writing thread of another writer (see `with_folder`); None: a new one.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class Saver:
         self._check = check
         self._thread = thread or ThreadPoolExecutor(1, "checkpoint")
         self._writing: Future[dict[str, float]] | None = None
-        self._figures: dict[str, float] = {}
-        self._said = False
+        self._metrics: dict[str, float] = {}
+        self._warned = False
 
-    def __enter__(self) -> Saver:
+    def __enter__(self) -> CheckpointWriter:
         return self
 
     def __exit__(
@@ -60,86 +60,85 @@ class Saver:
         if error is None:
             self.wait()
 
-    def beside(self, checkpoints: Checkpoints) -> Saver:
-        """One for files of another kind, by the same thread: what was asked for first is there first.
+    def with_folder(self, checkpoints: Checkpoints) -> CheckpointWriter:
+        """Return a writer for another folder that shares the thread, so files are written in order.
 
-        Leaving this one's context waits for them, too.
+        Leaving the context of this writer waits for both.
         """
-        return Saver(checkpoints, self._check, self._thread)
+        return CheckpointWriter(checkpoints, self._check, self._thread)
 
     def save(
         self, state: dict[str, Any], policy_step: int, before: Callable[[], None] | None = None
     ) -> None:
-        """Have a state written as `Checkpoints.save` does; one still being written is waited for.
+        """Start writing a state, as `Checkpoints.save` does, after waiting for the previous one.
 
         Args:
-            before: as for `Checkpoints.save`; it runs in the thread that writes.
+            before: as for `Checkpoints.save`; it runs in the writing thread.
 
         Raises:
-            Exception: what `check` raised, of this state or, if it had not been told yet, of the last.
+            Exception: what `check` raised for this state, or for the previous one.
         """
-        self.wait()  # a second copy would be held, and the newer file might come first
-        if _bytes(state) <= SHARE * psutil.virtual_memory().available:
-            copy = _copied(state, {})
+        self.wait()  # one copy in memory at a time, and files in order
+        if _bytes(state) <= MAX_COPY_SHARE * psutil.virtual_memory().available:
+            copy = _copy_to_cpu(state, {})
             self._writing = self._thread.submit(self._write, copy, policy_step, before)
             return
         self._writing = self._thread.submit(self._write, state, policy_step, before)
-        if not self._said:
-            self._said = True
+        if not self._warned:
+            self._warned = True
             log.info(
-                "training waits while checkpoints of %.1f GB are written: memory for a copy is short",
+                "too little free memory to copy checkpoints of %.1f GB: training waits during writes",
                 _bytes(state) / 1e9,
             )
         self.wait()
 
-    def look(self) -> None:
-        """Raise what `check` raised in the meantime; does not wait."""
+    def raise_pending(self) -> None:
+        """Raise what `check` has raised since, without waiting."""
         if self._writing is not None and self._writing.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return once nothing is being written. Raises what `check` raised."""
+        """Wait until nothing is being written; raise what `check` raised."""
         writing, self._writing = self._writing, None
         if writing is not None:
-            self._figures = writing.result()
+            self._metrics = writing.result()
 
-    def figures(self) -> dict[str, float]:
-        """Size and time of the newest checkpoint known to be written, once: then empty until the next."""
-        figures, self._figures = self._figures, {}
-        return figures
+    def take_metrics(self) -> dict[str, float]:
+        """Return size and time of the newest written checkpoint; empty until there is another."""
+        metrics, self._metrics = self._metrics, {}
+        return metrics
 
     def _write(
         self, state: dict[str, Any], policy_step: int, before: Callable[[], None] | None
     ) -> dict[str, float]:
-        began = time.perf_counter()
+        start = time.perf_counter()
         if self._check is not None:
             self._check(state)
         path = self.checkpoints.save(state, policy_step, before)
         if path is None:
             return {}
         return {
-            "time/checkpoint_seconds": time.perf_counter() - began,
+            "time/checkpoint_seconds": time.perf_counter() - start,
             "system/checkpoint_bytes": float(path.stat().st_size),
         }
 
 
-def _copied(state: Any, done: dict[tuple[Any, ...], Tensor]) -> Any:
-    """The same of tensors on the CPU that nothing else holds. What is one tensor twice stays one, so
-    that tied weights are in a file once."""
+def _copy_to_cpu(state: Any, copies: dict[tuple[Any, ...], Tensor]) -> Any:
+    """Copy all tensors to the CPU. Tied weights stay one tensor, so that a file holds them once."""
     if isinstance(state, Tensor):
         key = _identity(state)
-        if key not in done:
-            done[key] = state.detach().to("cpu", copy=True)
-        return done[key]
+        if key not in copies:
+            copies[key] = state.detach().to("cpu", copy=True)
+        return copies[key]
     if isinstance(state, dict):
-        return {name: _copied(part, done) for name, part in state.items()}
+        return {name: _copy_to_cpu(value, copies) for name, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(_copied(part, done) for part in state)
+        return type(state)(_copy_to_cpu(value, copies) for value in state)
     return state
 
 
 def _bytes(state: Any) -> int:
-    """Of all tensors, each counted once."""
+    """Return the size of all distinct tensors."""
     return sum({_identity(tensor): tensor.nbytes for tensor in _tensors(state)}.values())
 
 
@@ -147,8 +146,8 @@ def _tensors(state: Any) -> Iterator[Tensor]:
     if isinstance(state, Tensor):
         yield state
     elif isinstance(state, dict | list | tuple):
-        for part in state.values() if isinstance(state, dict) else state:
-            yield from _tensors(part)
+        for value in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(value)
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:

@@ -59,17 +59,17 @@ def _measured(args: argparse.Namespace, config: Config) -> OpenLoop:
     from llmdreamer.agent.restore import restore_agent
     from llmdreamer.checkpoint.files import Checkpoints
     from llmdreamer.evaluation.windows import (
+        default_context,
         fresh_windows,
-        measured,
+        measure_in_eval_mode,
         replayed_windows,
-        usual_context,
     )
     from llmdreamer.utils.device import prepare
 
     prepare(config.threads)
     agent = restore_agent(config, Checkpoints(args.run_dir / "checkpoints", config.checkpoint.keep))
     horizon = args.horizon or config.algo.horizon
-    context = args.context or usual_context(config.algo, horizon)
+    context = args.context or default_context(config.algo, horizon)
     length, seed = context + horizon, config.seed if args.seed is None else args.seed
     torch.manual_seed(seed)
     batch = (
@@ -77,7 +77,7 @@ def _measured(args: argparse.Namespace, config: Config) -> OpenLoop:
         if args.replay
         else fresh_windows(agent, config, args.windows, length, seed)
     )
-    return measured(agent, batch, context, args.samples)
+    return measure_in_eval_mode(agent, batch, context, args.samples)
 
 
 if __name__ == "__main__":

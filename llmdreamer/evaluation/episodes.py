@@ -1,4 +1,4 @@
-"""Measures a policy: whole episodes, each in an environment of its own."""
+"""Evaluates a policy over whole episodes, one environment per episode."""
 
 from __future__ import annotations
 
@@ -14,18 +14,10 @@ from llmdreamer.agent.agent import Agent
 from llmdreamer.agent.collector import to_tensors
 from llmdreamer.envs import VectorEnv, make_vector
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig
-
-EVALUATION_SEED = 1_000_003
-"""Added to the run's seed, so that no evaluation episode begins as a training one did."""
-
-RUN_OFF = 250_007
-"""Added to the run's seed for episodes by which the best policy is chosen."""
-
-FRESH = 500_009
-"""Added to the run's seed for episodes that no choice was made by."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +33,11 @@ class Evaluation:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation over the episodes; 0 for a single one."""
+        """Sample standard deviation over the episodes; 0 for a single one."""
         return float(self.returns.std(ddof=1)) if len(self.returns) > 1 else 0.0
 
     def __str__(self) -> str:
-        """`487.6 ± 15.5`; with a decimal more where returns are below ten."""
+        """Format as `487.6 ± 15.5`, with one more decimal if returns are below ten."""
         digits = 1 if max(abs(self.mean), self.deviation) >= 10 else 2
         return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f}"
 
@@ -58,42 +50,44 @@ class Evaluation:
 
 
 def evaluate(agent: Agent, env: EnvConfig, episodes: int, seed: int, *, greedy: bool) -> Evaluation:
-    """Live `episodes` episodes side by side.
+    """Run `episodes` episodes side by side.
 
     Args:
-        seed: the same seed shows the same initial states, and draws the same.
-        greedy: take the mode of latent and action; else both are sampled, as in training. By its modes
-            a policy that hesitates between two ways may go in circles for ever.
+        seed: decides the initial states and the random draws.
+        greedy: take the mode of latent and action; otherwise sample both, as in training. With modes, a
+            policy that is undecided between two directions may go in circles.
     """
-    envs = make_vector(env, episodes, seed + EVALUATION_SEED)
+    envs = make_vector(env, episodes, seed + SeedOffset.EVALUATION)
     try:
-        return _live(agent, envs, seed, greedy)
+        return _run_episodes(agent, envs, seed, greedy)
     finally:
         envs.close()
 
 
 def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path, *, greedy: bool) -> Path:
-    """Live one episode, as `evaluate` does, and write it as a GIF.
+    """Run one episode, as `evaluate` does, and write it as a GIF.
 
     Raises:
-        ConfigError: if the environment does not render pictures.
+        ConfigError: if the environment does not render images.
     """
     from PIL import Image
 
-    envs = make_vector(env, 1, seed + EVALUATION_SEED, render=True)
+    envs = make_vector(env, 1, seed + SeedOffset.EVALUATION, render=True)
     frames: list[NDArray[Any]] = []
     try:
-        _live(agent, envs, seed, greedy, frames)
+        _run_episodes(agent, envs, seed, greedy, frames)
     finally:
         envs.close()
     if not frames:
-        raise ConfigError(f"env.id={env.id} renders no pictures: leave the video out")
-    pictures = [Image.fromarray(frame) for frame in frames]
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40, loop=0)
+        raise ConfigError(
+            f"env.id={env.id} renders no images: set eval.video=false, or leave out --video"
+        )
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=40, loop=0)
     return path
 
 
-def _live(
+def _run_episodes(
     agent: Agent,
     envs: VectorEnv,
     seed: int,
@@ -103,39 +97,39 @@ def _live(
     training = agent.training
     agent.eval()
     device = next(agent.parameters()).device
-    # What is drawn here is not taken from training's stream: evaluated or not, a run is the same.
+    # Evaluation draws from its own random stream, so that it does not change training.
     devices = [device] if device.type == "cuda" else []
     with agent.world_model.backbone.merged(), torch.random.fork_rng(devices):
-        torch.manual_seed(seed + EVALUATION_SEED)
-        lived = _lived(agent, envs, device, greedy, frames)
+        torch.manual_seed(seed + SeedOffset.EVALUATION)
+        evaluation = _step_until_done(agent, envs, device, greedy, frames)
     agent.train(training)
-    return lived
+    return evaluation
 
 
-def _lived(
+def _step_until_done(
     agent: Agent,
     envs: VectorEnv,
     device: torch.device,
     greedy: bool,
     frames: list[NDArray[Any]] | None,
 ) -> Evaluation:
-    rows, state = envs.reset(), agent.initial_state(envs.num_envs)
+    step, state = envs.reset(), agent.initial_state(envs.num_envs)
     returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
-    alive = np.ones(envs.num_envs, np.bool_)
-    while alive.any():
+    running = np.ones(envs.num_envs, np.bool_)
+    while running.any():
         if frames is not None and (frame := envs.render()) is not None:
             frames.append(frame)
-        observations, is_first = to_tensors(rows, device)
+        observations, is_first = to_tensors(step, device)
         action, state = agent.act(observations, is_first, state, explore=not greedy)
-        rows = envs.step(action.cpu().numpy())
-        returns += alive * rows.reward
-        lengths += alive
-        # An environment that failed was made anew: its episode is lived from the start again.
-        again = alive & rows.is_first
-        returns[again], lengths[again] = 0.0, 0
-        over = rows.terminated | rows.truncated
-        alive &= ~over
-        # Those that are over go on with an episode that is not counted.
-        if over.any() and alive.any():
-            rows = envs.reset(over)
+        step = envs.step(action.cpu().numpy())
+        returns += running * step.reward
+        lengths += running
+        # An environment that failed was restarted: its episode starts again.
+        restarted = running & step.is_first
+        returns[restarted], lengths[restarted] = 0.0, 0
+        done = step.terminated | step.truncated
+        running &= ~done
+        # Environments that are done continue with an episode that is not counted.
+        if done.any() and running.any():
+            step = envs.reset(done)
     return Evaluation(returns, lengths)

@@ -1,4 +1,4 @@
-"""What a world model foretold without looking, and how wrong it was: plain arrays, kept in one file."""
+"""Results of open-loop evaluation: errors and examples as plain arrays in one file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llmdreamer.utils.errors import ConfigError
 
 Array = NDArray[Any]
 FILE = "open_loop.npz"
-"""In a run's folder and among its artifacts."""
+"""The file's name in the run's folder and among its artifacts."""
 
 REWARD, CONTINUE = "reward", "continue"
 UNITS = {
@@ -25,35 +25,35 @@ UNITS = {
     REWARD: "mean absolute error (reward)",
     CONTINUE: "accuracy (share right)",
 }
-"""By the first part of a quantity's name: `vector/KEY`, `image/KEY`, `reward`, `continue`."""
+"""Units by the first part of a quantity's name: `vector/KEY`, `image/KEY`, `reward`, `continue`."""
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Of one quantity, 1..H steps after the last look. Each (H,), NaN where nothing was to compare."""
+    """Errors of one quantity, 1..H steps after the last observation. Each (H,); NaN without data."""
 
-    imagined: Array  # each imagined trajectory by itself, not their mean
-    repeated: Array  # what was last seen, said again; that the episode goes on
-    posterior: Array  # each row seen, encoded and decoded again: what decoding alone gets wrong
+    imagined: Array  # averaged over single trajectories, not of their mean
+    repeated: Array  # baseline: the last observation repeated, and the episode goes on
+    posterior: Array  # each step encoded and decoded: the error of decoding alone
 
 
 @dataclass(frozen=True)
 class Example:
-    """One window of one observation: C rows that were looked at, then H that were imagined."""
+    """One window of one observation: C observed steps, then H imagined ones."""
 
     observed: Array  # (C + H, ...)
-    posterior: Array  # (C + H, ...), decoded from what was seen up to and with the row
+    posterior: Array  # (C + H, ...), decoded from the posterior of each step
     imagined: Array  # (n, H, ...)
 
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Errors by quantity (see UNITS), and examples of the observations among them.
+    """Errors by quantity (see UNITS), and examples of observations.
 
-    `windows` (H,): how many episodes had not ended before that step; the others are not counted.
+    `windows` (H,): the number of windows whose episode had not ended before that step; others are left out.
     """
 
-    context: int  # C, rows looked at
+    context: int  # C, observed steps
     windows: Array
     errors: dict[str, Errors] = field(default_factory=dict)
     examples: dict[str, Example] = field(default_factory=dict)
@@ -63,69 +63,69 @@ class OpenLoop:
         return len(self.windows)
 
     def metrics(self) -> dict[str, float]:
-        """What a run logs of it: means over the horizon, and over the keys of a kind."""
+        """Return the metrics of a run: means over the horizon, and over the keys of a kind."""
         kinds = {"vector": "vector_error", "image": "image_error", REWARD: "reward_error"}
         kinds |= {CONTINUE: "continue_accuracy"}
         metrics = {}
         for kind, name in kinds.items():
-            found = [e for key, e in self.errors.items() if key.partition("/")[0] == kind]
-            for suffix, part in (("", "imagined"), ("_repeated", "repeated")):
-                values = np.array([getattr(errors, part) for errors in found])
+            matching = [e for key, e in self.errors.items() if key.partition("/")[0] == kind]
+            for suffix, field_name in (("", "imagined"), ("_repeated", "repeated")):
+                values = np.array([getattr(errors, field_name) for errors in matching])
                 if np.isfinite(values).any():
                     metrics[f"open_loop/{name}{suffix}"] = float(np.nanmean(values))
         return metrics
 
     def save(self, path: Path) -> Path:
-        """Write all of it to one `.npz` file."""
+        """Write everything to one `.npz` file."""
         arrays = {"context": np.array(self.context), "windows": self.windows}
         for kind, records in (("errors", self.errors), ("examples", self.examples)):
             for name, record in records.items():
-                arrays |= {f"{kind}:{name}:{part}": a for part, a in vars(record).items()}
+                arrays |= {f"{kind}:{name}:{attr}": a for attr, a in vars(record).items()}
         with open(path, "wb") as file:  # numpy would append .npz to other names
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return path
 
 
 def load(path: Path) -> OpenLoop:
-    """Read what `save` wrote; the file is data, nothing in it is run.
+    """Read a file that `save` wrote. Nothing in it is executed.
 
     Raises:
-        ConfigError: if it is not such a file.
+        ConfigError: if it is another or a damaged file.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-        errors = {name: Errors(**parts) for name, parts in _grouped(arrays, "errors").items()}
-        examples = {name: Example(**parts) for name, parts in _grouped(arrays, "examples").items()}
-        found = OpenLoop(int(arrays["context"]), arrays["windows"], errors, examples)
-        _check(found)
-        return found
+        errors = {name: Errors(**group) for name, group in _grouped(arrays, "errors").items()}
+        examples = {name: Example(**group) for name, group in _grouped(arrays, "examples").items()}
+        result = OpenLoop(int(arrays["context"]), arrays["windows"], errors, examples)
+        _check(result)
+        return result
     except _UNREADABLE as error:
-        raise ConfigError(f"{path}: cannot be read as an open loop ({error})") from error
+        raise ConfigError(f"{path}: not a file of open-loop results ({error})") from error
 
 
-# What numpy and zipfile raise of a file that is damaged, or something else.
+# Errors of numpy and zipfile on damaged or other files.
 _UNREADABLE = (
     *(OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, RuntimeError),
     *(MemoryError, zipfile.BadZipFile, zlib.error),
 )
 
 
-def _check(found: OpenLoop) -> None:
-    """Raises ValueError unless it is numbers, in shapes that fit."""
-    steps, context = found.horizon, found.context
-    for name, errors in found.errors.items():
+def _check(result: OpenLoop) -> None:
+    """Raise ValueError unless all arrays are numeric and their shapes agree."""
+    steps, context = result.horizon, result.context
+    for name, errors in result.errors.items():
         if name.partition("/")[0] not in UNITS:
-            raise ValueError(f"{name} is no quantity")
-        for part in vars(errors).values():
-            _expect(name, part, (steps,))
-    _expect("windows", found.windows, (steps,))
-    for name, example in found.examples.items():
+            raise ValueError(f"{name} is not a known quantity")
+        for curve in vars(errors).values():
+            _expect(name, curve, (steps,))
+    _expect("windows", result.windows, (steps,))
+    for name, example in result.examples.items():
         shape = example.observed.shape[1:]
         if len(shape) != (3 if name.startswith("image/") else 1) or context < 1:
-            raise ValueError(f"{name} has rows of shape {shape} after {context} looks")
-        for part in (example.observed, example.posterior):
-            _expect(name, part, (context + steps, *shape))
+            raise ValueError(f"{name} has steps of shape {shape} after {context} observed ones")
+        for array in (example.observed, example.posterior):
+            _expect(name, array, (context + steps, *shape))
         _expect(name, example.imagined, (len(example.imagined), steps, *shape))
 
 
@@ -138,15 +138,15 @@ def _grouped(arrays: Mapping[str, Array], kind: str) -> dict[str, dict[str, Arra
     groups: dict[str, dict[str, Array]] = {}
     for name, array in arrays.items():
         if name.startswith(f"{kind}:"):
-            _, quantity, part = name.split(":")
-            groups.setdefault(quantity, {})[part] = array
+            _, quantity, attr = name.split(":")
+            groups.setdefault(quantity, {})[attr] = array
     return groups
 
 
 def vector_error(predicted: Array, observed: Array, deviation: Array) -> float:
-    """Root mean square of the difference, each number in units of its standard deviation.
+    """Root mean square of the difference, each component in units of its standard deviation.
 
-    Numbers that never vary are left out: there is nothing to foretell, and no unit to tell it in.
+    Components that never vary are left out, because they have no unit.
 
     Args:
         predicted: (..., size).
@@ -154,11 +154,11 @@ def vector_error(predicted: Array, observed: Array, deviation: Array) -> float:
         deviation: (size,), >= 0.
 
     Returns:
-        The error; NaN if nothing is left.
+        The error; NaN if no component varies.
     """
     varies = deviation > 0
-    wrong = ((predicted - observed) / np.where(varies, deviation, 1.0))[..., varies]
-    return float(np.sqrt(_mean(np.square(wrong))))
+    scaled = ((predicted - observed) / np.where(varies, deviation, 1.0))[..., varies]
+    return float(np.sqrt(_mean(np.square(scaled))))
 
 
 def image_error(predicted: Array, observed: Array) -> float:
@@ -172,7 +172,7 @@ def reward_error(predicted: Array, received: Array) -> float:
 
 
 def continue_accuracy(probability: Array, terminated: Array) -> float:
-    """Share of rows where P(not terminated) lies on the right side of one half."""
+    """Return the share of steps where P(not terminated) is on the correct side of one half."""
     return _mean((probability > 0.5) != terminated)
 
 

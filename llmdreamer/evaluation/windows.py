@@ -1,4 +1,4 @@
-"""Where the windows come from that a world model is measured on: fresh episodes, or the replay."""
+"""Windows of experience for open-loop evaluation: fresh episodes, or the replay of a run."""
 
 from __future__ import annotations
 
@@ -14,57 +14,58 @@ from llmdreamer.evaluation.open_loop_record import OpenLoop
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.types import SequenceBatch
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig, Config
 
-SEED = 2_000_003
-"""Added to the run's seed: neither training nor evaluation begins an episode as these begin."""
-STREAMS = 8
-LENGTHS = 3  # rows of each stream, in windows
-SAMPLES = 8
+NUM_ENVS = 8
+WINDOWS_PER_ENV = 3  # steps per environment, in window lengths
+TRAJECTORIES = 8  # imagined per window
 
 
-def usual_context(algo: AlgoConfig, horizon: int) -> int:
-    """Rows looked at such that the whole window is no longer than the sequences of training."""
+def default_context(algo: AlgoConfig, horizon: int) -> int:
+    """Return the number of observed steps that makes a window as long as a training sequence."""
     return max(1, algo.per_rank_sequence_length - horizon)
 
 
-def foretell(agent: Agent, config: Config, windows: int, seed: int) -> OpenLoop:
-    """The usual measurement, of fresh experience: as far ahead as the policy is trained in dreams."""
+def evaluate_open_loop(agent: Agent, config: Config, windows: int, seed: int) -> OpenLoop:
+    """Measure open-loop errors on fresh experience, over the imagination horizon of training."""
     horizon = config.algo.horizon
-    context = usual_context(config.algo, horizon)
+    context = default_context(config.algo, horizon)
     batch = fresh_windows(agent, config, windows, context + horizon, seed)
-    return measured(agent, batch, context, SAMPLES)
+    return measure_in_eval_mode(agent, batch, context, TRAJECTORIES)
 
 
-def measured(agent: Agent, batch: SequenceBatch, context: int, samples: int) -> OpenLoop:
-    """`measure`, with the agent as it acts, not as it trains."""
+def measure_in_eval_mode(
+    agent: Agent, batch: SequenceBatch, context: int, samples: int
+) -> OpenLoop:
+    """Call `measure` with the agent in evaluation mode."""
     training = agent.training
     agent.eval()
-    found = measure(agent.world_model, batch, context, samples)
+    result = measure(agent.world_model, batch, context, samples)
     agent.train(training)
-    return found
+    return result
 
 
 def fresh_windows(
     agent: Agent, config: Config, windows: int, length: int, seed: int
 ) -> SequenceBatch:
-    """Random windows of `length` rows of episodes that nothing was trained on.
+    """Return random windows of `length` steps from new episodes.
 
-    The policy acts as in training. The windows are of the first LENGTHS * `length` steps of STREAMS
-    environments, so of the beginnings of long episodes.
+    The policy samples its actions, as in training. The windows come from the first
+    WINDOWS_PER_ENV * `length` steps of NUM_ENVS environments, so only from the beginning of long episodes.
     """
-    steps = LENGTHS * length
+    steps = WINDOWS_PER_ENV * length
     training = agent.training
     agent.eval()
-    envs = make_vector(config.env, STREAMS, seed + SEED)
+    envs = make_vector(config.env, NUM_ENVS, seed + SeedOffset.OPEN_LOOP)
     try:
         with TemporaryDirectory() as folder:
-            # An episode of one step is two rows.
-            capacity = STREAMS * 2 * steps
+            # An episode of one step takes two entries.
+            capacity = NUM_ENVS * 2 * steps
             replay = SequenceReplay(
-                Path(folder) / "replay", envs.spec, STREAMS, capacity, length, seed, online=False
+                Path(folder) / "replay", envs.spec, NUM_ENVS, capacity, length, seed, online=False
             )
             collector = Collector(envs, agent, replay, seed)
             for _ in range(steps):
@@ -80,19 +81,26 @@ def fresh_windows(
 def replayed_windows(
     agent: Agent, config: Config, run_dir: Path, windows: int, length: int, seed: int
 ) -> SequenceBatch:
-    """Random windows of `length` rows of what the run has lived and been trained on.
+    """Return random windows of `length` steps from the replay that the run was trained on.
 
     Raises:
         ConfigError: if the run's replay is gone, or too short.
     """
     folder = run_dir / "replay"
     if not folder.is_dir():
-        raise ConfigError(f"missing replay: {run_dir} has no replay/; leave --replay out")
-    held = (config.env.num_envs, config.replay.capacity)
-    replay = SequenceReplay(folder, agent.spec, *held, length, seed, online=False)
+        raise ConfigError(f"missing replay: {run_dir} has no replay/; leave out --replay")
+    replay = SequenceReplay(
+        folder,
+        agent.spec,
+        config.env.num_envs,
+        config.replay.capacity,
+        length,
+        seed,
+        online=False,
+    )
     try:
         if not replay.ready:
-            raise ConfigError(f"{folder} holds no {length} rows in a row: ask for fewer")
+            raise ConfigError(f"{folder} holds no {length} consecutive steps: ask for fewer")
         return replay.sample(windows).to(next(agent.parameters()).device)
     finally:
         replay.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from llmdreamer.agent.restore import load_agent
-from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.utils.errors import ConfigError
 
@@ -39,11 +39,13 @@ class BestPolicy:
         goes_on: whether what an earlier life of the run has kept still counts.
     """
 
-    def __init__(self, run_dir: Path, device: torch.device, saver: Saver, *, goes_on: bool) -> None:
+    def __init__(
+        self, run_dir: Path, device: torch.device, saver: CheckpointWriter, *, goes_on: bool
+    ) -> None:
         self._device = device
         self._kept = Checkpoints(run_dir / FOLDER, keep=1)
         self._kept.clear_drafts()
-        self._saver = saver.beside(self._kept)
+        self._saver = saver.with_folder(self._kept)
         self._offered = -float("inf")
         self._mean = -float("inf")
         path = self._kept.newest_path
@@ -90,5 +92,5 @@ class BestPolicy:
     def _settle(self) -> None:
         """Wait for what is being written. What could not be, as on a full disk, is not the best."""
         self._saver.wait()
-        if self._saver.figures():
+        if self._saver.take_metrics():
             self._mean = self._offered

@@ -25,7 +25,7 @@ from llmdreamer.utils.flatten import flatten
 from llmdreamer.utils.redact import as_typed
 
 if TYPE_CHECKING:
-    from llmdreamer.checkpoint.async_writer import Saver
+    from llmdreamer.checkpoint.async_writer import CheckpointWriter
     from llmdreamer.config import Config
     from llmdreamer.training.trainer import Trainer
 
@@ -37,7 +37,7 @@ class Journal:
         tracker: None in all processes of a run but the first: what they log goes nowhere.
     """
 
-    def __init__(self, trainer: Trainer, saver: Saver, tracker: Tracker | None) -> None:
+    def __init__(self, trainer: Trainer, saver: CheckpointWriter, tracker: Tracker | None) -> None:
         self.newest: dict[str, float] = {}  # value of every metric
         self._trainer = trainer
         self._saver = saver
@@ -62,7 +62,7 @@ class Journal:
         sound = rows[:, names.index(SKIPPED)] == 0  # in all processes alike
         means = dict(zip(names, distributed.mean(rows[sound].mean(0)).tolist(), strict=True))
         del means[SKIPPED]
-        means |= self._costs() | self._saver.figures()
+        means |= self._costs() | self._saver.take_metrics()
         self.log(means)
         return means
 

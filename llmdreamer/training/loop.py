@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.config import AUTO, parse_objectives
 from llmdreamer.config.objective import never_logged
-from llmdreamer.evaluation.episodes import FRESH, RUN_OFF, Evaluation, evaluate, record_video
+from llmdreamer.evaluation.episodes import Evaluation, evaluate, record_video
 from llmdreamer.evaluation.open_loop_record import FILE
-from llmdreamer.evaluation.windows import foretell
+from llmdreamer.evaluation.windows import evaluate_open_loop
 from llmdreamer.tracking import Tracker, resolve_uri
 from llmdreamer.tracking.record import Status
 from llmdreamer.training.best import FOLDER as BEST
@@ -29,6 +29,7 @@ from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
 from llmdreamer.utils.device import prepare
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -81,7 +82,9 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         # To the very end: a second signal must not cut short what the first one began.
         with Interrupts() as interrupts:
             try:
-                with Saver(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
+                with CheckpointWriter(
+                    checkpoints, lambda state: check_finite(state["trainer"])
+                ) as saver:
                     result = Run(config, run_dir, trainer, saver, tracker).to_the_end(interrupts)
                 status = "FINISHED"
             except (Stopped, KeyboardInterrupt):
@@ -129,7 +132,7 @@ class Run:
         config: Config,
         run_dir: Path,
         trainer: Trainer,
-        saver: Saver,
+        saver: CheckpointWriter,
         tracker: Tracker | None,
     ) -> None:
         self.config = config
@@ -196,7 +199,7 @@ class Run:
             self._compiled = True
             self.journal.log({"time/compile_seconds": seconds})
             display.say(f"compiled in {seconds:.0f} s")
-        self.saver.look()
+        self.saver.raise_pending()
         display.update(trainer.env_step)
         ending = trainer.policy_step >= config.algo.total_steps
         due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
@@ -253,7 +256,7 @@ class Run:
                 self.saver.wait()
                 # torchrun ends all when one leaves: none may while the first still writes.
                 distributed.barrier()
-        if ending and (figures := self.saver.figures()):
+        if ending and (figures := self.saver.take_metrics()):
             self.journal.log(figures)
 
     def _finish(self) -> TrainResult | None:
@@ -282,7 +285,7 @@ class Run:
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if lost := [metric for metric in metrics if metric not in self.journal.newest]:
             raise ConfigError(never_logged(lost, self.journal.newest))
-        told = self.saver.checkpoints.told(trainer.policy_step, config.env.action_repeat)
+        told = self.saver.checkpoints.describe(trainer.policy_step, config.env.action_repeat)
         print(summary(config, self.run_dir, result, best, told, self.tracker.ui_command))
         return TrainResult(self.journal.newest[metrics[0]], result)
 
@@ -296,7 +299,7 @@ class Run:
         if not config.eval.keep_best or self.best is None or result.mean < self.best.mean:
             return
         with trainer.clock.stage("evaluation"):
-            seed = config.seed + RUN_OFF
+            seed = config.seed + SeedOffset.SELECTION
             result = _evaluate(self, config.eval.final_episodes, seed)
         with trainer.clock.stage("checkpoint"):
             self.best.offer(trainer.agent, result, trainer.policy_step)
@@ -307,14 +310,14 @@ class Run:
         if not config.eval.keep_best or self.best is None or self.best.policy_step is None:
             return None
         self.best.restore(self.trainer.agent)
-        result = _evaluate(self, config.eval.final_episodes, config.seed + FRESH)
+        result = _evaluate(self, config.eval.final_episodes, config.seed + SeedOffset.FINAL)
         self.journal.log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
         return Best(result, self.best.policy_step * config.env.action_repeat)
 
     def _foretell(self, tracker: Tracker) -> None:
         """Measure how far ahead the world model sees."""
         config, trainer = self.config, self.trainer
-        found = foretell(trainer.agent, config, config.eval.open_loop, config.seed)
+        found = evaluate_open_loop(trainer.agent, config, config.eval.open_loop, config.seed)
         self.journal.log(found.metrics())
         tracker.artifact(found.save(self.run_dir / FILE))
 

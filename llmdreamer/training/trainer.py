@@ -25,6 +25,7 @@ from llmdreamer.types import Metrics, SequenceBatch
 from llmdreamer.utils import distributed
 from llmdreamer.utils.device import has_bf16, torch_device
 from llmdreamer.utils.errors import ConfigError, Diverged
+from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -38,9 +39,6 @@ REQUIRED_STATE = {
     *("replay", "collector", "torch_rng", "others"),
 }
 """Keys that a trainer's state must have to resume from it."""
-
-PROCESS_SEED = 7_000_003
-"""Distance between the seeds of two processes of a run."""
 
 
 class Trainer:
@@ -57,7 +55,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         algo, processes, rank = config.algo, distributed.size(), distributed.rank()
         _check_processes(config, processes)
-        seed = (config.seed + rank * PROCESS_SEED) % 2**32
+        seed = (config.seed + rank * SeedOffset.PROCESS) % 2**32
         assert algo.learning_starts is not None, "config.load sets it"
         self.config = config
         self.prefill = algo.learning_starts

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from recorded import EXPERIMENT, Recorded
 
-from llmdreamer.analysis import inside
-from llmdreamer.analysis import open_loop as openloop
+from llmdreamer.analysis import inside, open_loop
 from llmdreamer.analysis.load import RETURN, Records, load
 from llmdreamer.evaluation.open_loop_record import FILE, Errors, Example, OpenLoop
 
@@ -86,7 +85,7 @@ def foretold() -> OpenLoop:
 
 
 def test_errors_by_horizon_are_told_drawn_and_tabulated():
-    part = openloop.errors(foretold())
+    part = open_loop.errors(foretold())
     assert part.text == [
         "Imagining is better than repeating what was last seen: vector/state: 2 steps ahead; "
         "image/camera: 3 steps ahead; reward: not even 1 step ahead.",
@@ -101,7 +100,7 @@ def test_errors_by_horizon_are_told_drawn_and_tabulated():
 
 
 def test_examples_show_the_numbers_that_vary_most_and_a_strip_of_pictures():
-    part = openloop.examples(foretold())
+    part = open_loop.examples(foretold())
     assert list(part.figures) == ["imagined-state", "imagined-camera"]
     assert "state: 6 of 8 numbers, those that vary most." in part.text
     axis = part.figures["imagined-state"].axes[0]

@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 
-from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.training.loop import Run
 from llmdreamer.utils.errors import Diverged
@@ -39,11 +39,11 @@ class Gate:
         assert self.opened.wait(LIMIT)
 
 
-def test_what_is_written_is_the_state_as_it_was(checkpoints):
+def test_writer_writes_the_state_at_the_time_of_the_call(checkpoints):
     gate = Gate()
     moving = state(1)
     shared = moving["weights"].view(3)
-    with Saver(checkpoints) as saver:
+    with CheckpointWriter(checkpoints) as saver:
         saver.save(moving, 1, gate)  # is back though nothing is written yet
         assert gate.reached.wait(LIMIT) and not list(checkpoints.folder.glob("*.pt"))
         shared.fill_(9.0)
@@ -54,14 +54,14 @@ def test_what_is_written_is_the_state_as_it_was(checkpoints):
     assert (back["step"], back["rows"], back["weights"].tolist()) == (1, [1, [1, None]], [1.0] * 3)
 
 
-def test_one_is_written_at_a_time_and_all_in_order(checkpoints):
+def test_writer_writes_one_at_a_time_in_order(checkpoints):
     writing, most = [], []
 
     def note(given):
         writing.append(given["step"])
         most.append(len(writing))
 
-    with Saver(checkpoints, note) as saver:
+    with CheckpointWriter(checkpoints, note) as saver:
         for step in range(1, 6):
             saver.save(state(step), step, writing.pop)
     assert most == [1] * 5
@@ -70,9 +70,9 @@ def test_one_is_written_at_a_time_and_all_in_order(checkpoints):
     ]
 
 
-def test_leaving_waits_for_the_last_one_whatever_the_reason(checkpoints):
+def test_writer_exit_waits_for_the_last_checkpoint(checkpoints):
     gate = Gate()
-    with pytest.raises(SystemExit), Saver(checkpoints) as saver:
+    with pytest.raises(SystemExit), CheckpointWriter(checkpoints) as saver:
         saver.save(state(1), 1, gate)
         threading.Timer(0.05, gate.opened.set).start()
         raise SystemExit(143)
@@ -80,11 +80,11 @@ def test_leaving_waits_for_the_last_one_whatever_the_reason(checkpoints):
 
 
 @pytest.mark.parametrize("where", ["fsync", "before"])
-def test_a_full_disk_costs_one_line_and_training_goes_on(checkpoints, monkeypatch, caplog, where):
+def test_full_disk_logs_one_line_and_training_continues(checkpoints, monkeypatch, caplog, where):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    with Saver(checkpoints) as saver:
+    with CheckpointWriter(checkpoints) as saver:
         saver.save(state(1), 1)
         saver.wait()
         with monkeypatch.context() as patch:
@@ -92,7 +92,7 @@ def test_a_full_disk_costs_one_line_and_training_goes_on(checkpoints, monkeypatc
                 patch.setattr(os, "fsync", full)
             saver.save(state(2), 2, full if where == "before" else None)
             saver.wait()
-        assert saver.figures() == {}
+        assert saver.take_metrics() == {}
         assert checkpoints.newest(CPU)["step"] == 1
         saver.save(state(3), 3)
     assert caplog.text.count("no checkpoint at policy step 2: [Errno 28]") == 1
@@ -104,30 +104,30 @@ def refuse(given):
         raise Diverged("weights is not finite")
 
 
-def test_a_refused_state_is_not_written_and_ends_the_run_when_it_next_looks(checkpoints):
-    with Saver(checkpoints, refuse) as saver:
+def test_refused_state_is_not_written_and_raises_on_next_check(checkpoints):
+    with CheckpointWriter(checkpoints, refuse) as saver:
         saver.save(state(1), 1)
         saver.save(state(2), 2)
         with pytest.raises(Diverged):
             while saver._writing is not None:
-                saver.look()
-        saver.look()  # told once
+                saver.raise_pending()
+        saver.raise_pending()  # told once
     assert checkpoints.newest(CPU)["step"] == 1
 
 
-def test_looking_does_not_wait_for_what_is_being_written(checkpoints):
+def test_raise_pending_does_not_wait_for_the_writing_thread(checkpoints):
     gate = Gate()
-    with Saver(checkpoints) as saver:
+    with CheckpointWriter(checkpoints) as saver:
         saver.save(state(1), 1, gate)
         assert gate.reached.wait(LIMIT)
-        saver.look()  # is back though nothing is written yet
+        saver.raise_pending()  # is back though nothing is written yet
         assert not list(checkpoints.folder.glob("*.pt"))
         gate.opened.set()
 
 
-def test_a_step_of_training_looks_at_what_became_of_a_checkpoint(checkpoints):
+def test_training_step_checks_the_pending_checkpoint(checkpoints):
     nothing = SimpleNamespace(update_due=bool, train_updates=list, compile_seconds=None)
-    with Saver(checkpoints, refuse) as saver:
+    with CheckpointWriter(checkpoints, refuse) as saver:
         saver.save(state(2), 2)
         saver._writing.exception(LIMIT)  # written, and refused
         run = SimpleNamespace(config=None, trainer=nothing, saver=saver, _live=lambda _: None)
@@ -135,22 +135,23 @@ def test_a_step_of_training_looks_at_what_became_of_a_checkpoint(checkpoints):
             Run._step(run, None, None)
 
 
-def test_a_refused_last_state_is_told_on_leaving(checkpoints):
-    with pytest.raises(Diverged), Saver(checkpoints, refuse) as saver:
+def test_refused_last_state_raises_on_exit(checkpoints):
+    with pytest.raises(Diverged), CheckpointWriter(checkpoints, refuse) as saver:
         saver.save(state(2), 2)
 
 
-def test_a_state_too_large_for_a_copy_is_written_before_training_goes_on(
-    checkpoints, monkeypatch, caplog
-):
+def test_state_too_large_to_copy_is_written_synchronously(checkpoints, monkeypatch, caplog):
     memory = namedtuple("memory", "available")
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(4000))
-    with caplog.at_level(logging.INFO), Saver(checkpoints) as saver:
+    with caplog.at_level(logging.INFO), CheckpointWriter(checkpoints) as saver:
         for step in (1, 2):
             saver.save({"weights": torch.ones(251)}, step)  # 1004 bytes: over a quarter
             assert len(list(checkpoints.folder.glob("*.pt"))) == step
-            assert saver.figures().keys() == {"time/checkpoint_seconds", "system/checkpoint_bytes"}
-        assert caplog.text.count("training waits while checkpoints of") == 1
+            assert saver.take_metrics().keys() == {
+                "time/checkpoint_seconds",
+                "system/checkpoint_bytes",
+            }
+        assert caplog.text.count("free memory to copy checkpoints") == 1
         gate = Gate()
         saver.save({"weights": torch.ones(250)}, 3, gate)
         assert gate.reached.wait(LIMIT)
@@ -158,13 +159,13 @@ def test_a_state_too_large_for_a_copy_is_written_before_training_goes_on(
     assert len(list(checkpoints.folder.glob("*.pt"))) == 3
 
 
-def test_tied_weights_are_copied_once_and_come_back(checkpoints, monkeypatch):
+def test_tied_weights_are_copied_once_and_restored(checkpoints, monkeypatch):
     table = torch.arange(100_000.0)
     given = {"embed": table, "head": table, "moments": table.view(100, 1000).T}
-    with Saver(checkpoints) as saver:
+    with CheckpointWriter(checkpoints) as saver:
         saver.save(given, 1)
         saver.wait()
-        size = saver.figures()["system/checkpoint_bytes"]
+        size = saver.take_metrics()["system/checkpoint_bytes"]
     assert 800_000 < size < 820_000  # the table once, and its transpose
     back = checkpoints.newest(CPU)
     assert all(torch.equal(back[name], given[name]) for name in given)

@@ -8,7 +8,6 @@ from torch import nn
 
 from llmdreamer.agent.agent import Agent
 from llmdreamer.envs import make_vector
-from llmdreamer.evaluation.episodes import EVALUATION_SEED, FRESH
 from llmdreamer.evaluation.open_loop import measure, roll_out
 from llmdreamer.evaluation.open_loop_record import (
     Errors,
@@ -20,10 +19,11 @@ from llmdreamer.evaluation.open_loop_record import (
     reward_error,
     vector_error,
 )
-from llmdreamer.evaluation.windows import STREAMS, foretell, fresh_windows
+from llmdreamer.evaluation.windows import NUM_ENVS, evaluate_open_loop, fresh_windows
 from llmdreamer.nn.functional import mode_one_hot
 from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.seeds import SeedOffset
 from llmdreamer.world_model import model
 
 torch.set_num_threads(1)
@@ -68,7 +68,7 @@ class Prescribed(nn.Module):
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_given_the_posterior_imagining_remembers_what_observing_does(arm, compose, monkeypatch):
+def test_imagining_from_given_posteriors_equals_observing(arm, compose, monkeypatch):
     """The law that ties the two: other than by its latents, imagination differs in nothing."""
     torch.manual_seed(0)
     context = "algo.world_model.hf_model.seq_len=4"  # shorter than the window
@@ -81,10 +81,10 @@ def test_given_the_posterior_imagining_remembers_what_observing_does(arm, compos
     world.prior = Prescribed(world.prior, observed.latent.stoch[:, C:].detach())
     rolled = roll_out(world, batch, C, N)
     assert rolled.imagined.shape[:3] == (B, N, H)
-    torch.testing.assert_close(rolled.seen, world.feature(observed.latent))
+    torch.testing.assert_close(rolled.posterior, world.feature(observed.latent))
     for sample in range(N):
         torch.testing.assert_close(
-            rolled.imagined[:, sample], rolled.seen[:, C:], rtol=1e-4, atol=2e-5
+            rolled.imagined[:, sample], rolled.posterior[:, C:], rtol=1e-4, atol=2e-5
         )
 
 
@@ -94,7 +94,7 @@ def world(compose):
     return Agent(compose("backbone=gru"), SPEC).eval().world_model
 
 
-def test_what_comes_after_the_last_look_does_not_reach_imagination(world):
+def test_roll_out_ignores_observations_after_the_context(world):
     rolled = []
     for seed in (1, 2):
         batch = make_batch()
@@ -105,7 +105,7 @@ def test_what_comes_after_the_last_look_does_not_reach_imagination(world):
     torch.testing.assert_close(*rolled)
 
 
-def test_actions_reach_imagination_a_step_later(world):
+def test_roll_out_uses_each_action_one_step_later(world):
     batch, other = make_batch(), make_batch()
     other.action[:, C + 2] = 1 - other.action[:, C + 2]
     one, two = [], []
@@ -117,7 +117,7 @@ def test_actions_reach_imagination_a_step_later(world):
     assert not torch.allclose(one[0][:, :, 2], two[0][:, :, 2])
 
 
-def test_episodes_are_compared_as_far_as_they_go(world):
+def test_measure_stops_at_the_end_of_an_episode(world):
     batch = make_batch()
     batch.terminated[0, C + 2] = True
     batch.is_first[0, C + 3] = True  # of the first piece only two steps are left
@@ -127,7 +127,7 @@ def test_episodes_are_compared_as_far_as_they_go(world):
     assert list(right) == pytest.approx([1, 2 / 3, 1, 1, 1])
 
 
-def test_the_baseline_says_again_what_was_last_seen(world):
+def test_baseline_repeats_the_last_observation(world):
     batch = make_batch()
     found = measure(world, batch, C, N)
     seen = batch.observations["state"].numpy()
@@ -142,7 +142,7 @@ def test_the_baseline_says_again_what_was_last_seen(world):
     np.testing.assert_allclose(found.errors["reward"].repeated, expected, rtol=1e-5)
 
 
-def test_an_example_is_the_window_that_goes_on_longest(world):
+def test_example_is_the_window_with_the_longest_episode(world):
     batch = make_batch()
     batch.is_first[0, C + 1] = True
     example = measure(world, batch, C, N).examples["vector/state"]
@@ -150,7 +150,7 @@ def test_an_example_is_the_window_that_goes_on_longest(world):
     assert example.imagined.shape == (N, H, 3) and example.posterior.shape == (C + H, 3)
 
 
-def test_images_are_foretold_in_their_own_range(compose):
+def test_images_are_predicted_in_their_own_range(compose):
     spec = EnvSpec({"image": (16, 16, 3)}, 2, True)
     keys = ["algo.mlp_keys.encoder=[]", "algo.cnn_keys.encoder=[image]", "env.image_size=16"]
     torch.manual_seed(0)
@@ -166,7 +166,7 @@ def test_images_are_foretold_in_their_own_range(compose):
     assert set(found.metrics()) >= {"open_loop/image_error", "open_loop/image_error_repeated"}
 
 
-def test_a_vectors_error_is_in_standard_deviations_and_leaves_out_what_never_varies():
+def test_vector_error_is_in_deviations_without_constant_components():
     predicted = np.array([[[3.0, 10.0, 5.0]]])
     observed = np.array([[[1.0, 10.0, 9.0]]])
     # 2 of sd 2, 0 of sd 1; the third never varies: sqrt((1 + 0) / 2)
@@ -175,7 +175,7 @@ def test_a_vectors_error_is_in_standard_deviations_and_leaves_out_what_never_var
     assert np.isnan(vector_error(predicted[:0], observed[:0], np.ones(3)))
 
 
-def test_errors_of_images_rewards_and_ends_by_hand():
+def test_errors_of_images_rewards_and_ends_match_hand_computation():
     assert image_error(np.array([0.0, 1.0]), np.array([0.5, 1.0])) == 0.125
     assert reward_error(np.array([1.0, -1.0]), np.array([0.0, 1.0])) == 1.5
     probability = np.array([0.9, 0.2, 0.6, 0.4])
@@ -186,7 +186,7 @@ def curves(*values: float) -> Errors:
     return Errors(np.array(values), 2 * np.array(values), 3 * np.array(values))
 
 
-def test_metrics_are_means_over_the_horizon_without_what_nothing_was_compared_at():
+def test_metrics_are_means_over_the_horizon_without_nan():
     nan = float("nan")
     errors = {
         "vector/a": curves(1.0, 3.0),
@@ -199,7 +199,7 @@ def test_metrics_are_means_over_the_horizon_without_what_nothing_was_compared_at
     }
 
 
-def test_what_is_saved_is_loaded_and_nothing_else_is(tmp_path):
+def test_saved_open_loop_is_loaded_and_other_files_are_refused(tmp_path):
     example = Example(np.zeros((3, 2)), np.ones((3, 2)), np.ones((4, 2, 2)))
     saved = OpenLoop(1, np.array([2, 1]), {"reward": curves(1, 2)}, {"vector/a/b": example})
     found = load(saved.save(tmp_path / "x.npz"))
@@ -207,11 +207,11 @@ def test_what_is_saved_is_loaded_and_nothing_else_is(tmp_path):
     np.testing.assert_array_equal(found.errors["reward"].posterior, [3, 6])
     np.testing.assert_array_equal(found.examples["vector/a/b"].imagined, example.imagined)
     (tmp_path / "y.npz").write_text("no")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="open-loop"):
         load(tmp_path / "y.npz")
 
 
-def test_fresh_windows_are_of_whole_rows_and_the_same_for_the_same_seed(compose):
+def test_fresh_windows_repeat_with_the_same_seed(compose):
     config = compose(
         "backbone=gru", "algo.per_rank_sequence_length=8", "algo.horizon=3", "algo.imag_starts=2"
     )
@@ -224,14 +224,19 @@ def test_fresh_windows_are_of_whole_rows_and_the_same_for_the_same_seed(compose)
     assert agent.training
     assert batches[0].action.shape == (6, 9, 2)
     torch.testing.assert_close(batches[0].observations["state"], batches[1].observations["state"])
-    assert len(batches[0].observations["state"].flatten(0, 1).unique(dim=0)) > STREAMS
+    assert len(batches[0].observations["state"].flatten(0, 1).unique(dim=0)) > NUM_ENVS
     # Neither training nor any evaluation began where these episodes begin.
     begun = batches[0].observations["state"][batches[0].is_first]
     assert len(begun)
-    for elsewhere in (0, EVALUATION_SEED, FRESH, FRESH + EVALUATION_SEED):
+    for elsewhere in (
+        0,
+        SeedOffset.EVALUATION,
+        SeedOffset.FINAL,
+        SeedOffset.FINAL + SeedOffset.EVALUATION,
+    ):
         envs = make_vector(config.env, 32, elsewhere)
         known = torch.from_numpy(envs.reset().observations["state"])
         envs.close()
         assert not (begun[:, None] == known).all(-1).any()
-    found = foretell(agent, config, 4, 0)
+    found = evaluate_open_loop(agent, config, 4, 0)
     assert (found.context, found.horizon) == (5, 3) and found.windows[0] <= 4

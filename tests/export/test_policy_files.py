@@ -18,10 +18,11 @@ from llmdreamer.cli.register import main as register
 from llmdreamer.cli.sync import main as tracking
 from llmdreamer.config import from_yaml, to_yaml
 from llmdreamer.envs import make_vector
-from llmdreamer.evaluation.episodes import EVALUATION_SEED, evaluate
+from llmdreamer.evaluation.episodes import evaluate
 from llmdreamer.export.policy import Policy, export
 from llmdreamer.tracking.record import RunFiles, Wanted, save
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.seeds import SeedOffset
 
 torch.set_num_threads(1)
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
@@ -66,22 +67,20 @@ def live(policy, env_id: str, seed: int) -> list:
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_an_exported_policy_lives_the_episodes_that_its_agent_was_measured_on(
-    arm, compose, tmp_path
-):
+def test_exported_policy_reproduces_the_evaluation_episodes(arm, compose, tmp_path):
     config = compose(*ARMS[arm], "env.max_episode_steps=40")
     agent = left_behind(tmp_path, config)
     export(tmp_path, tmp_path / "policy")
     policy = Policy.load(tmp_path / "policy")
     measured = evaluate(agent, config.env, 2, 0, greedy=True)
     # Seeds are spawned of the vector's: those of its two environments.
-    seeds = np.random.SeedSequence(EVALUATION_SEED).spawn(2)
+    seeds = np.random.SeedSequence(SeedOffset.EVALUATION).spawn(2)
     for seed, expected in zip(seeds, measured.lengths, strict=True):
         lived = live(policy, "CartPole-v1", int(seed.generate_state(1)[0]) >> 1)
         assert min(len(lived), 40) == expected
 
 
-def test_a_pretrained_policy_needs_its_checkpoint_no_more(compose, tmp_path):
+def test_exported_pretrained_policy_loads_without_its_checkpoint(compose, tmp_path):
     left_behind(tmp_path, compose(*ARMS["pretrained-lora"]))
     files = export(tmp_path, tmp_path / "policy")
     kept = from_yaml(files["config.yaml"])
@@ -90,7 +89,7 @@ def test_a_pretrained_policy_needs_its_checkpoint_no_more(compose, tmp_path):
     assert str(CHECKPOINT) not in files["config.yaml"].read_text()
 
 
-def test_a_continuous_policy_acts_within_the_bounds_of_the_environment(compose, tmp_path):
+def test_continuous_policy_acts_within_the_action_bounds(compose, tmp_path):
     config = compose("backbone=gru", "env=pendulum", "env.max_episode_steps=3")
     left_behind(tmp_path, config)
     export(tmp_path, tmp_path / "policy")
@@ -100,7 +99,7 @@ def test_a_continuous_policy_acts_within_the_bounds_of_the_environment(compose, 
     assert (np.abs(actions) <= 2).all() and np.abs(actions).max() > 0
 
 
-def test_a_policy_acts_as_its_run_was_evaluated(compose, tmp_path):
+def test_policy_acts_with_the_evaluation_mode_of_its_run(compose, tmp_path):
     left_behind(tmp_path, compose("backbone=gru", "eval.greedy=false"))
     export(tmp_path, tmp_path / "policy")
     policy = Policy.load(tmp_path / "policy")
@@ -112,7 +111,7 @@ def test_a_policy_acts_as_its_run_was_evaluated(compose, tmp_path):
     assert set(chosen) == {0, 1}  # drawn: the policy is not trained
 
 
-def test_a_wrong_observation_is_refused(compose, tmp_path):
+def test_policy_refuses_a_wrong_observation(compose, tmp_path):
     left_behind(tmp_path, compose("backbone=gru"))
     export(tmp_path, tmp_path / "policy")
     policy = Policy.load(tmp_path / "policy")
@@ -120,7 +119,7 @@ def test_a_wrong_observation_is_refused(compose, tmp_path):
         policy.act(np.zeros(3, np.float32))
 
 
-def test_a_policy_without_a_checkpoint_is_refused(tmp_path):
+def test_export_without_checkpoint_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="missing checkpoint"):
         export(tmp_path, tmp_path / "policy")
 
@@ -149,7 +148,7 @@ print(json.dumps({"lengths": lengths, "code": ours, "theirs": theirs}))
 """
 
 
-def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose, tmp_path, capsys):
+def test_registered_policy_acts_the_same_in_another_process(compose, tmp_path, capsys):
     """MLflow gives back what a process needs that knows neither the run, nor this package, nor that of
     the variant that was trained."""
     run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
@@ -161,7 +160,7 @@ def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose,
     save(wanted, RunFiles(run_dir).wanted)
     trusting = [str(run_dir), "pole", "--trust", "llmdreamer_example"]
     assert register(trusting) == 1  # it is in no store yet
-    assert "tracking sync" in capsys.readouterr().err
+    assert "llmdreamer sync" in capsys.readouterr().err
     assert tracking([str(run_dir)]) == 0
     capsys.readouterr()
     assert register(trusting[:2]) == 2
@@ -171,7 +170,7 @@ def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose,
     assert "models:/pole/1" in capsys.readouterr().out
     seeds = [
         int(child.generate_state(1)[0]) >> 1
-        for child in np.random.SeedSequence(EVALUATION_SEED).spawn(2)
+        for child in np.random.SeedSequence(SeedOffset.EVALUATION).spawn(2)
     ]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
@@ -190,14 +189,14 @@ def test_a_registered_policy_lives_the_same_episodes_in_another_process(compose,
     assert not list(tmp_path.rglob("*.pkl"))
 
 
-def test_a_package_to_trust_that_is_not_there_is_one_line(compose, tmp_path, capsys):
+def test_missing_trusted_package_is_a_config_error(compose, tmp_path, capsys):
     left_behind(tmp_path, compose("backbone=gru"))
     assert register([str(tmp_path), "pole", "--trust", "nowhere"]) == 2
     assert capsys.readouterr().err == "--trust nowhere: there is no package nowhere installed\n"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "a:b"])
-def test_a_name_that_no_model_can_have_is_one_line(name, tmp_path, capsys):
+def test_invalid_model_name_is_a_config_error(name, tmp_path, capsys):
     assert register([str(tmp_path), name]) == 2
     line = capsys.readouterr().err
     assert "a model's name has" in line and line.count("\n") == 1

@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import nn
 
-from llmdreamer.checkpoint.async_writer import Saver
+from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
-from llmdreamer.evaluation.episodes import FRESH, Evaluation
+from llmdreamer.evaluation.episodes import Evaluation
 from llmdreamer.training import loop
 from llmdreamer.training.best import BestPolicy
 from llmdreamer.training.clock import Clock
 from llmdreamer.training.loop import Run
 from llmdreamer.training.trainer import check_finite
 from llmdreamer.utils.errors import ConfigError, Diverged
+from llmdreamer.utils.seeds import SeedOffset
 
 CPU = torch.device("cpu")
 LIMIT = 60  # seconds for anything to happen
@@ -23,7 +24,7 @@ LIMIT = 60  # seconds for anything to happen
 
 @pytest.fixture
 def saver(tmp_path):
-    with Saver(Checkpoints(tmp_path / "checkpoints", keep=9)) as one:
+    with CheckpointWriter(Checkpoints(tmp_path / "checkpoints", keep=9)) as one:
         yield one
 
 
@@ -208,12 +209,12 @@ def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver
     assert [(weight, episodes) for weight, episodes, _ in judged] == [(1.0, 7), (3.0, 7), (4.0, 7)]
     (seed,) = {seed for _, _, seed in judged}  # the same for all
     # Not those of training, of the evaluations before, or of the one at the end.
-    assert min(abs(seed - other) for other in (3, 3 + FRESH)) > 10_000
+    assert min(abs(seed - other) for other in (3, 3 + SeedOffset.FINAL)) > 10_000
 
 
 def test_weights_that_are_not_finite_are_no_best_policy(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    with Saver(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
+    with CheckpointWriter(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
         best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
         best.offer(agent(float("nan")), scored(50), 100)
         with pytest.raises(Diverged, match="agent.weight is not finite"):

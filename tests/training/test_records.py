@@ -19,11 +19,12 @@ from llmdreamer.cli.evaluate import main as evaluated
 from llmdreamer.cli.imagine import main as imagine
 from llmdreamer.config import from_yaml
 from llmdreamer.evaluation import open_loop_record as open_loop
-from llmdreamer.evaluation.episodes import RUN_OFF, evaluate
+from llmdreamer.evaluation.episodes import evaluate
 from llmdreamer.tracking import prepare
 from llmdreamer.tracking.spool import read
 from llmdreamer.tracking.store import connect
 from llmdreamer.training.loop import train
+from llmdreamer.utils.seeds import SeedOffset
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
@@ -122,7 +123,7 @@ def test_the_best_policy_is_kept_and_evaluated_anew(recorded, capsys):
         restore_agent(config, best),
         config.env,
         config.eval.final_episodes,
-        config.seed + RUN_OFF,
+        config.seed + SeedOffset.SELECTION,
         greedy=True,
     )
     assert best.newest(torch.device("cpu"))["mean"] == again.mean

@@ -259,7 +259,7 @@ def saving(folder: Path, saves: int) -> int:
     print(f"| training held up by a save | {save[0]:.1f} | {save[1]:.1f} |")
     size, took = figures["system/checkpoint_bytes"], figures["time/checkpoint_seconds"]
     print(f"{size / 1e6:.1f} MB, written beside training in {1e3 * took:.0f} ms")
-    for apart in (25.0, config.checkpoint.every * config.replay_ratio):
+    for apart in (25.0, config.checkpoint.every * config.algo.replay_ratio):
         share = 100 * save[1] / (apart * update[1])
         print(f"one after every {apart:.0f} updates takes {share:.3f}% of them")
     trainer.close()

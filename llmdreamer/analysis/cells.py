@@ -23,7 +23,7 @@ _MEASURED = ("eval.every", "eval.episodes", "eval.final_episodes")
 # Copies of knobs, and the environment, which is the stratum.
 _COPIES = re.compile(
     r"^(algo\.replay_ratio|algo\.world_model\.(posterior|hf_model\.(peft|from_pretrained))|env\.id"
-    r"|backbone\.name|backbone|posterior|size|pretrained|peft|replay_ratio)$"
+    r"|backbone\.name|size)$"
 )
 _NO_EFFECT = "-"
 

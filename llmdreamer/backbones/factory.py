@@ -47,6 +47,7 @@ def _made(config: Config) -> Backbone:
             " llmdreamer.backbones.Backbone"
         )
     # What the run's records say of it must be true.
-    if config.peft and not any(".lora_" in weight for weight, _ in theirs.named_parameters()):
+    peft = config.algo.world_model.hf_model.peft
+    if peft and not any(".lora_" in weight for weight, _ in theirs.named_parameters()):
         raise ConfigError(f"peft=true: backbone={cfg.name} has made no adapters")
     return theirs

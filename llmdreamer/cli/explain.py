@@ -13,7 +13,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from llmdreamer.config import GROUPS, leaves
+from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.redact import redact
@@ -93,15 +93,15 @@ def unknown_key(key: str) -> str:
     if parent.startswith("hydra.launcher"):
         return f"unknown key '{key}': docs/clusters.md has those of each hydra/launcher"
     sweepers = [f"hydra.sweeper.{one.name}" for one in fields(SweeperSettings)]
-    return f"unknown key '{key}'{did_you_mean(key, [*leaves(), *GROUPS, *sweepers])}"
+    return f"unknown key '{key}'{did_you_mean(key, [*leaves(ComposedConfig), *GROUPS, *sweepers])}"
 
 
 def _mistyped(override: str, cause: BaseException) -> str:
     key, _, value = override.lstrip("+~").partition("=")
-    if kind := leaves().get(key):
+    if kind := leaves(ComposedConfig).get(key):
         shown = repr(value) if isinstance(yaml.safe_load(value), str) else value
         return f"{key}={shown}: must be {_words(kind)}"
-    inner = next((leaf for leaf in leaves() if leaf.startswith(f"{key}.")), None)
+    inner = next((leaf for leaf in leaves(ComposedConfig) if leaf.startswith(f"{key}.")), None)
     if inner is not None:
         return f"{key}={value}: {key} holds several values, set them one by one: {inner}=..."
     kinds = get_type_hints(SweeperSettings)  # Hydra's own keys are told in OmegaConf's words

@@ -23,7 +23,7 @@ from hydra.utils import execution_whitelist
 from omegaconf import DictConfig
 
 from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
-from llmdreamer.config import GROUPS, leaves
+from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
@@ -159,7 +159,7 @@ def _refuse_unknown(override: Override) -> None:
     top = key.partition(".")[0]
     if top.partition("/")[0] != "hydra" and top not in {
         *GROUPS,
-        *(x.split(".")[0] for x in leaves()),
+        *(x.split(".")[0] for x in leaves(ComposedConfig)),
     }:
         raise ConfigError(unknown_key(key))
     # Hydra refuses a number as an option, whatever the group.

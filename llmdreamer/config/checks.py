@@ -51,7 +51,6 @@ share = within(0, 1)
 
 # Every number of the schema is here (tests/config/test_checks.py counts them); null passes.
 RANGES: dict[str, Rule] = {
-    "replay_ratio": at_least(0),
     "seed": below(0, 2**32),
     "threads": within(1, 1024),  # OpenMP dies of a hundred thousand, with no word
     "seeds": at_least(1),
@@ -160,10 +159,11 @@ def _check_words(cfg: Config) -> None:
     """Texts with a form of their own."""
     if cfg.size not in SIZES:
         raise ConfigError(f"size={cfg.size}: choose from {', '.join(SIZES)} (model=...)")
-    if cfg.posterior not in POSTERIORS:
+    posterior = cfg.algo.world_model.posterior
+    if posterior not in POSTERIORS:
         raise ConfigError(
-            f"posterior={cfg.posterior}: choose from {', '.join(POSTERIORS)}"
-            f"{did_you_mean(cfg.posterior, POSTERIORS)}"
+            f"posterior={posterior}: choose from {', '.join(POSTERIORS)}"
+            f"{did_you_mean(posterior, POSTERIORS)}"
         )
     if cfg.algo.precision not in PRECISIONS:
         raise ConfigError(
@@ -338,7 +338,7 @@ def arm(cfg: Config) -> str:
     """Name the arm of the experiment, as docs and tables do."""
     name = cfg.backbone.name
     if not is_language_model(cfg.backbone):
-        if cfg.posterior != "coupled":
+        if cfg.algo.world_model.posterior != "coupled":
             return name
         ours = cfg.backbone.factory is None
         return "reference" if ours and family_of(name).reference else f"{name}-coupled"

@@ -14,7 +14,7 @@ from llmdreamer.utils.flatten import Scalar, flatten
 
 # Where a run is, how fast it goes and what is told of it; the seed tells runs of a cell apart.
 _OUTSIDE = (
-    *("device", "threads", "compile", "algo.compile", "trust"),
+    *("device", "threads", "algo.compile", "trust"),
     *("output_root", "run_name", "resume", "objective"),
     *("seed", "seeds", "rerun", "tracking", "checkpoint"),
     *("eval.video", "eval.open_loop", "eval.keep_best"),

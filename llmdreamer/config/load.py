@@ -18,7 +18,7 @@ from omegaconf.errors import (
 )
 
 from llmdreamer.config.checks import check
-from llmdreamer.config.schema import Config, leaves
+from llmdreamer.config.schema import ComposedConfig, Config, leaves
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 GROUPS = ("algo", "model", "recipe", "backbone", "lora", "env", "exp", "sweeps")
@@ -47,7 +47,7 @@ def register() -> None:
     """Register the schema with Hydra, under the name that `conf/config.yaml` starts from."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="schema", node=Config, replace=True)
+    ConfigStore.instance().store(name="schema", node=ComposedConfig, replace=True)
 
 
 def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
@@ -64,11 +64,11 @@ def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         ConfigError: if a value is missing, out of range or at odds with another, or a file says whom
             to trust.
     """
-    names = [field.name for field in dataclasses.fields(Config)]
+    names = [field.name for field in dataclasses.fields(ComposedConfig)]
     raw = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=False)
     try:
         # Into a fresh schema: it refuses keys that `+key=value` forced into the composed one.
-        composed = OmegaConf.merge(OmegaConf.structured(Config), raw)
+        composed = OmegaConf.merge(OmegaConf.structured(ComposedConfig), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
     if composed.trust and not any(_key(override) == "trust" for override in overrides):
@@ -152,19 +152,14 @@ def _typed(cfg: Any) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
     assert isinstance(config, Config)
-    return config
+    return Config(
+        **{field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
+    )
 
 
 def _fill(cfg: Config) -> None:
-    """Replace each null that stands for a number, and let nested and top-level spellings agree."""
+    """Replace each null that stands for a number that depends on other values."""
     algo = cfg.algo
-    # The seed's nested keys may be set directly; they are what the algorithm reads.
-    cfg.peft = algo.world_model.hf_model.peft
-    cfg.pretrained = algo.world_model.hf_model.from_pretrained
-    cfg.posterior = algo.world_model.posterior
-    cfg.replay_ratio = algo.replay_ratio
-    cfg.precision = algo.precision
-    cfg.compile = algo.compile
     if algo.learning_starts is None:
         algo.learning_starts = min(500, max(0, algo.total_steps) // 4)
     if algo.imag_starts is None:
@@ -246,7 +241,7 @@ def _at(tree: Any, key: str) -> Any:
 
 def _first_line(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
-        return f"unknown key '{error.full_key}'{did_you_mean(str(error.full_key), leaves())}"
+        return f"unknown key '{error.full_key}'{did_you_mean(str(error.full_key), leaves(ComposedConfig))}"
     return f"{error.full_key or 'configuration'}: {(error.msg or str(error)).splitlines()[0]}"
 
 

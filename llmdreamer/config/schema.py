@@ -209,15 +209,9 @@ class TrackingConfig:
 class Config:
     size: str = MISSING
     recipe: str = MISSING
-    peft: bool = MISSING
-    pretrained: bool = MISSING
-    posterior: str = MISSING
-    replay_ratio: float = MISSING
     seed: int = MISSING
     device: str = MISSING
     threads: int | None = None
-    precision: str = "fp32"
-    compile: bool = False
     trust: list[str] = field(default_factory=list)
     output_root: str = MISSING
     run_name: str | None = None
@@ -233,6 +227,22 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+@dataclass
+class ComposedConfig(Config):
+    """What Hydra composes: `Config` and the short keys of six values below `algo`.
+
+    In conf/algo these values refer to the short keys, so a user may type either. `load` resolves the
+    references and drops the short keys: code reads each value below `algo`.
+    """
+
+    peft: bool = MISSING  # algo.world_model.hf_model.peft
+    pretrained: bool = MISSING  # algo.world_model.hf_model.from_pretrained
+    posterior: str = MISSING  # algo.world_model.posterior
+    replay_ratio: float = MISSING  # algo.replay_ratio
+    precision: str = MISSING  # algo.precision
+    compile: bool = MISSING  # algo.compile
 
 
 AS_BEFORE: dict[str, bool | float | str | None] = {

@@ -165,7 +165,7 @@ def _alone(config: Config, agent: Agent) -> Config:
         config.backbone, name="hf", path=None, model_type=model.config.model_type, config=shape
     )
     algo = replace(algo, world_model=world_model, optimizer=optimizer)
-    return replace(config, pretrained=False, algo=algo, backbone=backbone)
+    return replace(config, algo=algo, backbone=backbone)
 
 
 # Of a model's configuration what says where it is from, or of words that are not there.

@@ -110,17 +110,18 @@ def start_tracker(
 
 
 def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInfo:
+    algo, hf = config.algo, config.algo.world_model.hf_model
     tags = {
         "arm": arm(config),
         "size": config.size,
         "recipe": config.recipe,
         "backbone": config.backbone.name,
-        "posterior": config.posterior,
+        "posterior": algo.world_model.posterior,
         "env": config.env.id,
         "seed": str(config.seed),
-        "peft": str(config.peft).lower(),
-        "pretrained": str(config.pretrained).lower(),
-        "replay_ratio": str(config.replay_ratio),
+        "peft": str(hf.peft).lower(),
+        "pretrained": str(hf.from_pretrained).lower(),
+        "replay_ratio": str(algo.replay_ratio),
         "cell": digest(config),
         **origin(),
         "overrides": as_typed(overrides),

@@ -266,7 +266,7 @@ class Trainer:
 
     def adapter_norms(self) -> dict[str, float]:
         """Return `lora/LAYER` for each layer that has an adapter: see `lora.adapter_norms`."""
-        if not self.config.peft:
+        if not self.config.algo.world_model.hf_model.peft:
             return {}
         # peft and transformers take seconds to import; here they are imported already.
         from llmdreamer.backbones.lora import adapter_norms

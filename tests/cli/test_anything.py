@@ -15,11 +15,12 @@ import run
 from llmdreamer import config
 from llmdreamer.cli.explain import explain
 from llmdreamer.cli.main import refuse_misused_flags
-from llmdreamer.config import GROUPS, Config, leaves
+from llmdreamer.config import GROUPS, ComposedConfig, Config, leaves
 
 FURTHER = int(os.environ.get("LLMDREAMER_EXAMPLES", "0"))
 CONF = str(Path(os.environ["LLMDREAMER_ROOT"]) / "conf")
-KEYS = sorted({*leaves(), *GROUPS, *(leaf.rpartition(".")[0] or leaf for leaf in leaves())})
+LEAVES = leaves(ComposedConfig)
+KEYS = sorted({*LEAVES, *GROUPS, *(leaf.rpartition(".")[0] or leaf for leaf in LEAVES)})
 HYDRAS = [
     *("hydra.verbose", "hydra.job.name", "hydra.job.num", "hydra.searchpath", "hydra.callbacks"),
     *(

@@ -98,7 +98,9 @@ def test_auto_refuses_a_run_that_was_begun_otherwise(command, training, tmp_path
     code, _, err = command(*AUTO, "replay_ratio=1.0")
     assert (code, len(training.runs)) == (2, 1)
     assert err.count("\n") == 1
-    assert_names(err, "resume=auto", "replay_ratio=0.5", "resume=outputs/first replay_ratio=1.0")
+    assert_names(
+        err, "resume=auto", "replay_ratio=0.5", "resume=outputs/first algo.replay_ratio=1.0"
+    )
 
 
 def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, training, tmp_path):
@@ -129,7 +131,7 @@ def test_a_folder_in_use_is_refused_at_once(command, training, tmp_path):
 def test_hydras_own_sweeper_runs_every_combination_once(command, training):
     code, out, _ = command("-m", "hydra/sweeper=basic", "replay_ratio=0.25,0.5", "seed=0,1")
     assert code == 0
-    assert [(cfg.replay_ratio, cfg.seed) for cfg, _ in training.runs] == [
+    assert [(cfg.algo.replay_ratio, cfg.seed) for cfg, _ in training.runs] == [
         (0.25, 0), (0.25, 1), (0.5, 0), (0.5, 1),
     ]  # fmt: skip
     assert [run_dir.name for _, run_dir in training.runs] == ["0", "1", "2", "3"]

@@ -97,7 +97,7 @@ def test_minus_one_is_out_of_every_range(cfg, key):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("key", ["algo.optimizer.lr", "replay_ratio", "algo.gamma"])
+@pytest.mark.parametrize("key", ["algo.optimizer.lr", "algo.replay_ratio", "algo.gamma"])
 def test_a_number_is_finite(cfg, key, value):
     with refused(ConfigError, f"{key}={value}", "finite"):
         check(with_value(cfg, key, value))

@@ -6,10 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 from refusals import refused
 
-from llmdreamer.config import Config, load, to_yaml
+from llmdreamer.config import ComposedConfig, Config, leaves, to_yaml
 from llmdreamer.config.checks import SIZES
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.flatten import flatten
@@ -80,14 +79,13 @@ def test_the_seed_experiment_has_the_seed_documents_values(compose):
     assert cfg.algo.total_steps == 5_000_000
     assert (cfg.algo.per_rank_batch_size, cfg.algo.per_rank_sequence_length) == (4, 4)
     assert cfg.algo.mlp_keys.encoder == cfg.algo.mlp_keys.decoder == ["state"]
-    assert cfg.algo.replay_ratio == cfg.replay_ratio == 1
+    assert cfg.algo.replay_ratio == 1
     assert world.recurrent_model.recurrent_state_size == 768
     assert world.recurrent_model.dense_units == 768
     assert world.transition_model.hidden_size == 768
     assert world.representation_model.hidden_size == 768
     assert world.hf_model.seq_len == 4
     assert (world.hf_model.peft, world.hf_model.from_pretrained) == (True, False)
-    assert (cfg.peft, cfg.pretrained) == (True, False)
 
 
 def test_the_recipe_of_2023_has_its_papers_values(compose):
@@ -119,8 +117,8 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
 def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_smallest_size(compose):
     cfg, recipe = compose("exp=dmc_reference"), compose("model=S", "env=dmc")
     algo, world = cfg.algo, cfg.algo.world_model
-    assert (cfg.backbone.name, cfg.posterior, cfg.backbone.width) == ("block_gru", "coupled", 512)
-    assert (cfg.precision, world.stochastic_size, world.discrete_size) == ("bf16", 32, 4)
+    assert (cfg.backbone.name, world.posterior, cfg.backbone.width) == ("block_gru", "coupled", 512)
+    assert (algo.precision, world.stochastic_size, world.discrete_size) == ("bf16", 32, 4)
     assert (world.transition_model.layers, world.representation_model.layers) == (2, 1)
     assert (algo.mlp_layers, world.head_layers) == (3, 1)
     steps = algo.per_rank_batch_size * algo.per_rank_sequence_length
@@ -156,7 +154,8 @@ def test_a_mission_is_told_where_it_matters_and_can_be_left_out(compose):
 
 def test_a_typed_value_beats_the_experiment(compose):
     cfg = compose("exp=llm_dreamer_v3", "peft=false", "model=XS", "env=acrobot")
-    assert (cfg.peft, cfg.size, cfg.env.id) == (False, "XS", "Acrobot-v1")
+    assert (cfg.size, cfg.env.id) == ("XS", "Acrobot-v1")
+    assert not cfg.algo.world_model.hf_model.peft
 
 
 @pytest.mark.parametrize(
@@ -165,17 +164,29 @@ def test_a_typed_value_beats_the_experiment(compose):
         ("peft=true", "algo.world_model.hf_model.peft=true"),
         ("pretrained=true", "algo.world_model.hf_model.from_pretrained=true"),
         ("replay_ratio=2", "algo.replay_ratio=2"),
+        ("precision=bf16", "algo.precision=bf16"),
+        ("compile=true", "algo.compile=true"),
     ],
 )
-def test_nested_and_public_spellings_mean_the_same(compose, public, nested):
-    assert compose(public) == compose(nested)
+def test_short_and_nested_key_give_the_same_configuration(compose, public, nested):
+    assert compose(public) == compose(nested) != compose()
+
+
+def test_short_and_nested_posterior_give_the_same_configuration(compose):
+    short = compose("backbone=gru", "posterior=coupled")
+    assert short == compose("backbone=gru", "algo.world_model.posterior=coupled")
+    assert short.algo.world_model.posterior == "coupled"
+
+
+def test_short_keys_are_composed_and_not_kept():
+    assert leaves(ComposedConfig).keys() - leaves().keys() == {
+        "peft", "pretrained", "posterior", "replay_ratio", "precision", "compile",
+    }  # fmt: skip
 
 
 def test_prefill_is_500_steps_or_a_quarter_of_the_run(compose):
-    cfg = OmegaConf.structured(compose())
     for total, prefill in [(5000, 500), (2000, 500), (1000, 250), (50, 12)]:
-        cfg.algo.total_steps, cfg.algo.learning_starts = total, None
-        assert load(cfg).algo.learning_starts == prefill
+        assert compose(f"algo.total_steps={total}").algo.learning_starts == prefill
 
 
 def test_imagination_starts_everywhere_unless_told(compose):

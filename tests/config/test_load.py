@@ -4,10 +4,11 @@ import errno
 import os
 from dataclasses import replace
 
+import hydra
 import pytest
 from refusals import refused
 
-from llmdreamer.config import from_yaml, load, to_yaml
+from llmdreamer.config import from_yaml, load, register, to_yaml
 from llmdreamer.utils.errors import ConfigError
 
 
@@ -101,8 +102,9 @@ def test_resume_needs_a_folder(tmp_path, compose):
         compose(f"resume={tmp_path}/none")
 
 
-def test_load_needs_no_hydra_node(compose):
-    from omegaconf import OmegaConf
-
-    cfg = compose()
-    assert load(OmegaConf.structured(cfg)) == cfg
+def test_load_ignores_the_hydra_node(compose):
+    register()
+    with hydra.initialize_config_dir(f"{os.environ['LLMDREAMER_ROOT']}/conf"):
+        composed = hydra.compose("config", overrides=["hydra.run.dir=x"], return_hydra_config=True)
+    assert "hydra" in composed
+    assert load(composed) == compose()

@@ -84,8 +84,9 @@ def test_exported_pretrained_policy_loads_without_its_checkpoint(compose, tmp_pa
     left_behind(tmp_path, compose(*ARMS["pretrained-lora"]))
     files = export(tmp_path, tmp_path / "policy")
     kept = from_yaml(files["config.yaml"])
-    assert kept.backbone.path is None and not kept.pretrained
-    assert kept.peft  # its adapters are still its own
+    hf = kept.algo.world_model.hf_model
+    assert kept.backbone.path is None and not hf.from_pretrained
+    assert hf.peft  # its adapters are still its own
     assert str(CHECKPOINT) not in files["config.yaml"].read_text()
 
 

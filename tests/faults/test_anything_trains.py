@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from llmdreamer.config import leaves
 
 FURTHER = int(os.environ.get("LLMDREAMER_EXAMPLES", "0"))
-PARTS = ("algo.", "replay.", "eval.", "checkpoint.", "env.", "backbone.width", "replay_ratio")
+PARTS = ("algo.", "replay.", "eval.", "checkpoint.", "env.", "backbone.width")
 # What takes memory or time for no other reason than its size, and files outside of the run's folder.
 LEFT_OUT = ("compile", "kwargs", "timeout", "options")
 KNOBS = sorted(name for name in leaves() if name.startswith(PARTS) and not name.endswith(LEFT_OUT))

@@ -41,7 +41,7 @@ def symexp_bins(count: int) -> Tensor:
 
 
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
-    """Mean of a categorical over `bins`, summed from the centre outwards.
+    """Mean of a categorical over `bins`, summed from the center outwards.
 
     Opposite bins are paired before they are added: their values reach 5e8, and a plain sum of a
     symmetric distribution would leave a rounding error far above the rewards it predicts.
@@ -76,7 +76,7 @@ def two_hot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
 
 
 def two_hot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
-    """The same of one distribution against M targets each, which is normalised once: (..., M)."""
+    """Compute `two_hot_loss` of each distribution against M targets, normalizing it once: (..., M)."""
     targets = targets.detach().clamp(bins[0], bins[-1])
     above = torch.searchsorted(bins, targets.contiguous(), right=True).clamp(1, bins.shape[0] - 1)
     below = above - 1
@@ -105,7 +105,7 @@ def sample_class(log_probs: Tensor) -> Tensor:
 
 
 def sample_mixed(logits: Tensor, share: float) -> Tensor:
-    """The same of `unimix(logits, share)` at the same draw, without a logarithm to be undone."""
+    """Sample like `sample_class(unimix(logits, share))`, at the same draw, without the logarithm."""
     cumulative = logits.detach().softmax(-1).cumsum(-1)
     if share > 0.0:
         count = logits.shape[-1]
@@ -115,15 +115,15 @@ def sample_mixed(logits: Tensor, share: float) -> Tensor:
 
 
 def _draw(cumulative: Tensor) -> Tensor:
-    """A class of each cumulative distribution (..., K), by one uniform number: (..., 1)."""
-    # Scaled by the total, which rounding leaves a little off 1, so that no draw falls beyond it.
+    """Draw a class of each cumulative distribution (..., K) by one uniform number: (..., 1)."""
+    # Scale by the total, which rounding leaves a little off 1, so that no draw exceeds it.
     draw = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
-    found = torch.searchsorted(cumulative, draw, right=True)
-    return found.clamp_(max=cumulative.shape[-1] - 1)
+    classes = torch.searchsorted(cumulative, draw, right=True)
+    return classes.clamp_(max=cumulative.shape[-1] - 1)
 
 
 def sample_one_hot(log_probs: Tensor) -> Tensor:
-    """The same sample, one-hot: (..., K)."""
+    """Return `sample_class` one-hot: (..., K)."""
     return _one_hot(sample_class(log_probs), log_probs)
 
 
@@ -133,12 +133,12 @@ def mode_one_hot(log_probs: Tensor) -> Tensor:
 
 
 def _one_hot(index: Tensor, like: Tensor) -> Tensor:
-    """Ones at `index` (..., 1), in the shape and type of `like`: `F.one_hot` is of 64-bit integers."""
+    """One-hot of `index` (..., 1) in the shape and type of `like`; `F.one_hot` gives 64-bit integers."""
     return torch.zeros_like(like).scatter_(-1, index, 1.0)
 
 
 def ones_at(columns: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Rows of zeros with ones at `columns` (..., S): (..., width)."""
+    """Return zeros with ones at `columns` (..., S): (..., width)."""
     zeros = torch.zeros(*columns.shape[:-1], width, dtype=dtype, device=columns.device)
     return zeros.scatter_(-1, columns, 1.0)
 
@@ -146,11 +146,11 @@ def ones_at(columns: Tensor, width: int, dtype: torch.dtype) -> Tensor:
 def linear_at(columns: Tensor, weight: Tensor) -> Tensor:
     """`F.linear(ones_at(columns, ...), weight)`: the sum of those columns of `weight`, without the zeros.
 
-    With S ones among S * K numbers that is a K-th of the additions. There are too few rows to pay for
-    turning the weight round where they are fewer than its columns.
+    With S ones among S * K numbers that is 1 / K of the additions. If `columns` holds fewer vectors than the
+    weight has columns, transposing the weight costs more than this saves, and the dense product is used.
 
     Args:
-        columns: (..., S), int64, distinct in each row.
+        columns: (..., S), int64, distinct in each vector.
         weight: (out, width).
 
     Returns:
@@ -163,7 +163,7 @@ def linear_at(columns: Tensor, weight: Tensor) -> Tensor:
 
 
 class _LinearAt(torch.autograd.Function):
-    """Looks columns up on the way there, and on the way back the rows that looked at each column."""
+    """Forward looks columns up; backward sums the gradients of the vectors that used each column."""
 
     @staticmethod
     def forward(ctx: Any, columns: Tensor, weight: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ Linear = TypeVar("Linear", bound=nn.Linear)
 
 
 def init_linear(layer: Linear, scale: float = 1.0) -> Linear:
-    """Truncated normal of variance scale² / fan_in, zero bias: DreamerV3's initialiser."""
+    """Truncated normal of variance scale² / fan_in, zero bias: DreamerV3's initializer."""
     # 0.8796 is the standard deviation of a unit normal truncated at two standard deviations.
     std = scale / math.sqrt(layer.in_features) / 0.87962566103423978
     if scale == 0.0:
@@ -40,7 +40,7 @@ def init_linear(layer: Linear, scale: float = 1.0) -> Linear:
 
 
 class FeatureLinear(nn.Linear):
-    """A linear layer whose input may also be a `IndexedLatent`, which stands for its feature."""
+    """A linear layer whose input may also be an `IndexedLatent`, read as its feature."""
 
     def forward(self, input: Tensor | IndexedLatent) -> Tensor:
         """(..., F) -> (..., out)."""
@@ -52,12 +52,12 @@ class FeatureLinear(nn.Linear):
 
 
 class BlockLinear(nn.Module):
-    """A linear layer (..., features) -> (..., out) that joins the i-th of `blocks` parts to the i-th alone.
+    """A block-diagonal linear layer: (..., features) -> (..., out), with `blocks` equal blocks.
 
-    Initialised as a dense layer of as many features: danijar/dreamerv3 (2025), `nets.py:BlockLinear`.
+    Initialized like a dense layer with as many inputs: danijar/dreamerv3 (2025), `nets.py:BlockLinear`.
 
     Args:
-        scale: of the initialiser.
+        scale: of the initializer.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class BlockLinear(nn.Module):
 
 
 class RMSNorm(nn.RMSNorm):
-    """Torch's, in the precision of its weight, whatever autocast made of its input; eps is 1e-4."""
+    """Torch's RMSNorm in the precision of its weight, even under autocast; eps is 1e-4."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features, 1e-4)
@@ -87,12 +87,12 @@ class RMSNorm(nn.RMSNorm):
 class MLP(nn.Sequential):
     """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if it is given.
 
-    Takes (..., features), or an `IndexedLatent` of as many. Its output has its weights' precision, under
-    autocast too, so that losses and probabilities are.
+    Takes (..., features), or an `IndexedLatent` of as many. The output has the weights' precision even under
+    autocast, so that losses and probabilities have it.
 
     Args:
-        out_scale: of the last layer's initialiser; 0 makes the output start at zero.
-        exact: whether the last layer is out of autocast's reach.
+        out_scale: of the last layer's initializer; 0 makes the output start at zero.
+        exact: if true, the last layer runs without autocast.
     """
 
     def __init__(
@@ -179,11 +179,11 @@ class VectorDecoder(nn.Module):
 
 
 class TwoHotHead(nn.Module):
-    """A scalar predicted as a categorical over symexp-spaced bins, zero at initialisation.
+    """A scalar predicted as a categorical over symexp-spaced bins, zero at initialization.
 
     Args:
         in_symlog: predict the scalar's symlog over even bins instead, as in 2023 (arXiv:2301.04104v1): the
-            mean is then taken in symlog space, so that it is no expectation of the scalar.
+            mean is then taken in symlog space, so it is not the scalar's expectation.
     """
 
     bins: Tensor
@@ -193,7 +193,7 @@ class TwoHotHead(nn.Module):
     ) -> None:
         super().__init__()
         self.in_symlog = in_symlog
-        # Bins reach 5e8: what bfloat16 rounds off a logit far out would move the mean by hundreds.
+        # Bins reach 5e8: bfloat16 rounding of an outer logit would move the mean by hundreds.
         self.mlp = MLP(features, units, layers, bins, out_scale=0.0, exact=True)
         positions = even_bins(bins) if in_symlog else symexp_bins(bins)
         self.register_buffer("bins", positions, persistent=False)
@@ -211,7 +211,7 @@ class TwoHotHead(nn.Module):
         return self.losses(logits, target.unsqueeze(-1)).squeeze(-1)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Of each distribution (..., bins) against M targets: (..., M)."""
+        """Loss of each distribution (..., bins) against M targets: (..., M)."""
         return two_hot_losses(logits, symlog(targets) if self.in_symlog else targets, self.bins)
 
 
@@ -271,7 +271,7 @@ class CategoricalHead(nn.Module):
         return unimix(self._logits(features), self.unimix_share)
 
     def sample(self, features: Tensor) -> Tensor:
-        """The class of a sample of each: (..., S, 1), int64, as `sample_class` of the probabilities."""
+        """Sample the class of each categorical: (..., S, 1), int64, with `sample_class`'s distribution."""
         return sample_mixed(self._logits(features), self.unimix_share)
 
     def _logits(self, features: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a run's time goes: seconds by stage, and the arithmetic and memory that they bought."""
+"""Measures a run: seconds by stage, floating-point operations, and peak memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.utils.flop_counter import (
 )
 
 _ATEN = torch.ops.aten
-# Attention's kernel on a CPU, which torch's own counter does not know; its arguments as shapes.
+# torch's counter does not know the CPU's attention kernel. Arguments are shapes.
 _UNCOUNTED = {
     _ATEN._scaled_dot_product_flash_attention_for_cpu: (
         lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)
@@ -32,16 +32,16 @@ Result = TypeVar("Result")
 
 
 class Clock:
-    """Wall time by stage between two readings. On a GPU a stage's time is that of its launches."""
+    """Wall time by stage between two readings. On a GPU it is the time of the launches."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
         self._since = time.perf_counter()
-        self._inner = 0.0  # seconds of stages inside the one that runs
+        self._inner = 0.0  # seconds of the stages inside the current one
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time what runs inside, less the stages inside of it: no second counts twice."""
+        """Time a stage, without the stages inside it, so that no second counts twice."""
         outer, self._inner = self._inner, 0.0
         begin = time.perf_counter()
         try:
@@ -52,7 +52,7 @@ class Clock:
             self._inner = outer + elapsed
 
     def read(self) -> tuple[float, dict[str, float]]:
-        """Seconds since the last reading, and each stage's share of them, in [0, 1]."""
+        """Return the seconds since the last reading, and each stage's share of them, in [0, 1]."""
         now = time.perf_counter()
         elapsed, self._since = max(1e-9, now - self._since), now
         shares = {name: seconds / elapsed for name, seconds in self._seconds.items()}
@@ -61,10 +61,10 @@ class Clock:
 
 
 def counted(work: Callable[[], Result]) -> tuple[Result, float]:
-    """The result of `work`, and the floating-point operations of its matrix products.
+    """Return the result of `work`, and the floating-point operations of its matrix products.
 
     A multiplication and an addition count as two; elementwise operations are left out, as is usual.
-    Attention counts whole, as if nothing in it were masked.
+    Attention counts as if nothing were masked.
     """
     with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         result = work()
@@ -72,7 +72,7 @@ def counted(work: Callable[[], Result]) -> tuple[Result, float]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Bytes: the most that the process has held, or on a GPU the most that torch has there."""
+    """Return the peak memory in bytes: of the process, or on a GPU of torch's allocations."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

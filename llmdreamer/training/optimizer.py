@@ -1,4 +1,4 @@
-"""The optimiser of the whole agent: LaProp or Adam, with rates and clipping by parameter group."""
+"""The optimizer of the whole agent: LaProp or Adam, with rates and clipping by parameter group."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from llmdreamer.config import OptimizerConfig
 
 BEHAVIOR = ("actor", "critic")
-"""Parts of `Agent.behavior` that are groups of their own."""
+"""Networks of `Agent.behavior` that have their own parameter group."""
 SKIPPED = "optimizer/skipped"
-"""The metric that says whether an update was skipped."""
+"""The metric that is 1 if an update was skipped, else 0."""
 
 CONSTANTS = {"betas", "eps", "agc"}
-"""What a group has from the configuration; rates are set at each update."""
+"""Values that a group takes from the configuration, not from a checkpoint; rates are set at each update."""
 
 SMALLEST_NORM = 1e-3
-"""Tensors of a smaller norm are clipped as if they had this one, or zeros could never grow."""
+"""Tensors of a smaller norm are clipped as if they had this one; otherwise zeros could never grow."""
 
 
 class LaProp(torch.optim.Optimizer):
-    """Adam with the momentum taken after the normalisation, each gradient first clipped to its tensor.
+    """Adam with momentum after the normalization. Each gradient is first clipped by its tensor's norm.
 
     Sources: LaProp, arXiv:2002.04839; AGC, arXiv:2102.06171, per tensor as in danijar/dreamerv3
-    (2025). Written here because no packaged LaProp clips per tensor and runs as fused list operations.
+    (2025). No packaged LaProp clips per tensor and runs as fused list operations.
 
     Args:
         agc: largest gradient norm, as a share of its tensor's norm.
@@ -48,15 +48,15 @@ class LaProp(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "updates": 0})
         self.sound: Tensor | None = None
-        """Whether the gradients may be used, a scalar bool on their device; None: they may."""
+        """False if the gradients must not be used: a scalar bool on their device; None: they are used."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient.
 
         With `sound` (a scalar bool tensor, set by the caller) false, gradients are replaced by zeros and
-        every weight and moment stays bit for bit as it was. The decision is arithmetic on the device:
-        nothing here waits for it, as an `if` would.
+        every weight and moment stays bit for bit as it was. The decision is arithmetic on the device, so the
+        CPU does not wait for it, as an `if` would.
         """
         assert closure is None, "LaProp takes no closure"
         for group in self.param_groups:
@@ -100,9 +100,11 @@ class LaProp(torch.optim.Optimizer):
 
 
 def clip_adaptively(params: list[Tensor], gradients: list[Tensor], share: float) -> list[Tensor]:
-    """Each gradient scaled down, if need be, to `share` of its parameter's norm."""
+    """Scale each gradient down to at most `share` of its parameter's norm."""
     limit = torch.stack(torch._foreach_norm(params)).clamp(min=SMALLEST_NORM) * share
-    limit = limit.clamp(min=torch.finfo(limit.dtype).tiny)  # or a gradient of zero over it is NaN
+    limit = limit.clamp(
+        min=torch.finfo(limit.dtype).tiny
+    )  # otherwise a zero gradient divided by it is NaN
     norm = torch.stack(torch._foreach_norm(gradients))
     factor = 1 / (norm / limit).clamp(min=1)
     return list(torch._foreach_mul(gradients, list(factor.unbind())))
@@ -140,10 +142,9 @@ class AgentOptimizer:
         self.inner = _optimizer(groups, config)
 
     def step(self, loss: Tensor) -> Metrics:
-        """Descend one step on `loss`, or on its mean over the processes that there are.
+        """Take one step on `loss`, or on its mean over all processes.
 
-        Unless it or a gradient is not finite: then nothing moves but the count of updates, and with it
-        the schedule.
+        If the loss or a gradient is not finite, only the count of updates moves, and with it the schedule.
 
         Returns:
             Norms of the gradients, and `skipped`, 1 or 0.
@@ -163,12 +164,12 @@ class AgentOptimizer:
         if isinstance(self.inner, LaProp):
             self.inner.sound = sound
             self.inner.step()
-        elif sound:  # torch's Adam cannot decide on the device, so here it is waited for
+        elif sound:  # torch's Adam cannot decide on the device, so the CPU waits here
             self._clip()
             self.inner.step()
         self.updates += 1
-        told = {f"optimizer/{name}_gradient_norm": norm for name, norm in norms.items()}
-        return told | {SKIPPED: (~sound).float()}
+        metrics = {f"optimizer/{name}_gradient_norm": norm for name, norm in norms.items()}
+        return metrics | {SKIPPED: (~sound).float()}
 
     def _clip(self) -> None:
         """Scale the gradients of world model, actor and critic down to their largest norms."""
@@ -182,7 +183,7 @@ class AgentOptimizer:
             nn.utils.clip_grad_norm_(world, self.config.clip)
 
     def _schedule(self, still: int) -> float:
-        """Share of the full rate at this update: zero, linear rise, plateau, linear fall."""
+        """Return the factor of the full rate: zero, linear rise, plateau, linear fall."""
         if self.updates < still:
             return 0.0
         rise = min(1.0, (self.updates - still + 1) / max(1, self.config.warmup))
@@ -195,10 +196,10 @@ class AgentOptimizer:
         return {"updates": self.updates, self.config.kind: self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`.
+        """Resume from `state_dict`.
 
         Raises:
-            ConfigError: if the state is of another kind of optimiser.
+            ConfigError: if the state is of another kind of optimizer.
         """
         if self.config.kind not in state:
             raise ConfigError(
@@ -210,7 +211,7 @@ class AgentOptimizer:
             for group in self.inner.param_groups
         ]
         self.inner.load_state_dict(state[self.config.kind])
-        # torch has put the checkpoint's in their place.
+        # torch has overwritten these with the checkpoint's.
         for group, constants in zip(self.inner.param_groups, typed, strict=True):
             group.update(constants)
 
@@ -221,7 +222,7 @@ def _optimizer(groups: dict[str, list[Tensor]], config: OptimizerConfig) -> torc
     ]
     betas = (config.beta1, config.beta2)
     if config.kind == "laprop":
-        assert config.agc is not None, "config.checks sees to it"
+        assert config.agc is not None, "config.checks requires it"
         return LaProp(named, config.lr, betas, config.eps, config.agc)
     for group in named:
         if group["name"] in BEHAVIOR and config.behavior_eps is not None:
@@ -230,12 +231,12 @@ def _optimizer(groups: dict[str, list[Tensor]], config: OptimizerConfig) -> torc
 
 
 def _groups(agent: nn.Module) -> dict[str, list[Tensor]]:
-    """The parameters that train, by the rate they train at; empty groups are left out."""
+    """Group the trainable parameters by their learning rate; empty groups are left out."""
     groups: dict[str, list[Tensor]] = {name: [] for name in ("backbone", "lora", "rest", *BEHAVIOR)}
     for name, param in agent.named_parameters():
         if param.requires_grad:
-            part = next((one for one in BEHAVIOR if name.startswith(f"behavior.{one}.")), "rest")
-            kind = "lora" if ".lora_" in name else "backbone" if ".backbone." in name else part
+            network = next((key for key in BEHAVIOR if name.startswith(f"behavior.{key}.")), "rest")
+            kind = "lora" if ".lora_" in name else "backbone" if ".backbone." in name else network
             groups[kind].append(param)
     return {kind: params for kind, params in groups.items() if params}
 

@@ -1,1 +1,1 @@
-"""Sweeps: many runs of one command, their identity, order and record."""
+"""Sweeps: many runs that one command starts, as a grid or as a study."""

@@ -70,7 +70,7 @@ class Grid:
     def _add(self, combination: Combination) -> None:
         # The arm's overrides come last and take precedence: they define the cell's arm.
         fixed, values = self._plan.fixed, combination.values
-        overrides = [*fixed, *values, *combination.fixed, f"seed={combination.seed}"]
+        overrides = [*fixed, *values, *combination.arm_overrides, f"seed={combination.seed}"]
         params = " ".join(values)
         label = f"{combination.arm} {params}".strip()
         row = ResultRow(
@@ -189,7 +189,7 @@ class Grid:
 class Combination:
     arm: str  # its name; empty without arms
     values: list[str]  # one value of each list, as overrides
-    fixed: list[str]  # the arm's overrides
+    arm_overrides: list[str]
     seed: int
 
 
@@ -207,14 +207,15 @@ def combinations(plan: Plan) -> Iterator[Combination]:
                 " for a search give hydra.sweeper.n_trials=..."
             )
         key = override.get_key_element()  # with its `+`, if it adds a key
-        values = override.sweep_iterator(HYDRA_SYNTAX)
-        value_lists.append([f"{key}={to_override(value)}" for value in values])
+        value_lists.append(
+            [f"{key}={to_override(value)}" for value in override.sweep_iterator(HYDRA_SYNTAX)]
+        )
         if not value_lists[-1]:
             raise ConfigError(f"{override.input_line}: must hold at least one value")
-    for arm, fixed in plan.arms.items():
-        for combination in itertools.product(*value_lists):
+    for arm, arm_overrides in plan.arms.items():
+        for values in itertools.product(*value_lists):
             for seed in plan.seeds:
-                yield Combination(arm, [*combination], fixed, seed)
+                yield Combination(arm, [*values], arm_overrides, seed)
 
 
 def _label(row: ResultRow) -> str:

@@ -37,7 +37,8 @@ def test_specification_passes_all_checks(make_plan, name):
         if plan.settings.n_trials is None:
             cells = list(combinations(plan))
             points = [
-                [*cell.values, *cell.fixed, f"seed={cell.seed}"] for cell in (cells[0], cells[-1])
+                [*cell.values, *cell.arm_overrides, f"seed={cell.seed}"]
+                for cell in (cells[0], cells[-1])
             ]
         else:
             dimensions = space(plan.swept)

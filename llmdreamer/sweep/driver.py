@@ -19,7 +19,7 @@ from llmdreamer.config.checks import NAME
 from llmdreamer.sweep.driver_lock import DriverLock
 from llmdreamer.sweep.grid import Grid
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
-from llmdreamer.sweep.launchers.base import Engine, make_engine
+from llmdreamer.sweep.launchers.base import Launcher, make_launcher
 from llmdreamer.sweep.plan import Plan, config_source_flags, read_plan
 from llmdreamer.sweep.pool import Pool, available_cores
 from llmdreamer.sweep.progress import ProgressReporter
@@ -63,7 +63,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     uri = resolve_uri(plan.base.tracking.uri, Path.cwd())  # refused before anything is written
     slots = make_slots(plan)
     source = make_source(plan)
-    launcher = make_engine(plan)
+    launcher = make_launcher(plan)
     try:
         pool = Pool(slots, make_worker_options(plan, launcher))
         plan.folder.mkdir(parents=True, exist_ok=True)
@@ -195,7 +195,7 @@ def cores_per_run(launcher: SubmititSettings | RaySettings) -> int:
     return max(1, int(launcher.remote["num_cpus"] or 1))
 
 
-def make_worker_options(plan: Plan, launcher: Engine) -> WorkerOptions:
+def make_worker_options(plan: Plan, launcher: Launcher) -> WorkerOptions:
     """Collect what all workers of the sweep share.
 
     Raises:

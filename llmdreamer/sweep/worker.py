@@ -8,7 +8,7 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from llmdreamer.sweep.launchers.base import Engine, Job, Order
+from llmdreamer.sweep.launchers.base import Job, Launcher, ProcessSpec
 from llmdreamer.sweep.run_folder import (
     CurveReader,
     is_finished,
@@ -43,7 +43,7 @@ class WorkerOptions:
     """How a sweep starts its runs; the same for all workers."""
 
     command: list[str]
-    launcher: Engine
+    launcher: Launcher
     hydra_overrides: list[str]
     objective: str  # may differ from the one that a resumed run was started with
     set_threads: bool  # True: `threads` is set to the slot's share
@@ -83,9 +83,9 @@ class Worker:
             *self.options.hydra_overrides,
             f"hydra.run.dir={_quote(str(folder))}",
         ]
-        order = Order([*self.options.command, *arguments], self._environment(), folder)
+        process = ProcessSpec([*self.options.command, *arguments], self._environment(), folder)
         self._stop_sent_at = None
-        self._job, self._exit_code = self.options.launcher.start(order), None
+        self._job, self._exit_code = self.options.launcher.start(process), None
         self._started_at = time.monotonic()
         return resumes
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from llmdreamer.sweep import pool
-from llmdreamer.sweep.launchers.base import Order
+from llmdreamer.sweep.launchers.base import ProcessSpec
 from llmdreamer.sweep.pool import Pool
 from llmdreamer.sweep.run_source import RunTask
 from llmdreamer.sweep.worker import Slot, WorkerOptions
@@ -68,7 +68,7 @@ class EndlessSource:
     interrupted: bool = False
     jobs: list[FakeJob] = field(default_factory=list)
 
-    def start(self, order: Order) -> FakeJob:
+    def start(self, process: ProcessSpec) -> FakeJob:
         dies = self.interrupt_during == "start 2" and not self.jobs
         self.jobs.append(FakeJob(-signal.SIGKILL if dies else None))
         self._interrupt_if_during(f"start {len(self.jobs)}")

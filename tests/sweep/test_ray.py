@@ -1,4 +1,4 @@
-"""Ray: the process that talks to it, the clusters that a sweep finds or starts, and a grid on each."""
+"""Ray: its client process, the clusters that a sweep finds or starts, and a grid on each."""
 
 import contextlib
 import os
@@ -13,105 +13,106 @@ from pathlib import Path
 import pytest
 from sweep_helpers import Sweeper, wait_until
 
-from llmdreamer.sweep.launchers import ray as rayengine
-from llmdreamer.sweep.launchers.ray import EngineLost, Hand
-from llmdreamer.sweep.launchers.ray_worker import alone
+from llmdreamer.sweep.launchers import ray as ray_launcher
+from llmdreamer.sweep.launchers.base import LauncherLost
+from llmdreamer.sweep.launchers.ray import RayClient, RayLauncher
+from llmdreamer.sweep.launchers.ray_worker import isolated_init_args
 from llmdreamer.sweep.settings import RaySettings
 from llmdreamer.utils.errors import ConfigError
 
-TWO = ["seed=0,1", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=g"]
+TWO_SEEDS = ["seed=0,1", "hydra.sweeper.n_jobs=2", "hydra.sweeper.study_name=g"]
 
 
-def test_an_address_where_nobody_answers_is_one_line():
+def test_address_that_does_not_answer_is_a_config_error():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with pytest.raises(ConfigError, match=f"address=ray://127.0.0.1:{port}: .*refused"):
-        rayengine._reach(f"ray://127.0.0.1:{port}")
-    rayengine._reach("auto")
+    with pytest.raises(ConfigError, match=f"address=ray://127.0.0.1:{port}"):
+        ray_launcher._check_address(f"ray://127.0.0.1:{port}")
+    ray_launcher._check_address("auto")
 
 
-# The process that talks to Ray, as it may be: it hears its first request, then says or does this.
-HAND = """
+# A stand-in for ray_worker.py: it reads the first request, then does what the test gives.
+WORKER = """
 import pickle, sys, time
-asked = pickle.load(sys.stdin.buffer)
-print("a word of Ray's", file=sys.stderr, flush=True)
-def say(answer):
-    pickle.dump(answer, sys.stdout.buffer); sys.stdout.flush()
+request = pickle.load(sys.stdin.buffer)
+print("a line of Ray's", file=sys.stderr, flush=True)
+def answer(value):
+    pickle.dump(value, sys.stdout.buffer); sys.stdout.flush()
 """
 
 
-def hand(then: str) -> Hand:
-    return Hand([sys.executable, "-c", f"{HAND}\n{then}"], "the first request")
+def start_client(script: str) -> RayClient:
+    return RayClient([sys.executable, "-c", f"{WORKER}\n{script}"], "the first request")
 
 
 @pytest.mark.parametrize(
-    ("then", "word"),
+    ("script", "error"),
     [
-        ("say(None)", None),
-        ("say('no cluster, but ' + asked)", "no cluster, but the first request"),
-        ("import os; os.abort()", "a word of Ray's"),
+        ("answer(None)", None),
+        ("answer('no cluster, but ' + request)", "no cluster, but the first request"),
+        ("import os; os.abort()", "a line of Ray's"),
     ],
 )
-def test_ray_is_there_or_says_or_shows_why_not(then, word):
-    one = hand(then)
-    assert one.first_word(60) == word
-    one.close(60)
+def test_ray_client_reports_why_ray_did_not_start(script, error):
+    client = start_client(script)
+    assert client.wait_ready(60) == error
+    client.close(60)
 
 
-def test_ray_that_answers_nothing_and_hears_nothing_is_waited_for_so_long_and_no_longer():
-    one = hand("time.sleep(1000)")
-    assert one.first_word(0.2) == "no answer within 0.2 seconds"
-    one.close(0.2)
-    assert one._process.returncode == -signal.SIGKILL
+def test_ray_client_that_hangs_is_killed_after_the_timeout():
+    client = start_client("time.sleep(1000)")
+    assert "0.2 seconds" in client.wait_ready(0.2)
+    client.close(0.2)
+    assert client._process.returncode == -signal.SIGKILL
 
 
-def test_when_ray_is_lost_so_are_its_jobs_and_the_next_is_an_error_of_one_line():
-    one = hand("say(None); say(('a', 'it crashed')); sys.stdin.buffer.read(1)")
-    assert one.first_word(60) is None
-    wait_until(lambda: one.is_over("a"), seconds=30)
-    assert not one.is_over("b")
-    assert (one.why("a"), one.why("b")) == ("it crashed", "")
-    one.tell("cancel", "b")  # and so it leaves
-    wait_until(lambda: one.is_over("b"), seconds=30)
-    one._process.wait()
-    one.tell("cancel", "b")
-    with pytest.raises(EngineLost, match="the connection is lost: a word of Ray's"):
-        one.ask("start", "c")
-    one.close(60)
+def test_ray_client_that_dies_loses_its_jobs_and_the_launcher():
+    client = start_client("answer(None); answer(('a', 'it crashed')); sys.stdin.buffer.read(1)")
+    assert client.wait_ready(60) is None
+    wait_until(lambda: client.is_over("a"), timeout_seconds=30)
+    assert not client.is_over("b")
+    assert (client.failure_reason("a"), client.failure_reason("b")) == ("it crashed", "")
+    client.request_if_alive("cancel", "b")  # the stand-in exits on its next input
+    wait_until(lambda: client.is_over("b"), timeout_seconds=30)
+    client._process.wait()
+    client.request_if_alive("cancel", "b")
+    with pytest.raises(LauncherLost, match="a line of Ray's"):
+        client.request("start", "c")
+    client.close(60)
 
 
 @pytest.mark.parametrize(
-    ("words", "starts"),
+    ("errors", "attempts"),
     [
         (["The current node timed out during startup. This", None], 2),
         (["The current node timed out during startup. This"] * 9, 3),
         (["init() got an unexpected keyword argument 'adress'"], 1),
     ],
 )
-def test_a_cluster_that_was_too_slow_to_come_up_is_started_again(
-    monkeypatch, tmp_path, words, starts
+def test_ray_cluster_is_started_again_only_after_a_startup_timeout(
+    monkeypatch, tmp_path, errors, attempts
 ):
-    begun, ended = [], []
+    opened, closed = [], []
 
-    class Stub:
+    class FakeClient:
         def __init__(self, *_: object):
-            begun.append(self)
+            opened.append(self)
 
-        def first_word(self, within: float) -> str | None:
-            return words[len(begun) - 1]
+        def wait_ready(self, timeout_seconds: float) -> str | None:
+            return errors[len(opened) - 1]
 
-        def close(self, within: float) -> None:
-            ended.append(self)
+        def close(self, timeout_seconds: float) -> None:
+            closed.append(self)
 
-    monkeypatch.setattr(rayengine, "Hand", Stub)
-    if words[-1] is None:
-        rayengine.RayEngine(RaySettings(), tmp_path, 15).close()
+    monkeypatch.setattr(ray_launcher, "RayClient", FakeClient)
+    if errors[-1] is None:
+        RayLauncher(RaySettings(), tmp_path, 15).close()
     else:
-        with pytest.raises(ConfigError, match=f"hydra/launcher=ray: {re.escape(words[0])}"):
-            rayengine.RayEngine(RaySettings(), tmp_path, 15)
-    assert len(begun) == starts
-    assert ended == begun  # no process is left behind
+        with pytest.raises(ConfigError, match=f"hydra/launcher=ray: {re.escape(errors[0])}"):
+            RayLauncher(RaySettings(), tmp_path, 15)
+    assert len(opened) == attempts
+    assert closed == opened  # no process is left behind
 
 
 PORTS = ("port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port")
@@ -119,7 +120,7 @@ PORTS = ("port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics
 
 @contextlib.contextmanager
 def started(log: Path):
-    """A Ray cluster on this machine with room for two workers: its address, None if it did not come up."""
+    """Run a Ray cluster with two cores on this machine; yield its address, or None if it did not start."""
     probes = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
     numbers = [probe.getsockname()[1] for probe in probes]
     for probe in probes:
@@ -144,7 +145,7 @@ def started(log: Path):
 def cluster(tmp_path: Path):
     if find_spec("ray") is None:
         pytest.skip("no Ray: pip install 'llmdreamer[ray]'")
-    # Ray waits 15 seconds for each of its agents, and dies: on a busy machine it takes some tries.
+    # Ray gives up on an agent that needs more than 15 seconds, as happens on a busy machine: retry.
     for attempt in range(5):
         with started(tmp_path / f"ray-{attempt}.log") as address:
             if address is not None:
@@ -153,13 +154,13 @@ def cluster(tmp_path: Path):
     pytest.fail((tmp_path / "ray-0.log").read_text())
 
 
-# A token that somebody has made on this machine is none of ours.
+# Ignore a token that exists on this machine.
 RAY = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 
-def test_a_grid_by_a_ray_cluster_of_two_workers(cluster: str, sweeper: Sweeper):
-    place = ["hydra/launcher=ray", f"hydra.launcher.init.address={cluster}"]
-    code, out = sweeper(*TWO, *place, FAKE_RUN_STEP_SECONDS="0.1", **RAY)
+def test_grid_runs_on_an_existing_ray_cluster(cluster: str, sweeper: Sweeper):
+    launcher = ["hydra/launcher=ray", f"hydra.launcher.init.address={cluster}"]
+    code, out = sweeper(*TWO_SEEDS, *launcher, FAKE_RUN_STEP_SECONDS="0.1", **RAY)
     assert code == 0, out
     assert [row["state"] for row in sweeper.rows()] == ["finished"] * 2
     assert [row["eval/return"] for row in sweeper.rows()] == ["10.0", "20.0"]
@@ -167,37 +168,39 @@ def test_a_grid_by_a_ray_cluster_of_two_workers(cluster: str, sweeper: Sweeper):
 
 
 @pytest.fixture
-def bare(monkeypatch):
+def no_ray_variables(monkeypatch):
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, "")  # so that what the test sets is undone
+        monkeypatch.setenv(name, "")  # restores the variable after the test
         monkeypatch.delenv(name)
 
 
 @pytest.mark.parametrize("init", [{}, {"address": "local"}, {"num_cpus": 2}])
-def test_whoever_asks_our_cluster_for_something_must_have_its_token(bare, init):
-    assert alone(init) == {"address": "local", "include_dashboard": False} | init
+def test_new_ray_cluster_requires_a_fresh_token(no_ray_variables, init):
+    assert isolated_init_args(init) == {"address": "local", "include_dashboard": False} | init
     first = os.environ["RAY_AUTH_TOKEN"]
     assert os.environ["RAY_AUTH_MODE"] == "token" and len(first) == 64
     del os.environ["RAY_AUTH_MODE"]
-    alone(init)
+    isolated_init_args(init)
     assert os.environ["RAY_AUTH_TOKEN"] != first
 
 
-def test_a_token_or_a_wish_for_none_stands(bare, monkeypatch):
+def test_ray_auth_mode_of_the_user_is_kept(no_ray_variables, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    alone({})
+    isolated_init_args({})
     assert os.environ["RAY_AUTH_MODE"] == "disabled" and "RAY_AUTH_TOKEN" not in os.environ
 
 
-def test_a_cluster_of_somebody_else_is_as_they_made_it(bare, monkeypatch):
-    assert alone({"address": "auto"}) == {"address": "auto"}
+def test_existing_ray_cluster_is_used_as_it_is(no_ray_variables, monkeypatch):
+    assert isolated_init_args({"address": "auto"}) == {"address": "auto"}
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    assert alone({}) == {} and "RAY_AUTH_MODE" not in os.environ
+    assert isolated_init_args({}) == {} and "RAY_AUTH_MODE" not in os.environ
 
 
 @pytest.mark.skipif(find_spec("ray") is None, reason="no Ray: pip install 'llmdreamer[ray]'")
-def test_a_grid_by_a_cluster_of_its_own(bare, sweeper: Sweeper):
-    place = ["hydra/launcher=ray", "hydra.launcher.init.num_cpus=2"]
-    code, out = sweeper(*TWO, *place, FAKE_RUN_STEP_SECONDS="0.1", RAY_USAGE_STATS_ENABLED="0")
+def test_grid_runs_on_a_new_ray_cluster(no_ray_variables, sweeper: Sweeper):
+    launcher = ["hydra/launcher=ray", "hydra.launcher.init.num_cpus=2"]
+    code, out = sweeper(
+        *TWO_SEEDS, *launcher, FAKE_RUN_STEP_SECONDS="0.1", RAY_USAGE_STATS_ENABLED="0"
+    )
     assert code == 0, out
     assert [row["state"] for row in sweeper.rows()] == ["finished"] * 2

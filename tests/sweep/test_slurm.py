@@ -1,4 +1,4 @@
-"""What we ask of Slurm and make of its answers; Slurm is shell scripts that say what it says."""
+"""Slurm: the jobs we submit and how we handle its answers. Shell scripts stand in for its commands."""
 
 import os
 import signal
@@ -9,57 +9,58 @@ from sweep_helpers import wait_until
 
 pytest.importorskip("submitit", reason="no submitit: pip install 'llmdreamer[submitit]'")
 
-from llmdreamer.sweep.launchers import slurm as slurm_module
-from llmdreamer.sweep.launchers.base import EngineLost, Order
-from llmdreamer.sweep.launchers.slurm import SubmititEngine
+from llmdreamer.sweep.launchers import slurm as slurm_launcher
+from llmdreamer.sweep.launchers.base import LauncherLost, ProcessSpec
+from llmdreamer.sweep.launchers.slurm import SubmititLauncher
 from llmdreamer.sweep.run_source import RunTask
 from llmdreamer.sweep.settings import SubmititSettings
 from llmdreamer.sweep.worker import Slot, Worker, WorkerOptions
 from llmdreamer.utils.errors import ConfigError
 
-# Counts its calls, keeps the batch file of the last one, and answers it with `answer`.
+# Records each call, keeps the last batch file, then runs the script `answer`.
 SBATCH = """#!/bin/sh
 echo call >> {folder}/calls
 cp "$1" {folder}/batch.sh
 . {folder}/answer
 """
-ACCEPTS = "echo Submitted batch job $(wc -l < {folder}/calls)"
-SILENT = "Batch job submission failed: Socket timed out on send/recv operation"
-REFUSED = "Batch job submission failed: Invalid partition name specified"
+ACCEPTED = "echo Submitted batch job $(wc -l < {folder}/calls)"
+TIMED_OUT = "Batch job submission failed: Socket timed out on send/recv operation"
+REJECTED = "Batch job submission failed: Invalid partition name specified"
 
 
-class Slurm:
+class FakeSlurm:
+    """Slurm's commands as scripts in a folder on the PATH."""
+
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir()
-        self._program("sbatch", SBATCH.format(folder=folder))
-        self._program("squeue", "#!/bin/sh\necho PENDING\n")
-        self._program("sacct", "#!/bin/sh\necho 'JobID|State|NodeList'\n")
-        self._program(
-            "srun", '#!/bin/sh\nshift 5\nexec "$@"\n'
-        )  # its options stand before the command
-        self._program("scancel", f"#!/bin/sh\necho $* >> {folder}/cancelled\n")
-        self.takes()
+        self._write_command("sbatch", SBATCH.format(folder=folder))
+        self._write_command("squeue", "#!/bin/sh\necho PENDING\n")
+        self._write_command("sacct", "#!/bin/sh\necho 'JobID|State|NodeList'\n")
+        # srun's options precede the command.
+        self._write_command("srun", '#!/bin/sh\nshift 5\nexec "$@"\n')
+        self._write_command("scancel", f"#!/bin/sh\necho $* >> {folder}/cancelled\n")
+        self.accept()
 
-    def _program(self, name: str, text: str) -> None:
+    def _write_command(self, name: str, text: str) -> None:
         (self.folder / name).write_text(text)
         (self.folder / name).chmod(0o755)
 
-    def takes(self) -> None:
-        (self.folder / "answer").write_text(ACCEPTS.format(folder=self.folder))
+    def accept(self) -> None:
+        (self.folder / "answer").write_text(ACCEPTED.format(folder=self.folder))
 
-    def silent_at(self, call: int) -> None:
-        """Run the jobs of all calls but one, which gets no answer."""
-        shell = f"""
+    def accept_all_but(self, call: int) -> None:
+        """Run the jobs of all calls but one, which times out."""
+        script = f"""
 job=$(wc -l < {self.folder}/calls)
-if [ $job = {call} ]; then echo sbatch: error: {SILENT} >&2; exit 1; fi
+if [ $job = {call} ]; then echo sbatch: error: {TIMED_OUT} >&2; exit 1; fi
 cp "$1" {self.folder}/$job.sh
 SLURM_JOB_ID=$job sh {self.folder}/$job.sh > /dev/null 2>&1 &
 echo Submitted batch job $job
 """
-        (self.folder / "answer").write_text(shell)
+        (self.folder / "answer").write_text(script)
 
-    def says(self, error: str) -> None:
+    def reject(self, error: str) -> None:
         (self.folder / "answer").write_text(f"echo sbatch: error: '{error}' >&2; exit 1")
 
     @property
@@ -75,128 +76,129 @@ echo Submitted batch job $job
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path / "slurm"), prepend=os.pathsep)
-    return Slurm(tmp_path / "slurm")
+    return FakeSlurm(tmp_path / "slurm")
 
 
 @pytest.fixture
-def engine(slurm, tmp_path):
-    """`engine(qos="low")` is a driver's engine with these options."""
-    engines = []
+def make_launcher(slurm, tmp_path):
+    """Return a function: `make_launcher(qos="low")` is a driver's launcher with these options."""
+    launchers = []
 
-    def made(**options) -> SubmititEngine:
-        engines.append(
-            SubmititEngine(SubmititSettings(**options), tmp_path / "sweep", heartbeat=15)
-        )
-        return engines[-1]
+    def make(**options) -> SubmititLauncher:
+        settings = SubmititSettings(**options)
+        launchers.append(SubmititLauncher(settings, tmp_path / "sweep", heartbeat_seconds=15))
+        return launchers[-1]
 
-    yield made
-    for one in engines:
-        one.close()
+    yield make
+    for launcher in launchers:
+        launcher.close()
 
 
 @pytest.fixture
-def order(tmp_path):
-    return Order(["run"], {}, tmp_path / "run")
+def process(tmp_path):
+    return ProcessSpec(["run"], {}, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
-    ("given", "lines"),
+    ("parameters", "lines"),
     [
         ({}, ["#SBATCH --no-requeue"]),
         ({"mail_user": "me"}, ["#SBATCH --mail-user=me", "#SBATCH --no-requeue"]),
         ({"requeue": True}, ["#SBATCH --requeue"]),
     ],
 )
-def test_slurm_is_not_to_begin_a_job_again_unless_it_is_told_to(slurm, engine, order, given, lines):
-    engine(additional_parameters=given).start(order).poll()
+def test_slurm_job_is_not_requeued_unless_requested(
+    slurm, make_launcher, process, parameters, lines
+):
+    make_launcher(additional_parameters=parameters).start(process).poll()
     assert [line for line in slurm.batch if "requeue" in line or "mail" in line] == lines
 
 
-def test_nobody_else_reads_what_was_typed(slurm, engine, tmp_path):
-    engine().start(Order(["run", "uri=http://me:s3cret@there"], {}, tmp_path / "run")).poll()
-    kept = [path for path in tmp_path.rglob("*.pkl") if b"s3cret" in path.read_bytes()]
-    assert kept and all(path.parent.stat().st_mode & 0o077 == 0 for path in kept)
+def test_stored_commands_are_readable_by_their_owner_only(slurm, make_launcher, tmp_path):
+    secret = ProcessSpec(["run", "uri=http://me:s3cret@there"], {}, tmp_path / "run")
+    make_launcher().start(secret).poll()
+    stored = [path for path in tmp_path.rglob("*.pkl") if b"s3cret" in path.read_bytes()]
+    assert stored and all(path.parent.stat().st_mode & 0o077 == 0 for path in stored)
 
 
 @pytest.fixture
-def hasty(monkeypatch):
-    """Slurm is asked again after a tenth of a second."""
-    monkeypatch.setattr(slurm_module, "AGAIN", 0.1)
+def fast_retries(monkeypatch):
+    """Submit again after a tenth of a second."""
+    monkeypatch.setattr(slurm_launcher, "FIRST_RETRY_SECONDS", 0.1)
 
 
-def test_where_slurm_does_not_answer_a_job_waits_and_is_asked_for_again(
-    slurm, engine, order, hasty, tmp_path
+def test_job_is_submitted_again_while_slurm_does_not_answer(
+    slurm, make_launcher, process, fast_retries, tmp_path
 ):
-    slurm.says(SILENT)
-    job = engine().start(order)
+    slurm.reject(TIMED_OUT)
+    job = make_launcher().start(process)
     wait_until(lambda: job.poll() is None and slurm.calls == 3)
-    slurm.takes()
+    slurm.accept()
     wait_until(lambda: job.poll() is None and slurm.calls == 4)
-    # Only what was taken has a box: should Slurm have heard of the others after all, they run nothing.
+    # Only the accepted job has a folder. If Slurm did queue one of the others, that job runs nothing.
     assert len([*tmp_path.glob("sweep/.jobs/*/*/")]) == 1
 
 
-def test_all_jobs_wait_for_slurm_together_and_nobody_for_them(slurm, engine, order):
-    slurm.says(SILENT)
-    placed = engine()
-    jobs = [placed.start(order) for _ in range(4)]
+def test_jobs_share_one_retry_delay_and_do_not_block(slurm, make_launcher, process):
+    slurm.reject(TIMED_OUT)
+    launcher = make_launcher()
+    jobs = [launcher.start(process) for _ in range(4)]
     assert [job.poll() for job in jobs] * 2 == [None] * 8
     assert slurm.calls == 1
 
 
-def test_a_slurm_that_takes_no_job_for_minutes_is_given_up_in_one_line(
-    slurm, engine, order, hasty, monkeypatch
+def test_launcher_is_lost_when_slurm_accepts_no_job_for_long(
+    slurm, make_launcher, process, fast_retries, monkeypatch
 ):
-    monkeypatch.setattr(slurm_module, "PATIENCE", 0.3)
-    slurm.says(SILENT)
-    job = engine().start(order)
-    with pytest.raises(EngineLost, match="Socket timed out .*; the same command goes on") as lost:
+    monkeypatch.setattr(slurm_launcher, "GIVE_UP_SECONDS", 0.3)
+    slurm.reject(TIMED_OUT)
+    job = make_launcher().start(process)
+    with pytest.raises(LauncherLost, match="Socket timed out") as lost:
         wait_until(job.poll)
     assert lost.value.exit_code == 1
 
 
-def test_what_slurm_will_not_have_is_refused_at_once(slurm, engine, order):
-    slurm.says(REFUSED)
+def test_invalid_job_options_are_a_config_error(slurm, make_launcher, process):
+    slurm.reject(REJECTED)
     with pytest.raises(ConfigError, match="submitit_slurm: .*Invalid partition name specified"):
-        engine().start(order).poll()
+        make_launcher().start(process).poll()
 
 
-def test_what_slurm_has_had_before_it_will_have_again(slurm, engine, order, hasty):
-    placed = engine()
-    assert placed.start(order).poll() is None
-    slurm.says(REFUSED)
-    job = placed.start(order)
+def test_rejection_after_an_accepted_job_is_retried(slurm, make_launcher, process, fast_retries):
+    launcher = make_launcher()
+    assert launcher.start(process).poll() is None
+    slurm.reject(REJECTED)
+    job = launcher.start(process)
     wait_until(lambda: job.poll() is None and slurm.calls == 3)
 
 
-def test_a_job_told_to_leave_before_slurm_took_it_is_not_asked_for_again(
-    slurm, engine, order, hasty
+def test_job_terminated_before_it_was_accepted_is_not_submitted_again(
+    slurm, make_launcher, process, fast_retries
 ):
-    slurm.says(SILENT)
-    job = engine().start(order)
+    slurm.reject(TIMED_OUT)
+    job = make_launcher().start(process)
     assert job.poll() is None
     job.terminate()
     assert job.poll() == 128 + signal.SIGTERM
     assert slurm.calls == 1
 
 
-def test_a_run_that_is_stopped_before_slurm_was_asked_for_it_is_not_asked_for(
-    slurm, engine, tmp_path
-):
-    program = WorkerOptions(["run"], engine(), [], "eval/return", False, retries=1, stop_within=1)
-    worker = Worker(RunTask(tmp_path / "run", [], {}, "a run", 0), Slot(None, 1), program)
+def test_run_stopped_before_its_first_poll_is_not_submitted(slurm, make_launcher, tmp_path):
+    options = WorkerOptions(
+        ["run"], make_launcher(), [], "eval/return", False, retries=1, stop_within=1
+    )
+    worker = Worker(RunTask(tmp_path / "run", [], {}, "a run", 0), Slot(None, 1), options)
     worker.start()
-    worker.stop(wanted=False)
+    worker.stop(is_final=False)
     assert worker.has_exited()
     assert worker.outcome(interrupted=True) is None
     assert slurm.calls == 0
 
 
-def test_a_sweep_outlives_a_slurm_that_once_does_not_answer(slurm, sweeper):
-    slurm.silent_at(call=2)
-    place = ["hydra/launcher=submitit_slurm", "hydra.sweeper.n_jobs=2"]
-    code, out = sweeper("seed=0,1", *place)
+def test_sweep_survives_a_submission_that_times_out(slurm, sweeper):
+    slurm.accept_all_but(call=2)
+    code, out = sweeper("seed=0,1", "hydra/launcher=submitit_slurm", "hydra.sweeper.n_jobs=2")
     assert code == 0, out
-    assert f"Slurm took no job (sbatch: error: {SILENT}): trying again" in out
+    assert f"sbatch: error: {TIMED_OUT}" in out
     assert [row["state"] for row in sweeper.rows()] == ["finished"] * 2
     assert slurm.calls == 3

@@ -1,8 +1,8 @@
-"""Where the process of a run lives: a child of the driver, or wherever submitit or Ray place it.
+"""Launchers: start a run's process as a child of the driver, or as a job of Slurm (submitit) or Ray.
 
-A driver needs little of an engine: start this command, has it ended, ask it to leave, end it. The
-processes are the same everywhere, so whatever a sweep does (checkpoints, pruning, retries) it does
-on any engine.
+A launcher starts a command and reports its exit code; the job that it returns can be terminated or
+killed. The process is the same under every launcher, so checkpoints, pruning and retries work with
+all of them.
 """
 
 from __future__ import annotations
@@ -23,86 +23,88 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
-    """A process that is wanted. What it prints is added to `OUTPUT_LOG` in its folder."""
+class ProcessSpec:
+    """A process to start. Its output is appended to `OUTPUT_LOG` in its folder."""
 
     command: list[str]
-    environment: dict[str, str]  # on top of what there is where it runs
+    environment: dict[str, str]  # added to the environment of the machine that runs the process
     folder: Path
 
 
-class EngineLost(Exception):
-    """The engine died on the way; runs write checkpoints, and the same command goes on."""
+class LauncherLost(Exception):
+    """The launcher failed during a sweep. Runs write checkpoints; the same command resumes them."""
 
     exit_code = 1
 
 
 class Job(Protocol):
-    """A process that was ordered; it may still wait for its place."""
+    """A process that a launcher was asked to start; it may still be queued."""
 
     def poll(self) -> int | None:
-        """None until it has ended; then its exit code, or -N where signal N ended it.
+        """Return the exit code, -N if signal N ended the process, or None while it has not ended.
 
         Raises:
-            ConfigError: if the engine will not have it.
-            EngineLost: if the engine is gone.
+            ConfigError: if the launcher rejects the job.
+            LauncherLost: if the launcher has failed.
         """
 
     def terminate(self) -> None:
-        """Send it SIGTERM, on which it writes a checkpoint and leaves; nothing if it has ended."""
+        """Send SIGTERM, on which the process writes a checkpoint and exits; no-op after its end."""
 
     def kill(self) -> None:
-        """Send it SIGKILL; nothing if it has ended."""
+        """Send SIGKILL; no-op after the end of the process."""
 
 
-class Engine(Protocol):
-    def start(self, order: Order) -> Job: ...
+class Launcher(Protocol):
+    def start(self, process: ProcessSpec) -> Job: ...
 
     def close(self) -> None:
-        """Call it when every job has ended."""
+        """Release the launcher; every job must have ended."""
 
 
-class Local:
-    """The driver's own children."""
+class LocalLauncher:
+    """Starts processes as children of the driver."""
 
-    def start(self, order: Order) -> Job:
-        return spawn(order)
+    def start(self, process: ProcessSpec) -> Job:
+        return start_process(process)
 
     def close(self) -> None:
         pass
 
 
-def spawn(order: Order, inherited: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start the process as a child of this one: it leaves when we are gone (run_lock.py).
+def start_process(
+    process: ProcessSpec, inherited: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start the process as a child of this one; it exits when this process is gone (run_lock.py).
 
     Args:
-        inherited: variables of the driver's, for what is not set here.
+        inherited: the driver's environment; used for variables that are not set on this machine.
     """
-    ours = {DRIVER_VARIABLE: str(os.getpid())}
-    order.folder.mkdir(parents=True, exist_ok=True)
-    with open(order.folder / OUTPUT_LOG, "ab") as output:
+    own_variables = {DRIVER_VARIABLE: str(os.getpid())}
+    process.folder.mkdir(parents=True, exist_ok=True)
+    with open(process.folder / OUTPUT_LOG, "ab") as output:
         return subprocess.Popen(
-            order.command,
+            process.command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**(inherited or {}), **os.environ, **order.environment, **ours},
-            start_new_session=True,  # a Ctrl-C is the driver's, which tells its runs in order
+            env={**(inherited or {}), **os.environ, **process.environment, **own_variables},
+            start_new_session=True,  # Ctrl-C reaches the driver only, which then stops its runs
         )
 
 
-def make_engine(plan: Plan) -> Engine:
-    """The engine of `hydra/launcher`.
+def make_launcher(plan: Plan) -> Launcher:
+    """Return the launcher that `hydra/launcher` selects.
 
     Raises:
-        ConfigError: if it cannot be reached, or does not know an option.
+        ConfigError: if it cannot be reached, or an option is unknown.
     """
     if isinstance(plan.launcher, SubmititSettings):
-        from llmdreamer.sweep.launchers.slurm import SubmititEngine
+        from llmdreamer.sweep.launchers.slurm import SubmititLauncher
 
-        return SubmititEngine(plan.launcher, plan.folder, plan.settings.heartbeat)
+        return SubmititLauncher(plan.launcher, plan.folder, plan.settings.heartbeat)
     if isinstance(plan.launcher, RaySettings):
-        from llmdreamer.sweep.launchers.ray import RayEngine
+        from llmdreamer.sweep.launchers.ray import RayLauncher
 
-        return RayEngine(plan.launcher, plan.folder, plan.settings.heartbeat)
-    return Local()
+        return RayLauncher(plan.launcher, plan.folder, plan.settings.heartbeat)
+    return LocalLauncher()

@@ -1,18 +1,19 @@
-"""Runs as jobs of submitit (slurm.py) or Ray (rayengine.py), which call `execute` where they find a place.
+"""Jobs of a scheduler (submitit in slurm.py, Ray in ray.py): each job runs one process through `execute`.
 
-Driver and place speak by files in a folder both see (the sweep's), so that all schedulers are alike:
+Driver and jobs exchange messages through files in the sweep's folder, which both can see. The files are the
+same for all schedulers:
 
-| file | writer | says |
+| file | writer | meaning |
 |---|---|---|
-| `pulse` | the driver | a number that changes: it lives |
-| `JOB/began` | the place | this order is carried out, once; then, by a number that changes: we live |
-| `JOB/stop`, `JOB/kill` | the driver | send the process SIGTERM, SIGKILL |
-| `JOB/ended` | the place | the process has ended, with this exit code |
+| `driver_heartbeat` | driver | changes while the driver is alive |
+| `JOB/heartbeat` | job | created once, when a job starts; then changes while the job is alive |
+| `JOB/stop`, `JOB/kill` | driver | send SIGTERM, SIGKILL to the process |
+| `JOB/exit_code` | job | the process has ended with this exit code |
 
-No law of locks or clocks is asked of the file system. Who is silent for four heartbeats has died. Of a dead
-driver, the processes write checkpoints and leave, as those of a driver on this machine do; so they do once
-their `JOB` is gone, of which the driver has then washed its hands. A dead place is known before its scheduler
-says so, or without it: Slurm may keep no record of ended jobs.
+The files need neither locks nor synchronized clocks. A side that is silent for four heartbeats is considered
+dead. When the driver is dead, or has removed `JOB`, the process gets SIGTERM, on which it writes a checkpoint
+and exits. The driver also detects a dead job that the scheduler does not report: Slurm may keep no record of
+ended jobs.
 """
 
 from __future__ import annotations
@@ -31,118 +32,120 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmdreamer.sweep.launchers.base import Order, spawn
+from llmdreamer.sweep.launchers.base import ProcessSpec, start_process
 from llmdreamer.utils.files import write_atomically
 
 log = logging.getLogger(__name__)
-FOLDER = ".jobs"  # in the sweep's folder
-LOOK_EVERY = 0.2  # seconds between two looks at the files
-# Seconds that a job's last word may take on its way through a network file system.
-LATE = 5.0
-# What schedulers send before they take the place away; submitit's own answer would requeue the job,
-# while our driver is there to start it again.
-_WARNINGS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+JOBS_FOLDER = ".jobs"  # in the sweep's folder
+POLL_SECONDS = 0.2  # between two checks of the files
+FILE_DELAY_SECONDS = 5.0  # a network file system may show a job's last file this late
+# Schedulers send these before they end a job. submitit's own handler would requeue the job, but our driver
+# starts a new one.
+_FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True)
-class Errand:
-    """An order, and where its place and its driver speak."""
+class JobSpec:
+    """A process to run in a job, and the files through which the job and its driver communicate."""
 
-    order: Order
-    cwd: Path
-    box: Path
-    pulse: Path
-    heartbeat: float  # seconds between two signs of life; after four that are missing, who gives them is dead
+    process: ProcessSpec
+    working_dir: Path
+    job_dir: Path
+    driver_heartbeat: Path
+    heartbeat_seconds: float  # between two heartbeats; a side that misses four is considered dead
 
 
-def execute(errand: Errand, inherited: Mapping[str, str] | None = None) -> None:
-    """At the place: run the process to its end, as the driver wishes.
+def execute(job: JobSpec, inherited: Mapping[str, str] | None = None) -> None:
+    """Run the job's process to its end, and follow the driver's messages. Called inside the job.
 
-    Once: a scheduler may begin a job again, or after its driver has died, and the order, which may be that of
-    a first start, would be carried out over the checkpoints of whoever went on.
+    Each job runs at most once. A scheduler may start a job again, or start it after its driver has died.
+    The command of such a job may start a new run; it would overwrite the checkpoints of a later job.
+
+    Args:
+        inherited: the driver's environment, as in `start_process`.
     """
-    os.chdir(errand.cwd)
-    box = errand.box
-    if (why := _take(box)) is not None:
-        print(f"nothing is run: {why}", flush=True)
+    os.chdir(job.working_dir)
+    if (reason := _claim(job.job_dir)) is not None:
+        print(f"job not run: {reason}", flush=True)
         return
-    code = 128 + signal.SIGTERM
-    if not _is_driven(errand):
-        print("nothing is run: the driver has died", flush=True)
-    elif not (box / "stop").exists():
-        process = spawn(errand.order, inherited)
-        with _handed_on(process):
-            code = _attend(process, errand)
-    _say(box / "ended", str(code))
+    exit_code = 128 + signal.SIGTERM
+    if not _is_driver_alive(job):
+        print("job not run: the driver is dead", flush=True)
+    elif not (job.job_dir / "stop").exists():
+        process = start_process(job.process, inherited)
+        with _forwarded_signals(process):
+            exit_code = _supervise(process, job)
+    _write_message(job.job_dir / "exit_code", str(exit_code))
 
 
-def _take(box: Path) -> str | None:
-    """Take the order; None, or why it is not to be had."""
+def _claim(job_dir: Path) -> str | None:
+    """Claim the job for this process; return None, or the reason why it cannot be claimed."""
     try:
-        (box / "began").touch(exist_ok=False)
+        (job_dir / "heartbeat").touch(exist_ok=False)
     except FileExistsError:
-        return "this order was begun before"
+        return "it has been started before"
     except FileNotFoundError:
-        return "the driver wants this no more"
+        return "the driver has discarded it"
     return None
 
 
-def _is_driven(errand: Errand) -> bool:
-    """Whether the driver lives: it has just given a sign of life, or where clocks differ, gives another."""
+def _is_driver_alive(job: JobSpec) -> bool:
+    """Return True if the driver's heartbeat is recent, or, where clocks differ, if the next one arrives."""
     try:
-        age = abs(time.time() - float(errand.pulse.read_text()))
+        age_seconds = abs(time.time() - float(job.driver_heartbeat.read_text()))
     except (OSError, ValueError):
-        age = math.inf
-    driver = Pulse(errand.pulse, errand.heartbeat)
-    while age > driver.silence and not driver.has_beaten():
+        age_seconds = math.inf
+    driver = Heartbeat(job.driver_heartbeat, job.heartbeat_seconds)
+    while age_seconds > driver.timeout_seconds and not driver.has_changed():
         if driver.is_silent():
             return False
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_SECONDS)
     return True
 
 
-def _say(file: Path, text: str) -> None:
-    if file.parent.exists():  # else nobody listens any more
+def _write_message(file: Path, text: str) -> None:
+    if file.parent.exists():  # else the driver has discarded the job
         write_atomically(file, text)
 
 
-def _attend(process: subprocess.Popen[bytes], errand: Errand) -> int:
-    told = False
-    driver = Pulse(errand.pulse, errand.heartbeat)
-    shown = 0.0
-    while (code := process.poll()) is None:
-        time.sleep(LOOK_EVERY)
-        if time.monotonic() - shown > errand.heartbeat:
-            shown = time.monotonic()
-            _say(errand.box / "began", str(shown))
-        if not told and (driver.is_silent() or _is_unwanted(errand.box)):
-            told = True
+def _supervise(process: subprocess.Popen[bytes], job: JobSpec) -> int:
+    """Wait for the process and return its exit code; send heartbeats, forward the driver's messages."""
+    is_terminated = False
+    driver = Heartbeat(job.driver_heartbeat, job.heartbeat_seconds)
+    last_beat = 0.0
+    while (exit_code := process.poll()) is None:
+        time.sleep(POLL_SECONDS)
+        if time.monotonic() - last_beat > job.heartbeat_seconds:
+            last_beat = time.monotonic()
+            _write_message(job.job_dir / "heartbeat", str(last_beat))
+        if not is_terminated and (driver.is_silent() or _is_stop_requested(job.job_dir)):
+            is_terminated = True
             process.terminate()
-        if (errand.box / "kill").exists():
+        if (job.job_dir / "kill").exists():
             process.kill()
-    return code
+    return exit_code
 
 
-def _is_unwanted(box: Path) -> bool:
-    return (box / "stop").exists() or not box.exists()
+def _is_stop_requested(job_dir: Path) -> bool:
+    return (job_dir / "stop").exists() or not job_dir.exists()
 
 
-class Pulse:
-    """The other side's signs of life, timed by our clock alone."""
+class Heartbeat:
+    """Watches the heartbeat file of the other side. Only the clock of this side is used."""
 
-    def __init__(self, path: Path, heartbeat: float) -> None:
-        self._path, self.silence = path, 4.0 * heartbeat
-        self._last, self._heard = self._read(), time.monotonic()
+    def __init__(self, path: Path, interval_seconds: float) -> None:
+        self._path, self.timeout_seconds = path, 4.0 * interval_seconds
+        self._last_text, self._changed_at = self._read(), time.monotonic()
 
-    def has_beaten(self) -> bool:
-        """Whether there was a sign of life since the last look."""
-        if (now := self._read()) == self._last:
+    def has_changed(self) -> bool:
+        """Return True if the other side has sent a heartbeat since the last check."""
+        if (text := self._read()) == self._last_text:
             return False
-        self._last, self._heard = now, time.monotonic()
+        self._last_text, self._changed_at = text, time.monotonic()
         return True
 
     def is_silent(self) -> bool:
-        return not self.has_beaten() and time.monotonic() - self._heard > self.silence
+        return not self.has_changed() and time.monotonic() - self._changed_at > self.timeout_seconds
 
     def _read(self) -> str:
         try:
@@ -152,94 +155,97 @@ class Pulse:
 
 
 @contextmanager
-def _handed_on(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Hand a scheduler's warnings on; a Ctrl-C is the driver's."""
+def _forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Forward the scheduler's signals to the process as SIGTERM. Ignore Ctrl-C, which the driver handles."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.signal(one, lambda *_: process.terminate()) for one in _WARNINGS}
-    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handlers = {
+        number: signal.signal(number, lambda *_: process.terminate())
+        for number in _FORWARDED_SIGNALS
+    }
+    handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
 @dataclass
-class Placed:
-    """A job of a scheduler's, seen from the driver."""
+class RemoteJob:
+    """The driver's handle of a job in a scheduler."""
 
-    box: Path
-    is_over: Callable[[], bool]  # whether the scheduler has done with it, well or not
+    job_dir: Path
+    is_over: Callable[[], bool]  # True once the scheduler has finished the job, whatever its result
     cancel: Callable[[], None]
-    why: Callable[[], str]  # what the scheduler knows of a place that has ended without a word
-    output: Path  # the run's, to which that is added
-    heartbeat: float
-    _pulse: Pulse | None = None  # once it has begun
-    _code: int | None = None
-    _looked_at: float = 0.0
-    _over_at: float | None = None
+    failure_reason: Callable[[], str]  # the scheduler's, for a job that ended without an exit code
+    output: Path  # the run's log, to which the failure reason is appended
+    heartbeat_seconds: float
+    _heartbeat: Heartbeat | None = None  # set once the job has started
+    _exit_code: int | None = None
+    _polled_at: float = 0.0
+    _lost_at: float | None = None
     _killed_at: float | None = None
     _is_cancelled: bool = False
 
     def poll(self) -> int | None:
-        if self._code is None and time.monotonic() - self._looked_at > LOOK_EVERY:
-            self._looked_at = time.monotonic()
-            self._code = self._look()
-            if self._code is not None:
-                shutil.rmtree(self.box, ignore_errors=True)
-        return self._code
+        if self._exit_code is None and time.monotonic() - self._polled_at > POLL_SECONDS:
+            self._polled_at = time.monotonic()
+            self._exit_code = self._check()
+            if self._exit_code is not None:
+                shutil.rmtree(self.job_dir, ignore_errors=True)
+        return self._exit_code
 
-    def _look(self) -> int | None:
+    def _check(self) -> int | None:
         try:
-            return int((self.box / "ended").read_text())
+            return int((self.job_dir / "exit_code").read_text())
         except FileNotFoundError:
             pass
-        if self._killed_at is not None and time.monotonic() - self._killed_at > LATE:
-            self._cancel()  # nobody there reads our files
-        if self._over_at is None:
-            if self._is_gone():
-                self._over_at = time.monotonic()
-        elif time.monotonic() - self._over_at > LATE:
-            self._tell_why()
-            return -signal.SIGKILL  # the place is gone, and the process with it
+        if self._killed_at is not None and time.monotonic() - self._killed_at > FILE_DELAY_SECONDS:
+            self._cancel()  # the job does not read our files
+        if self._lost_at is None:
+            if self._is_lost():
+                self._lost_at = time.monotonic()
+        elif time.monotonic() - self._lost_at > FILE_DELAY_SECONDS:
+            self._log_failure()
+            return -signal.SIGKILL  # the job is lost, and its process with it
         return None
 
-    def _tell_why(self) -> None:
-        if said := self.why():
+    def _log_failure(self) -> None:
+        if reason := self.failure_reason():
             self.output.parent.mkdir(parents=True, exist_ok=True)
             with open(self.output, "a") as file:
-                file.write(f"{said}\n")
+                file.write(f"{reason}\n")
 
-    def _is_gone(self) -> bool:
-        if not self._has_begun():
+    def _is_lost(self) -> bool:
+        if not self._has_started():
             return self._is_cancelled or self.is_over()
-        if self._pulse is None:
-            self._pulse = Pulse(self.box / "began", self.heartbeat)
-        if self._pulse.is_silent():
-            self._cancel()  # should it be there after all, it would be there twice
+        if self._heartbeat is None:
+            self._heartbeat = Heartbeat(self.job_dir / "heartbeat", self.heartbeat_seconds)
+        if self._heartbeat.is_silent():
+            self._cancel()  # if it is still alive, the run would have two processes
             return True
         return self.is_over()
 
-    def _has_begun(self) -> bool:
-        return (self.box / "began").exists()
+    def _has_started(self) -> bool:
+        return (self.job_dir / "heartbeat").exists()
 
     def terminate(self) -> None:
-        if self._code is not None:
+        if self._exit_code is not None:
             return
-        (self.box / "stop").touch()
-        if not self._has_begun():  # it would wait for a place only to leave it
+        (self.job_dir / "stop").touch()
+        if not self._has_started():  # it would wait in the queue only to exit
             self._cancel()
 
     def kill(self) -> None:
-        if self._code is not None:
+        if self._exit_code is not None:
             return
-        # By `execute`, if it is there: a place taken away leaves a hanging process behind.
-        (self.box / "kill").touch()
+        # `execute` kills the process, if it runs: canceling the job would leave a hanging process behind.
+        (self.job_dir / "kill").touch()
         if self._killed_at is None:
             self._killed_at = time.monotonic()
-        if not self._has_begun():
+        if not self._has_started():
             self._cancel()
 
     def _cancel(self) -> None:
@@ -248,40 +254,42 @@ class Placed:
             self.cancel()
 
 
-class Posted:
-    """What both engines share: the folder of the files, and the driver's pulse."""
+class JobMailbox:
+    """The folder of a driver's jobs, with the driver's heartbeat. Submitit and Ray share it."""
 
-    def __init__(self, sweep: Path, heartbeat: int) -> None:
-        self.folder = sweep / FOLDER / uuid.uuid4().hex
+    def __init__(self, sweep_folder: Path, heartbeat_seconds: int) -> None:
+        self.folder = sweep_folder / JOBS_FOLDER / uuid.uuid4().hex
         self.folder.mkdir(parents=True)
-        self.heartbeat = heartbeat
-        self._ended = threading.Event()
+        self.heartbeat_seconds = heartbeat_seconds
+        self._is_closed = threading.Event()
         self._beat()
-        self._thread = threading.Thread(target=self._beat_on, args=(heartbeat,), daemon=True)
+        self._thread = threading.Thread(target=self._beat_until_closed, daemon=True)
         self._thread.start()
 
-    def errand(self, order: Order) -> Errand:
-        box = self.folder / uuid.uuid4().hex
-        box.mkdir()
-        return Errand(order, Path.cwd(), box, self.folder / "pulse", self.heartbeat)
+    def new_job(self, process: ProcessSpec) -> JobSpec:
+        job_dir = self.folder / uuid.uuid4().hex
+        job_dir.mkdir()
+        return JobSpec(
+            process, Path.cwd(), job_dir, self.folder / "driver_heartbeat", self.heartbeat_seconds
+        )
 
     def _beat(self) -> None:
-        write_atomically(self.folder / "pulse", str(time.time()))
+        write_atomically(self.folder / "driver_heartbeat", str(time.time()))
 
-    def _beat_on(self, every: float) -> None:
-        while not self._ended.wait(every):
+    def _beat_until_closed(self) -> None:
+        while not self._is_closed.wait(self.heartbeat_seconds):
             try:
                 self._beat()
-            except OSError as error:  # the next one may get through
-                log.warning("no pulse: %s", error)
+            except OSError as error:  # the next heartbeat may succeed
+                log.warning("the driver's heartbeat cannot be written: %s", error)
 
     def close(self) -> None:
-        self._ended.set()
+        self._is_closed.set()
         self._thread.join()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def last_of(error: BaseException | None) -> str:
-    """The last line of an error: schedulers put the place's traceback, or what it printed, into theirs."""
+def last_error_line(error: BaseException | None) -> str:
+    """Return the last line of an error: a scheduler's error ends with the job's traceback or output."""
     lines = [line.strip() for line in str(error or "").splitlines()]
     return next((line[:300] for line in reversed(lines) if line.strip("- ")), "")

@@ -1,6 +1,7 @@
-"""Runs as tasks of Ray. Ray itself lives in a process beside the driver (rayhand.py).
+"""The Ray launcher: each process is a Ray task.
 
-Whatever Ray does there (it may wait for minutes, or abort), the driver goes on, and ends.
+Ray itself runs in a child process (ray_worker.py). Ray may block for minutes, or abort its process;
+the driver is not affected and can still end.
 """
 
 from __future__ import annotations
@@ -17,162 +18,164 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmdreamer.sweep.launchers.base import EngineLost, Job, Order
-from llmdreamer.sweep.launchers.mailbox import Placed, Posted
+from llmdreamer.sweep.launchers.base import Job, LauncherLost, ProcessSpec
+from llmdreamer.sweep.launchers.mailbox import JobMailbox, RemoteJob
 from llmdreamer.sweep.run_folder import OUTPUT_LOG
 from llmdreamer.sweep.settings import RaySettings
 from llmdreamer.utils.errors import ConfigError
 
-# Ray starts half a dozen processes; on a machine at its limit that has taken more than a minute.
-REACHED_WITHIN = 180.0
-CLOSED_WITHIN = 30.0
-# What Ray says when an agent of its own was not there in time, for which it waits 15 seconds: the machine is
-# crowded, and it may be less so at the next start.
-LATE = "timed out during startup"
-STARTS = 3
+# Ray starts about six processes; on an overloaded machine that has taken more than a minute.
+START_TIMEOUT_SECONDS = 180.0
+CLOSE_TIMEOUT_SECONDS = 30.0
+# Ray's error when one of its agents did not start within 15 seconds. The machine is overloaded; a new attempt
+# may succeed.
+AGENT_TIMED_OUT = "timed out during startup"
+MAX_STARTS = 3
 
 
-class RayEngine:
-    """A task of Ray's for each process."""
+class RayLauncher:
+    """Starts each process as a Ray task."""
 
-    def __init__(self, settings: RaySettings, sweep: Path, heartbeat: int) -> None:
-        init, options = _given(settings.init), _given(settings.remote)
-        _reach(init.get("address"))
-        for _ in range(STARTS):
-            refused = self._begin(init, options)
-            if refused is None or LATE not in refused:
+    def __init__(self, settings: RaySettings, sweep_folder: Path, heartbeat_seconds: int) -> None:
+        init, options = _without_none(settings.init), _without_none(settings.remote)
+        _check_address(init.get("address"))
+        for _ in range(MAX_STARTS):
+            error = self._start_client(init, options)
+            if error is None or AGENT_TIMED_OUT not in error:
                 break
-        if refused is not None:
-            raise ConfigError(f"hydra/launcher=ray: {refused}")
-        self._posted = Posted(sweep, heartbeat)
+        if error is not None:
+            raise ConfigError(f"hydra/launcher=ray: {error}")
+        self._mailbox = JobMailbox(sweep_folder, heartbeat_seconds)
 
-    def _begin(self, init: dict[str, Any], options: dict[str, Any]) -> str | None:
-        """None if Ray is there, else the reason why not; no process is then left."""
-        self._hand = Hand(
+    def _start_client(self, init: dict[str, Any], options: dict[str, Any]) -> str | None:
+        """Return None once Ray is ready; else end the client's process and return the error."""
+        self._client = RayClient(
             [sys.executable, "-m", "llmdreamer.sweep.launchers.ray_worker"], (init, options)
         )
         try:
-            refused = self._hand.first_word(REACHED_WITHIN)
+            error = self._client.wait_ready(START_TIMEOUT_SECONDS)
         except BaseException:
-            self._hand.close(0)
+            self._client.close(0)
             raise
-        if refused is not None:
-            self._hand.close(0)
-        return refused
+        if error is not None:
+            self._client.close(0)
+        return error
 
-    def start(self, order: Order) -> Job:
-        errand = self._posted.errand(order)
-        key = errand.box.name
-        # Workers have the environment in which somebody started the cluster.
-        self._hand.ask("start", key, errand, dict(os.environ))
-        return Placed(
-            errand.box,
-            lambda: self._hand.is_over(key),
-            lambda: self._hand.tell("cancel", key),
-            lambda: self._hand.why(key),
-            order.folder / OUTPUT_LOG,
-            errand.heartbeat,
+    def start(self, process: ProcessSpec) -> Job:
+        job = self._mailbox.new_job(process)
+        key = job.job_dir.name
+        # Ray's workers inherit the environment in which the cluster was started, not the driver's.
+        self._client.request("start", key, job, dict(os.environ))
+        return RemoteJob(
+            job.job_dir,
+            lambda: self._client.is_over(key),
+            lambda: self._client.request_if_alive("cancel", key),
+            lambda: self._client.failure_reason(key),
+            process.folder / OUTPUT_LOG,
+            job.heartbeat_seconds,
         )
 
     def close(self) -> None:
-        self._posted.close()
-        self._hand.close(CLOSED_WITHIN)
+        self._mailbox.close()
+        self._client.close(CLOSE_TIMEOUT_SECONDS)
 
 
-class Hand:
-    """A child process that is asked for things and says, in its time, which of them are over."""
+class RayClient:
+    """A child process that starts Ray tasks on request and reports those that are over."""
 
-    def __init__(self, command: list[str], first: object) -> None:
-        # What it prints: only its last line matters. `close` closes it.
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115
+    def __init__(self, command: list[str], first_request: object) -> None:
+        # Only the last line of its output matters. `close` closes the file.
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
-            start_new_session=True,  # a Ctrl-C is ours
+            stderr=self._output,
+            start_new_session=True,  # Ctrl-C reaches the driver only
         )
-        self._first: queue.Queue[str | None] = queue.Queue()
-        self._over: dict[str, str] = {}  # keys, and why, of those that failed
-        self._is_gone = threading.Event()
-        self._send(first)
-        threading.Thread(target=self._hear, daemon=True).start()
+        self._first_answer: queue.Queue[str | None] = queue.Queue()
+        self._finished: dict[str, str] = {}  # by task key: why it failed, or ""
+        self._is_lost = threading.Event()
+        self._send(first_request)
+        threading.Thread(target=self._read_answers, daemon=True).start()
 
-    def first_word(self, within: float) -> str | None:
-        """None if all is well, else the reason why not; also where there is none for so many seconds."""
+    def wait_ready(self, timeout_seconds: float) -> str | None:
+        """Return None once Ray is ready, or else the error; no answer in time is an error too."""
         try:
-            return self._first.get(timeout=within)
+            return self._first_answer.get(timeout=timeout_seconds)
         except queue.Empty:
-            return f"no answer within {within:g} seconds"
+            return f"no answer within {timeout_seconds:g} seconds"
 
-    def ask(self, *request: object) -> None:
-        """Ask for something.
+    def request(self, *request: object) -> None:
+        """Send a request.
 
         Raises:
-            EngineLost: if the process has died.
+            LauncherLost: if the process has died.
         """
         if not self._send(request):
-            raise EngineLost(f"hydra/launcher=ray: the connection is lost: {self._last_line()}")
+            raise LauncherLost(f"hydra/launcher=ray: the connection is lost: {self._last_line()}")
 
-    def tell(self, *request: object) -> None:
-        """Ask for something that has no object once the process has died."""
+    def request_if_alive(self, *request: object) -> None:
+        """Send a request that is void once the process has died."""
         self._send(request)
 
     def is_over(self, key: str) -> bool:
-        return key in self._over or self._is_gone.is_set()
+        return key in self._finished or self._is_lost.is_set()
 
-    def why(self, key: str) -> str:
-        """What became of a task that is over and did not do its work; empty if it did."""
-        return self._over.get(key, "")
+    def failure_reason(self, key: str) -> str:
+        """Return why a task failed; empty if it succeeded, or is not over."""
+        return self._finished.get(key, "")
 
-    def close(self, within: float) -> None:
-        """Have it leave, for so many seconds; then make it."""
+    def close(self, timeout_seconds: float) -> None:
+        """Ask the process to exit; kill it after the timeout."""
         try:
             assert self._process.stdin is not None
             self._process.stdin.close()
         except OSError:
             pass
         try:
-            self._process.wait(within)
+            self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
-            self._process.kill()  # what Ray has started here ends by itself then
+            self._process.kill()  # a cluster that Ray started here then ends by itself
             self._process.wait()
-        self._said.close()
+        self._output.close()
 
     def _send(self, message: object) -> bool:
         assert self._process.stdin is not None
         try:
             pickle.dump(message, self._process.stdin)
             self._process.stdin.flush()
-        except (OSError, ValueError):  # its end of the pipe is closed, or ours
+        except (OSError, ValueError):  # the pipe is closed, at its end or ours
             return False
         return True
 
-    def _hear(self) -> None:
+    def _read_answers(self) -> None:
         assert self._process.stdout is not None
         try:
-            self._first.put(pickle.load(self._process.stdout))  # noqa: S301  (from our child)
+            self._first_answer.put(pickle.load(self._process.stdout))  # noqa: S301  (from our child)
             while True:
-                key, why = pickle.load(self._process.stdout)  # noqa: S301
-                self._over[key] = why
+                key, reason = pickle.load(self._process.stdout)  # noqa: S301
+                self._finished[key] = reason
         except (EOFError, OSError, pickle.UnpicklingError):
-            self._first.put(self._last_line())
-        self._is_gone.set()
+            self._first_answer.put(self._last_line())
+        self._is_lost.set()
 
     def _last_line(self) -> str:
         try:
-            size = os.fstat(self._said.fileno()).st_size
-            text = os.pread(self._said.fileno(), 4096, max(0, size - 4096)).decode(errors="replace")
-        except (OSError, ValueError):  # closed
+            size = os.fstat(self._output.fileno()).st_size
+            text = os.pread(self._output.fileno(), 4096, max(0, size - 4096)).decode(
+                errors="replace"
+            )
+        except (OSError, ValueError):  # the file is closed
             text = ""
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1][:300] if lines else "it said nothing"
+        return lines[-1][:300] if lines else "its process printed nothing"
 
 
-def _reach(address: object) -> None:
-    """Refuse an address where nobody answers: Ray itself would wait for minutes, and then abort."""
+def _check_address(address: object) -> None:
+    """Reject an address that does not answer: Ray itself would wait for minutes, then abort."""
     host, _, port = str(address).removeprefix("ray://").rpartition(":")
-    if not port.isdigit():  # `auto`, `local` or none: Ray looks, and says so
+    if not port.isdigit():  # `auto`, `local` or none: Ray finds the cluster or reports an error
         return
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -180,5 +183,5 @@ def _reach(address: object) -> None:
         raise ConfigError(f"hydra.launcher.init.address={address}: {error}") from error
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def _without_none(options: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if value is not None}

@@ -1,12 +1,12 @@
-"""Ray's side of a sweep: a process that starts tasks for its driver.
+"""The process that runs Ray for a driver: it starts tasks, cancels them, and reports those that are over.
 
-A process of its own, which can be killed. Ray may wait for minutes for a cluster that does not answer,
-lets nobody interrupt it, and aborts the process that it fails in.
+It is a separate process so that it can be killed: Ray may wait for minutes for a cluster that does not
+answer, cannot be interrupted, and aborts its process on failure.
 
-Requests come on standard input, answers go to standard output, both pickled. The first request is
-`(arguments of ray.init, options of ray.remote)`; its answer is `None`, or a line that says why not.
-After that come `("start", key, arguments of execute)` and `("cancel", key)`, and of tasks that are over
-`(key, why)` goes back, with an empty `why` of those that came to their end. The input's end is the driver's.
+Requests arrive on standard input, answers go to standard output; both are pickled. The first request is
+`(arguments of ray.init, options of ray.remote)`, its answer `None` or an error line. Later requests are
+`("start", key, arguments of execute)` and `("cancel", key)`. For each task that is over, the answer is
+`(key, reason)`; the reason is empty if the task succeeded. The input ends when the driver closes it or dies.
 """
 
 from __future__ import annotations
@@ -21,40 +21,41 @@ import sys
 import threading
 from typing import Any, BinaryIO
 
-from llmdreamer.sweep.launchers.mailbox import LOOK_EVERY, execute, last_of
+from llmdreamer.sweep.launchers.mailbox import POLL_SECONDS, execute, last_error_line
 
 Inbox = queue.Queue[tuple[Any, ...] | None]
 
 
 def main() -> int:
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # Ray prints
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the driver's
+    os.dup2(2, 1)  # Ray prints to standard output, which is the answer pipe
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C
     init, options = pickle.load(requests)  # noqa: S301  (from our parent)
-    init = alone(init)
+    init = isolated_init_args(init)
     try:
         import ray
 
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **init)
-        # Ray's own retry would neither know the checkpoint nor count.
+        # Ray's own retries would not resume from the checkpoint, nor count as retries of the sweep.
         task = ray.remote(**{"max_retries": 0, **options})(execute)
-    except Exception as error:  # noqa: BLE001  (Ray raises bare ones, too)
+    except Exception as error:  # noqa: BLE001  (Ray also raises plain exceptions)
         _answer(answers, (str(error).splitlines() or [type(error).__name__])[0])
         return 1
     _answer(answers, None)
     inbox: Inbox = queue.Queue()
-    threading.Thread(target=_listen, args=(requests, inbox), daemon=True).start()
+    threading.Thread(target=_read_requests, args=(requests, inbox), daemon=True).start()
     _serve(ray, task, inbox, answers)
     ray.shutdown()
     return 0
 
 
-def alone(init: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of ray.init, made before Ray is imported: a cluster that starts here is this process's alone.
+def isolated_init_args(init: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments of ray.init under which a new cluster belongs to this process alone.
 
-    Whoever reaches Ray's ports has code run, and they are open on every address of the machine; so whoever
-    asks for something must have a token, which only this process and what it starts are told. `local`,
-    because Ray else looks for a cluster that an earlier one has left word of, dead or alive.
+    Call it before Ray is imported. Ray's ports are open on every address of the machine, and a client may
+    run code through them. A token that only this process and its children know is therefore required.
+    The address is `local`, because Ray otherwise looks for a cluster that an earlier process has recorded,
+    alive or not. An existing cluster (`address` or RAY_ADDRESS) is used as it is.
     """
     if init.get("address", "local") != "local" or os.environ.get("RAY_ADDRESS"):
         return init
@@ -63,11 +64,11 @@ def alone(init: dict[str, Any]) -> dict[str, Any]:
     return {"address": "local", "include_dashboard": False, **init}
 
 
-def _serve(ray: Any, task: Any, inbox: Inbox, answers: BinaryIO) -> None:
+def _serve(ray: Any, execute_task: Any, inbox: Inbox, answers: BinaryIO) -> None:
     tasks: dict[str, Any] = {}
     while True:
         try:
-            request = inbox.get(timeout=LOOK_EVERY)
+            request = inbox.get(timeout=POLL_SECONDS)
         except queue.Empty:
             pass
         else:
@@ -75,24 +76,24 @@ def _serve(ray: Any, task: Any, inbox: Inbox, answers: BinaryIO) -> None:
                 return
             kind, key, *arguments = request
             if kind == "start":
-                tasks[key] = task.remote(*arguments)
+                tasks[key] = execute_task.remote(*arguments)
             elif key in tasks:
                 ray.cancel(tasks[key], force=True)
         if tasks:
-            over, _ = ray.wait([*tasks.values()], num_returns=len(tasks), timeout=0)
-            for key in [key for key, one in tasks.items() if one in over]:
-                _answer(answers, (key, _why(ray, tasks.pop(key))))
+            finished, _ = ray.wait([*tasks.values()], num_returns=len(tasks), timeout=0)
+            for key in [key for key, task in tasks.items() if task in finished]:
+                _answer(answers, (key, _failure_reason(ray, tasks.pop(key))))
 
 
-def _why(ray: Any, task: Any) -> str:
+def _failure_reason(ray: Any, task: Any) -> str:
     try:
         ray.get(task)
-    except Exception as error:  # noqa: BLE001  (whatever was raised at the place, besides Ray's own)
-        return last_of(error) or type(error).__name__
+    except Exception as error:  # noqa: BLE001  (Ray's errors, and any that the task raised)
+        return last_error_line(error) or type(error).__name__
     return ""
 
 
-def _listen(requests: BinaryIO, inbox: Inbox) -> None:
+def _read_requests(requests: BinaryIO, inbox: Inbox) -> None:
     while True:
         try:
             inbox.put(pickle.load(requests))  # noqa: S301  (from our parent)
@@ -106,7 +107,7 @@ def _answer(answers: BinaryIO, answer: object) -> None:
         pickle.dump(answer, answers)
         answers.flush()
     except BrokenPipeError:
-        pass  # the driver has died: the input says so, too
+        pass  # the driver has died; the input ends too
 
 
 if __name__ == "__main__":

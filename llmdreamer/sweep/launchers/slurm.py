@@ -1,4 +1,4 @@
-"""Runs as jobs of Slurm, by submitit, or of its local stand-in for Slurm."""
+"""The submitit launcher: each process is a job of Slurm, or of submitit's local executor."""
 
 from __future__ import annotations
 
@@ -16,180 +16,190 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llmdreamer.sweep.launchers.base import EngineLost, Job, Order
-from llmdreamer.sweep.launchers.mailbox import FOLDER, Placed, Posted, execute, last_of
+from llmdreamer.sweep.launchers.base import Job, LauncherLost, ProcessSpec
+from llmdreamer.sweep.launchers.mailbox import (
+    JOBS_FOLDER,
+    JobMailbox,
+    RemoteJob,
+    execute,
+    last_error_line,
+)
 from llmdreamer.sweep.run_folder import OUTPUT_LOG
 from llmdreamer.sweep.settings import SubmititSettings
 from llmdreamer.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
-QUEUE_EVERY = 10.0  # seconds between two looks at Slurm's queue for a job that has not begun
-QUEUE_WITHIN = 10.0  # seconds that such a look may take
-# Seconds until Slurm is asked again that has taken no job, doubled each time up to the longest; and for how
-# long. Its controller restarts, or hands over to another, within minutes.
-AGAIN, LONGEST, PATIENCE = 5.0, 60.0, 600.0
-# What Slurm says when it is not all there, or nothing; the rest is about what was asked for.
-_PASSING = re.compile(
+QUEUE_POLL_SECONDS = 10.0  # between two squeue calls for a job that has not ended
+QUEUE_TIMEOUT_SECONDS = 10.0  # of one squeue call
+# After Slurm accepts no job, the delay until the next attempt doubles up to the maximum. Slurm's controller
+# restarts or fails over within minutes.
+FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, GIVE_UP_SECONDS = 5.0, 60.0, 600.0
+# Errors of a Slurm that is partly or fully down (also an empty one); all others are about the job's options.
+_TRANSIENT_ERRORS = re.compile(
     r"^$|timed out|unable to contact|connect|zero bytes|temporarily|standby", re.I
 )
 
 
-class SubmititEngine:
-    """A job of Slurm's, or of submitit's local stand-in for it, for each process."""
+class SubmititLauncher:
+    """Starts each process as a job of Slurm, or of submitit's local executor."""
 
-    def __init__(self, settings: SubmititSettings, sweep: Path, heartbeat: int) -> None:
+    def __init__(
+        self, settings: SubmititSettings, sweep_folder: Path, heartbeat_seconds: int
+    ) -> None:
         import submitit
 
-        logging.getLogger("submitit").propagate = False  # it prints what it has to say itself
+        logging.getLogger("submitit").propagate = False  # submitit prints its messages itself
         try:
-            logs = sweep / FOLDER / "submitit"
-            # An order, as submitit keeps it there, has what was typed, passwords included.
+            logs = sweep_folder / JOBS_FOLDER / "submitit"
+            # submitit stores each job's command there, passwords included.
             logs.mkdir(0o700, parents=True, exist_ok=True)
             self._executor = submitit.AutoExecutor(folder=logs, cluster=settings.cluster)
-            self._executor.update_parameters(name=sweep.name, **_parameters(settings))
+            parameters = _executor_parameters(settings)
+            self._executor.update_parameters(name=sweep_folder.name, **parameters)
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
         self._cluster = settings.cluster
-        self._posted = Posted(sweep, heartbeat)
-        self._has_taken = False  # whether a job was ever taken, with the options that all have
-        self._ask_at, self._again = 0.0, AGAIN
-        self._refused_since: float | None = None
+        self._mailbox = JobMailbox(sweep_folder, heartbeat_seconds)
+        self._has_accepted = False  # True once a job was accepted; all jobs have the same options
+        self._retry_at, self._retry_seconds = 0.0, FIRST_RETRY_SECONDS
+        self._rejecting_since: float | None = None
 
-    def start(self, order: Order) -> Job:
-        return Submission(functools.partial(self._submit, order))
+    def start(self, process: ProcessSpec) -> Job:
+        return DeferredJob(functools.partial(self._submit, process))
 
     def close(self) -> None:
-        self._posted.close()
+        self._mailbox.close()
 
-    def _submit(self, order: Order) -> Placed | None:
-        """None while Slurm takes no job; then one asks again, and nobody else is kept waiting.
+    def _submit(self, process: ProcessSpec) -> RemoteJob | None:
+        """Submit a job; None while Slurm accepts no job. The caller retries and does not wait here.
 
         Raises:
-            ConfigError: if it will not take such a job.
-            EngineLost: if it has taken none for too long.
+            ConfigError: if Slurm rejects the job's options.
+            LauncherLost: if Slurm has accepted no job for `GIVE_UP_SECONDS`.
         """
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-        if (now := time.monotonic()) < self._ask_at:
+        if (now := time.monotonic()) < self._retry_at:
             return None
-        errand = self._posted.errand(order)
+        job = self._mailbox.new_job(process)
         try:
-            # submitit prints what sbatch said, each time.
+            # submitit prints sbatch's output at each attempt.
             with contextlib.redirect_stderr(io.StringIO()):
-                # Slurm hands the environment on: a password in it comes into no file.
-                job = self._executor.submit(execute, errand)
+                # Slurm passes the environment on, so that passwords in it are written to no file.
+                submitted = self._executor.submit(execute, job)
         except (FailedJobError, FailedSubmissionError) as error:
-            # sbatch may have got through without knowing it: without its box, that job runs nothing.
-            shutil.rmtree(errand.box, ignore_errors=True)
-            self._bear(last_of(error), now)
+            # sbatch may have submitted the job all the same; without its folder, the job runs nothing.
+            shutil.rmtree(job.job_dir, ignore_errors=True)
+            self._handle_rejection(last_error_line(error), now)
             return None
-        self._has_taken, self._refused_since, self._again = True, None, AGAIN
-        cancel = functools.partial(job.cancel, check=False)
-        why = functools.partial(_why, job)
-        output = order.folder / OUTPUT_LOG
-        return Placed(errand.box, self._is_over(job), cancel, why, output, errand.heartbeat)
+        self._has_accepted, self._rejecting_since = True, None
+        self._retry_seconds = FIRST_RETRY_SECONDS
+        return RemoteJob(
+            job.job_dir,
+            self._is_over(submitted),
+            functools.partial(submitted.cancel, check=False),
+            functools.partial(_failure_reason, submitted),
+            process.folder / OUTPUT_LOG,
+            job.heartbeat_seconds,
+        )
 
-    def _bear(self, said: str, now: float) -> None:
-        place = f"hydra/launcher=submitit_{self._cluster}"
-        if not self._has_taken and not _PASSING.search(said):
-            raise ConfigError(f"{place}: {said}")
-        told = said or "sbatch said nothing"
-        if self._refused_since is None:
-            self._refused_since = now
-            log.warning("Slurm took no job (%s): trying again", told)
-        if now - self._refused_since > PATIENCE:
-            raise EngineLost(
-                f"{place}: no job was taken for {PATIENCE / 60:.0f} minutes ({told});"
-                " the same command goes on"
+    def _handle_rejection(self, error: str, now: float) -> None:
+        prefix = f"hydra/launcher=submitit_{self._cluster}"
+        if not self._has_accepted and not _TRANSIENT_ERRORS.search(error):
+            raise ConfigError(f"{prefix}: {error}")
+        cause = error or "sbatch printed no error"
+        if self._rejecting_since is None:
+            self._rejecting_since = now
+            log.warning("Slurm accepted no job (%s): retrying", cause)
+        if now - self._rejecting_since > GIVE_UP_SECONDS:
+            raise LauncherLost(
+                f"{prefix}: Slurm accepted no job for {GIVE_UP_SECONDS / 60:.0f} minutes ({cause});"
+                " run the same command to resume"
             )
-        self._ask_at = time.monotonic() + self._again
-        self._again = min(2 * self._again, LONGEST)
+        self._retry_at = time.monotonic() + self._retry_seconds
+        self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
 
-    def _is_over(self, job: Any) -> Callable[[], bool]:
-        """submitit asks sacct, which knows nothing where Slurm keeps no accounts: ask the queue too."""
-        asked = time.monotonic()
+    def _is_over(self, submitted: Any) -> Callable[[], bool]:
+        """Return a check for a job's end; squeue too, because submitit's sacct needs Slurm's accounting."""
+        queried_at = time.monotonic()
 
         def is_over() -> bool:
-            nonlocal asked
-            if job.done():
+            nonlocal queried_at
+            if submitted.done():
                 return True
-            if self._cluster != "slurm" or time.monotonic() - asked < QUEUE_EVERY:
+            if self._cluster != "slurm" or time.monotonic() - queried_at < QUEUE_POLL_SECONDS:
                 return False
-            asked = time.monotonic()
-            return not is_queued(job.job_id)
+            queried_at = time.monotonic()
+            return not is_queued(submitted.job_id)
 
         return is_over
 
 
-class Submission:
-    """A job that Slurm may have yet to take."""
+class DeferredJob:
+    """A job that Slurm may not have accepted yet. Each `poll` before that tries to submit it."""
 
-    def __init__(self, submit: Callable[[], Placed | None]) -> None:
+    def __init__(self, submit: Callable[[], RemoteJob | None]) -> None:
         self._submit = submit
-        self._placed: Placed | None = None
-        self._code: int | None = None  # as it was told to leave; its own, if it was never taken
+        self._job: RemoteJob | None = None
+        # Set by `terminate` and `kill`. It is the job's exit code if the job was never submitted.
+        self._requested_exit: int | None = None
 
     def poll(self) -> int | None:
-        if self._placed is None and self._code is None:
-            self._placed = self._submit()
-            self._tell()  # it may have been told meanwhile
-        return self._code if self._placed is None else self._placed.poll()
+        if self._job is None and self._requested_exit is None:
+            self._job = self._submit()
+            self._forward_request()  # a signal's handler may have called `terminate` meanwhile
+        return self._requested_exit if self._job is None else self._job.poll()
 
     def terminate(self) -> None:
-        self._code = 128 + signal.SIGTERM
-        self._tell()
+        self._requested_exit = 128 + signal.SIGTERM
+        self._forward_request()
 
     def kill(self) -> None:
-        self._code = -signal.SIGKILL
-        self._tell()
+        self._requested_exit = -signal.SIGKILL
+        self._forward_request()
 
-    def _tell(self) -> None:
-        if self._placed is None or self._code is None:
+    def _forward_request(self) -> None:
+        if self._job is None or self._requested_exit is None:
             return
-        if self._code == -signal.SIGKILL:
-            self._placed.kill()
+        if self._requested_exit == -signal.SIGKILL:
+            self._job.kill()
         else:
-            self._placed.terminate()
+            self._job.terminate()
 
 
-def _why(job: Any) -> str:
-    """The last line of what submitit knows of a job that did not do its work."""
-    return last_of(job.exception()) if job.done() else ""
+def _failure_reason(submitted: Any) -> str:
+    """Return the last line that submitit knows of a failed job."""
+    return last_error_line(submitted.exception()) if submitted.done() else ""
 
 
-def is_queued(job: str) -> bool:
-    """Whether Slurm's queue holds the job, waiting or running; yes where it does not answer."""
+def is_queued(job_id: str) -> bool:
+    """Return True if the job is pending or running in Slurm's queue, or if Slurm does not answer."""
     try:
-        asked = subprocess.run(
-            ["squeue", "--noheader", "--format=%T", f"--jobs={job}"],  # noqa: S607  (the site's own)
+        answer = subprocess.run(
+            ["squeue", "--noheader", "--format=%T", f"--jobs={job_id}"],  # noqa: S607  (the site's own)
             capture_output=True,
             text=True,
             check=False,
-            timeout=QUEUE_WITHIN,
+            timeout=QUEUE_TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
         return True
-    return bool(asked.stdout.strip()) or (
-        asked.returncode != 0 and "Invalid job id" not in asked.stderr
+    return bool(answer.stdout.strip()) or (
+        answer.returncode != 0 and "Invalid job id" not in answer.stderr
     )
 
 
-_SHARED = (
-    "timeout_min",
-    "cpus_per_task",
-    "gpus_per_node",
-    "mem_gb",
-)  # of all of submitit's executors
+_COMMON_OPTIONS = ("timeout_min", "cpus_per_task", "gpus_per_node", "mem_gb")
 
 
-def _parameters(settings: SubmititSettings) -> dict[str, Any]:
-    """As AutoExecutor names them: what only Slurm knows begins with slurm_."""
+def _executor_parameters(settings: SubmititSettings) -> dict[str, Any]:
+    """Return the settings under AutoExecutor's names: `slurm_` precedes options that only Slurm has."""
     given = {
         key: value
         for key, value in asdict(settings).items()
         if key not in ("_target_", "cluster") and value not in (None, [], {})
     }
-    # A job that Slurm begins again runs nothing; our driver orders another, which goes on.
-    ours = {} if "requeue" in settings.additional_parameters else {"no_requeue": True}
-    given["additional_parameters"] = ours | settings.additional_parameters
-    return {key if key in _SHARED else f"slurm_{key}": value for key, value in given.items()}
+    # A job that Slurm requeues runs nothing (`execute`); our driver submits another one, which resumes.
+    defaults = {} if "requeue" in settings.additional_parameters else {"no_requeue": True}
+    given["additional_parameters"] = defaults | settings.additional_parameters
+    return {key if key in _COMMON_OPTIONS else f"slurm_{key}": given[key] for key in given}

@@ -16,7 +16,7 @@ from llmdreamer.analysis.style import plain, tidy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from llmdreamer.sweep.studies.results import Trial, Tried
+    from llmdreamer.sweep.studies.results import StudyResults, TrialResult
 
 INK, BLUE, PALE = "#000000", "#0072B2", "#999999"
 # How a trial that ended so is drawn: marker, filling of marker and bar, hatch of the bar.
@@ -29,16 +29,16 @@ _ENDS = {
 MOST_SLICES = 9
 
 
-def history(tried: Tried) -> Figure:
+def history(results: StudyResults) -> Figure:
     """The objective by trial, and the best so far."""
-    figure, axis = _single(tried)
-    _dots(axis, tried, lambda trial: trial.number)
-    sign = 1.0 if tried.maximize[0] else -1.0
-    done = [trial for trial in tried.of("COMPLETE") if trial.values]
+    figure, axis = _single(results)
+    _dots(axis, results, lambda trial: trial.number)
+    sign = 1.0 if results.maximize[0] else -1.0
+    done = [trial for trial in results.in_state("COMPLETE") if trial.values]
     best = sign * np.maximum.accumulate([sign * trial.values[0] for trial in done])
     numbers = [trial.number for trial in done]
     axis.step(numbers, best, where="post", color=INK, lw=1.2, label="best so far")
-    tidy(axis, "trial", tried.objectives[0])
+    tidy(axis, "trial", results.objectives[0])
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend(frameon=False, fontsize=8)
     return figure
@@ -58,37 +58,38 @@ def importances(shares: Mapping[str, float], objective: str) -> Figure:
     return figure
 
 
-def slices(tried: Tried) -> Figure:
+def slices(results: StudyResults) -> Figure:
     """A panel a parameter: the objective against its value."""
-    names = sorted({name for trial in tried.trials for name in trial.params})[:MOST_SLICES]
+    names = sorted({name for trial in results.trials for name in trial.params})[:MOST_SLICES]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(3.6 * columns, 2.8 * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     for axis, name in zip(axes, names, strict=False):
-        places = _places(tried, name)
-        _dots(axis, tried, lambda trial, name=name, at=places: at.get(trial.params.get(name)))
-        tidy(axis, name, tried.objectives[0] if axis in axes[::columns] else "")
-        _scale(axis, places, name in tried.log)
+        places = _places(results, name)
+        _dots(axis, results, lambda trial, name=name, at=places: at.get(trial.params.get(name)))
+        tidy(axis, name, results.objectives[0] if axis in axes[::columns] else "")
+        _scale(axis, places, name in results.log_scaled)
     for axis in axes[len(names) :]:
         axis.set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     return figure
 
 
-def parallel(tried: Tried) -> Figure:
+def parallel(results: StudyResults) -> Figure:
     """A line a trial through all its parameters to its objective; the best tenth thick."""
-    done = [trial for trial in tried.of("COMPLETE") if trial.values]
+    done = [trial for trial in results.in_state("COMPLETE") if trial.values]
     names = sorted({name for trial in done for name in trial.params})
-    sign = 1.0 if tried.maximize[0] else -1.0
+    sign = 1.0 if results.maximize[0] else -1.0
     ranked = sorted(done, key=lambda trial: sign * trial.values[0])  # the best are drawn last
-    axes_of = {name: _places(tried, name) for name in names}
+    axes_of = {name: _places(results, name) for name in names}
     figure = Figure(figsize=(1.9 * (len(names) + 1), 3.8), layout="constrained")
     axis = figure.add_subplot()
     values = np.array([trial.values[0] for trial in ranked])
     for number, trial in enumerate(ranked):
         heights = [
-            _height(axes_of[name], trial.params.get(name), name in tried.log) for name in names
+            _height(axes_of[name], trial.params.get(name), name in results.log_scaled)
+            for name in names
         ]
         heights.append(_between(values.min(), values.max(), trial.values[0]))
         is_best = number >= len(ranked) - max(1, len(ranked) // 10)
@@ -100,7 +101,7 @@ def parallel(tried: Tried) -> Figure:
         axis.axvline(place, color="#CCCCCC", lw=0.8, zorder=0)
         for told, y, side in ((low, -0.03, "top"), (high, 1.03, "bottom")):
             axis.text(place, y, plain(told), ha="center", va=side, fontsize=8)
-    axis.set_xticks(range(len(ends)), [*map(_broken, names), tried.objectives[0]], fontsize=8)
+    axis.set_xticks(range(len(ends)), [*map(_broken, names), results.objectives[0]], fontsize=8)
     axis.tick_params(length=0, pad=14)
     axis.set_yticks([])
     axis.set_ylim(-0.02, 1.02)
@@ -109,11 +110,11 @@ def parallel(tried: Tried) -> Figure:
     return figure
 
 
-def curves(tried: Tried) -> Figure:
+def curves(results: StudyResults) -> Figure:
     """The objective as it was reported on the way; pruned trials end in a triangle."""
-    figure, axis = _single(tried)
-    best = tried.best
-    for trial in tried.trials:
+    figure, axis = _single(results)
+    best = results.best
+    for trial in results.trials:
         if not trial.curve or trial is best:
             continue
         x, y = zip(*trial.curve, strict=True)
@@ -122,25 +123,26 @@ def curves(tried: Tried) -> Figure:
         if is_pruned:
             axis.plot(x[-1], y[-1], "v", mfc="#FFFFFF", mec=INK, ms=6)
     handles = [Line2D([], [], color=PALE, lw=0.9, label="trial")]
-    if any(trial.curve for trial in tried.of("PRUNED")):
+    if any(trial.curve for trial in results.in_state("PRUNED")):
         how: dict[str, Any] = {"ls": (0, (3, 2)), "marker": "v", "mfc": "#FFF", "mec": INK}
         handles.append(Line2D([], [], color=PALE, label="pruned", **how))
     if best is not None and best.curve:
         axis.plot(*zip(*best.curve, strict=True), color=INK, lw=2)
         handles.append(Line2D([], [], color=INK, lw=2, label=f"best: trial {best.number}"))
-    tidy(axis, "environment steps", tried.objectives[0])
+    tidy(axis, "environment steps", results.objectives[0])
     axis.legend(handles=handles, frameon=False, fontsize=8)
     return figure
 
 
-def front(tried: Tried) -> Figure:
+def front(results: StudyResults) -> Figure:
     """Two objectives of every trial; those that none is better than in both, in a line."""
-    figure, axis = _single(tried)
-    done = [trial for trial in tried.of("COMPLETE") if len(trial.values) > 1]
+    figure, axis = _single(results)
+    done = [trial for trial in results.in_state("COMPLETE") if len(trial.values) > 1]
     best = sorted(
-        (trial for trial in done if trial.number in tried.front), key=lambda trial: trial.values
+        (trial for trial in done if trial.number in results.pareto_front),
+        key=lambda trial: trial.values,
     )
-    others = [trial.values for trial in done if trial.number not in tried.front]
+    others = [trial.values for trial in done if trial.number not in results.pareto_front]
     if others:
         x, y, *_ = zip(*others, strict=True)
         axis.plot(x, y, "o", mfc="#FFFFFF", mec=BLUE, ms=6, label="trial")
@@ -153,14 +155,14 @@ def front(tried: Tried) -> Figure:
             (trial.values[0], trial.values[1]), fontsize=8, xytext=(4, 4),
             textcoords="offset points",
         )  # fmt: skip
-    tidy(axis, tried.objectives[0], tried.objectives[1])
+    tidy(axis, results.objectives[0], results.objectives[1])
     axis.legend(frameon=False, fontsize=8)
     return figure
 
 
-def timeline(tried: Tried, now: float) -> Figure:
+def timeline(results: StudyResults, now: float) -> Figure:
     """A bar a trial, from its start to its end, or to `now` (epoch seconds)."""
-    begun = [trial for trial in tried.trials if trial.started is not None]
+    begun = [trial for trial in results.trials if trial.started is not None]
     figure = Figure(figsize=(6.4, min(9.0, 1.2 + 0.12 * len(begun))), layout="constrained")
     axis = figure.add_subplot()
     first = min(trial.started or now for trial in begun)
@@ -172,7 +174,7 @@ def timeline(tried: Tried, now: float) -> Figure:
         axis.barh(
             trial.number, end - start, 0.8, start, color=fill, hatch=hatch, edgecolor=INK, lw=0.6
         )
-    seen = [state for state in _ENDS if tried.of(state)]
+    seen = [state for state in _ENDS if results.in_state(state)]
     handles = [
         Patch(facecolor=_ENDS[state][1], hatch=_ENDS[state][2], edgecolor=INK, label=state.lower())
         for state in seen
@@ -183,17 +185,17 @@ def timeline(tried: Tried, now: float) -> Figure:
     return figure
 
 
-def _single(tried: Tried) -> tuple[Figure, Axes]:
+def _single(results: StudyResults) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 3.8), layout="constrained")
     return figure, figure.add_subplot()
 
 
-def _dots(axis: Axes, tried: Tried, x: Any) -> None:
+def _dots(axis: Axes, results: StudyResults, x: Any) -> None:
     """Every trial that has a value: of a pruned one, the last that it reported."""
     for state in ("COMPLETE", "PRUNED"):
         marker, fill, _ = _ENDS[state]
         points = []
-        for trial in tried.of(state):
+        for trial in results.in_state(state):
             value = _value(trial)
             if value is not None and x(trial) is not None:
                 points.append((x(trial), value))
@@ -203,15 +205,15 @@ def _dots(axis: Axes, tried: Tried, x: Any) -> None:
             )
 
 
-def _value(trial: Trial) -> float | None:
+def _value(trial: TrialResult) -> float | None:
     if trial.values:
         return trial.values[0]
     return trial.curve[-1][1] if trial.curve else None
 
 
-def _places(tried: Tried, name: str) -> dict[Any, float]:
+def _places(results: StudyResults, name: str) -> dict[Any, float]:
     """Where each value of a parameter lies: numbers at themselves, all else in order."""
-    values = {trial.params[name] for trial in tried.trials if name in trial.params}
+    values = {trial.params[name] for trial in results.trials if name in trial.params}
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return {value: float(value) for value in sorted(values)}
     return {value: float(place) for place, value in enumerate(sorted(values, key=str))}

@@ -84,7 +84,7 @@ def is_gone(pid: str) -> bool:
 OPEN_STUDIES = """
 import os, pathlib, sys, traceback
 import optuna
-from llmdreamer.sweep.studies.storage import Store
+from llmdreamer.sweep.studies.storage import StudyStorage
 count, url, folder = int(sys.argv[1]), sys.argv[2] or None, pathlib.Path(sys.argv[3])
 read_end, write_end = os.pipe()
 children = []
@@ -93,10 +93,10 @@ for _ in range(count):
         try:
             os.close(write_end)
             os.read(read_end, 1)
-            store = Store(url, folder, 15)
-            with store.alone("s"):
-                optuna.create_study(study_name="s", storage=store.optuna, load_if_exists=True)
-            assert len(store.optuna.get_all_studies()) == 1
+            storage = StudyStorage(url, folder, 15)
+            with storage.study_lock("s"):
+                optuna.create_study(study_name="s", storage=storage.optuna, load_if_exists=True)
+            assert len(storage.optuna.get_all_studies()) == 1
             os._exit(0)
         except BaseException:
             traceback.print_exc()

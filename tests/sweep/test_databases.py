@@ -1,11 +1,11 @@
-"""Two drivers on one study in PostgreSQL or MySQL: a server of our own on loopback, where there is one."""
+"""Drivers that share a study in PostgreSQL or MySQL, on a local server if one is installed."""
 
 from pathlib import Path
 
 import optuna
 import pytest
 from optuna.trial import TrialState
-from servers import DRIVERS, lacking, started
+from servers import DRIVERS, install_hint, run_server
 from sweep_helpers import Sweeper, open_concurrently, read_starts
 
 LR = "algo.optimizer.lr=tag(log,interval(1e-4,1e-2))"
@@ -13,16 +13,16 @@ LR = "algo.optimizer.lr=tag(log,interval(1e-4,1e-2))"
 
 @pytest.fixture(params=["postgresql", "mysql"])
 def server(request: pytest.FixtureRequest):
-    """The URL of an empty database."""
+    """Yield the URL of an empty database."""
     kind = request.param
     pytest.importorskip(DRIVERS[kind], reason=f"no driver: pip install 'llmdreamer[{kind}]'")
-    if (reason := lacking(kind)) is not None:
+    if (reason := install_hint(kind)) is not None:
         pytest.skip(reason)
-    with started(kind) as url:
+    with run_server(kind) as url:
         yield url
 
 
-def test_two_drivers_on_a_fresh_study_share_n_trials(server: str, sweeper: Sweeper):
+def test_two_drivers_of_a_new_study_share_n_trials(server: str, sweeper: Sweeper):
     command = ["hydra.sweeper.study_name=s", LR, "hydra.sweeper.n_trials=5"]
     command.append(f"hydra.sweeper.storage={server}")
     drivers = [sweeper.start(*command, FAKE_RUN_STEP_SECONDS="0.05") for _ in range(2)]
@@ -36,11 +36,11 @@ def test_two_drivers_on_a_fresh_study_share_n_trials(server: str, sweeper: Sweep
     assert len({trial.params["algo.optimizer.lr"] for trial in trials}) == 5
 
 
-def test_eight_processes_open_a_fresh_database_at_once(server: str, tmp_path: Path):
+def test_new_database_is_opened_by_eight_processes_at_once(server: str, tmp_path: Path):
     assert open_concurrently(8, server, tmp_path) == [0] * 8
 
 
-def test_a_server_that_is_not_there_is_one_line(sweeper: Sweeper):
+def test_missing_database_server_is_an_error_without_the_password(sweeper: Sweeper):
     pytest.importorskip(
         "psycopg", reason="no driver for PostgreSQL: pip install 'llmdreamer[postgresql]'"
     )

@@ -8,7 +8,13 @@ import pytest
 from llmdreamer import config
 from llmdreamer.sweep.grid import combinations
 from llmdreamer.sweep.studies.samplers import make_pruner, make_sampler
-from llmdreamer.sweep.studies.search_space import assigned, budget, check, first_of, space
+from llmdreamer.sweep.studies.search_space import (
+    check_study_settings,
+    first_value,
+    search_space,
+    to_overrides,
+    trial_budget,
+)
 from llmdreamer.utils.errors import ConfigError
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
@@ -41,13 +47,13 @@ def test_specification_passes_all_checks(make_plan, name):
                 for cell in (cells[0], cells[-1])
             ]
         else:
-            dimensions = space(plan.swept)
-            check(plan)
+            space = search_space(plan.swept)
+            check_study_settings(plan)
             make_pruner(plan)
-            make_sampler(plan, dimensions, 0)
-            assert budget(plan, dimensions) == plan.settings.n_trials
-            point = {key: first_of(values) for key, values in dimensions.items()}
-            points = [[*assigned(point), *arm] for arm in plan.arms.values()]
+            make_sampler(plan, space, 0)
+            assert trial_budget(plan, space) == plan.settings.n_trials
+            point = {key: first_value(values) for key, values in space.items()}
+            points = [[*to_overrides(point), *arm] for arm in plan.arms.values()]
         for overrides in points:
             plan.compose([*plan.fixed, *overrides])
 
@@ -73,7 +79,7 @@ def test_typed_overrides_take_precedence_over_the_specification(make_plan):
     typed.append("algo.optimizer.lora_lr=1e-4,1e-3")
     for plan in make_plan(*typed):
         assert set(plan.swept) == {"lora.alpha", "lora.dropout", "algo.optimizer.lora_lr"}
-        assert space(plan.swept)["algo.optimizer.lora_lr"].choices == (1e-4, 1e-3)
+        assert search_space(plan.swept)["algo.optimizer.lora_lr"].choices == (1e-4, 1e-3)
         assert (plan.base.lora.r, plan.base.size, plan.settings.n_trials) == (4, "XS", 3)
 
 

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners by name, with what a training run wants of them by default."""
+"""Optuna's samplers and pruners by name, with defaults that suit training runs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from optuna.samplers import BaseSampler
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
-Space = Mapping[str, BaseDistribution]
-# What a sampler remembers is in the storage, but for its random numbers: those come from the seed.
+SearchSpace = Mapping[str, BaseDistribution]
+# A sampler keeps all its state in the storage, except for its random numbers, which come from the seed.
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
     "gp": optuna.samplers.GPSampler,
@@ -34,33 +34,41 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "hyperband": optuna.pruners.HyperbandPruner,
     "wilcoxon": optuna.pruners.WilcoxonPruner,
 }
-# These go through one sequence: every trial must begin it alike.
-_SEQUENCES = ("qmc", "grid")
+# These samplers go through one sequence, which the seed selects: all trials must use the same seed.
+_SEQUENCE_SAMPLERS = ("qmc", "grid")
 
 
-def make_sampler(plan: Plan, space: Space, trials: int) -> BaseSampler:
-    """The sampler of the next trial, seeded by the first seed and the number of trials so far.
+def make_sampler(plan: Plan, space: SearchSpace, trial_count: int) -> BaseSampler:
+    """Make the sampler of the next trial, seeded by the first seed plus the number of trials so far.
 
-    Made anew for each trial, so that a study gone on with, by one driver or several, neither
-    repeats random numbers nor depends on who asks.
+    Each trial gets a new sampler. A study that is resumed, or shared by several drivers, therefore never
+    repeats random numbers, and its draws do not depend on the driver.
+
+    Raises:
+        ConfigError: if the sampler or one of its options is unknown or invalid.
     """
     name, options = plan.settings.sampler, dict(plan.settings.sampler_options)
-    kind = _chosen("sampler", name, SAMPLERS)
-    seed = plan.seeds[0] + (0 if name in _SEQUENCES else trials)
-    # A run takes long and others are under way: let TPE keep away from what they try.
+    kind = _choose("sampler", name, SAMPLERS)
+    seed = plan.seeds[0] + (0 if name in _SEQUENCE_SAMPLERS else trial_count)
+    # Runs take long and several run at once: keep TPE away from parameters that are being tried.
     if name == "tpe":
         options.setdefault("constant_liar", True)
     if name == "grid":
         options["search_space"] = grid_values(space)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _made("sampler", name, kind, {"seed": seed} | options)
+        return _construct("sampler", name, kind, {"seed": seed} | options)
 
 
 def make_pruner(plan: Plan) -> BasePruner:
+    """Make the study's pruner.
+
+    Raises:
+        ConfigError: if the pruner or one of its options is unknown or invalid.
+    """
     name, options = plan.settings.pruner, dict(plan.settings.pruner_options)
-    kind = _chosen("pruner", name, PRUNERS)
-    # Optuna's defaults count training epochs; ours are environment steps (or seeds).
+    kind = _choose("pruner", name, PRUNERS)
+    # Optuna's defaults suit epochs. Our steps are environment steps, or seeds if there are several.
     steps = plan.base.algo.total_steps * plan.base.env.action_repeat
     if len(plan.seeds) > 1:
         steps = len(plan.seeds)
@@ -71,42 +79,46 @@ def make_pruner(plan: Plan) -> BasePruner:
         options.setdefault("max_resource", steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _made("pruner", name, kind, options)
+        return _construct("pruner", name, kind, options)
 
 
-def grid_values(space: Space) -> dict[str, list[Any]]:
-    """Every value of every parameter.
+def grid_values(space: SearchSpace) -> dict[str, list[Any]]:
+    """List the values of each parameter.
 
     Raises:
-        ConfigError: if a parameter has no end of values.
+        ConfigError: if a parameter is continuous.
     """
     values = {}
     for name, distribution in space.items():
         try:
             values[name] = list(OptunaSweeperImpl._to_grid_sampler_choices(distribution))
         except ValueError as error:
-            raise ConfigError(f"{name}: hydra.sweeper.sampler=grid takes lists only") from error
+            raise ConfigError(
+                f"{name}: hydra.sweeper.sampler=grid takes lists of values only"
+            ) from error
     return values
 
 
-def grid_size(space: Space) -> int:
+def grid_size(space: SearchSpace) -> int:
     return math.prod(len(values) for values in grid_values(space).values())
 
 
-def _chosen(what: str, name: str, choices: Mapping[str, Any]) -> Any:
+def _choose(setting: str, name: str, choices: Mapping[str, Any]) -> Any:
     if name not in choices:
         near = did_you_mean(name, choices)
-        raise ConfigError(f"hydra.sweeper.{what}={name}: choose from {', '.join(choices)}{near}")
+        raise ConfigError(f"hydra.sweeper.{setting}={name}: choose from {', '.join(choices)}{near}")
     return choices[name]
 
 
-def _made(what: str, name: str, kind: Callable[..., Any], options: dict[str, Any]) -> Any:
-    known = inspect.signature(kind).parameters
+def _construct(setting: str, name: str, kind: Callable[..., Any], options: dict[str, Any]) -> Any:
+    parameters = inspect.signature(kind).parameters
     for option in options:
-        if option not in known:
-            near = did_you_mean(option, known)
-            raise ConfigError(f"hydra.sweeper.{what}_options.{option}: {name} has none such{near}")
+        if option not in parameters:
+            near = did_you_mean(option, parameters)
+            raise ConfigError(
+                f"hydra.sweeper.{setting}_options.{option}: {name} has no such option{near}"
+            )
     try:
         return kind(**options)
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"hydra.sweeper.{what}_options={options}: {error}") from error
+        raise ConfigError(f"hydra.sweeper.{setting}_options={options}: {error}") from error

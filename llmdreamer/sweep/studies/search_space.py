@@ -1,4 +1,4 @@
-"""What a study searches: its space, its budget, and whether an old study searched the same."""
+"""What a study searches: its space, its number of trials, and the signature that identifies both."""
 
 from __future__ import annotations
 
@@ -12,51 +12,61 @@ from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import TrialState
 
-from llmdreamer.config import AS_BEFORE, Config, leaves
-from llmdreamer.config.identity import identity, is_among
+from llmdreamer.config import Config, leaves
+from llmdreamer.config.identity import identity
 from llmdreamer.sweep.plan import Plan, to_override
-from llmdreamer.sweep.studies.results import SIGNED
-from llmdreamer.sweep.studies.samplers import Space, grid_size
+from llmdreamer.sweep.studies.results import SIGNATURE_ATTRIBUTE
+from llmdreamer.sweep.studies.samplers import SearchSpace, grid_size
 from llmdreamer.utils.errors import ConfigError
 
-# Left out where they are so: see `identity`.
-_BEFORE_A_CHOICE = AS_BEFORE | {"algo.agent": None, "backbone.factory": None}
+# Keys that hold a mapping. The signature has the keys inside instead, and nothing for an empty mapping.
 _MAPPINGS = [key for key, kind in leaves().items() if kind is Any or get_origin(kind) is dict]
-_NOTHING = "nothing"
+_UNSET = "unset"
 
 
-def space(swept: dict[str, Override]) -> dict[str, BaseDistribution]:
-    """The search space in hydra-optuna-sweeper's grammar, by key (with its `+`, if it adds one).
+def search_space(swept: dict[str, Override]) -> dict[str, BaseDistribution]:
+    """Return the distribution of each swept key, in hydra-optuna-sweeper's grammar.
+
+    A key that adds a value keeps its `+`.
 
     Raises:
-        ConfigError: if a range is empty.
+        ConfigError: if a range is empty, or nothing is swept.
     """
-    found = {}
+    space = {}
     for override in swept.values():
         try:
-            found[override.get_key_element()] = create_optuna_distribution_from_override(override)
+            space[override.get_key_element()] = create_optuna_distribution_from_override(override)
         except (ValueError, AssertionError) as error:
             reason = str(error) or "no values, range or interval"
             raise ConfigError(f"{override.input_line}: {reason}") from error
-    if not found:
-        raise ConfigError("hydra.sweeper.n_trials: a study needs values to choose from, key=A,B")
-    return found
+    if not space:
+        raise ConfigError("hydra.sweeper.n_trials: a study needs values to choose from: key=A,B")
+    return space
 
 
-def budget(plan: Plan, dimensions: dict[str, BaseDistribution]) -> int:
+def trial_budget(plan: Plan, space: SearchSpace) -> int:
+    """Return `n_trials`; with the grid sampler, at most the number of grid points.
+
+    Raises:
+        ConfigError: if `n_trials` is below 1.
+    """
     n_trials = plan.settings.n_trials
     assert n_trials is not None
     if n_trials < 1:
         raise ConfigError(f"hydra.sweeper.n_trials={n_trials}: must be >= 1")
-    return min(n_trials, grid_size(dimensions)) if plan.settings.sampler == "grid" else n_trials
+    return min(n_trials, grid_size(space)) if plan.settings.sampler == "grid" else n_trials
 
 
-def check(plan: Plan) -> None:
-    """Refuse what Optuna has not got."""
+def check_study_settings(plan: Plan) -> None:
+    """Refuse settings that a study does not support.
+
+    Raises:
+        ConfigError: for `rerun`, pruning with several objectives, or wilcoxon with one seed.
+    """
     settings = plan.settings
     if plan.rerun:
         raise ConfigError(
-            "rerun=true is for grids; to search anew, give a new hydra.sweeper.study_name"
+            "rerun=true is for grids; for a new search set another hydra.sweeper.study_name"
         )
     if len(plan.objectives) > 1 and settings.pruner != "none":
         raise ConfigError(
@@ -64,96 +74,83 @@ def check(plan: Plan) -> None:
             " cannot prune; set hydra.sweeper.pruner=none"
         )
     if settings.pruner == "wilcoxon" and len(plan.seeds) < 2:
-        raise ConfigError("hydra.sweeper.pruner=wilcoxon compares seeds: give seeds=2 or more")
+        raise ConfigError("hydra.sweeper.pruner=wilcoxon compares seeds: set seeds=2 or more")
 
 
-def first_of(distribution: BaseDistribution) -> object:
+def first_value(distribution: BaseDistribution) -> object:
     choices = getattr(distribution, "choices", None)
     return choices[0] if choices else getattr(distribution, "low", None)
 
 
-def assigned(params: dict[str, object]) -> list[str]:
+def to_overrides(params: dict[str, object]) -> list[str]:
     return [f"{key}={to_override(value)}" for key, value in params.items()]
 
 
-def _brief(value: object) -> str:
-    """A distribution or a value, short enough for a line."""
-    if isinstance(value, dict) and "attributes" in value:
-        inner = {k: v for k, v in value["attributes"].items() if v not in (None, False)}
-        return str(inner.get("choices", inner))
-    return to_override(value)
-
-
-def sign(study: optuna.Study, plan: Plan, dimensions: Space, point: Config) -> None:
+def write_signature(study: optuna.Study, plan: Plan, space: SearchSpace, point: Config) -> None:
     """Write into the study what it searches.
 
     Args:
-        point: the first of the space, with the overrides of the study's own arm.
+        point: the configuration of the space's first point, with the overrides of the study's arm.
     """
-    signature = _signature(plan, dimensions, point)
-    before = study.user_attrs.get(SIGNED, {})
-    signature["fixed"] |= before.get("fixed", {})  # keys of a later version are added
-    study.set_user_attr(SIGNED, signature)
+    study.set_user_attr(SIGNATURE_ATTRIBUTE, _signature(plan, space, point))
 
 
-def refuse_another(study: optuna.Study, plan: Plan, dimensions: Space, point: Config) -> None:
-    """Refuse to go on with a study whose values would not compare with the new ones.
+def check_signature(study: optuna.Study, plan: Plan, space: SearchSpace, point: Config) -> None:
+    """Refuse to resume a study whose values would not be comparable with the new ones.
 
     Args:
-        point: as in `sign`.
+        point: as in `write_signature`.
 
     Raises:
-        ConfigError: if the directions, the space, the fixed values, or, once a trial has a value,
-            what that value is, have changed.
+        ConfigError: if the directions, the space or the fixed values have changed; once a trial is
+            complete, also if the objective or the seeds have.
     """
-    advice = "use a new hydra.sweeper.study_name"
-    made = [one.name.lower() for one in study.directions]
-    asked = ["maximize" if one else "minimize" for one in plan.maximize]
-    if made != asked:
+    advice = "set another hydra.sweeper.study_name"
+    old_directions = [direction.name.lower() for direction in study.directions]
+    directions = ["maximize" if maximize else "minimize" for maximize in plan.maximize]
+    if old_directions != directions:
         raise ConfigError(
-            f"study {study.study_name} was made to {' and '.join(made)}, not {' and '.join(asked)}:"
-            f" {advice}"
+            f"study {study.study_name} was made to {' and '.join(old_directions)},"
+            f" not {' and '.join(directions)}: {advice}"
         )
-    before = study.user_attrs.get(SIGNED)
-    if before is None:  # its driver died before it signed
+    old_signature = study.user_attrs.get(SIGNATURE_ATTRIBUTE)
+    if old_signature is None:  # its driver died before it wrote the signature
         return
-    now = _signature(plan, dimensions, point)
-    if "fixed" not in before:  # of an earlier version, which signed the first arm without a point
-        before = before | {"fixed": before["config"]}
-        now["fixed"] = dict(identity(plan.base))
     has_values = any(trial.state is TrialState.COMPLETE for trial in study.trials)
-    for part, values in now.items():
+    for part, values in _signature(plan, space, point).items():
         if part == "value" and not has_values:
             continue
-        for key, was, is_ in _changes(before[part], values, grows=part == "fixed"):
+        for key, old, new in _changes(old_signature[part], values):
             raise ConfigError(
-                f"study {study.study_name} was made with {key} {_brief(was)}, not {_brief(is_)}:"
+                f"study {study.study_name} was made with {key} {_brief(old)}, not {_brief(new)}:"
                 f" {advice}"
             )
 
 
-def _signature(plan: Plan, dimensions: Space, point: Config) -> dict[str, dict[str, Any]]:
-    value = {"objective": ", ".join(map(str, plan.objectives)), "seeds": plan.seeds}
+def _signature(plan: Plan, space: SearchSpace, point: Config) -> dict[str, dict[str, Any]]:
+    distributions = {
+        key: json.loads(distribution_to_json(distribution)) for key, distribution in space.items()
+    }
     return {
-        "space": {key: json.loads(distribution_to_json(one)) for key, one in dimensions.items()},
-        "value": value,
-        "fixed": dict(identity(point)),
+        "space": distributions,
+        "value": {"objective": ", ".join(map(str, plan.objectives)), "seeds": plan.seeds},
+        "fixed": {key: value for key, value in identity(point).items() if key not in _MAPPINGS},
     }
 
 
-def _changes(
-    before: dict[str, Any], now: dict[str, Any], *, grows: bool
-) -> Iterator[tuple[str, Any, Any]]:
-    """Each key whose value is another, with both values.
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each key with another value, and both values; keys that both sides have come first."""
+    # A key that only one side has often follows from another: `lora.r` is recorded only if `peft` is true.
+    one_sided = old.keys() ^ new.keys()
+    for key in [*sorted(old.keys() & new.keys()), *sorted(one_sided)]:
+        before, after = old.get(key, _UNSET), new.get(key, _UNSET)
+        if before != after:
+            yield key, before, after
 
-    Args:
-        grows: keys that one of the two does not know are no change: versions add some. What was done
-            before there was a choice is known, and what a mapping holds is told by all of its keys.
-    """
-    for key in sorted(before.keys() | now.keys()):
-        was, is_ = (side.get(key, _BEFORE_A_CHOICE.get(key, _NOTHING)) for side in (before, now))
-        if grows and key in _MAPPINGS:  # an empty one, or none
-            continue
-        known = key in _BEFORE_A_CHOICE or is_among(key, _MAPPINGS) or key in before.keys() & now
-        if was != is_ and (known or not grows):
-            yield key, was, is_
+
+def _brief(value: object) -> str:
+    """Write a distribution or a value in short."""
+    if isinstance(value, dict) and "attributes" in value:
+        attributes = {k: v for k, v in value["attributes"].items() if v not in (None, False)}
+        return str(attributes.get("choices", attributes))
+    return to_override(value)

@@ -1,4 +1,4 @@
-"""The URL of a study's SQLite file, whatever its folder is called, and the file of such a URL."""
+"""Convert between the path of a SQLite file and its database URL, for any file name."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from urllib.parse import quote
 
 from llmdreamer.utils.errors import ConfigError
 
-SQLITE = "sqlite:///"
+SQLITE_PREFIX = "sqlite:///"
 
 
-def url_of(path: Path) -> str:
-    """Raises ConfigError if no URL says that path."""
-    # As it is, where that will do. SQLAlchemy reads `%2F` as a slash since 2.1, and never a `?`.
+def sqlite_url(path: Path) -> str:
+    """Return the database URL of a file.
+
+    Raises:
+        ConfigError: if no URL can express the path.
+    """
+    # Quote only where needed. SQLAlchemy decodes `%2F` since version 2.1, and `?` cannot be in a path at all.
     for text in (str(path), quote(str(path))):
-        if path_of(SQLITE + text) == path:
-            return SQLITE + text
+        if sqlite_path(SQLITE_PREFIX + text) == path:
+            return SQLITE_PREFIX + text
     raise ConfigError(
-        f"{path} has a name that no database's URL can say: set hydra.sweeper.storage, or rename it"
+        f"{path}: no database URL can express this path; rename it or set hydra.sweeper.storage"
     )
 
 
-def path_of(url: str) -> Path:
-    from sqlalchemy import make_url  # takes half a second
+def sqlite_path(url: str) -> Path:
+    """Return the file of a database URL."""
+    from sqlalchemy import make_url  # the import takes half a second
 
     return Path(make_url(url).database or "")

@@ -1,7 +1,7 @@
-"""How long the analysis takes, and how far its intervals are to be trusted. Run by hand.
+"""Measure the analysis: its time, and the coverage of its intervals. Run by hand.
 
-    python benchmarks/analysis.py speed      # 200 runs x 100 curves x 100 points in a SQLite store
-    python benchmarks/analysis.py coverage   # of intervals, and false alarms, on normal draws
+    python benchmarks/analysis.py speed      # with 200 runs x 100 curves x 100 points in a SQLite store
+    python benchmarks/analysis.py coverage   # and false positives, on normal samples
 
 The figures are in docs/log.md.
 """
@@ -37,14 +37,14 @@ def speed() -> None:
         clocks.append((time.perf_counter(), time.process_time()))
     assert len(records.runs) == RUNS and len(records.curves) == RUNS * CURVES * POINTS
     print(f"{RUNS} runs x {CURVES} curves x {POINTS} points = {len(records.curves):,} rows")
-    names = ("load every curve", "load what is compared, all figures as PNG and SVG")
-    for what, before, after in zip(names, clocks, clocks[1:], strict=False):
-        wall, busy = (end - begin for begin, end in zip(before, after, strict=True))
-        print(f"{what}: {wall:.1f} s, of which the processor worked {busy:.1f} s")
+    stages = ("load all curves", "load the compared curves, save all figures as PNG and SVG")
+    for stage, before, after in zip(stages, clocks, clocks[1:], strict=False):
+        wall, cpu = (end - begin for begin, end in zip(before, after, strict=True))
+        print(f"{stage}: {wall:.1f} s wall time, {cpu:.1f} s CPU time")
 
 
 def fill(database: Path, experiment: str) -> None:
-    """Straight into MLflow's tables: its client would take an hour."""
+    """Write directly into MLflow's tables; its client would take an hour."""
     rng = np.random.default_rng(0)
     with sqlite3.connect(database) as store:
         for number in range(RUNS):
@@ -71,21 +71,27 @@ def fill(database: Path, experiment: str) -> None:
                 )
 
 
+def p_value(first: np.ndarray, second: np.ndarray) -> float:
+    return aggregate.permutation_p(first, second, most=2000)
+
+
 def coverage(times: int = 2000) -> None:
-    """How often a 95% interval holds the truth, and how often two equal arms are told apart."""
-    print("n  interval holds 0  |  equal arms: interval leaves out 0, and p < 0.05 as well")
+    """Estimate how often a 95% interval covers the truth, and how often two equal arms seem to differ."""
+    print("n  interval covers 0  |  equal arms: interval excludes 0, and p < 0.05 too")
     rng = np.random.default_rng(0)
     for n in (3, 5, 10):
-        held = alarms = both = 0
+        covered = excluded = significant = 0
         for _ in range(times):
-            one, two = rng.normal(size=n), rng.normal(size=n)
-            alone = aggregate.bootstrap(one, repetitions=500)
-            held += bool(alone.low <= 0 <= alone.high)
-            pair = aggregate.bootstrap(one - two, statistic=np.mean, repetitions=500)
-            apart = bool(pair.low > 0 or pair.high < 0)
-            alarms += apart
-            both += apart and aggregate.permutation_p(one, two, most=2000) < ALPHA
-        print(f"{n:2d}  {held / times:.3f}  |  {alarms / times:.3f}  {both / times:.3f}")
+            first, second = rng.normal(size=n), rng.normal(size=n)
+            single = aggregate.bootstrap(first, repetitions=500)
+            covered += bool(single.low <= 0 <= single.high)
+            difference = aggregate.bootstrap(first - second, statistic=np.mean, repetitions=500)
+            excludes_zero = bool(difference.low > 0 or difference.high < 0)
+            excluded += excludes_zero
+            significant += excludes_zero and p_value(first, second) < ALPHA
+        print(
+            f"{n:2d}  {covered / times:.3f}  |  {excluded / times:.3f}  {significant / times:.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Dreams that share their past, or have a copy of it each: which is faster at what shape. Run by hand.
+"""Compare two ways to imagine: with a shared prefix, or with a copy of the cache for each start.
 
     python benchmarks/branches.py [--repeat 5] [--threads 1] [--horizon 15] [--device cpu] [--json FILE]
 
-A row is a backbone's `select` and `step`s alone, without heads, both ways in turns. The context is T. It,
-the horizon and the size of a layer's copies are what `AttentionBackbone` chooses by; `chosen` is its choice.
+Run by hand. Each row times a backbone's `select` and `step` without heads, both ways alternating. The
+context is T. `AttentionBackbone` chooses by the context, the horizon and the size of a layer's copies;
+`chosen` is its choice.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from llmdreamer.backbones import make_backbone
 from llmdreamer.backbones.attention import AttentionBackbone
 from llmdreamer.utils.device import prepare
 
-# Backbone, B, T (the context, too), starts a sequence.
+# Backbone, size, B, T (also the context), starts per sequence.
 SHAPES = [
     *[("gpt2", "XS", 16, 32, n) for n in (1, 2, 4, 8, 16, 32)],
     *[("smollm2", "XS", 16, 32, n) for n in (2, 8, 32)],
@@ -47,66 +48,66 @@ def main() -> None:
     parser.add_argument("--horizon", type=int, default=15)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    prepare(given.threads)
-    rows = [measure(*shape, given) for shape in SHAPES]
+    args = parser.parse_args()
+    prepare(args.threads)
+    rows = [measure(*shape, args) for shape in SHAPES]
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*map(str, row.values()))
     Console().print(table)
-    if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1))
+    if args.json is not None:
+        args.json.write_text(json.dumps(rows, indent=1))
 
 
 def measure(
-    name: str, size: str, batch: int, length: int, starts: int, given: argparse.Namespace
+    name: str, size: str, batch: int, length: int, starts: int, args: argparse.Namespace
 ) -> dict[str, Any]:
     torch.manual_seed(0)
     cfg = compose(
         [f"backbone={name}", f"model={size}", f"algo.world_model.hf_model.seq_len={length}"]
     )
-    backbone = make_backbone(cfg).eval().to(given.device)
+    backbone = make_backbone(cfg).eval().to(args.device)
     assert isinstance(backbone, AttentionBackbone)
-    tokens = torch.randn(batch, length, backbone.width, device=given.device) * backbone.input_rms
-    is_first = torch.zeros(batch, length, dtype=torch.bool, device=given.device)
-    indices = torch.rand(batch, length).topk(starts).indices.sort().values.to(given.device)
-    dreamt = torch.randn(given.horizon, batch * starts, backbone.width, device=given.device)
+    tokens = torch.randn(batch, length, backbone.width, device=args.device) * backbone.input_rms
+    is_first = torch.zeros(batch, length, dtype=torch.bool, device=args.device)
+    indices = torch.rand(batch, length).topk(starts).indices.sort().values.to(args.device)
+    imagined_tokens = torch.randn(args.horizon, batch * starts, backbone.width, device=args.device)
     with torch.no_grad():
         caches = backbone.observe(tokens, is_first)[1]
 
     @torch.no_grad()
-    def dream() -> float:
-        begin = now(given.device)
-        cache = backbone.select(caches, indices, given.horizon)
-        for token in dreamt:
+    def imagine() -> float:
+        begin = now(args.device)
+        cache = backbone.select(caches, indices, args.horizon)
+        for token in imagined_tokens:
             _, cache = backbone.step(token, cache)
-        return now(given.device) - begin
+        return now(args.device) - begin
 
     times: dict[bool, list[float]] = {False: [], True: []}
-    for repeat in range(given.repeat + 1):
+    for repeat in range(args.repeat + 1):
         for shared, seconds in times.items():
-            with choosing(shared):
-                took = dream()
-            if repeat:  # the first is not counted
-                seconds.append(took * 1e3)
-    heads, size_of_head = caches.layers[0][0].shape[1], caches.layers[0][0].shape[3]
-    mebibytes = batch * starts * length * heads * size_of_head * 2 * 4 / 2**20
+            with force_sharing(shared):
+                elapsed = imagine()
+            if repeat:  # the first one is warm-up
+                seconds.append(elapsed * 1e3)
+    heads, head_size = caches.layers[0][0].shape[1], caches.layers[0][0].shape[3]
+    mebibytes = batch * starts * length * heads * head_size * 2 * 4 / 2**20
     ratios = sorted(a / b for a, b in zip(times[False], times[True], strict=True))
     return {
         "backbone": f"{name} {size}",
         "B": batch,
         "T": length,
         "starts": starts,
-        "a copy, MiB a layer": f"{mebibytes:.1f}",
+        "copies, MiB per layer": f"{mebibytes:.1f}",
         "copied, ms": f"{statistics.median(times[False]):.1f}",
         "shared, ms": f"{statistics.median(times[True]):.1f}",
         "copied / shared": f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]",
-        "chosen": "shared" if backbone._pays_to_share(caches, indices, given.horizon) else "copied",
+        "chosen": "shared" if backbone._pays_to_share(caches, indices, args.horizon) else "copied",
     }
 
 
 @contextmanager
-def choosing(shared: bool) -> Iterator[None]:
+def force_sharing(shared: bool) -> Iterator[None]:
     with mock.patch.object(AttentionBackbone, "_pays_to_share", return_value=shared):
         yield
 

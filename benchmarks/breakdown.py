@@ -1,9 +1,9 @@
-"""What an update's time is made of: kinds of operations, by the part that calls them. Run by hand.
+"""Break the time of an update down by stage and kind of operation. Run by hand.
 
     python benchmarks/breakdown.py [--backbone gpt2] [--repeat 5] [--json FILE] [override ...]
 
-One thread of a CPU, whose clock is torch's profiler: it adds to each operation what watching it costs, so the
-table's milliseconds are scaled to what the same updates took unwatched, by one factor for all.
+One CPU thread, timed with torch's profiler. The profiler slows every operation down, so the table's
+milliseconds are scaled, by one factor, to the time of the same updates without the profiler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from workload import Update
 from llmdreamer.training import step
 from llmdreamer.utils.device import prepare
 
-PART = "part: "
+STAGE_PREFIX = "stage: "
 KINDS = {
     "products": ("mm", "addmm", "bmm", "baddbmm", "convolution", "conv"),
     "attention": ("attention",),
@@ -36,40 +36,40 @@ KINDS = {
     "lookups": ("index", "gather", "scatter", "embedding", "searchsorted"),
     "copies": ("copy_", "cat", "clone", "fill_", "zero_", "contiguous"),
 }
-"""Of an operation's name; the first that matches. Matrix products have exactly those names."""
+"""Parts of operation names; the first match counts. For matrix products the whole name must match."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", default="gpt2")
     parser.add_argument(
-        "--repeat", type=int, default=5, help="updates of each kind, after two unseen"
+        "--repeat", type=int, default=5, help="updates with and without the profiler"
     )
     parser.add_argument("--json", type=Path)
-    given, overrides = parser.parse_known_args()
+    args, overrides = parser.parse_known_args()
     prepare(1)
-    update = Update([f"backbone={given.backbone}", *overrides], "cpu", time.thread_time)
+    update = Update([f"backbone={args.backbone}", *overrides], "cpu", time.thread_time)
     for _ in range(2):
         update()
-    unwatched = statistics.median(update() for _ in range(given.repeat)) * 1e3
-    mark_parts(update)
-    with profile(activities=[ProfilerActivity.CPU]) as watched:
-        for _ in range(given.repeat):
+    unprofiled = statistics.median(update() for _ in range(args.repeat)) * 1e3
+    mark_stages(update)
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(args.repeat):
             update.learner.update(update.batch)
     spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     count: dict[str, int] = defaultdict(int)
-    for event in watched.events() or []:
-        part = part_of(event)
-        if not event.name.startswith(PART):
+    for event in profiler.events() or []:
+        part = stage_of(event)
+        if not event.name.startswith(STAGE_PREFIX):
             spent[part][kind_of(event.name)] += event.self_cpu_time_total
-            count[part] += is_called_by_us(event)
+            count[part] += is_top_level(event)
     total = sum(sum(kinds.values()) for kinds in spent.values())
-    factor = unwatched / total
-    report(spent, count, factor, unwatched, given)
+    factor = unprofiled / total
+    report(spent, count, factor, unprofiled, args)
 
 
-def mark_parts(update: Update) -> None:
-    """Name what `Learner.update` calls, for the profiler."""
+def mark_stages(update: Update) -> None:
+    """Mark the calls of `Learner.update` for the profiler."""
     agent, optimizer = update.learner.agent, update.learner.optimizer
     named: list[tuple[Any, str, str]] = [
         (agent.world_model, "loss", "world model, forward"),
@@ -78,33 +78,33 @@ def mark_parts(update: Update) -> None:
         (agent.behavior, "imagination_loss", "actor and critic on imagination"),
         (agent.behavior, "replay_loss", "critic on replay"),
         (optimizer, "step", "backward"),
-        (optimizer.inner, "step", "optimiser"),
-        (agent.behavior, "update_slow_critic", "optimiser"),
+        (optimizer.inner, "step", "optimizer"),
+        (agent.behavior, "update_slow_critic", "optimizer"),
     ]
     for owner, name, part in named:
-        setattr(owner, name, marked(getattr(owner, name), part))
+        setattr(owner, name, recorded(getattr(owner, name), part))
 
 
-def marked(call: Callable[..., Any], part: str) -> Callable[..., Any]:
+def recorded(call: Callable[..., Any], stage: str) -> Callable[..., Any]:
     def within(*args: Any, **kwargs: Any) -> Any:
-        with record_function(PART + part):
+        with record_function(STAGE_PREFIX + stage):
             return call(*args, **kwargs)
 
     return within
 
 
-def part_of(event: FunctionEvent) -> str:
-    """The innermost part that the operation was called in."""
+def stage_of(event: FunctionEvent) -> str:
+    """Return the innermost stage that contains the operation."""
     parent = event
     while parent is not None:
-        if parent.name.startswith(PART):
-            return parent.name.removeprefix(PART)
+        if parent.name.startswith(STAGE_PREFIX):
+            return parent.name.removeprefix(STAGE_PREFIX)
         parent = parent.cpu_parent
-    return "between them"
+    return "between stages"
 
 
-def is_called_by_us(event: FunctionEvent) -> bool:
-    """Whether it is an operation that no other one is made of."""
+def is_top_level(event: FunctionEvent) -> bool:
+    """Return True if the operation is not part of another operation."""
     parent = event.cpu_parent
     within = parent is not None and parent.name.startswith("aten::")
     return event.name.startswith("aten::") and not within
@@ -123,32 +123,32 @@ def report(
     spent: dict[str, dict[str, float]],
     count: dict[str, int],
     factor: float,
-    unwatched: float,
-    given: argparse.Namespace,
+    unprofiled: float,
+    args: argparse.Namespace,
 ) -> None:
     kinds = [*KINDS, "other"]
-    table = Table("ms", "operations", *kinds, "in all", "share")
+    table = Table("ms", "operations", *kinds, "total", "share")
     for part, by_kind in spent.items():
         values = [by_kind[kind] * factor for kind in kinds]
         cells = [f"{value:.1f}" if value >= 0.05 else "" for value in values]
-        share = sum(values) / unwatched
+        share = sum(values) / unprofiled
         table.add_row(
             part,
-            str(round(count[part] / given.repeat)),
+            str(round(count[part] / args.repeat)),
             *cells,
             f"{sum(values):.1f}",
             f"{share:.0%}",
         )
     sums = [sum(by_kind[kind] for by_kind in spent.values()) * factor for kind in kinds]
-    operations = str(round(sum(count.values()) / given.repeat))
-    table.add_row("in all", operations, *(f"{value:.1f}" for value in sums), f"{unwatched:.1f}", "")
-    table.add_row("share", "", *(f"{value / unwatched:.0%}" for value in sums), "", "")
+    operations = str(round(sum(count.values()) / args.repeat))
+    table.add_row("total", operations, *(f"{value:.1f}" for value in sums), f"{unprofiled:.1f}", "")
+    table.add_row("share", "", *(f"{value / unprofiled:.0%}" for value in sums), "", "")
     Console().print(table)
-    if given.json is not None:
+    if args.json is not None:
         rows = {
             part: {k: v * factor for k, v in by_kind.items()} for part, by_kind in spent.items()
         }
-        given.json.write_text(json.dumps({"ms": unwatched, "parts": rows}, indent=1))
+        args.json.write_text(json.dumps({"ms": unprofiled, "parts": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Campaigns against one run, longer than a test may be; the figures they gave are in docs/log.md.
+"""Fault campaigns against one run, too long for a test. Their figures are in docs/log.md.
 
     python benchmarks/faults.py kills [--kills 100] [--steps 2400] [--backbone gru] [--env cartpole]
         [--seed 0]
@@ -7,10 +7,12 @@
     python benchmarks/faults.py trials [--trials 200]
     python benchmarks/faults.py saving [--saves 5]
 
-`kills`: SIGKILL and the same command, again and again, beside the uninterrupted run; no life is longer than
-twice what starting takes. `memory`: of a long run, with its open files and threads. `replay`: the same of
-experience on the disk. `trials`: the same of the driver of a study, whose trials are stand-ins. `saving`:
-for how long a checkpoint holds the default run up, by the clock and by the training thread's processor time.
+- `kills`: SIGKILL, then the same command, many times; the result is compared with an uninterrupted run. A
+  process is killed after at most twice the CPU time that it needs to its first checkpoint.
+- `memory`: memory, open files and threads of a long run.
+- `replay`: the same for a growing replay on disk.
+- `trials`: the same for the driver of a study of fake runs.
+- `saving`: how long a checkpoint blocks the default run, in wall time and in CPU time of the training thread.
 
 The commands and their environment are those of tests/faults.
 """
@@ -47,11 +49,11 @@ from llmdreamer.training.trainer import Trainer, check_finite
 from llmdreamer.types import EnvSpec, TimeStep
 from llmdreamer.utils.device import prepare
 
-LONG = 7200.0  # seconds that anything may take on a crowded machine
+TIMEOUT_SECONDS = 7200.0  # of any step, on an overloaded machine
 
 
 def main() -> int:
-    given = parse(
+    args = parse(
         __doc__,
         {
             "kills": {"kills": 100, "steps": 2400, "backbone": "gru", "env": "cartpole", "seed": 0},
@@ -63,79 +65,81 @@ def main() -> int:
     )
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     try:
-        if given.campaign == "kills":
-            chosen = [f"backbone={given.backbone}", f"env={given.env}"]
-            typed = (*chosen, f"algo.total_steps={given.steps}")
-            return kills(folder, given.kills, typed, random.Random(given.seed))
-        if given.campaign == "trials":
-            return trials(folder, given.trials)
-        if given.campaign == "saving":
-            return saving(folder, given.saves)
+        if args.campaign == "kills":
+            chosen = [f"backbone={args.backbone}", f"env={args.env}"]
+            overrides = (*chosen, f"algo.total_steps={args.steps}")
+            return kills(folder, args.kills, overrides, random.Random(args.seed))
+        if args.campaign == "trials":
+            return trials(folder, args.trials)
+        if args.campaign == "saving":
+            return saving(folder, args.saves)
         return (
-            memory(folder, given.steps)
-            if given.campaign == "memory"
-            else replay(folder, given.rows)
+            memory(folder, args.steps) if args.campaign == "memory" else replay(folder, args.rows)
         )
     finally:
         shutil.rmtree(folder)
 
 
-def kills(folder: Path, wanted: int, given: tuple[str, ...], pick: random.Random) -> int:
-    """One run, killed at random points of its life: while it starts, learns, saves, cuts back.
+def kills(folder: Path, wanted: int, overrides: tuple[str, ...], rng: random.Random) -> int:
+    """Kill one run at random points: while it starts, learns, saves, or truncates files on resume.
 
-    A point is a number of seconds of the process's own time, so that the machine's load moves none.
+    A point is a number of seconds of the process's CPU time, which does not depend on the machine's load.
     """
-    typed = (
-        *(*given, "run_name=run", "resume=auto"),
+    command_line = (
+        *(*overrides, "run_name=run", "resume=auto"),
         *("checkpoint.every=10", "env.num_envs=2", "algo.optimizer.anneal=0.5", "eval.every=100"),
         *("eval.episodes=1", "replay_ratio=0.25"),
     )
-    whole, killed = folder / "whole", folder / "killed"
-    for each in (whole, killed):
-        each.mkdir()
-    began = time.monotonic()
-    uninterrupted = Command(whole, *typed)
-    uninterrupted.until(lambda: newest_step(whole / "outputs" / "run") > 0, LONG)
-    life = 2 * processor_seconds(uninterrupted)
-    assert uninterrupted.wait(LONG)[0] == 0
-    print(f"uninterrupted: {time.monotonic() - began:.0f} s", end="; ")
-    print(f"to the first checkpoint: {life / 2:.1f} s of processor time", flush=True)
-    run, hits, lives, code = killed / "outputs" / "run", [], 0, None
-    began = time.monotonic()
+    reference, killed = folder / "reference", folder / "killed"
+    for subfolder in (reference, killed):
+        subfolder.mkdir()
+    start_time = time.monotonic()
+    uninterrupted = Command(reference, *command_line)
+    uninterrupted.until(lambda: newest_step(reference / "outputs" / "run") > 0, TIMEOUT_SECONDS)
+    longest = 2 * cpu_seconds(uninterrupted)
+    assert uninterrupted.wait(TIMEOUT_SECONDS)[0] == 0
+    print(f"uninterrupted: {time.monotonic() - start_time:.0f} s", end="; ")
+    print(f"to the first checkpoint: {longest / 2:.1f} s of CPU time", flush=True)
+    run, hits, processes, code = killed / "outputs" / "run", [], 0, None
+    start_time = time.monotonic()
     while code != 0:
-        lives += 1
-        command = Command(killed, *typed)
+        processes += 1
+        command = Command(killed, *command_line)
         if len(hits) < wanted:
-            point, before = pick.uniform(0.0, life), processor_seconds(command)
-            command.until(lambda: processor_seconds(command) - before >= point, LONG)  # noqa: B023
+            point, before = rng.uniform(0.0, longest), cpu_seconds(command)
+            command.until(lambda: cpu_seconds(command) - before >= point, TIMEOUT_SECONDS)  # noqa: B023
             command.send(signal.SIGKILL)
-        code = command.wait(LONG)[0]
+        code = command.wait(TIMEOUT_SECONDS)[0]
         assert code in (0, -signal.SIGKILL), command.log.read_text()
         if code == -signal.SIGKILL:
             drafts = [*run.glob("checkpoints/*.tmp"), *run.glob("best/*.tmp")]
             hits.append((newest_step(run), bool(drafts)))
             print(f"kill {len(hits)}: newest checkpoint {hits[-1][0]}", flush=True)
     steps, drafts = {step for step, _ in hits}, sum(draft for _, draft in hits)
-    print(f"{len(hits)} kills in {lives} lives, {time.monotonic() - began:.0f} s;", end=" ")
-    print(f"the newest checkpoint was then of {len(steps)} steps, {min(steps)} to {max(steps)};")
-    print(f"{drafts} came while a checkpoint was written")
-    print(f"{len(rows(run))} rows of metrics; what differs from the uninterrupted run:", end=" ")
-    different = unlike(run, whole / "outputs" / "run")
+    print(
+        f"{len(hits)} kills of {processes} processes, {time.monotonic() - start_time:.0f} s;",
+        end=" ",
+    )
+    print(f"newest checkpoints at {len(steps)} different steps, {min(steps)} to {max(steps)};")
+    print(f"{drafts} kills while a checkpoint was being written")
+    print(f"{len(rows(run))} records of metrics; differences from the uninterrupted run:", end=" ")
+    different = differences(run, reference / "outputs" / "run")
     print(", ".join(different) or "nothing")
     return 1 if different or len(hits) < wanted else 0
 
 
-def unlike(one: Path, other: Path) -> list[str]:
-    """What of two runs is not the same to the byte."""
-    found = [f"state {name}" for name in differing(saved(one), saved(other))]
-    if repr(rows(one)) != repr(rows(other)):  # where NaN is NaN
-        found.append("metrics")
-    found += [name for name in ("replay", "best") if contents(one / name) != contents(other / name)]
-    return found
+def differences(first: Path, second: Path) -> list[str]:
+    """Return the parts of two runs that are not equal byte for byte."""
+    parts = [f"state {name}" for name in differing(saved(first), saved(second))]
+    if repr(rows(first)) != repr(rows(second)):  # in a repr, NaN equals NaN
+        parts.append("metrics")
+    folders = ("replay", "best")
+    parts += [name for name in folders if contents(first / name) != contents(second / name)]
+    return parts
 
 
-def processor_seconds(command: Command) -> float:
-    """Of all threads of a command's process so far; 0 once it is gone."""
+def cpu_seconds(command: Command) -> float:
+    """Return the CPU time of all threads of a command's process; 0 once it is gone."""
     try:
         fields = Path(f"/proc/{command.process.pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -148,37 +152,37 @@ def newest_step(run: Path) -> int:
 
 
 def memory(folder: Path, steps: int) -> int:
-    """A run's memory, open files and threads at twenty points of it."""
+    """Measure a run's memory, open files and threads at twenty points."""
     command = Command(
         folder,
         *("run_name=run", f"algo.total_steps={steps}", "replay_ratio=0.02", "env.num_envs=8"),
         *(f"checkpoint.every={max(1, steps // 40)}", f"eval.every={max(1, steps // 20)}"),
         *("eval.episodes=2", "replay.capacity=20000"),
     )
-    run, done, seen = folder / "outputs" / "run", 0, []
+    run, last_step, samples = folder / "outputs" / "run", 0, []
     print("| policy steps | resident, MB | open files | threads |\n|---|---|---|---|", flush=True)
     while command.process.is_alive():
         time.sleep(0.2)
-        if (now := newest_step(run)) >= done + steps / 20 and now < steps:
-            done = now
+        if (step := newest_step(run)) >= last_step + steps / 20 and step < steps:
+            last_step = step
             files, threads = handles(command.process.pid)
-            seen.append((resident(command.process.pid), files, threads))
-            print(f"| {now} | {seen[-1][0]:.0f} | {files} | {threads} |", flush=True)
-    code, said = command.wait()
+            samples.append((resident(command.process.pid), files, threads))
+            print(f"| {step} | {samples[-1][0]:.0f} | {files} | {threads} |", flush=True)
+    code, output = command.wait()
     if code != 0:
-        print(said)
+        print(output)
         return 1
-    growth = seen[-1][0] - seen[1][0]
-    kept = contents(run / "replay")
+    growth = samples[-1][0] - samples[1][0]
+    files = contents(run / "replay")
     print(
-        f"{len(rows(run))} rows of metrics; {sum(map(len, kept.values())) / 1e6:.1f} MB of replay"
+        f"{len(rows(run))} records of metrics; {sum(map(len, files.values())) / 1e6:.1f} MB of replay"
     )
-    print(f"grown by {growth:.0f} MB after the first tenth")
+    print(f"grew by {growth:.0f} MB after the first tenth")
     return 0 if growth < 20 else 1
 
 
 def resident(pid: int | None) -> float:
-    """Megabytes, files that the kernel keeps in its own cache not counted."""
+    """Return the resident memory in MB, without the kernel's file cache."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
@@ -188,52 +192,58 @@ def handles(pid: int | None) -> tuple[int, int]:
 
 
 def replay(folder: Path, wanted: int) -> int:
-    """Append and sample as a run does; nothing of it may stay in memory."""
+    """Append and sample as a run does; the memory must not grow."""
     spec, envs = EnvSpec({"state": (4,)}, 2, True), 4
     buffer = SequenceReplay(folder / "replay", spec, envs, wanted, 64, 0)
     rng = np.random.default_rng(0)
-    no, action = np.zeros(envs, np.bool_), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
-    print("| rows | resident, MB | on the disk, MB | 16 sequences of 64, ms | open files |")
+    false, action = np.zeros(envs, np.bool_), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
+    print("| steps | resident, MB | on disk, MB | 16 sequences of 64, ms | open files |")
     print("|---|---|---|---|---|", flush=True)
-    seen = []
+    samples = []
     for step in range(1, wanted // envs + 1):
         state = rng.standard_normal((envs, 4), np.float32)
-        buffer.append(TimeStep({"state": state}, state[:, 0], no | (step == 1), no, no), action)
+        buffer.append(
+            TimeStep({"state": state}, state[:, 0], false | (step == 1), false, false), action
+        )
         if step % (wanted // envs // 10) == 0:
             buffer.flush()
-            for _ in range(3):  # what is newly complete is served first
+            for _ in range(3):  # the first samples contain new sequences
                 buffer.sample(16)
-            began = time.perf_counter()
+            start_time = time.perf_counter()
             buffer.sample(16)
-            took = 1e3 * (time.perf_counter() - began)
+            milliseconds = 1e3 * (time.perf_counter() - start_time)
             disk = sum(path.stat().st_size for path in folder.rglob("*.steps")) / 1e6
-            seen.append(resident(os.getpid()))
-            line = f"{len(buffer)} | {seen[-1]:.0f} | {disk:.0f} | {took:.1f}"
+            samples.append(resident(os.getpid()))
+            line = f"{len(buffer)} | {samples[-1]:.0f} | {disk:.0f} | {milliseconds:.1f}"
             print(f"| {line} | {handles(os.getpid())[0]} |", flush=True)
-    print(f"grown by {seen[-1] - seen[0]:.1f} MB after the first tenth")
-    return 0 if seen[-1] - seen[0] < 20 else 1
+    print(f"grew by {samples[-1] - samples[0]:.1f} MB after the first tenth")
+    return 0 if samples[-1] - samples[0] < 20 else 1
 
 
 def trials(folder: Path, wanted: int) -> int:
-    """A driver's memory, open files and threads while its trials come and go, two at a time."""
-    from sweep_kills import newest_processes, start  # Optuna, for this campaign alone
+    """Measure a driver's memory, open files and threads while its trials run, two at a time."""
+    # Only this campaign needs Optuna, which sweep_kills imports.
+    from sweep_kills import newest_processes, start
 
-    driver, done, seen = start(folder, wanted), 0, []
-    print("| trials begun | resident, MB | open files | threads |\n|---|---|---|---|", flush=True)
+    driver, last_count, samples = start(folder, wanted), 0, []
+    print("| trials started | resident, MB | open files | threads |\n|---|---|---|---|", flush=True)
     while driver.poll() is None:
         time.sleep(0.2)
-        if (now := len(newest_processes(folder))) >= done + wanted / 10 and now < wanted:
-            done = now
-            seen.append((resident(driver.pid), *handles(driver.pid)))
-            print(f"| {now} | {seen[-1][0]:.0f} | {seen[-1][1]} | {seen[-1][2]} |", flush=True)
-    grown = [last - first for last, first in zip(seen[-1], seen[0], strict=True)]
-    print(f"after the first tenth: {grown[0]:.0f} MB, {grown[1]} files, {grown[2]} threads more")
-    good = driver.returncode == 0 and grown[0] < 20 and max(grown[1:]) <= 4
+        if (count := len(newest_processes(folder))) >= last_count + wanted / 10 and count < wanted:
+            last_count = count
+            samples.append((resident(driver.pid), *handles(driver.pid)))
+            print(
+                f"| {count} | {samples[-1][0]:.0f} | {samples[-1][1]} | {samples[-1][2]} |",
+                flush=True,
+            )
+    growth = [last - first for last, first in zip(samples[-1], samples[0], strict=True)]
+    print(f"after the first tenth: {growth[0]:.0f} MB, {growth[1]} files, {growth[2]} threads more")
+    good = driver.returncode == 0 and growth[0] < 20 and max(growth[1:]) <= 4
     return 0 if good else 1
 
 
 def saving(folder: Path, saves: int) -> int:
-    """Save after every two updates of the default run, as its loop does."""
+    """Save after every second update of the default run, as its loop does."""
     register()
     with hydra.initialize_config_dir(str(ROOT / "conf")):
         config = load(hydra.compose("config", overrides=["threads=1", "device=cpu"]), [])
@@ -242,46 +252,46 @@ def saving(folder: Path, saves: int) -> int:
     while not trainer.updates:
         trainer.collect_step()
         list(trainer.train_updates())
-    updates, held = Spent(), Spent()
-    with CheckpointWriter(Checkpoints(folder / "checkpoints", 2), check_finite) as saver:
+    updates, saves_blocked = Timer(), Timer()
+    with CheckpointWriter(Checkpoints(folder / "checkpoints", 2), check_finite) as writer:
         for _ in range(saves):
             for _ in range(2):
                 with updates:
                     trainer._update()
-            saver.wait()
-            with held:
-                saver.save(trainer.state_dict(), trainer.updates, trainer.replay.make_flush())
-        saver.wait()
-        figures = saver.take_metrics()
-    update, save = updates.mean(), held.mean()
-    print("| | clock, ms | processor time of the training thread, ms |\n|---|---|---|")
-    print(f"| an update | {update[0]:.1f} | {update[1]:.1f} |")
-    print(f"| training held up by a save | {save[0]:.1f} | {save[1]:.1f} |")
-    size, took = figures["system/checkpoint_bytes"], figures["time/checkpoint_seconds"]
-    print(f"{size / 1e6:.1f} MB, written beside training in {1e3 * took:.0f} ms")
-    for apart in (25.0, config.checkpoint.every * config.algo.replay_ratio):
-        share = 100 * save[1] / (apart * update[1])
-        print(f"one after every {apart:.0f} updates takes {share:.3f}% of them")
+            writer.wait()
+            with saves_blocked:
+                writer.save(trainer.state_dict(), trainer.updates, trainer.replay.make_flush())
+        writer.wait()
+        metrics = writer.take_metrics()
+    update, save = updates.mean(), saves_blocked.mean()
+    print("| | wall time, ms | CPU time of the training thread, ms |\n|---|---|---|")
+    print(f"| one update | {update[0]:.1f} | {update[1]:.1f} |")
+    print(f"| training blocked by a save | {save[0]:.1f} | {save[1]:.1f} |")
+    size, seconds = metrics["system/checkpoint_bytes"], metrics["time/checkpoint_seconds"]
+    print(f"{size / 1e6:.1f} MB, written in the background in {1e3 * seconds:.0f} ms")
+    for interval in (25.0, config.checkpoint.every * config.algo.replay_ratio):
+        share = 100 * save[1] / (interval * update[1])
+        print(f"one save every {interval:.0f} updates adds {share:.3f}% of their time")
     trainer.close()
     return 0
 
 
-class Spent:
-    """Sums the time of its contexts."""
+class Timer:
+    """Sums the time spent in its contexts."""
 
     def __init__(self) -> None:
         self._sum, self._count = np.zeros(2), 0
 
     def __enter__(self) -> None:
-        self._since = np.array([time.perf_counter(), time.thread_time()])
+        self._start = np.array([time.perf_counter(), time.thread_time()])
 
     def __exit__(self, *error: object) -> None:
-        self._sum += np.array([time.perf_counter(), time.thread_time()]) - self._since
+        self._sum += np.array([time.perf_counter(), time.thread_time()]) - self._start
         self._count += 1
 
     def mean(self) -> list[float]:
-        """Milliseconds by the clock, and of this thread's processor time."""
-        return [float(part) for part in 1e3 * self._sum / self._count]
+        """Return the mean wall time and the mean CPU time of this thread, in milliseconds."""
+        return [float(mean) for mean in 1e3 * self._sum / self._count]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How the time of an update grows with what it is asked to do. Run by hand.
+"""Measure how the time of an update grows with its sizes. Run by hand.
 
     python benchmarks/growth.py [--backbones gru gpt2 mamba] [--threads 1] [override ...]
 
-Each of B, T, the imagined starts and H is doubled three times, the others as in the first row. The
-exponent is the slope of log time over log size: 1 is linear, less is a fixed cost that is spread. The last
-column is how far the farthest time lies from a straight line through all four.
+B, T, the number of imagined starts and H are each doubled three times while the others keep their base
+value. The exponent is the slope of log time over log size: 1 is linear, less than 1 means a fixed cost.
+The last column is the largest relative distance of a time from a straight line through all four.
 """
 
 from __future__ import annotations
@@ -29,54 +29,54 @@ KEYS = {
     "starts": "algo.imag_starts",
     "horizon": "algo.horizon",
 }
-FIXED = ["algo.world_model.hf_model.seq_len=16"]  # the context is not what grows
+FIXED = ["algo.world_model.hf_model.seq_len=16"]  # the context does not grow
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbones", nargs="+", default=["gru", "gpt2", "mamba"])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=5, help="updates timed, after two unseen")
+    parser.add_argument("--repeat", type=int, default=5, help="timed updates, after two of warm-up")
     parser.add_argument("--json", type=Path)
-    given, overrides = parser.parse_known_args()
-    prepare(given.threads)
+    args, overrides = parser.parse_known_args()
+    prepare(args.threads)
     table = Table(
         "backbone",
-        "what grows",
+        "size",
         *(f"x{factor}, ms" for factor in FACTORS),
         "exponent",
-        "off a line",
+        "off the line",
     )
-    found = []
-    for backbone in given.backbones:
-        for what, size in BASE.items():
+    results = []
+    for backbone in args.backbones:
+        for name, size in BASE.items():
             seconds = [
-                measure(backbone, BASE | {what: size * factor}, overrides, given.repeat)
+                measure(backbone, BASE | {name: size * factor}, overrides, args.repeat)
                 for factor in FACTORS
             ]
             exponent = float(np.polyfit(np.log(FACTORS), np.log(seconds), 1)[0])
             line = np.polyval(np.polyfit(FACTORS, seconds, 1), FACTORS)
-            off = float(np.abs(line / np.array(seconds) - 1).max())
-            found.append(
+            deviation = float(np.abs(line / np.array(seconds) - 1).max())
+            results.append(
                 {
                     "backbone": backbone,
-                    "what": what,
+                    "size": name,
                     "seconds": seconds,
                     "exponent": exponent,
-                    "off_a_line": off,
+                    "off_the_line": deviation,
                 }
             )
-            times = [f"{one * 1e3:.0f}" for one in seconds]
-            table.add_row(backbone, what, *times, f"{exponent:.2f}", f"{100 * off:.0f}%")
+            times = [f"{value * 1e3:.0f}" for value in seconds]
+            table.add_row(backbone, name, *times, f"{exponent:.2f}", f"{100 * deviation:.0f}%")
     Console(width=100).print(table)
-    if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=1))
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=1))
 
 
 def measure(backbone: str, sizes: dict[str, int], overrides: list[str], repeat: int) -> float:
-    """Median seconds of an update."""
-    asked = [f"{KEYS[name]}={size}" for name, size in sizes.items()]
-    update = Update([f"backbone={backbone}", *FIXED, *asked, *overrides])
+    """Return the median seconds of an update."""
+    sized = [f"{KEYS[name]}={size}" for name, size in sizes.items()]
+    update = Update([f"backbone={backbone}", *FIXED, *sized, *overrides])
     update()
     update()
     return statistics.median(update() for _ in range(repeat))

@@ -1,11 +1,10 @@
-"""What finished runs have learned, from their folders: a page with table and figure, and CSV files.
+"""Write the results of finished runs, read from their folders: a page with table and figure, and CSV files.
 
     python benchmarks/learning.py runs/learning --out docs/results/cartpole [--title T] [--reach 475]
         [--published analysis/data/dmc_proprio.csv]
 
-A run's folder is called LABEL-SEED, as `runs/learning/gpt2-0`; runs of one label differ in nothing but
-the seed.
-Below --out: README.md, curves.csv (every evaluation), runs.csv (a row a run), returns.png.
+A run's folder is named LABEL-SEED, such as `runs/learning/gpt2-0`. Runs of one label differ only in the seed.
+Files in --out: README.md, curves.csv (all evaluations), runs.csv (one row per run), returns.png.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ other episodes. Hours are wall time, on a machine that also did other work."""
 PUBLISHED = """\
 Published: score files of danijar/dreamerv3 (MIT), up to step {step:,}. Their source and what they \
 count are in analysis/data/README.md."""
-# A folder of the machine says nothing about the result.
+# The output folder is specific to a machine and does not affect the result.
 OUTPUT_ROOT = re.compile(r"(?<!\S)(?:'output_root=[^']*'|output_root=\S+)\s?")
 
 
@@ -53,25 +52,29 @@ class Run:
     label: str
     seed: int
     tags: dict[str, str]
-    seconds: float  # by the clock, the evaluations of the end included
-    evaluations: dict[int, float]  # mean return by environment step, policy mode
-    best: float | None  # of the policy that did best in one of them, on other episodes
+    seconds: float  # wall time, with the final evaluations
+    evaluations: dict[int, float]  # mean return by environment step, with the mode of the policy
+    best: float | None  # return of the best evaluated policy, on new episodes
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=Path, help="the folder that the runs' folders are in")
+    parser.add_argument("runs", type=Path, help="folder that contains the runs' folders")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
-    parser.add_argument("--title", help="of the page (default: the environment)")
-    parser.add_argument("--reach", type=float, help="a return: at which step was it reached?")
-    parser.add_argument("--published", type=Path, help="table of curves to draw DreamerV3's beside")
+    parser.add_argument("--title", help="title of the page (default: the environment)")
+    parser.add_argument(
+        "--reach", type=float, help="a return; report the step at which it was reached"
+    )
+    parser.add_argument(
+        "--published", type=Path, help="table of published curves to draw for comparison"
+    )
     args = parser.parse_args()
     try:
-        runs, notes = find(args.runs)
-        beside = published(runs, args.published)
-        write(runs, notes, args.out, args.title or runs[0].tags["env"], args.reach, beside)
+        runs, notes = find_runs(args.runs)
+        reference = published_reference(runs, args.published)
+        write(runs, notes, args.out, args.title or runs[0].tags["env"], args.reach, reference)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -79,52 +82,58 @@ def main() -> int:
     return 0
 
 
-def find(folder: Path) -> tuple[list[Run], list[str]]:
-    """The finished runs below a folder, and a sentence for what else there is.
+def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
+    """Return the finished runs in a folder, and a note for each run that is left out.
 
     Raises:
-        ConfigError: if there is none, or runs of one label are not of one configuration.
+        ConfigError: if no run is finished, or runs of one label differ in more than the seed.
     """
     runs, notes = [], []
     paths = sorted(path.parents[1] for path in folder.glob("*/tracking/run.json"))
     for path in paths:
-        named, wanted = FOLDER.fullmatch(path.name), load(Wanted, RunFiles(path).wanted)
-        assert wanted is not None
-        if named is None or wanted.tags["seed"] != named[2]:
-            raise ConfigError(f"{path}: of seed {wanted.tags['seed']}, so it must end in that")
-        if wanted.status != "FINISHED" or wanted.ended is None:
+        match, record = FOLDER.fullmatch(path.name), load(Wanted, RunFiles(path).wanted)
+        assert record is not None
+        if match is None or record.tags["seed"] != match[2]:
+            raise ConfigError(
+                f"{path}: the folder name must end in -{record.tags['seed']}, the seed of the run"
+            )
+        if record.status != "FINISHED" or record.ended is None:
             notes.append(
-                f"{path.name} is left out: it has not finished ({wanted.status or 'running'})."
+                f"{path.name} is left out: it has not finished ({record.status or 'running'})."
             )
             continue
-        rows = [(row.env_step, row.metrics) for row in read(RunFiles(path).metrics)]
-        evaluations = {step: row["eval/return"] for step, row in rows if "eval/return" in row}
-        best = [row["eval/best_return"] for _, row in rows if "eval/best_return" in row]
-        seconds = wanted.ended - wanted.started
+        records = [(entry.env_step, entry.metrics) for entry in read(RunFiles(path).metrics)]
+        evaluations = {
+            step: values["eval/return"] for step, values in records if "eval/return" in values
+        }
+        best = [values["eval/best_return"] for _, values in records if "eval/best_return" in values]
+        seconds = record.ended - record.started
         last = best[-1] if best else None
-        runs.append(Run(named[1], int(named[2]), wanted.tags, seconds, evaluations, last))
+        runs.append(Run(match[1], int(match[2]), record.tags, seconds, evaluations, last))
     if not runs:
         raise ConfigError(" ".join([f"{folder}: no finished runs.", *notes]))
-    for label, same in by_label(runs).items():
-        if len({(run.tags["cell"], *run.evaluations) for run in same}) > 1:
-            raise ConfigError(f"{folder}/{label}-*: not of one configuration; name them apart")
+    for label, group in by_label(runs).items():
+        if len({(run.tags["cell"], *run.evaluations) for run in group}) > 1:
+            raise ConfigError(
+                f"{folder}/{label}-*: runs of one label differ in more than the seed; rename them"
+            )
     return runs, notes
 
 
-def published(runs: list[Run], path: Path | None) -> dict[str, plot.Curve]:
-    """What DreamerV3's author published of the runs' task, as far as they went: none, or one curve.
+def published_reference(runs: list[Run], path: Path | None) -> dict[str, plot.Curve]:
+    """Return DreamerV3's published curve for the runs' task, up to their last step; {} without a table.
 
     Raises:
-        ConfigError: if the table has nothing of it.
+        ConfigError: if the table does not contain the task.
     """
     if path is None:
         return {}
-    task, until = task_of(runs[0].tags["env"]), max(max(run.evaluations) for run in runs)
+    task, last_step = task_of(runs[0].tags["env"]), max(max(run.evaluations) for run in runs)
     rows = read_published(path)
     rows = rows[(rows["task"] == task) & (rows["method"] == "dreamerv3")]
     if rows.empty:
         raise ConfigError(f"--published: {path} has no {task}")
-    return published_curves(rows, until)
+    return published_curves(rows, last_step)
 
 
 def by_label(runs: list[Run]) -> dict[str, list[Run]]:
@@ -141,28 +150,28 @@ def write(
     out: Path,
     title: str,
     reach: float | None,
-    beside: dict[str, plot.Curve],
+    reference: dict[str, plot.Curve],
 ) -> None:
-    """Write the page and what belongs to it."""
+    """Write the page, the figure and the CSV files."""
     groups = by_label(runs)
     curves = pd.DataFrame(
         [
             (run.label, run.seed, step, value)
-            for same in groups.values()
-            for run in same
+            for group in groups.values()
+            for run in group
             for step, value in run.evaluations.items()
         ],
         columns=["label", "seed", "env_step", "return"],
     )
-    single = pd.DataFrame([row_of(run, reach) for same in groups.values() for run in same])
-    save(Part(title, figures={"returns": draw(groups, reach, beside)}), out, ("png",))
+    single = pd.DataFrame([row_of(run, reach) for group in groups.values() for run in group])
+    save(Part(title, figures={"returns": draw(groups, reach, reference)}), out, ("png",))
     curves.to_csv(out / "curves.csv", index=False)
     single.to_csv(out / "runs.csv", index=False)
-    (out / "README.md").write_text(page(groups, notes, title, reach, beside), encoding="utf-8")
+    (out / "README.md").write_text(page(groups, notes, title, reach, reference), encoding="utf-8")
 
 
 def row_of(run: Run, reach: float | None) -> dict[str, object]:
-    """A run's line of runs.csv."""
+    """Make a run's row of runs.csv."""
     row: dict[str, object] = {"label": run.label, "seed": run.seed}
     row |= {"last": [*run.evaluations.values()][-1], "best": run.best}
     if reach is not None:
@@ -172,28 +181,30 @@ def row_of(run: Run, reach: float | None) -> dict[str, object]:
 
 
 def reached(run: Run, reach: float) -> int | None:
-    """The first step at which an evaluation was as high."""
+    """Return the first step at which an evaluation reached the return; None if none did."""
     return next((step for step, value in run.evaluations.items() if value >= reach), None)
 
 
 def draw(
-    groups: dict[str, list[Run]], reach: float | None, beside: dict[str, plot.Curve]
+    groups: dict[str, list[Run]], reach: float | None, reference: dict[str, plot.Curve]
 ) -> plot.Figure:
-    """A panel a label, all of one scale, what is published in each."""
+    """Draw a panel for each label, on one scale, with the published curve in each."""
     panels = {}
-    for label, same in groups.items():
-        grid = np.array([*same[0].evaluations], np.float64)
-        values = np.array([[*run.evaluations.values()] for run in same])
-        name = f"{same[0].tags['arm']} (n={len(same)})"
-        single = [(grid, row) for row in values]
-        panels[label] = {name: plot.Curve(grid, bootstrap(values), single), **beside}
-    seen = [value for same in groups.values() for run in same for value in run.evaluations.values()]
-    for curve in beside.values():
-        seen += [curve.estimate.low.min(), curve.estimate.high.max()]
+    for label, group in groups.items():
+        grid = np.array([*group[0].evaluations], np.float64)
+        values = np.array([[*run.evaluations.values()] for run in group])
+        name = f"{group[0].tags['arm']} (n={len(group)})"
+        single = [(grid, returns) for returns in values]
+        panels[label] = {name: plot.Curve(grid, bootstrap(values), single), **reference}
+    shown = [
+        value for group in groups.values() for run in group for value in run.evaluations.values()
+    ]
+    for curve in reference.values():
+        shown += [curve.estimate.low.min(), curve.estimate.high.max()]
     if reach is not None:
-        seen.append(reach)
-    room = 0.05 * (max(seen) - min(seen)) or 1.0
-    limits = (min(seen) - room, max(seen) + room)
+        shown.append(reach)
+    margin = 0.05 * (max(shown) - min(shown)) or 1.0
+    limits = (min(shown) - margin, max(shown) + margin)
     figure = plot.curves(panels, "environment steps", "evaluation return", limits=limits)
     if reach is not None:
         for axis in figure.axes[: len(panels)]:
@@ -206,30 +217,37 @@ def page(
     notes: list[str],
     title: str,
     reach: float | None,
-    beside: dict[str, plot.Curve],
+    reference: dict[str, plot.Curve],
 ) -> str:
-    """The page in Markdown."""
-    head = ["runs", "n", "last evaluation, IQM [95%]", "last, each", "best policy, each"]
-    head += [] if reach is None else [f"first at {reach:g}, step"]
-    rows = [[*head, "hours a run"]]
-    for label, same in groups.items():
-        last = [[*run.evaluations.values()][-1] for run in same]
-        found = bootstrap(np.array(last))
-        interval = "" if len(last) == 1 else f" [{found.low:.4g}, {found.high:.4g}]"
-        row = [label, str(len(same)), f"{found.value:.4g}{interval}", each(last, "{:.4g}".format)]
-        row.append(each([run.best for run in same], "{:.4g}".format))
+    """Write the page in Markdown."""
+    header = ["runs", "n", "last evaluation, IQM [95%]", "last, each", "best policy, each"]
+    header += [] if reach is None else [f"first at {reach:g}, step"]
+    rows = [[*header, "hours a run"]]
+    for label, group in groups.items():
+        last = [[*run.evaluations.values()][-1] for run in group]
+        estimate = bootstrap(np.array(last))
+        interval = "" if len(last) == 1 else f" [{estimate.low:.4g}, {estimate.high:.4g}]"
+        row = [
+            label,
+            str(len(group)),
+            f"{estimate.value:.4g}{interval}",
+            each(last, "{:.4g}".format),
+        ]
+        row.append(each([run.best for run in group], "{:.4g}".format))
         if reach is not None:
-            row.append(each([reached(run, reach) for run in same], str))
-        rows.append([*row, f"{iqm(np.array([run.seconds for run in same])) / 3600:.2f}"])
-    for name, curve in beside.items():
-        found = curve.estimate
-        value, low, high = (float(part[-1]) for part in (found.value, found.low, found.high))
-        rows.append([f"{name}, published", str(found.n), f"{value:.4g} [{low:.4g}, {high:.4g}]"])
+            row.append(each([reached(run, reach) for run in group], str))
+        rows.append([*row, f"{iqm(np.array([run.seconds for run in group])) / 3600:.2f}"])
+    for name, curve in reference.items():
+        estimate = curve.estimate
+        value, low, high = (
+            float(part[-1]) for part in (estimate.value, estimate.low, estimate.high)
+        )
+        rows.append([f"{name}, published", str(estimate.n), f"{value:.4g} [{low:.4g}, {high:.4g}]"])
         rows[-1] += ["-"] * (len(rows[0]) - len(rows[-1]))
         notes = [*notes, PUBLISHED.format(step=int(curve.grid[-1]))]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines.insert(1, "|" + "---|" * len(rows[0]))
-    budgets = {max(run.evaluations) for same in groups.values() for run in same}
+    budgets = {max(run.evaluations) for group in groups.values() for run in group}
     steps = " to ".join(f"{step:,}" for step in sorted({min(budgets), max(budgets)}))
     return "\n".join(
         [
@@ -256,20 +274,20 @@ def page(
 
 
 def commands(groups: dict[str, list[Run]]) -> Iterator[str]:
-    """The command of each run, below its label and commit."""
-    for label, same in groups.items():
-        for commit, runs in groupby(same, key=lambda run: run.tags["commit"]):
+    """Yield the command of each run, under a line with its label and commit."""
+    for label, group in groups.items():
+        for commit, runs in groupby(group, key=lambda run: run.tags["commit"]):
             yield f"# {label}, at {commit}"
             yield from (f"python run.py {overrides(run)}" for run in runs)
 
 
 def overrides(run: Run) -> str:
-    """The overrides of a run's command, without its output folder."""
+    """Return the overrides of a run's command, without its output folder."""
     return OUTPUT_ROOT.sub("", run.tags["overrides"]).strip()
 
 
-def each(values: list[float | None] | list[int | None], form: Callable[..., str]) -> str:
-    return ", ".join("-" if value is None else form(value) for value in values)
+def each(values: list[float | None] | list[int | None], format_value: Callable[..., str]) -> str:
+    return ", ".join("-" if value is None else format_value(value) for value in values)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""How much memory an update takes, by shape, and that a run takes no more the longer it is. Run by hand.
+"""Measure the memory of an update by shape, and the memory of a long run over time. Run by hand.
 
     python benchmarks/memory.py [--backbones gru gpt2] [--steps 20000] [--json FILE] [override ...]
 
-Peaks are of whole processes, Python and torch included, one process each. A long run is one of few updates
-(replay ratio 0.01), whose resident memory is read at every tenth of its steps.
+A peak is that of a whole process, with Python and torch; each is measured in a new process. The long run
+makes few updates (replay ratio 0.01); its resident memory is read at every tenth of its steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 
 HERE = Path(__file__).resolve().parent
 SHAPES = {
-    "XS, as a run": ["model=XS"],
+    "XS, defaults": ["model=XS"],
     "XS, B 32": ["model=XS", "algo.per_rank_batch_size=32"],
     "XS, T 64": ["model=XS", "algo.per_rank_sequence_length=64"],
     "XS, all starts": ["model=XS", "algo.imag_starts=null"],
@@ -32,7 +32,7 @@ SHAPES = {
         "algo.imag_starts=4",
     ],
 }
-PEAK = """
+PEAK_SCRIPT = """
 import sys
 from workload import Update
 from llmdreamer.training.clock import peak_memory
@@ -43,7 +43,7 @@ before = peak_memory(update.device)
 update(), update()
 print(before, peak_memory(update.device))
 """
-LONG = """
+LONG_RUN_SCRIPT = """
 import sys
 from pathlib import Path
 import psutil
@@ -65,44 +65,47 @@ trainer.close()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbones", nargs="+", default=["gru", "gpt2"])
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="some of them only")
-    parser.add_argument("--steps", type=int, default=20_000, help="of the long run; 0: none")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), help="shapes to measure")
+    parser.add_argument(
+        "--steps", type=int, default=20_000, help="steps of the long run; 0: no long run"
+    )
     parser.add_argument("--json", type=Path)
-    given, overrides = parser.parse_known_args()
-    found: dict = {"peaks": [], "long": []}
-    table = Table("backbone", "shape", "built, MiB", "peak of an update, MiB")
-    for backbone in given.backbones:
-        for shape in given.shapes:
-            asked = [f"backbone={backbone}", *SHAPES[shape], *overrides]
-            before, peak = (float(word) for word in told(PEAK, asked).split())
-            found["peaks"].append({"backbone": backbone, "shape": shape, "bytes": peak})
+    args, overrides = parser.parse_known_args()
+    results: dict = {"peaks": [], "long": []}
+    table = Table("backbone", "shape", "before updates, MiB", "peak of an update, MiB")
+    for backbone in args.backbones:
+        for shape in args.shapes:
+            command_line = [f"backbone={backbone}", *SHAPES[shape], *overrides]
+            before, peak = (float(word) for word in run_python(PEAK_SCRIPT, command_line).split())
+            results["peaks"].append({"backbone": backbone, "shape": shape, "bytes": peak})
             table.add_row(backbone, shape, f"{before / 2**20:.0f}", f"{peak / 2**20:.0f}")
     console = Console(width=100)
     console.print(table)
-    if given.steps > 0:
+    if args.steps > 0:
         table = Table("backbone", "MiB at each tenth of the steps", "growth, second half")
-        for backbone in given.backbones:
-            held = grown(backbone, given.steps, overrides)
-            found["long"].append({"backbone": backbone, "steps": given.steps, "bytes": held})
-            growth = (held[-1] - held[4]) / 2**20
+        for backbone in args.backbones:
+            sizes = long_run(backbone, args.steps, overrides)
+            results["long"].append({"backbone": backbone, "steps": args.steps, "bytes": sizes})
+            growth = (sizes[-1] - sizes[4]) / 2**20
             table.add_row(
-                backbone, " ".join(f"{one / 2**20:.0f}" for one in held), f"{growth:.1f} MiB"
+                backbone, " ".join(f"{size / 2**20:.0f}" for size in sizes), f"{growth:.1f} MiB"
             )
         console.print(table)
-    if given.json is not None:
-        given.json.write_text(json.dumps(found, indent=1))
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=1))
 
 
-def grown(backbone: str, steps: int, overrides: list[str]) -> list[float]:
-    """Resident bytes at every tenth of a run."""
+def long_run(backbone: str, steps: int, overrides: list[str]) -> list[float]:
+    """Return the resident bytes at every tenth of a run."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = [f"backbone={backbone}", "replay_ratio=0.01", *overrides]
-        return [float(word) for word in told(LONG, [folder, str(steps), *asked]).split()]
+        command_line = [f"backbone={backbone}", "replay_ratio=0.01", *overrides]
+        output = run_python(LONG_RUN_SCRIPT, [folder, str(steps), *command_line])
+        return [float(word) for word in output.split()]
 
 
-def told(program: str, arguments: list[str]) -> str:
-    """What a process of its own prints."""
-    command = [sys.executable, "-c", program, *arguments]
+def run_python(script: str, arguments: list[str]) -> str:
+    """Run a script in a new process and return its output."""
+    command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, cwd=HERE, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout
 

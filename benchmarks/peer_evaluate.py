@@ -1,9 +1,9 @@
-"""Returns of SheepRL's checkpoints, by the policy's mode. Run by time_to_solve.py, in SheepRL's environment.
+"""Evaluate SheepRL's checkpoints with the mode of the policy. time_to_solve.py runs it in SheepRL's venv.
 
     python peer_evaluate.py FOLDER EPISODES
 
-Prints `checkpoint STEP TIME RETURN` for each below FOLDER, oldest first: when it was made, and the mean
-return of fresh episodes.
+Prints `checkpoint STEP TIME RETURN` for each checkpoint in FOLDER, oldest first: the time of its file, and
+the mean return of new episodes.
 """
 
 import sys
@@ -26,28 +26,30 @@ def main() -> None:
     for step, path in sorted(checkpoints):
         config = OmegaConf.load(path.parents[1] / "config.yaml")
         cfg = dotdict(OmegaConf.to_container(config, resolve=True))
-        # Its own file, of the run that this benchmark has just made.
+        # The pickle is trusted: this benchmark has just written it.
         state = torch.load(path, weights_only=False)
-        mean = np.mean([lived(fabric, cfg, state, 10_000 + seed) for seed in range(episodes)])
+        mean = np.mean(
+            [episode_return(fabric, cfg, state, 10_000 + seed) for seed in range(episodes)]
+        )
         print(f"checkpoint {step} {path.stat().st_mtime} {mean}", flush=True)
 
 
 @torch.no_grad()
-def lived(fabric: Fabric, cfg: dotdict, state: dict, seed: int) -> float:
-    """The return of one episode."""
+def episode_return(fabric: Fabric, cfg: dotdict, state: dict, seed: int) -> float:
+    """Return the sum of rewards of one episode."""
     space = gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (4,), np.float32)})
     actions, weights = (2,), (state["world_model"], state["actor"])
     player = build_agent(fabric, actions, False, cfg, space, *weights)[-1]
     player.num_envs = 1
     player.init_states()
     env = gym.make("CartPole-v1")
-    shown, _ = env.reset(seed=seed)
-    total, over = 0.0, False
-    while not over:
-        seen = prepare_obs(fabric, {"state": shown})
-        chosen = player.get_actions(seen, greedy=True)
-        shown, reward, terminated, truncated, _ = env.step(int(chosen[0].argmax()))
-        total, over = total + float(reward), terminated or truncated
+    observation, _ = env.reset(seed=seed)
+    total, is_over = 0.0, False
+    while not is_over:
+        prepared = prepare_obs(fabric, {"state": observation})
+        action = player.get_actions(prepared, greedy=True)
+        observation, reward, terminated, truncated, _ = env.step(int(action[0].argmax()))
+        total, is_over = total + float(reward), terminated or truncated
     return total
 
 

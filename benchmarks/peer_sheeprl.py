@@ -1,7 +1,6 @@
-"""SheepRL's gradient step, one for each line read, its seconds printed. Run by peers.py, in SheepRL's own
-environment.
+"""Run a gradient step of SheepRL for each input line; print its seconds. peers.py runs it in SheepRL's venv.
 
-    python peer_sheeprl.py THREADS BATCH LENGTH [override ...]
+python peer_sheeprl.py THREADS BATCH LENGTH [override ...]
 """
 
 import sys
@@ -52,11 +51,11 @@ def main() -> None:
     ]
     norm = cfg.algo.actor.moments
     moments = Moments(norm.decay, norm.max, norm.percentile.low, norm.percentile.high)
-    chance = torch.Generator().manual_seed(1)
-    choice = torch.randint(2, (length, batch), generator=chance)
-    first = (torch.rand(length, batch, 1, generator=chance) < 0.02).float()
+    generator = torch.Generator().manual_seed(1)
+    choice = torch.randint(2, (length, batch), generator=generator)
+    first = (torch.rand(length, batch, 1, generator=generator) < 0.02).float()
     data = {
-        "state": torch.randn(length, batch, 4, generator=chance),
+        "state": torch.randn(length, batch, 4, generator=generator),
         "actions": torch.nn.functional.one_hot(choice, 2).float(),
         "rewards": torch.ones(length, batch, 1),
         "is_first": first,

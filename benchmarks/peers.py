@@ -1,13 +1,14 @@
-"""Our gradient step beside SheepRL's at SheepRL's own XS shapes, in turns. Run by hand.
+"""Compare the time of a gradient step with SheepRL's, at SheepRL's XS shapes. Run by hand.
 
     python benchmarks/peers.py [--backbones gru gpt2 ...] [--venv DIR] [--threads 2] [--rounds 7]
         [--minutes 10] [--peer OVERRIDE ...] [override ...]
 
-B 16, L 64, all 1024 starts, H 15, single precision, CartPole's vectors, random numbers. SheepRL is
-installed in an environment of its own (--venv), made on first use. Both sides take one step in turn, so
-that what else the machine does hits both; the ratio is of the medians, its range of the single rounds. Each
-backbone has its part of --minutes, installing not counted: then it has fewer rounds, but three. Overrides of
-SheepRL's: `--peer algo.compile.enabled=True` compiles its losses, for some minutes, in the round not counted.
+B 16, T 64, all 1024 starts, H 15, single precision, CartPole's vectors, random numbers. SheepRL is
+installed in a separate venv (--venv) on first use. The two sides alternate step by step, so that other
+load on the machine affects both. The ratio is that of the medians, its range that of the single rounds.
+Each backbone gets an equal part of --minutes, not counting the installation, but at least three rounds.
+`--peer` passes overrides to SheepRL: `--peer algo.compile.enabled=True` compiles its losses, which takes
+some minutes in the warm-up round.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from llmdreamer.utils.device import prepare
 
 HERE = Path(__file__).resolve().parent
 REQUIREMENTS = ["torch==2.13.0", "sheeprl==0.8.4"]
-LEAST = 3  # rounds of a backbone, however long they take
+MIN_ROUNDS = 3  # of each backbone, also beyond the time limit
 
 
 def main() -> None:
@@ -37,17 +38,17 @@ def main() -> None:
     parser.add_argument("--backbones", nargs="+", default=["gru", "gpt2", "smollm2", "mamba"])
     parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "sheeprl-0.8.4")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7, help="after one that is not counted")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds, after one of warm-up")
     parser.add_argument("--minutes", type=float, default=10.0, help="for all backbones together")
-    parser.add_argument("--peer", nargs="+", default=[], help="overrides of SheepRL's")
+    parser.add_argument("--peer", nargs="+", default=[], help="overrides for SheepRL")
     parser.add_argument("--json", type=Path)
-    given, overrides = parser.parse_known_args()
-    prepare(given.threads)
-    python = installed(given.venv)
-    rows = [against(name, overrides, python, given) for name in given.backbones]
+    args, overrides = parser.parse_known_args()
+    prepare(args.threads)
+    python = ensure_installed(args.venv)
+    rows = [compare(name, overrides, python, args) for name in args.backbones]
     table = Table(
-        *["backbone", "parameters, ours and theirs", "ours, s", "SheepRL, s", "times as fast"],
-        title=f"a gradient step, {given.threads} threads: median [least, most]",
+        *["backbone", "parameters, ours and SheepRL", "ours, s", "SheepRL, s", "SheepRL / ours"],
+        title=f"a gradient step, {args.threads} threads: median [min, max]",
     )
     for row in rows:
         table.add_row(
@@ -58,12 +59,12 @@ def main() -> None:
             spread(row["ratios"]),
         )
     Console(width=120).print(table)
-    if given.json is not None:
-        given.json.write_text(json.dumps(rows, indent=1))
+    if args.json is not None:
+        args.json.write_text(json.dumps(rows, indent=1))
 
 
-def installed(venv: Path) -> Path:
-    """The Python of an environment that has SheepRL."""
+def ensure_installed(venv: Path) -> Path:
+    """Return the Python of a venv with SheepRL; create the venv if needed."""
     python = venv / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
@@ -71,16 +72,16 @@ def installed(venv: Path) -> Path:
     return python
 
 
-def against(backbone: str, overrides: list[str], python: Path, given: argparse.Namespace) -> dict:
-    until = time.monotonic() + 60 * given.minutes / len(given.backbones)
+def compare(backbone: str, overrides: list[str], python: Path, args: argparse.Namespace) -> dict:
+    deadline = time.monotonic() + 60 * args.minutes / len(args.backbones)
     update = Update([*PEER_SHAPES, f"backbone={backbone}", *overrides])
     command = [
         str(python),
         str(HERE / "peer_sheeprl.py"),
-        str(given.threads),
+        str(args.threads),
         str(PEER_BATCH),
         str(PEER_LENGTH),
-        *given.peer,
+        *args.peer,
     ]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -88,14 +89,14 @@ def against(backbone: str, overrides: list[str], python: Path, given: argparse.N
         assert peer.stdin is not None
         assert peer.stdout is not None
         ours, theirs = [], []
-        parameters = int(answer(peer, "parameters"))
-        for taken in range(1 + given.rounds):
-            if taken > LEAST and time.monotonic() > until:
+        parameters = int(read_number(peer, "parameters"))
+        for round_number in range(1 + args.rounds):
+            if round_number > MIN_ROUNDS and time.monotonic() > deadline:
                 break
             ours.append(update())
             peer.stdin.write("\n")
             peer.stdin.flush()
-            theirs.append(float(answer(peer)))
+            theirs.append(float(read_number(peer)))
         peer.stdin.close()
     return {
         "backbone": backbone,
@@ -108,8 +109,8 @@ def against(backbone: str, overrides: list[str], python: Path, given: argparse.N
     }
 
 
-def answer(peer: subprocess.Popen[str], name: str | None = None) -> str:
-    """The peer's next number; what its libraries print besides is passed over."""
+def read_number(peer: subprocess.Popen[str], name: str | None = None) -> str:
+    """Read the peer's next number, or the one after `name`; skip the other lines that it prints."""
     assert peer.stdout is not None
     for line in peer.stdout:
         words = line.split()
@@ -117,7 +118,7 @@ def answer(peer: subprocess.Popen[str], name: str | None = None) -> str:
             return words[0]
         if name is not None and len(words) == 2 and words[0] == name:
             return words[1]
-    raise SystemExit("SheepRL's process ended: its error is above")
+    raise SystemExit("SheepRL's process ended; its error is printed above")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One run in a queue that preempts, as a job of submitit: warned by SIGUSR1, requeued, gone on with.
+"""Preempt one run that is a job of submitit: it gets SIGUSR1, is requeued, and resumes.
 
-    python benchmarks/submitit_requeue.py [--warnings 2] [--without-twin]
+    python benchmarks/submitit_requeue.py [--preemptions 2] [--without-twin]
 
-By submitit's local executor, which has a queue of one job and requeues as Slurm does. The job is warned
-whenever its run has written a new checkpoint. At the end its curves are held against those of a twin
-that nobody disturbed: on a CPU, in CartPole, they must be the same to the bit.
+It uses submitit's local executor, which requeues jobs as Slurm does. The job gets the signal whenever its
+run has written a new checkpoint. At the end, its loss curve is compared with that of an undisturbed twin.
+On a CPU, in CartPole, the two must be equal to the bit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from submitit.helpers import DelayedSubmission
 from llmdreamer.tracking.spool import read
 
 ROOT = Path(__file__).resolve().parents[1]
-# A row for each update: a mean of several would be of others after a warning.
+# Log each update: a mean over several updates would cover other updates after a preemption.
 RUN = ["backbone=gru", "model=XS", "algo.total_steps=96", "algo.per_rank_batch_size=2"]
 RUN += [
     "algo.per_rank_sequence_length=8",
@@ -44,8 +44,8 @@ RUN += [
 
 
 @dataclass
-class Queued:
-    """`python run.py resume=auto ...`, which is handed the warning and is the same job again."""
+class QueuedRun:
+    """Runs `python run.py resume=auto ...`. On preemption it forwards the signal and requeues itself."""
 
     arguments: list[str]
 
@@ -56,64 +56,64 @@ class Queued:
 
     def checkpoint(self) -> DelayedSubmission:
         self.process.send_signal(signal.SIGUSR1)
-        # Not `wait`: `__call__` is inside it, and we are its thread.
+        # Not `wait`: `__call__` of this thread is inside it.
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
-        return DelayedSubmission(Queued(self.arguments))
+        return DelayedSubmission(QueuedRun(self.arguments))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--warnings", type=int, default=2)
+    parser.add_argument("--preemptions", type=int, default=2)
     parser.add_argument("--without-twin", action="store_true")
-    given = parser.parse_args()
+    args = parser.parse_args()
     os.environ |= {"SUBMITIT_PREEMPT_SIGNAL": "USR1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        began = time.monotonic()
-        code, warned = in_a_queue(Path("jobs"), given.warnings)
-        print(f"warned at {', '.join(warned)}; the job ended with {code}", flush=True)
+        start_time = time.monotonic()
+        code, preempted = run_in_queue(Path("jobs"), args.preemptions)
+        print(
+            f"preempted at {', '.join(preempted)}; the job ended with exit code {code}", flush=True
+        )
         steps, curve = losses(Path("outputs/queued"))
-        print(
-            f"{len(steps)} rows up to env step {max(steps)}, {len({*steps})} of them different steps"
-        )
-        good = code == 0 and len(warned) == given.warnings and len({*steps}) == len(steps)
-        if not given.without_twin:
-            Queued([*RUN, "run_name=twin"])()
-            same = (steps, curve) == losses(Path("outputs/twin"))
-            print("as the undisturbed twin, to the bit" if same else "not as the undisturbed twin")
-            good = good and same
-        print(
-            f"{time.monotonic() - began:.0f} s; {'as it must be' if good else 'NOT as it must be'}"
-        )
+        print(f"{len(steps)} records up to env step {max(steps)}, {len({*steps})} different steps")
+        good = code == 0 and len(preempted) == args.preemptions and len({*steps}) == len(steps)
+        if not args.without_twin:
+            QueuedRun([*RUN, "run_name=twin"])()
+            equal = (steps, curve) == losses(Path("outputs/twin"))
+            print("equal to the undisturbed twin" if equal else "NOT equal to the undisturbed twin")
+            good = good and equal
+        print(f"{time.monotonic() - start_time:.0f} s; {'passed' if good else 'FAILED'}")
     return 0 if good else 1
 
 
-def in_a_queue(jobs: Path, warnings: int) -> tuple[int, list[str]]:
-    """The exit code of the job's last life, and the checkpoints after which it was warned."""
+def run_in_queue(jobs: Path, preemptions: int) -> tuple[int, list[str]]:
+    """Return the exit code of the job's last process, and the checkpoints at which it was preempted."""
     executor = submitit.AutoExecutor(folder=jobs, cluster="local")
     executor.update_parameters(timeout_min=120)
-    job = executor.submit(Queued([*RUN, "run_name=queued"]))
-    warned: list[str] = []
+    job = executor.submit(QueuedRun([*RUN, "run_name=queued"]))
+    preempted: list[str] = []
     while not job.done():
         time.sleep(0.1)
         newest = max(
-            (one.name for one in Path("outputs/queued/checkpoints").glob("step-*")), default=""
+            (path.name for path in Path("outputs/queued/checkpoints").glob("step-*")), default=""
         )
-        if len(warned) < warnings and newest > (warned[-1] if warned else ""):
-            # The task below the controller, whose process is the job's number, gets Slurm's signal.
+        if len(preempted) < preemptions and newest > (preempted[-1] if preempted else ""):
+            # The job ID is the controller's process ID. Its child, the task, gets the signal, as under Slurm.
             (task,) = psutil.Process(int(job.job_id)).children()
             task.send_signal(signal.SIGUSR1)
             task.wait()
-            # What the run wrote as it left is no new life's checkpoint.
-            warned.append(
-                max(one.name for one in Path("outputs/queued/checkpoints").glob("step-*"))
+            # The checkpoint that the run wrote on the signal does not count as a new one.
+            preempted.append(
+                max(path.name for path in Path("outputs/queued/checkpoints").glob("step-*"))
             )
-    return job.result(), warned
+    return job.result(), preempted
 
 
 def losses(folder: Path) -> tuple[list[int], list[float]]:
-    rows = [row for row in read(folder / "metrics.jsonl") if "world_model/loss" in row.metrics]
-    return [row.env_step for row in rows], [row.metrics["world_model/loss"] for row in rows]
+    records = read(folder / "metrics.jsonl")
+    records = [record for record in records if "world_model/loss" in record.metrics]
+    values = [record.metrics["world_model/loss"] for record in records]
+    return [record.env_step for record in records], values
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Kills trials and drivers of one study at random, and counts what is left of it.
+"""Kill runs and drivers of one study at random, and check that no trial is lost or repeated.
 
     python benchmarks/sweep_kills.py [--trials 40] [--trial-kills 20] [--driver-kills 3]
 
@@ -33,35 +33,35 @@ def main() -> int:
     parser.add_argument("--trial-kills", type=int, default=20)
     parser.add_argument("--driver-kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    pick = random.Random(given.seed)
-    kills = ["trial"] * given.trial_kills + ["driver"] * given.driver_kills
-    pick.shuffle(kills)
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    kills = ["trial"] * args.trial_kills + ["driver"] * args.driver_kills
+    rng.shuffle(kills)
     with tempfile.TemporaryDirectory() as folder:
-        began = time.monotonic()
-        done = Counter(campaign(Path(folder), given.trials, kills, pick))
-        return report(Path(folder), given.trials, done, time.monotonic() - began)
+        start_time = time.monotonic()
+        done = Counter(campaign(Path(folder), args.trials, kills, rng))
+        return report(Path(folder), args.trials, done, time.monotonic() - start_time)
 
 
-def campaign(folder: Path, trials: int, kills: list[str], pick: random.Random) -> list[str]:
-    """Run the study to its end; returns the kills that hit."""
+def campaign(folder: Path, trials: int, kills: list[str], rng: random.Random) -> list[str]:
+    """Run the study to its end; return the kills that hit a process."""
     hit: list[str] = []
     driver = start(folder, trials)
     while (code := driver.poll()) is None or code == -signal.SIGKILL:
         if code is not None:
             driver = start(folder, trials)
-        time.sleep(pick.uniform(0.3, 1.5))
-        wanted = kills[len(hit)] if len(hit) < len(kills) else None
-        if wanted == "driver" and newest_processes(folder):
+        time.sleep(rng.uniform(0.3, 1.5))
+        target = kills[len(hit)] if len(hit) < len(kills) else None
+        if target == "driver" and newest_processes(folder):
             driver.kill()
             driver.wait()
-            hit.append(wanted)
-        elif wanted == "trial":
+            hit.append(target)
+        elif target == "trial":
             alive = [pid for pid in newest_processes(folder) if is_alive(pid)]
             if alive:
-                os.kill(pick.choice(alive), signal.SIGKILL)
-                hit.append(wanted)
-    print(f"the last driver exited {driver.returncode}")
+                os.kill(rng.choice(alive), signal.SIGKILL)
+                hit.append(target)
+    print(f"the last driver exited with {driver.returncode}")
     return hit
 
 
@@ -70,7 +70,11 @@ def start(folder: Path, trials: int) -> subprocess.Popen[bytes]:
     settings = [f"n_trials={trials}", "n_jobs=2", "study_name=s"]
     settings.append(f"command=['{sys.executable}','{FAKE_RUN}']")
     return subprocess.Popen(
-        [*command, *(f"hydra.sweeper.{one}" for one in settings), "~hydra.callbacks.parent_run"],
+        [
+            *command,
+            *(f"hydra.sweeper.{setting}" for setting in settings),
+            "~hydra.callbacks.parent_run",
+        ],
         cwd=folder,
         env=os.environ
         | {"PYTHONPATH": str(ROOT), "FAKE_RUN_STEP_SECONDS": "0.1", "OMP_NUM_THREADS": "1"},
@@ -97,26 +101,35 @@ def report(folder: Path, wanted: int, kills: Counter[str], seconds: float) -> in
     trials = optuna.load_study(study_name="s", storage=url).trials
     states = Counter(trial.state.name for trial in trials)
     values = {trial.params[LR] for trial in trials}
-    lives = [
+    first_steps = [
         [int(line.split()[0]) for line in (file / "starts.txt").read_text().splitlines()]
         for file in (folder / "outputs" / "sweeps" / "s").iterdir()
         if (file / "starts.txt").exists()
     ]
     root = folder / "outputs" / "sweeps" / "s"
-    told = [json.loads((root / str(trial.number) / "config.yaml").read_text()) for trial in trials]
-    mixed = sum(float(a[LR]) != b.params[LR] for a, b in zip(told, trials, strict=True))
-    anew = sum(step == 0 for life in lives for step in life[1:])
+    configs = [
+        json.loads((root / str(trial.number) / "config.yaml").read_text()) for trial in trials
+    ]
+    mixed = sum(float(a[LR]) != b.params[LR] for a, b in zip(configs, trials, strict=True))
+    restarts = sum(step == 0 for steps in first_steps for step in steps[1:])
     print(f"{kills['trial']} trials and {kills['driver']} drivers killed in {seconds:.0f} s")
-    print(f"{len(trials)} trials of {wanted}: {dict(states)}; {len(values)} different parameters")
+    print(
+        f"{len(trials)} trials of {wanted}: {dict(states)}; {len(values)} different parameter values"
+    )
     print(f"{mixed} folders with another trial's parameters")
     print(
-        f"{len(lives)} folders, {sum(map(len, lives))} processes, {anew} of them without a checkpoint"
+        f"{len(first_steps)} folders, {sum(map(len, first_steps))} processes,"
+        f" {restarts} restarts without a checkpoint"
     )
     good = (
         mixed == 0
-        and len(trials) == len(values) == len(lives) == states[TrialState.COMPLETE.name] == wanted
+        and len(trials)
+        == len(values)
+        == len(first_steps)
+        == states[TrialState.COMPLETE.name]
+        == wanted
     )
-    print("as it must be" if good else (folder / "log").read_text()[-3000:])
+    print("passed" if good else (folder / "log").read_text()[-3000:])
     return 0 if good else 1
 
 

@@ -1,11 +1,11 @@
-"""Several drivers of one study, with its database and its record on servers, as on a cluster.
+"""Run several drivers of one study, with a database server and an MLflow server, as on a cluster.
 
     python benchmarks/sweep_servers.py [--database postgresql|mysql] [--drivers 3] [--trials 8] [--fake-runs]
 
-Starts a database server (Debian's postgresql or mariadb-server, with psycopg or pymysql) for the study
-and an MLflow server for the record, both on loopback; then the drivers, together, on a study that is not
-there yet. One of them is SIGKILLed as soon as a trial of its has a checkpoint. The trials are real runs of
-a GRU, of which some may be pruned. Counted at the end: trials in Optuna, runs in MLflow.
+Starts a database server (Debian's postgresql or mariadb-server, with psycopg or pymysql) for the study and
+an MLflow server for the records, both on localhost. Then all drivers start at once on a new study. One
+driver gets SIGKILL as soon as one of its trials has a checkpoint. The trials are real runs of a GRU; some
+may be pruned. At the end it counts the trials in Optuna and the runs in MLflow.
 
 With `--fake-runs` the trials are fake runs (tests/sweep/fake_run.py) that log nothing to MLflow.
 """
@@ -31,7 +31,7 @@ from optuna.trial import TrialState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "sweep"))
 
-from servers import free_port, started
+from servers import free_port, run_server
 
 ROOT = Path(__file__).resolve().parents[1]
 FAKE_RUN = ROOT / "tests" / "sweep" / "fake_run.py"
@@ -45,30 +45,30 @@ def main() -> int:
     parser.add_argument("--drivers", type=int, default=3)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--fake-runs", action="store_true")
-    given = parser.parse_args()
+    args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        started(given.database) as storage,
+        run_server(args.database) as storage,
         mlflow_server(Path(folder)) as uri,
     ):
         print(f"study in {storage}, runs in {uri}", flush=True)
-        command = [*STUDY, *SMALL, f"hydra.sweeper.n_trials={given.trials}"]
+        command = [*STUDY, *SMALL, f"hydra.sweeper.n_trials={args.trials}"]
         command += [f"hydra.sweeper.storage='{storage}'", f"tracking.uri={uri}"]
-        if given.fake_runs:
+        if args.fake_runs:
             command.append(f"hydra.sweeper.command=['{sys.executable}','{FAKE_RUN}']")
-        began = time.monotonic()
-        codes = driven(Path(folder), command, given.drivers)
-        print(f"exit codes {codes} after {time.monotonic() - began:.0f} s", flush=True)
-        good = report(storage, given.trials, given.drivers)
-        good = (given.fake_runs or recorded(uri, given.trials)) and good
-        good = good and sorted(codes) == [-signal.SIGKILL] + [0] * (given.drivers - 1)
-        print("as it must be" if good else "NOT as it must be")
+        start_time = time.monotonic()
+        codes = run_drivers(Path(folder), command, args.drivers)
+        print(f"exit codes {codes} after {time.monotonic() - start_time:.0f} s", flush=True)
+        good = check_study(storage, args.trials, args.drivers)
+        good = (args.fake_runs or check_mlflow(uri, args.trials)) and good
+        good = good and sorted(codes) == [-signal.SIGKILL] + [0] * (args.drivers - 1)
+        print("passed" if good else "FAILED")
     return 0 if good else 1
 
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[str]:
-    """An MLflow server's address, as soon as it answers."""
+    """Run an MLflow server; yield its address once it answers."""
     uri = f"http://127.0.0.1:{(port := free_port())}"
     store = ["--backend-store-uri", f"sqlite:///{folder}/server.db", "--workers", "1"]
     with open(folder / "server.log", "wb") as log:
@@ -91,8 +91,8 @@ def mlflow_server(folder: Path) -> Iterator[str]:
         server.wait()
 
 
-def driven(folder: Path, command: list[str], count: int) -> list[int]:
-    """The exit codes of the drivers, one of which is killed."""
+def run_drivers(folder: Path, command: list[str], count: int) -> list[int]:
+    """Run the drivers, kill one of them, and return their exit codes."""
     drivers = []
     for number in range(count):
         with open(folder / f"log-{number}", "wb") as log:
@@ -115,42 +115,41 @@ def driven(folder: Path, command: list[str], count: int) -> list[int]:
 
 
 def has_checkpoint(folder: Path, driver: int) -> bool:
-    """Whether the trial that this driver began last (`start trial 3 ...`) has got that far."""
+    """Return True if the newest trial in the driver's log (`start trial 3 ...`) has a checkpoint."""
     *_, last = (folder / f"log-{driver}").read_text().rpartition("start trial ")
     trial = folder / "outputs" / "sweeps" / "s" / (last.split() or ["none"])[0]
     return any(trial.glob("checkpoints/step-*"))
 
 
-def report(storage: str, wanted: int, drivers: int) -> bool:
+def check_study(storage: str, wanted: int, drivers: int) -> bool:
     trials = optuna.load_study(study_name="s", storage=storage).trials
     states = Counter(trial.state.name for trial in trials)
     owners = Counter(trial.user_attrs["owner"] for trial in trials)
     print(
-        f"{len(trials)} trials of {wanted}: {dict(states)}; of {drivers} drivers {[*owners.values()]}"
+        f"{len(trials)} trials of {wanted}: {dict(states)};"
+        f" of each of {drivers} drivers: {[*owners.values()]}"
     )
     different = len({tuple(trial.params.values()) for trial in trials})
-    print(f"{different} different parameters")
+    print(f"{different} different parameter sets")
     ended = {TrialState.COMPLETE, TrialState.PRUNED}
     return len(trials) == different == wanted and {trial.state for trial in trials} <= ended
 
 
-def recorded(uri: str, wanted: int) -> bool:
+def check_mlflow(uri: str, wanted: int) -> bool:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
-    (experiment,) = [one for one in client.search_experiments() if one.name == "llmdreamer"]
+    (experiment,) = [found for found in client.search_experiments() if found.name == "llmdreamer"]
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     parents = {run.data.tags["mlflow.parentRunId"] for run in children}
     states = Counter(run.info.status for run in children)
-    print(
-        f"MLflow: {len(runs) - len(children)} sweep, {len(children)} runs below it: {dict(states)}"
-    )
-    # A life killed before its first checkpoint is a run of its own; the trial is its newest.
+    print(f"MLflow: {len(runs) - len(children)} sweep, {len(children)} child runs: {dict(states)}")
+    # A process killed before its first checkpoint leaves a separate run; the newest run is the trial's.
     oldest_first = sorted(children, key=lambda run: run.info.start_time)
     newest = {run.data.tags["trial"]: run for run in oldest_first}
     valued = sum("eval/return" in run.data.metrics for run in newest.values())
-    print(f"{len(newest)} different trials, {valued} with their returns")
+    print(f"{len(newest)} different trials, {valued} with a return")
     once = len(newest) == valued == wanted
     return once and len(parents) == 1 == len(runs) - len(children) and "RUNNING" not in states
 

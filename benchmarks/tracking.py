@@ -1,11 +1,13 @@
-"""Campaigns against the record of runs, with real stores; the figures they gave are in docs/log.md.
+"""Fault campaigns against tracking, with real stores. Their figures are in docs/log.md.
 
     python benchmarks/tracking.py writers [--writers 8] [--rows 2000]
     python benchmarks/tracking.py server [--away 20] [--hang]
 
-`writers`: that many runs begin at once on a fresh SQLite database, and each logs its rows. `server`: an
-MLflow server is SIGKILLed under a run that logs a row each 20 ms, and comes back; with `--hang` it is
-stopped (SIGSTOP) and goes on. Either must lose nothing, tell nothing twice, and hold nobody up.
+- `writers`: several runs start at once on a new SQLite database, and each logs its records.
+- `server`: an MLflow server gets SIGKILL while a run logs a record every 20 ms, and is started again. With
+  `--hang` it gets SIGSTOP and SIGCONT instead.
+
+No record may be lost or duplicated, and logging may not block the run.
 """
 
 from __future__ import annotations
@@ -30,24 +32,24 @@ from campaigns import parse
 from llmdreamer.cli.sync import main as sync
 from llmdreamer.tracking import RunInfo, Tracker
 
-LIMIT = 900  # seconds for anything to happen
-HELD_UP = 0.05  # seconds of work that logging a row may cost the run
+TIMEOUT_SECONDS = 900  # of any step
+MAX_LOG_SECONDS = 0.05  # of CPU time that a call of `log` may take
 
 
 def main() -> int:
-    given = parse(
+    args = parse(
         __doc__,
         {"writers": {"writers": 8, "rows": 2000}, "server": {"away": 20.0, "hang": False}},
     )
     with tempfile.TemporaryDirectory(prefix="tracking-") as name:
-        if given.campaign == "writers":
-            return writers(Path(name), given.writers, given.rows)
-        return server(Path(name), given.away, hang=given.hang)
+        if args.campaign == "writers":
+            return writers(Path(name), args.writers, args.rows)
+        return server(Path(name), args.away, hang=args.hang)
 
 
 def writers(folder: Path, count: int, rows: int) -> int:
-    """Every row of every writer, once."""
-    uri, began = f"sqlite:///{folder}/mlflow.db", time.monotonic()
+    """Check that the store has every record of every writer once."""
+    uri, start_time = f"sqlite:///{folder}/mlflow.db", time.monotonic()
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=write, args=(folder / str(n), uri, rows)) for n in range(count)
@@ -55,25 +57,27 @@ def writers(folder: Path, count: int, rows: int) -> int:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(LIMIT)
+        process.join(TIMEOUT_SECONDS)
     codes = [process.exitcode for process in processes]
-    stored, distinct, finished = held(folder / "mlflow.db")
+    stored, distinct, finished = count_stored(folder / "mlflow.db")
     wanted = count * rows
-    print(f"{codes.count(0)} of {count} ended well, {finished} FINISHED in the store;", end=" ")
-    print(f"{stored} of {wanted} rows, {distinct} distinct, {time.monotonic() - began:.0f} s")
+    print(f"{codes.count(0)} of {count} exited with 0, {finished} FINISHED in the store;", end=" ")
+    print(
+        f"{stored} of {wanted} records, {distinct} distinct, {time.monotonic() - start_time:.0f} s"
+    )
     return 0 if stored == distinct == wanted and finished == count else 1
 
 
 def write(folder: Path, uri: str, rows: int) -> None:
-    """One run: its rows as fast as they come, and time enough to upload them."""
+    """Log records as fast as possible, then wait for their upload."""
     tracker = Tracker.start(folder, RunInfo(folder.name, {}, {}), uri, "campaign")
     for step in range(rows):
         tracker.log({"value": step / rows}, step)
-    tracker.finish("FINISHED", timeout=LIMIT)
+    tracker.finish("FINISHED", timeout=TIMEOUT_SECONDS)
 
 
 def server(folder: Path, away: float, *, hang: bool) -> int:
-    """A row each 20 ms before, while, and after the server is away."""
+    """Log a record every 20 ms before, during and after the server's absence."""
     database = folder / "mlflow.db"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -81,20 +85,20 @@ def server(folder: Path, away: float, *, hang: bool) -> int:
     uri = f"http://127.0.0.1:{port}"
     process = serve(database, port)
     tracker = Tracker.start(folder / "run", RunInfo("run", {}, {}), uri, "campaign")
-    slowest, busiest, step = 0.0, 0.0, 0
+    max_wall, max_cpu, step = 0.0, 0.0, 0
 
-    def log_until(happened: float) -> None:
-        nonlocal slowest, busiest, step
-        while time.monotonic() < happened:
-            clock, cpu = time.perf_counter(), time.thread_time()
+    def log_until(deadline: float) -> None:
+        nonlocal max_wall, max_cpu, step
+        while time.monotonic() < deadline:
+            wall, cpu = time.perf_counter(), time.thread_time()
             tracker.log({"value": float(step), "other": -float(step)}, step)
-            slowest = max(slowest, time.perf_counter() - clock)
-            busiest = max(busiest, time.thread_time() - cpu)
+            max_wall = max(max_wall, time.perf_counter() - wall)
+            max_cpu = max(max_cpu, time.thread_time() - cpu)
             step += 1
             time.sleep(0.02)
 
-    deadline = time.monotonic() + LIMIT
-    while held(database)[0] == 0:  # it has begun to upload
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while count_stored(database)[0] == 0:  # until the first upload
         assert time.monotonic() < deadline, "nothing was uploaded"
         log_until(time.monotonic() + 1)
     before = step
@@ -105,28 +109,32 @@ def server(folder: Path, away: float, *, hang: bool) -> int:
     else:
         process.wait()
         process = serve(database, port)
-    back, left = time.monotonic(), held(database)[0]
-    while held(database)[0] == left:  # what had waited is uploaded while the run goes on
-        assert time.monotonic() < back + LIMIT, "the uploads did not go on"
+    back, left = time.monotonic(), count_stored(database)[0]
+    while count_stored(database)[0] == left:  # until the waiting records are uploaded
+        assert time.monotonic() < back + TIMEOUT_SECONDS, "the uploads did not resume"
         log_until(time.monotonic() + 1)
     waited = time.monotonic() - back
-    tracker.finish("FINISHED", timeout=LIMIT)
-    # What a busy server has not taken in the last attempt of the run's own is replayed.
-    replayed = held(database)[2] == 0 and sync([str(folder / "run")]) == 0
-    stored, distinct, finished = held(database)
+    tracker.finish("FINISHED", timeout=TIMEOUT_SECONDS)
+    # If a busy server refused the run's last upload, `sync` uploads the rest.
+    synced = count_stored(database)[2] == 0 and sync([str(folder / "run")]) == 0
+    stored, distinct, finished = count_stored(database)
     away_by = "stopped" if hang else "killed"
-    print(f"{step} rows, {before} of them before the server was {away_by};")
+    print(f"{step} records, {before} of them before the server was {away_by};")
     print(f"{stored} of {2 * step} metrics are in the store, {distinct} distinct;")
-    print(f"uploads went on {waited:.0f} s after the server answered again; replayed: {replayed};")
-    print(f"the longest call of log took {1e3 * slowest:.1f} ms, {1e3 * busiest:.1f} ms of work")
+    print(f"uploads resumed {waited:.0f} s after the server answered again; synced: {synced};")
+    print(
+        f"the longest call of `log` took {1e3 * max_wall:.1f} ms, {1e3 * max_cpu:.1f} ms of CPU time"
+    )
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    # By the clock a busy machine holds up whom it likes.
-    return 0 if stored == distinct == 2 * step and finished == 1 and busiest < HELD_UP else 1
+    # Not the wall time: on a busy machine it depends on other processes.
+    return (
+        0 if stored == distinct == 2 * step and finished == 1 and max_cpu < MAX_LOG_SECONDS else 1
+    )
 
 
 def serve(database: Path, port: int) -> subprocess.Popen[bytes]:
-    """MLflow's own server, once it answers."""
+    """Start MLflow's server; return once it answers."""
     command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
     process = subprocess.Popen(
         [*command, "--port", str(port), "--backend-store-uri", f"sqlite:///{database}"],
@@ -135,7 +143,7 @@ def serve(database: Path, port: int) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-    deadline = time.monotonic() + LIMIT
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
@@ -145,8 +153,8 @@ def serve(database: Path, port: int) -> subprocess.Popen[bytes]:
     raise TimeoutError("the server does not answer")
 
 
-def held(database: Path) -> tuple[int, int, int]:
-    """Metrics in the store, how many of them differ in run, key or step, and finished runs."""
+def count_stored(database: Path) -> tuple[int, int, int]:
+    """Count the metrics in the store, those that differ in run, key or step, and the finished runs."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=60) as store:
         (stored,) = store.execute("SELECT count(*) FROM metrics").fetchone()
         query = "SELECT count(*) FROM (SELECT DISTINCT run_uuid, key, step FROM metrics)"

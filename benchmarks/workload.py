@@ -1,4 +1,4 @@
-"""The work that the benchmarks time: one gradient update on random numbers, phase by phase."""
+"""The workload of the benchmarks: one gradient update on random data, timed by phase."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ PEER_SHAPES = [
     f"algo.per_rank_sequence_length={PEER_LENGTH}",
     f"algo.world_model.hf_model.seq_len={PEER_LENGTH}",
 ]
-"""Those of SheepRL's dreamer_v3_XS."""
-PHASES = ("world model", "imagination", "behaviour", "backward", "optimiser")
+"""The shapes of SheepRL's dreamer_v3_XS."""
+PHASES = ("world model", "imagination", "behavior", "backward", "optimizer")
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The checked configuration of a command line."""
+    """Compose and check the configuration of a command line."""
     import hydra
 
     config.register()
@@ -53,12 +53,12 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 class Update:
-    """One learner and one batch: call it for an update, which returns its seconds.
+    """One learner with one batch. A call makes an update and returns its seconds.
 
-    After a call `phases` holds the seconds of each phase. On a GPU a phase ends when its work does.
+    After a call, `phases` holds the seconds of each phase. On a GPU, a phase ends when its kernels do.
 
     Args:
-        clock: whose seconds.
+        clock: returns seconds, as wall time or CPU time.
     """
 
     def __init__(
@@ -77,20 +77,20 @@ class Update:
         optimizer = AgentOptimizer(agent, self.config.algo.optimizer, 1000)
         self.learner = step.Learner(agent, optimizer, self.config.algo)
         self.parameters = sum(p.numel() for p in agent.parameters())
-        # The slow critic is a copy, which nobody counts.
+        # The slow critic is a copy, and is not counted.
         self.parameters -= sum(p.numel() for p in agent.behavior.slow_critic.parameters())
         self.batch = random_batch(self.config, self.device)
         self.phases: dict[str, float] = defaultdict(float)
 
     def __call__(self) -> float:
         self.phases = defaultdict(float)
-        self._watch()  # `imagine` is one for all of a process: the last to watch it is told
+        self._wrap_phases()  # each time: all `Update`s patch the same function `imagine`
         begin = self._now()
         self.learner.update(self.batch)
         return self._now() - begin
 
     def flops(self) -> float:
-        """Of the matrix products of one update."""
+        """Count the FLOP of the matrix products in one update."""
         with uncompiled(self.config.algo.compile):
             return counted(lambda: self.learner.update(self.batch))[1]
 
@@ -99,16 +99,16 @@ class Update:
             torch.cuda.synchronize()
         return self.clock()
 
-    def _watch(self) -> None:
-        """Put a clock around what `Learner.update` calls: its own does not wait for a device."""
+    def _wrap_phases(self) -> None:
+        """Time the calls of `Learner.update`. The learner's own clock does not wait for the device."""
         agent, optimizer = self.learner.agent, self.learner.optimizer
         self._time(agent.world_model, "loss", "world model")
         self._time(step, "imagine", "imagination")
-        self._time(agent.behavior, "imagination_loss", "behaviour")
-        self._time(agent.behavior, "replay_loss", "behaviour")
-        self._time(agent.behavior, "update_slow_critic", "behaviour")
+        self._time(agent.behavior, "imagination_loss", "behavior")
+        self._time(agent.behavior, "replay_loss", "behavior")
+        self._time(agent.behavior, "update_slow_critic", "behavior")
         self._time(optimizer, "step", "backward")
-        self._time(optimizer.inner, "step", "optimiser", within="backward")
+        self._time(optimizer.inner, "step", "optimizer", within="backward")
 
     def _time(self, owner: Any, name: str, phase: str, within: str | None = None) -> None:
         call: Callable[..., Any] = getattr(owner, name)
@@ -129,23 +129,23 @@ class Update:
 
 
 def random_batch(cfg: Config, device: torch.device) -> SequenceBatch:
-    """B sequences of T + 1 rows of CartPole's shapes, with an episode's start in some of them."""
-    rows = (cfg.algo.per_rank_batch_size, cfg.algo.per_rank_sequence_length + 1)
-    chance = torch.Generator().manual_seed(1)
-    is_first = torch.rand(rows, generator=chance) < 0.02
-    terminated = torch.zeros(rows, dtype=torch.bool)
+    """Make B sequences of T + 1 steps with CartPole's shapes; some contain the start of an episode."""
+    shape = (cfg.algo.per_rank_batch_size, cfg.algo.per_rank_sequence_length + 1)
+    generator = torch.Generator().manual_seed(1)
+    is_first = torch.rand(shape, generator=generator) < 0.02
+    terminated = torch.zeros(shape, dtype=torch.bool)
     terminated[:, :-1] = is_first[:, 1:]
-    choice = torch.randint(2, rows, generator=chance)
+    choice = torch.randint(2, shape, generator=generator)
     batch = SequenceBatch(
-        {"state": torch.randn(*rows, 4, generator=chance)},
+        {"state": torch.randn(*shape, 4, generator=generator)},
         torch.nn.functional.one_hot(choice, 2).float(),
-        torch.ones(rows),
+        torch.ones(shape),
         is_first,
         terminated,
     )
     observations = {key: value.to(device) for key, value in batch.observations.items()}
     rest = (batch.action, batch.reward, batch.is_first, batch.terminated)
-    return SequenceBatch(observations, *(part.to(device) for part in rest))
+    return SequenceBatch(observations, *(tensor.to(device) for tensor in rest))
 
 
 def gemm_peak(
@@ -154,7 +154,7 @@ def gemm_peak(
     side: int = 2048,
     clock: Callable[[], float] = time.perf_counter,
 ) -> float:
-    """FLOP/s of the best of ten square matrix products: what the machine gives today."""
+    """Measure the FLOP/s of the fastest of ten square matrix products."""
     left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(10):
@@ -169,5 +169,5 @@ def gemm_peak(
 
 
 def spread(values: Sequence[float]) -> str:
-    """`median [least, most]`."""
+    """Format values as `median [min, max]`."""
     return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"

@@ -96,20 +96,20 @@ def test_published_curves_stand_beside_ours(main, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("made", "line"),
+    ("made", "words"),
     [
-        ([("a-0", {"status": "KILLED"})], "no finished runs. a-0 is left out"),
-        ([("a-0", {}), ("a-1", {"cell": "b"})], "a-*: not of one configuration"),
-        ([("a-0", {"seed": "3"})], "a-0: of seed 3, so it must end in that"),
-        ([("a", {"seed": "3"})], "a: of seed 3, so it must end in that"),
+        ([("a-0", {"status": "KILLED"})], ["no finished runs", "a-0"]),
+        ([("a-0", {}), ("a-1", {"cell": "b"})], ["a-*", "seed"]),
+        ([("a-0", {"seed": "3"})], ["a-0: ", "-3"]),
+        ([("a", {"seed": "3"})], ["a: ", "-3"]),
     ],
 )
 def test_runs_that_cannot_be_told_together_are_refused_in_one_line(
-    main, tmp_path, capsys, made, line
+    main, tmp_path, capsys, made, words
 ):
     for name, more in made:
         ran(tmp_path, name, [1.0], None, **more)
     assert main(tmp_path, "--out", tmp_path / "page") == 2
     err = capsys.readouterr().err
-    assert line in err and err.count("\n") == 1
+    assert all(word in err for word in words) and err.count("\n") == 1
     assert not (tmp_path / "page").exists()

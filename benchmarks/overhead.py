@@ -44,7 +44,7 @@ TIMED_CALLS: list[tuple[Any, str, str]] = [
     (Journal, "log", "tracking"),
     (SystemMonitor, "read", "tracking"),
     (loop.Run, "_save", "checkpoints"),
-    (CheckpointWriter, "look", "checkpoints"),
+    (CheckpointWriter, "raise_pending", "checkpoints"),
     (Display, "update", "display"),
     (Display, "say", "display"),
 ]

@@ -1,1 +1,1 @@
-"""A backbone, an environment and a variant of the algorithm for llmdreamer, from outside of it."""
+"""A separate package that adds a backbone, an environment and an algorithm variant to llmdreamer."""

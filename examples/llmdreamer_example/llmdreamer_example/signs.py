@@ -1,6 +1,6 @@
-"""DreamerV3 whose actor counts advantages by their sign alone, whatever the scale of returns.
+"""DreamerV3 with an actor objective that uses only the signs of advantages, not the scale of returns.
 
-After PMPO (arXiv:2410.04166), which Dreamer 4 uses; without its pull towards an earlier policy.
+It follows PMPO (arXiv:2410.04166), which Dreamer 4 uses, without its regularization toward an earlier policy.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
 
 
 class SignsBehavior(Behavior):
-    """Actor and critic; only what the actor raises is another."""
+    """Actor and critic with another actor objective."""
 
     def actor_objective(self, log_prob: Tensor, advantage: Tensor) -> Tensor:
-        """Mean log-probability of the better actions, less that of the worse. All (N, H)."""
+        """Weight log-probabilities: positive advantages raise them, negative ones lower them. All (N, H)."""
         good = self.algo.options["good"]
-        weight = good * _share(advantage > 0) - (1 - good) * _share(advantage < 0)
+        weight = good * _normalize(advantage > 0) - (1 - good) * _normalize(advantage < 0)
         return log_prob * weight
 
 
-def _share(chosen: Tensor) -> Tensor:
-    """Weights whose mean is 1 over those chosen, 0 elsewhere; all 0 if none are."""
-    return chosen.float() / chosen.float().mean().clamp(min=1e-6)
+def _normalize(mask: Tensor) -> Tensor:
+    """Scale a mask to mean 1; an empty mask stays 0."""
+    return mask.float() / mask.float().mean().clamp(min=1e-6)
 
 
 class SignsAgent(Agent):
-    """What `algo.agent` names; `good` is one of `algo.options`."""
+    """The class that `algo.agent` names; `good` comes from `algo.options`."""
 
     behavior_type = SignsBehavior
 

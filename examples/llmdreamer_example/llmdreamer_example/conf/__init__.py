@@ -1,1 +1,1 @@
-"""Options for `hydra.searchpath=[pkg://llmdreamer_example.conf]`."""
+"""Config options; add them with `hydra.searchpath=[pkg://llmdreamer_example.conf]`."""

@@ -139,7 +139,7 @@ def check_mlflow(uri: str, wanted: int) -> bool:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
-    (experiment,) = [found for found in client.search_experiments() if found.name == "llmdreamer"]
+    (experiment,) = [item for item in client.search_experiments() if item.name == "llmdreamer"]
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     parents = {run.data.tags["mlflow.parentRunId"] for run in children}

@@ -62,7 +62,7 @@ def test_study_refuses_trial_folders_that_its_database_does_not_know(sweeper):
 
 
 def test_study_with_killed_drivers_and_runs_has_exactly_n_trials(sweeper):
-    """Of six trials, first a driver and a run are killed, then only a driver, then only a run."""
+    """Six trials: first a driver and a run are killed, then only a driver, then only a run."""
     rng, params = random.Random(0), {}
     for victims in ("run and driver", "driver", "run"):
         before = process_count(sweeper)

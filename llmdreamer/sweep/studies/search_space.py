@@ -1,4 +1,4 @@
-"""What a study searches: its space, its number of trials, and the signature that identifies both."""
+"""The search space of a study, its number of trials, and the signature that records what it searches."""
 
 from __future__ import annotations
 

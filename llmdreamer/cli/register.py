@@ -14,6 +14,8 @@ from llmdreamer.config.plugins import folder_of
 from llmdreamer.tracking.store import TrackingError
 from llmdreamer.utils.errors import ConfigError
 
+PACKAGE = Path(__file__).parents[1]
+"""Folder of llmdreamer, whose code goes with the model."""
 # What acting needs of the packages that training needs; its own code goes with the model.
 REQUIREMENTS = (
     *("mlflow", "torch", "transformers", "peft", "numpy", "gymnasium", "pillow", "omegaconf"),
@@ -45,8 +47,8 @@ def _register(args: argparse.Namespace) -> str:
     with TemporaryDirectory() as folder:
         files = export(args.run_dir, Path(folder), args.trust)
         model = Model(
-            code=Path(__file__).with_name("pyfunc_policy.py"),
-            packages=[Path(__file__).parent, *map(folder_of, args.trust)],
+            code=PACKAGE / "export" / "pyfunc_policy.py",
+            packages=[PACKAGE, *map(folder_of, args.trust)],
             files=files,
             requirements=[*map(_pinned, REQUIREMENTS)],
             options={"trust": args.trust},

@@ -44,9 +44,7 @@ class Plan:
     seeds: list[int]
     rerun: bool
     hydra_overrides: list[str]  # overrides of Hydra's own keys that the runs need too
-    base: (
-        Config  # composed of `fixed`; if that is refused, also of the first value of each swept key
-    )
+    base: Config  # what the runs have in common, see `_compose_base`
     master: DictConfig
     loader: ConfigLoader
 
@@ -79,17 +77,8 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
     arms = {name: _split_overrides(name, text) for name, text in settings.arms.items()} or {"": []}
     folder = Path(master.hydra.sweep.dir).resolve()
     objectives = parse_objectives(master.objective)
-
-    def compose(overrides: Sequence[str]) -> Config:
-        return load(loader.load_sweep_config(master, list(overrides)), fixed)
-
     # An arm may set what the specification leaves open, such as the environment.
-    first_arm = next(iter(arms.values()))
-    try:
-        base = compose([*fixed, *first_arm])
-    except ConfigError:
-        # A default may conflict with `fixed` where the swept values do not: try the first of each.
-        base = compose([*fixed, *_first_values(swept), *first_arm])
+    base = _compose_base(master, loader, fixed, swept, next(iter(arms.values())))
     return Plan(
         name=settings.study_name or folder.name,
         folder=folder,
@@ -109,6 +98,28 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         master=master,
         loader=loader,
     )
+
+
+def _compose_base(
+    master: DictConfig,
+    loader: ConfigLoader,
+    fixed: Sequence[str],
+    swept: dict[str, Override],
+    first_arm: Sequence[str],
+) -> Config:
+    """Compose the overrides that all runs share, with those of the first arm.
+
+    If a default conflicts with them, the first value of each swept key is added: the swept values may
+    not conflict.
+    """
+
+    def compose(overrides: Sequence[str]) -> Config:
+        return load(loader.load_sweep_config(master, list(overrides)), fixed)
+
+    try:
+        return compose([*fixed, *first_arm])
+    except ConfigError:
+        return compose([*fixed, *_first_values(swept), *first_arm])
 
 
 def config_source_flags(hydra: DictConfig) -> list[str]:
@@ -172,7 +183,10 @@ def _read_launcher(master: DictConfig) -> SubmititSettings | RaySettings | None:
     _refuse_added_keys("hydra.launcher", master.hydra.launcher, type(launcher))
     package = "ray" if isinstance(launcher, RaySettings) else "submitit"
     if find_spec(package) is None:
-        raise ConfigError(f"hydra/launcher={choice}: pip install 'llmdreamer[{package}]'")
+        raise ConfigError(
+            f"hydra/launcher={choice}: {package} is not installed;"
+            f" pip install 'llmdreamer[{package}]'"
+        )
     return launcher
 
 

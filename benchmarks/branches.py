@@ -102,13 +102,15 @@ def measure(
         "copied, ms": f"{statistics.median(times[False]):.1f}",
         "shared, ms": f"{statistics.median(times[True]):.1f}",
         "copied / shared": f"{statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}]",
-        "chosen": "shared" if backbone._pays_to_share(caches, indices, args.horizon) else "copied",
+        "chosen": "shared"
+        if backbone._should_share_prefix(caches, indices, args.horizon)
+        else "copied",
     }
 
 
 @contextmanager
 def force_sharing(shared: bool) -> Iterator[None]:
-    with mock.patch.object(AttentionBackbone, "_pays_to_share", return_value=shared):
+    with mock.patch.object(AttentionBackbone, "_should_share_prefix", return_value=shared):
         yield
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones import Cache, make_backbone
-from llmdreamer.backbones.text import make_table
+from llmdreamer.backbones.text import make_text_embedding
 from llmdreamer.behavior.actor_critic import Behavior
 from llmdreamer.config import plugins
 from llmdreamer.nn.functional import mode_one_hot, sample_one_hot
@@ -53,9 +53,9 @@ class Agent(nn.Module):
         backbone = make_backbone(config)
         texts = config.algo.text_keys
         reads_text = texts.encoder or texts.sequence
-        text_table = make_table(config, backbone.vocabulary) if reads_text else None
-        backbone.vocabulary = None  # the table owns it now, and moves it to the device
-        self.world_model = self.world_model_type(backbone, spec, config.algo, text_table)
+        text_embedding = make_text_embedding(config, backbone.vocabulary) if reads_text else None
+        backbone.vocabulary = None  # the text embedding owns it now, and moves it to the device
+        self.world_model = self.world_model_type(backbone, spec, config.algo, text_embedding)
         self.behavior = self.behavior_type(self.world_model.features, spec, config.algo)
 
     @property

@@ -1,4 +1,4 @@
-"""Sequence models as a world model's memory, behind one interface."""
+"""Sequence models for the world model, behind one interface."""
 
 from llmdreamer.backbones.base import Backbone, Cache
 from llmdreamer.backbones.factory import make_backbone

@@ -1,4 +1,4 @@
-"""Any Hugging Face causal attention model as a backbone: a masked pass to train, cached steps to act."""
+"""Hugging Face attention models as backbones: one masked pass for sequences, cached steps after that."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache as TransformersCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from llmdreamer.backbones import branches
+from llmdreamer.backbones import shared_prefix
 from llmdreamer.backbones.base import Backbone
-from llmdreamer.backbones.branches import Branches, branch_off
+from llmdreamer.backbones.shared_prefix import SharedPrefixCache, share_prefix
 from llmdreamer.config.catalog import DEAF, LEARNED, ROTARY
 from llmdreamer.utils.errors import ConfigError
 
-WORTH_SHARING = 3 * 2**20
-"""Bytes of a layer's keys and values, of all dreams, from which a past in common is faster than copies."""
+SHARED_PREFIX_MIN_BYTES = 3 * 2**20
+"""Size of one layer's copied keys and values from which a shared prefix is faster than copies."""
 
 
-def is_known(config: PreTrainedConfig) -> bool:
-    """Whether a model may be trusted to take a mask, positions and a cache of ours at their word."""
+def supports_explicit_mask(config: PreTrainedConfig) -> bool:
+    """Return True if the model is known to use a given 4D mask, position ids and cache as they are."""
     return config.model_type in ROTARY | LEARNED and not _rotation_depends_on_length(config)
 
 
 def make_attention(model: PreTrainedModel, context: int, input_rms: float) -> AttentionBackbone:
-    """The backbone of a known architecture.
+    """Return the backbone of a model for which `supports_explicit_mask` is True.
 
     Raises:
         ConfigError: if the context is longer than the model can look back.
@@ -37,57 +38,60 @@ def make_attention(model: PreTrainedModel, context: int, input_rms: float) -> At
     learned = int(config.n_positions) if config.model_type in LEARNED else None
     if learned is not None and context > learned:
         raise ConfigError(
-            f"algo.world_model.hf_model.seq_len={context}: this GPT-2 has {learned} positions"
+            f"algo.world_model.hf_model.seq_len={context}: this GPT-2 has {learned} positions;"
+            f" choose at most {learned}"
         )
-    # Our mask replaces the model's own, the one of its sliding layers too.
+    # Our mask replaces the model's own, also in layers with a sliding window.
     window = getattr(config, "sliding_window", None)
     if window is not None and context > window:
         raise ConfigError(
             f"algo.world_model.hf_model.seq_len={context}: this {config.model_type} looks back"
-            f" {window} tokens"
+            f" {window} tokens; choose at most {window}"
         )
     return AttentionBackbone(model, context, input_rms, learned)
 
 
 def _rotation_depends_on_length(config: PreTrainedConfig) -> bool:
-    """Whether the model turns all positions by another angle once one of them is large.
+    """Return True if one large position changes the rotation angles of all positions.
 
-    Then a step would not compute what training computed. Windows encoded anew stay below that.
+    Cached steps would then differ from the training pass. `WindowBackbone` is not affected.
     """
     rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *[part for part in rope.values() if isinstance(part, dict)]]
-    return any(part.get("rope_type") in {"dynamic", "longrope"} for part in kinds)
+    settings = [rope, *[value for value in rope.values() if isinstance(value, dict)]]
+    return any(setting.get("rope_type") in {"dynamic", "longrope"} for setting in settings)
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What `observe` leaves behind for `select`: every layer's keys and values of whole sequences."""
+class SequenceKVCache:
+    """Keys and values of whole sequences in every layer, as `observe` returns them for `select`."""
 
     layers: list[tuple[Tensor, Tensor]]  # each (B, heads, T, d)
-    start: Tensor  # (B, T), the first row that each row's episode has in the sequence
-    position: Tensor  # (B, T), of each token, not yet wrapped
+    episode_start: Tensor  # (B, T), the index of the first token of each token's episode
+    position: Tensor  # (B, T), of each token, before it wraps around
 
 
 @dataclass(frozen=True)
-class Window:
-    """The last tokens of N streams, in a ring of `context` columns that `step` writes in place.
+class RingKVCache:
+    """Keys and values of the last tokens of N streams, in a ring of `context` slots.
 
-    Attention does not care for the order of its keys, since their positions are part of them: the
-    newest token overwrites the oldest, and nothing is ever moved.
+    `step` writes into the slots in place. Keys contain their positions, so the order of the slots does
+    not matter: the newest token overwrites the oldest, and nothing is moved.
     """
 
     layers: list[tuple[Tensor, Tensor]]  # each (N, heads, context, d); empty before the first token
-    visible: Tensor  # (N, context), bool: whether the column holds a token of this episode
+    visible: Tensor  # (N, context), bool: true if the slot holds a token of the current episode
     position: Tensor  # (N,), of the next token
-    slot: Tensor  # (1,), int64, the column of the next token; as a number, each would be compiled anew
+    slot: (
+        Tensor  # (1,), int64, of the next token; a Python int would recompile `step` for each value
+    )
 
 
-class RingLayer(DynamicLayer):
-    """One layer's cache over a ring: a single new token replaces one column."""
+class RingCacheLayer(DynamicLayer):
+    """One layer's cache for transformers: the single new token overwrites one slot."""
 
-    def __init__(self, columns: int, slot: Tensor, cached: tuple[Tensor, Tensor] | None) -> None:
+    def __init__(self, slots: int, slot: Tensor, cached: tuple[Tensor, Tensor] | None) -> None:
         super().__init__()
-        self.columns = columns
+        self.slots = slots
         self.slot = slot
         if cached is not None:
             self.keys, self.values = cached
@@ -99,7 +103,7 @@ class RingLayer(DynamicLayer):
         keys, values = self.keys, self.values
         if keys is None or values is None:
             streams, heads, _, size = key_states.shape
-            keys = key_states.new_zeros(streams, heads, self.columns, size)
+            keys = key_states.new_zeros(streams, heads, self.slots, size)
             values = torch.zeros_like(keys)
             self.keys, self.values, self.is_initialized = keys, values, True
         keys.index_copy_(2, self.slot, key_states.to(keys.dtype))
@@ -108,12 +112,11 @@ class RingLayer(DynamicLayer):
 
 
 class AttentionBackbone(Backbone):
-    """Attention over the last `context` tokens of the episode, in training and in acting alike.
+    """Attention over the last `context` tokens of the episode, in training and in acting.
 
-    Positions count from the episode's start. A model with learned positions has only so many: there
-    they wrap around, which keeps every token of a window apart as long as the window is not longer
-    than the table; and in training each sequence starts at a random position, so that none is left
-    untrained however long the episodes are that the policy later lives through.
+    Positions count from the start of the episode. Learned positions wrap around at the end of their
+    table, so episodes may be longer than the table; the context may not. In training each sequence
+    starts at a random learned position, so that every position is trained.
     """
 
     compiles = frozenset({"observe", "step"})
@@ -128,54 +131,54 @@ class AttentionBackbone(Backbone):
         self.input_rms = input_rms
         self.learned_positions = learned_positions
         if model.config.model_type not in DEAF:
-            model.set_attn_implementation(branches.NAME)
-        self.shares = model.config._attn_implementation == branches.NAME
-        # transformers 5.24 renamed it, warns of the old name, and drops it in 5.40.
-        named = inspect.signature(model.forward).parameters
-        self._cache_name = "cache" if "cache" in named else "past_key_values"
+            model.set_attn_implementation(shared_prefix.ATTENTION_NAME)
+        self.can_share_prefix = model.config._attn_implementation == shared_prefix.ATTENTION_NAME
+        # transformers 5.24 renamed the argument, warns about the old name, and drops it in 5.40.
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in parameters else "past_key_values"
 
-    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Encoded]:
-        batch, time = is_first.shape
-        row = torch.arange(time, device=tokens.device)
-        start = torch.where(is_first, row, 0).cummax(1).values
-        position = row - start
+    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, SequenceKVCache]:
+        batch, length = is_first.shape
+        time = torch.arange(length, device=tokens.device)
+        episode_start = torch.where(is_first, time, 0).cummax(1).values
+        position = time - episode_start
         if self.training and self.learned_positions is not None:
-            phase = torch.randint(self.learned_positions, (batch, 1), device=tokens.device)
-            position = position + phase
+            offset = torch.randint(self.learned_positions, (batch, 1), device=tokens.device)
+            position = position + offset
         # A query sees the keys of its own episode that are at most context - 1 steps old.
-        age = row.unsqueeze(1) - row
-        visible = (age >= 0) & (age < self.context) & (row >= start.unsqueeze(-1))
+        age = time.unsqueeze(1) - time
+        visible = (age >= 0) & (age < self.context) & (time >= episode_start.unsqueeze(-1))
         kv_cache = DynamicCache()
         deter = self._forward(tokens, visible.unsqueeze(1), position, kv_cache)
-        return deter, Encoded(_layers(kv_cache), start, position)
+        return deter, SequenceKVCache(_keys_and_values(kv_cache), episode_start, position)
 
     def select(
-        self, caches: Encoded, indices: Tensor, steps: int | None = None
-    ) -> Window | Branches:
-        if steps is not None and self._pays_to_share(caches, indices, steps):
-            return branch_off(
-                caches.layers, caches.start, caches.position, indices, self.context, steps
+        self, caches: SequenceKVCache, indices: Tensor, steps: int | None = None
+    ) -> RingKVCache | SharedPrefixCache:
+        if steps is not None and self._should_share_prefix(caches, indices, steps):
+            return share_prefix(
+                caches.layers, caches.episode_start, caches.position, indices, self.context, steps
             )
-        # Column c holds the token that is context - 1 - c steps older than the start; the ring's
-        # first column, too old for the next token to see, is the one it will overwrite.
+        # Slot s holds the token that is context - 1 - s steps older than the selected one. The next
+        # token overwrites slot 0, which is too old for it to see.
         age = torch.arange(self.context - 1, -1, -1, device=indices.device)
-        column = indices.unsqueeze(-1) - age
-        row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
-        visible = column >= caches.start[row, indices].unsqueeze(-1)
-        column = column.clamp(min=0).unsqueeze(2)
+        time = indices.unsqueeze(-1) - age
+        batch = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
+        visible = time >= caches.episode_start[batch, indices].unsqueeze(-1)
+        time = time.clamp(min=0).unsqueeze(2)
 
         def gather(cached: Tensor) -> Tensor:
             head = torch.arange(cached.shape[1], device=cached.device).unsqueeze(-1)
-            return cached.detach()[row[..., None, None], head, column].flatten(0, 1)
+            return cached.detach()[batch[..., None, None], head, time].flatten(0, 1)
 
         layers = [(gather(keys), gather(values)) for keys, values in caches.layers]
-        position = caches.position[row, indices] + 1
-        first = torch.zeros(1, dtype=torch.int64, device=indices.device)
-        return Window(layers, visible.flatten(0, 1), position.flatten(), first)
+        position = caches.position[batch, indices] + 1
+        slot = torch.zeros(1, dtype=torch.int64, device=indices.device)
+        return RingKVCache(layers, visible.flatten(0, 1), position.flatten(), slot)
 
-    def initial_cache(self, streams: int) -> Window:
+    def initial_cache(self, streams: int) -> RingKVCache:
         device = next(self.model.parameters()).device
-        return Window(
+        return RingKVCache(
             [],
             torch.zeros(streams, self.context, dtype=torch.bool, device=device),
             torch.zeros(streams, dtype=torch.int64, device=device),
@@ -183,104 +186,119 @@ class AttentionBackbone(Backbone):
         )
 
     @torch.no_grad()
-    def step(self, token: Tensor, cache: Window | Branches) -> tuple[Tensor, Window | Branches]:
-        if isinstance(cache, Branches):
-            return self._step_branches(token, cache)
+    def step(
+        self, token: Tensor, cache: RingKVCache | SharedPrefixCache
+    ) -> tuple[Tensor, RingKVCache | SharedPrefixCache]:
+        if isinstance(cache, SharedPrefixCache):
+            return self._step_shared_prefix(token, cache)
         visible = cache.visible.index_fill(1, cache.slot, True)
         cached: Sequence[tuple[Tensor, Tensor] | None] = cache.layers
         if not cached:
             cached = [None] * self.model.config.num_hidden_layers
-        kv_cache = Cache(layers=[RingLayer(self.context, cache.slot, pair) for pair in cached])
+        kv_cache = TransformersCache(
+            layers=[RingCacheLayer(self.context, cache.slot, pair) for pair in cached]
+        )
         deter = self._forward(
             token.unsqueeze(1), visible[:, None, None], cache.position.unsqueeze(1), kv_cache
         )
         slot = (cache.slot + 1) % self.context
-        return deter.squeeze(1), Window(_layers(kv_cache), visible, cache.position + 1, slot)
+        layers = _keys_and_values(kv_cache)
+        return deter.squeeze(1), RingKVCache(layers, visible, cache.position + 1, slot)
 
-    def reset(self, cache: Window, mask: Tensor) -> Window:
-        return Window(
+    def reset(self, cache: RingKVCache, mask: Tensor) -> RingKVCache:
+        return RingKVCache(
             cache.layers,
             cache.visible & ~mask.unsqueeze(-1),
             cache.position.masked_fill(mask, 0),
             cache.slot,
         )
 
-    def replace(self, cache: Window, other: Window, mask: Tensor) -> Window:
-        # The other's ring is turned until its next column is ours.
-        column = torch.arange(self.context, device=mask.device)
-        turned = (column + other.slot - cache.slot) % self.context
+    def replace(self, cache: RingKVCache, other: RingKVCache, mask: Tensor) -> RingKVCache:
+        # Rotate the other ring until its next slot is at the place of ours.
+        slots = torch.arange(self.context, device=mask.device)
+        rotated = (slots + other.slot - cache.slot) % self.context
 
-        def chosen(ours: Tensor, theirs: Tensor) -> Tensor:
-            return torch.where(mask[:, None, None, None], theirs[:, :, turned], ours)
+        def merge(ours: Tensor, theirs: Tensor) -> Tensor:
+            return torch.where(mask[:, None, None, None], theirs[:, :, rotated], ours)
 
-        nothing = [
+        empty = [
             (torch.zeros_like(k), torch.zeros_like(v)) for k, v in cache.layers or other.layers
         ]
-        layers = zip(cache.layers or nothing, other.layers or nothing, strict=True)
-        return Window(
-            [(chosen(a, c), chosen(b, d)) for (a, b), (c, d) in layers],
-            torch.where(mask.unsqueeze(-1), other.visible[:, turned], cache.visible),
+        layers = zip(cache.layers or empty, other.layers or empty, strict=True)
+        return RingKVCache(
+            [(merge(a, c), merge(b, d)) for (a, b), (c, d) in layers],
+            torch.where(mask.unsqueeze(-1), other.visible[:, rotated], cache.visible),
             torch.where(mask, other.position, cache.position),
             cache.slot,
         )
 
-    def cache_to_dict(self, cache: Window) -> dict[str, Tensor]:
+    def cache_to_dict(self, cache: RingKVCache) -> dict[str, Tensor]:
         tensors = {"visible": cache.visible, "position": cache.position, "slot": cache.slot}
         for index, (keys, values) in enumerate(cache.layers):
             tensors |= {f"keys.{index}": keys, f"values.{index}": values}
         return tensors
 
-    def cache_from_dict(self, tensors: dict[str, Tensor]) -> Window:
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> RingKVCache:
         count = sum(name.startswith("keys.") for name in tensors)
         layers = [(tensors[f"keys.{i}"], tensors[f"values.{i}"]) for i in range(count)]
-        slot = tensors["slot"].view(1)  # without dimension in checkpoints from before
-        return Window(layers, tensors["visible"], tensors["position"], slot)
+        return RingKVCache(layers, tensors["visible"], tensors["position"], tensors["slot"])
 
-    def _step_branches(self, token: Tensor, cache: Branches) -> tuple[Tensor, Branches]:
-        columns = cache.own[0][0].shape[2]
-        kv_cache = Cache(layers=[RingLayer(columns, cache.slot, pair) for pair in cache.own])
+    def _step_shared_prefix(
+        self, token: Tensor, cache: SharedPrefixCache
+    ) -> tuple[Tensor, SharedPrefixCache]:
+        slots = cache.suffix[0][0].shape[2]
+        kv_cache = TransformersCache(
+            layers=[RingCacheLayer(slots, cache.slot, pair) for pair in cache.suffix]
+        )
         deter = self._forward(
             token.unsqueeze(1),
             cache.bias()[:, None, None],
             cache.position.unsqueeze(1),
             kv_cache,
-            past=cache.past,
+            prefix=cache.prefix,
         )
-        own, position, slot = _layers(kv_cache), cache.position + 1, cache.slot + 1
-        return deter.squeeze(1), replace(cache, own=own, position=position, slot=slot)
+        suffix, position, slot = _keys_and_values(kv_cache), cache.position + 1, cache.slot + 1
+        return deter.squeeze(1), replace(cache, suffix=suffix, position=position, slot=slot)
 
-    def _pays_to_share(self, caches: Encoded, indices: Tensor, steps: int) -> bool:
-        """Whether dreams had better share their past than have a copy of it each.
+    def _should_share_prefix(self, caches: SequenceKVCache, indices: Tensor, steps: int) -> bool:
+        """Return True if streams that share their prefix are faster than a copy for each stream.
 
-        A copy is read faster while it fits into a processor's cache; and where a dream is about as long as
-        the context, most of what it reads is its own in either way. Measured: benchmarks/branches.py.
+        Copies are faster while they fit into the processor's cache. They are also faster if a stream
+        becomes about as long as the context: most of what it reads is then its own in both cases.
+        Measured by benchmarks/branches.py.
         """
         keys, values = caches.layers[0]
-        a_row = (keys[:, :, 0].numel() + values[:, :, 0].numel()) * keys.element_size()
-        copied = a_row * indices.shape[1] * self.context
-        return self.shares and self.context >= 2 * steps and copied >= WORTH_SHARING
+        bytes_per_token = (keys[:, :, 0].numel() + values[:, :, 0].numel()) * keys.element_size()
+        copied = bytes_per_token * indices.shape[1] * self.context
+        long_context = self.context >= 2 * steps
+        return self.can_share_prefix and long_context and copied >= SHARED_PREFIX_MIN_BYTES
 
     def _forward(
-        self, tokens: Tensor, visible: Tensor, position: Tensor, kv_cache: Cache, **attending: Any
+        self,
+        tokens: Tensor,
+        visible: Tensor,
+        position: Tensor,
+        kv_cache: TransformersCache,
+        **attention_kwargs: Any,
     ) -> Tensor:
-        """Run the model under an explicit mask: (N, Q, D) tokens, (N, 1, Q, keys) visible."""
+        """Run the model with an explicit mask: tokens (N, Q, D), visible (N, 1, Q, keys)."""
         if self.learned_positions is not None:
             position = position % self.learned_positions
-        # A 4D mask is taken as it is, together with explicit positions; every default of the
-        # library (2D mask, positions counted from the cache) would let episodes see each other.
+        # transformers uses a 4D mask with explicit positions as it is. With its defaults (2D mask,
+        # positions counted from the cache) episodes would see each other.
         output = self.model(
             inputs_embeds=tokens,
             attention_mask=visible,
             position_ids=position,
             use_cache=True,
-            **{self._cache_name: kv_cache},
-            **attending,
+            **{self._cache_argument: kv_cache},
+            **attention_kwargs,
         )
         deter: Tensor = output.last_hidden_state
         return deter
 
 
-def _layers(kv_cache: Cache) -> list[tuple[Tensor, Tensor]]:
+def _keys_and_values(kv_cache: TransformersCache) -> list[tuple[Tensor, Tensor]]:
     layers = []
     for layer in kv_cache.layers:
         assert isinstance(layer, DynamicLayer)

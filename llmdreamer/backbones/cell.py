@@ -1,4 +1,4 @@
-"""Recurrent backbones whose memory of a stream is one vector, which is `deter` itself."""
+"""Recurrent backbones whose cache is one vector for each stream: `deter` itself."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from llmdreamer.config import Config
 
 
-def width_of(config: Config) -> int:
-    """D: the width asked for, or that which the catalogue gives to `config.size`."""
-    asked = config.backbone.width
-    return shape_of(config.backbone.name, config.size).width if asked is None else asked
+def backbone_width(config: Config) -> int:
+    """Return D: `backbone.width` if it is set, else the catalog's width for `config.size`."""
+    width = config.backbone.width
+    return shape_of(config.backbone.name, config.size).width if width is None else width
 
 
-def remember(reset: Tensor, candidate: Tensor, update: Tensor, memory: Tensor) -> Tensor:
-    """A GRU's new memory, from its old one and the logits of its gates, all (N, D)."""
+def gru_update(reset: Tensor, candidate: Tensor, update: Tensor, deter: Tensor) -> Tensor:
+    """Return a GRU's next `deter` from the current one and the logits of the gates, all (N, D)."""
     candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-    # The bias of -1 lets a fresh cell remember rather than overwrite.
+    # With the bias of -1 an untrained cell keeps more of its value than it overwrites.
     update = torch.sigmoid(update - 1)
-    return update * candidate + (1 - update) * memory
+    return update * candidate + (1 - update) * deter
 
 
 class CellBackbone(Backbone):
-    """A cell that is called once a token. Its cache is the tensor (N, D)."""
+    """A cell that is called once for each token. Its cache is `deter` (N, D)."""
 
     input_rms = 1.0
     recurrent = True
-    # Not `observe`: the loop over time would be one long graph.
+    # Not `observe`: its loop over time would become one long graph.
     compiles = frozenset({"step"})
 
     def __init__(self, width: int) -> None:
@@ -43,23 +43,23 @@ class CellBackbone(Backbone):
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
-        """What of the cell does not wait for its memory, so that it is computed of all tokens at once."""
+        """Compute the part of the cell that does not depend on `deter`, for all tokens at once."""
 
     @abstractmethod
-    def cell(self, projected: Tensor, memory: Tensor) -> Tensor:
-        """The memory (N, D) after a token, given what `project` made of it."""
+    def cell(self, projected: Tensor, deter: Tensor) -> Tensor:
+        """Return the next `deter` (N, D), given the current one and the output of `project`."""
 
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         projected = self.project(tokens)
         keep = (~is_first).to(tokens.dtype).unsqueeze(-1)
-        memory = tokens.new_zeros(tokens.shape[0], self.width)
-        memories = []
-        # Slices are unbound once: the gradient of a single one is as large as the whole tensor.
+        deter = tokens.new_zeros(tokens.shape[0], self.width)
+        outputs = []
+        # Unbind once: the gradient of a single slice is as large as the whole tensor.
         for token, kept in zip(projected.unbind(1), keep.unbind(1), strict=True):
-            memory = self.cell(token, memory * kept)
-            memories.append(memory)
-        deter = torch.stack(memories, 1)
-        return deter, deter
+            deter = self.cell(token, deter * kept)
+            outputs.append(deter)
+        stacked = torch.stack(outputs, 1)
+        return stacked, stacked
 
     def select(self, caches: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
         index = indices.unsqueeze(-1).expand(-1, -1, self.width)
@@ -69,8 +69,8 @@ class CellBackbone(Backbone):
         return next(self.parameters()).new_zeros(streams, self.width)
 
     def step(self, token: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        memory = self.cell(self.project(token), cache)
-        return memory, memory
+        deter = self.cell(self.project(token), cache)
+        return deter, deter
 
     def stack(self, caches: list[Tensor]) -> Tensor:
         return torch.stack(caches, 1)
@@ -82,7 +82,7 @@ class CellBackbone(Backbone):
         return torch.where(mask.unsqueeze(-1), other, cache)
 
     def cache_to_dict(self, cache: Tensor) -> dict[str, Tensor]:
-        return {"memory": cache}
+        return {"deter": cache}
 
     def cache_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
-        return tensors["memory"]
+        return tensors["deter"]

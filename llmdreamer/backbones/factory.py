@@ -1,4 +1,4 @@
-"""Builds the backbone that a configuration asks for: one of ours, or another package's."""
+"""Builds the configured backbone: one of this package, or another package's."""
 
 from __future__ import annotations
 
@@ -15,39 +15,42 @@ if TYPE_CHECKING:
 
 
 def make_backbone(config: Config) -> Backbone:
-    """The backbone of `config.backbone`, at `config.size`.
+    """Return the backbone of `config.backbone` at `config.size`.
 
     Raises:
-        ConfigError: if there is no such size, checkpoint or LoRA target, or a width disagrees.
+        ConfigError: if the size, checkpoint or LoRA target does not exist, or a width disagrees.
     """
-    backbone = _made(config)
+    backbone = _build(config)
     name = config.backbone.name
-    asked = config.algo.world_model.recurrent_model.recurrent_state_size
-    if asked is not None and asked != backbone.width:
+    width = config.algo.world_model.recurrent_model.recurrent_state_size
+    if width is not None and width != backbone.width:
         path = config.backbone.path
-        what = f"at size {config.size}" if path is None else f"with backbone.path={path}"
+        source = f"at size {config.size}" if path is None else f"with backbone.path={path}"
         raise ConfigError(
-            f"algo.world_model.recurrent_model.recurrent_state_size={asked}: backbone={name} {what}"
-            f" is {backbone.width} wide"
+            f"algo.world_model.recurrent_model.recurrent_state_size={width}: backbone={name} {source}"
+            f" is {backbone.width} wide; set it to {backbone.width} or null"
         )
     return backbone
 
 
-def _made(config: Config) -> Backbone:
+def _build(config: Config) -> Backbone:
     cfg = config.backbone
     if cfg.factory is None:
-        # Imported by name, and late: transformers takes seconds, and the control arm does without.
+        # Imported late and by name: transformers takes seconds, and the control arm does not need it.
         module, _, function = family_of(cfg.name).factory.rpartition(".")
-        ours: Backbone = getattr(import_module(module), function)(config)
-        return ours
-    theirs = plugins.call("backbone.factory", cfg.factory, config.trust, [config], cfg.options)
-    if not isinstance(theirs, Backbone):
+        built_in: Backbone = getattr(import_module(module), function)(config)
+        return built_in
+    plugin = plugins.call("backbone.factory", cfg.factory, config.trust, [config], cfg.options)
+    if not isinstance(plugin, Backbone):
         raise ConfigError(
-            f"backbone.factory={cfg.factory}: makes a {type(theirs).__name__}, not a"
+            f"backbone.factory={cfg.factory}: returns a {type(plugin).__name__}; it must return a"
             " llmdreamer.backbones.Backbone"
         )
-    # What the run's records say of it must be true.
+    # The run's records say peft=true, so there must be adapters.
     peft = config.algo.world_model.hf_model.peft
-    if peft and not any(".lora_" in weight for weight, _ in theirs.named_parameters()):
-        raise ConfigError(f"peft=true: backbone={cfg.name} has made no adapters")
-    return theirs
+    if peft and not any(".lora_" in name for name, _ in plugin.named_parameters()):
+        raise ConfigError(
+            f"peft=true: backbone={cfg.name} has no LoRA adapters; set peft=false, or have"
+            f" {cfg.factory} add them"
+        )
+    return plugin

@@ -1,4 +1,4 @@
-"""A layer-normed GRU, as DreamerV2 and the first V3 have it: the control arm."""
+"""GRU with layer normalization, as in DreamerV2 and DreamerV3's first version: the control arm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from llmdreamer.backbones.cell import CellBackbone, remember, width_of
+from llmdreamer.backbones.cell import CellBackbone, backbone_width, gru_update
 from llmdreamer.nn.layers import RMSNorm, init_linear
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def make_gru(config: Config) -> GRUBackbone:
-    """The GRU of a configuration's width."""
-    return GRUBackbone(width_of(config))
+    """Return the GRU of the configured width."""
+    return GRUBackbone(backbone_width(config))
 
 
 class GRUBackbone(CellBackbone):
@@ -24,14 +24,14 @@ class GRUBackbone(CellBackbone):
     def __init__(self, width: int) -> None:
         super().__init__(width)
         self.from_token = init_linear(nn.Linear(width, 3 * width, bias=False))
-        self.from_memory = init_linear(nn.Linear(width, 3 * width, bias=False))
+        self.from_deter = init_linear(nn.Linear(width, 3 * width, bias=False))
         self.norm = RMSNorm(3 * width)
 
     def project(self, tokens: Tensor) -> Tensor:
         projected: Tensor = self.from_token(tokens)
         return projected
 
-    def cell(self, projected: Tensor, memory: Tensor) -> Tensor:
-        gates = self.norm(projected + self.from_memory(memory))
+    def cell(self, projected: Tensor, deter: Tensor) -> Tensor:
+        gates = self.norm(projected + self.from_deter(deter))
         reset, candidate, update = gates.chunk(3, -1)
-        return remember(reset, candidate, update, memory)
+        return gru_update(reset, candidate, update, deter)

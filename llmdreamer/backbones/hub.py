@@ -1,4 +1,4 @@
-"""Whether the Hugging Face hub answers, found out before its client tries for half a minute."""
+"""One quick check that the Hugging Face hub is reachable. Its own client retries for half a minute."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from urllib.error import HTTPError, URLError
 
 from huggingface_hub import constants
 
-WITHIN = 5.0  # seconds that the hub may take for a first word
+HUB_TIMEOUT_SECONDS = 5.0
+"""Time that the hub has to send its first response."""
 
 
 @cache
 def is_reachable() -> bool:
-    """Ask once in a process; whoever gets False reads what is in the cache and nothing else.
+    """Check once for each process. If False, callers read the local cache and nothing else.
 
-    The hub's own client asks six times with longer and longer pauses, for every file. It is told, because
-    transformers asks it for more than what it was asked for itself.
+    The hub's client tries six times, with growing pauses, for every file. So an unreachable hub also
+    sets the client offline: transformers makes requests beyond those for the given files.
     """
-    if not constants.is_offline_mode() and not _answers():
+    if not constants.is_offline_mode() and not _responds():
         constants.HF_HUB_OFFLINE = True
     return not constants.is_offline_mode()
 
 
-def _answers() -> bool:
+def _responds() -> bool:
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")  # noqa: S310  (http or https)
     try:
-        urllib.request.urlopen(request, timeout=WITHIN).close()  # noqa: S310
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT_SECONDS).close()  # noqa: S310
     except HTTPError:
-        return True  # it does not like the question, but it is there
+        return True  # it refuses this request, but it is there
     except URLError as error:
-        # A certificate that only the client's own settings know is for the client to judge.
+        # The hub's client may be configured to accept a certificate that urllib rejects.
         return isinstance(error.reason, ssl.SSLError)
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""LoRA adapters (arXiv:2106.09685) put into a frozen backbone by peft."""
+"""LoRA adapters (arXiv:2106.09685) in a frozen backbone, by peft."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Freeze `model` and add adapters to its target layers, which start as the identity.
+    """Freeze `model` and add adapters to its target layers. They start as the identity.
 
     Raises:
-        ConfigError: if no layer has a target's name, or peft will not adapt it.
+        ConfigError: if no layer has a target's name, or peft cannot adapt it.
     """
-    targets = _targets(model, config)
+    targets = _target_modules(model, config)
     layers = {
         name: module
         for name, module in model.named_modules()
@@ -39,7 +39,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
     unmatched = [target for target in targets if target not in names]
     if unmatched or not targets:
         raise ConfigError(
-            f"lora.target_modules {unmatched} match nothing; linear layers: {', '.join(names)}"
+            f"lora.target_modules={unmatched}: no such linear layers; choose from {', '.join(names)}"
         )
     try:
         inject_adapter_in_model(
@@ -48,7 +48,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
                 lora_alpha=config.alpha,
                 lora_dropout=config.dropout,
                 target_modules=targets,
-                # GPT-2 keeps its weights transposed.
+                # GPT-2 stores its weights transposed.
                 fan_in_fan_out=all(
                     isinstance(layers[name], Conv1D)
                     for name in layers
@@ -57,60 +57,62 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
             ),
             model,
         )
-    except ValueError as error:  # out_proj of Mamba, among others
+    except ValueError as error:  # for example Mamba's out_proj
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"lora.target_modules {targets}: {reason}") from error
+        raise ConfigError(f"lora.target_modules={targets}: {reason}") from error
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and config.dropout > 0:
             layer.lora_dropout.update(
-                {name: LearningDropout(config.dropout) for name in layer.lora_dropout}
+                {name: GradientOnlyDropout(config.dropout) for name in layer.lora_dropout}
             )
 
 
-class LearningDropout(nn.Dropout):
-    """Dropout in what is learned from; acting and dreaming, which take no gradient, hear everything.
+class GradientOnlyDropout(nn.Dropout):
+    """Dropout that is active only with gradient: not in acting and imagination.
 
-    Else each step of a dream would drop other inputs, and no policy acted with be the one evaluated.
+    Otherwise each imagined step would drop other inputs, and the policy that acts would differ from
+    the one that is evaluated.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input) if torch.is_grad_enabled() else input
 
 
-@torch.enable_grad()  # whoever builds a backbone to act with it may have switched gradients off
+@torch.enable_grad()  # the caller may have disabled gradients
 def check_adapters(backbone: Backbone) -> None:
-    """Try whether a gradient reaches every adapter; some models read a layer's weight past them.
+    """Check that a gradient reaches every adapter. Some models read a layer's weight without calling it.
 
     Raises:
-        ConfigError: naming the layers whose adapters would never train.
+        ConfigError: names the layers whose adapters would never be trained.
     """
     device = next(backbone.parameters()).device
-    # Fixed numbers: building a backbone draws from the generator for its weights only.
+    # Fixed numbers, because building a backbone may draw random numbers for its weights only.
     tokens = torch.arange(4 * backbone.width, device=device, dtype=torch.float32).cos()
     training = backbone.training
-    none = torch.zeros(1, 4, dtype=torch.bool, device=device)
-    deter, _ = backbone.eval().observe(tokens.view(1, 4, -1), none)
-    # No plain sum: of what a LayerNorm puts out, that is a constant.
+    is_first = torch.zeros(1, 4, dtype=torch.bool, device=device)
+    deter, _ = backbone.eval().observe(tokens.view(1, 4, -1), is_first)
+    # Not a plain sum: the sum of a LayerNorm's outputs is constant.
     (deter * tokens.add(1).cos().view_as(deter)).sum().backward()
     backbone.train(training)
-    # A is behind B, which starts at zero: at first only B has a gradient other than zero.
-    dead = {
+    # B starts at zero, so at first A has no gradient: check B only.
+    untrained = {
         name.split(".lora_")[0].rsplit(".", 1)[-1]
         for name, param in backbone.named_parameters()
         if ".lora_B." in name and (param.grad is None or not param.grad.any())
     }
     backbone.zero_grad(set_to_none=True)
-    if dead:
+    if untrained:
         raise ConfigError(
-            f"lora.target_modules {sorted(dead)} get no gradient in this model: leave them out"
+            f"lora.target_modules={sorted(untrained)}: no gradient reaches them in this model; remove"
+            " them"
         )
 
 
 @torch.no_grad()
 def adapter_norms(backbone: nn.Module) -> dict[str, float]:
-    """How large the change is that adapters make: by layer, the norm of scaling * B A over that of W.
+    """Return the relative change by each layer's adapter: |scaling * B A| / |W|, by layer name.
 
-    Frobenius norms; 0 at the start, where B is. Empty without adapters.
+    Frobenius norms. 0 at the start, when B is 0. Empty without adapters.
     """
     norms = {}
     for name, layer in backbone.named_modules():
@@ -121,7 +123,7 @@ def adapter_norms(backbone: nn.Module) -> dict[str, float]:
             a, b = (
                 cast(Tensor, side[adapter].weight).float() for side in (layer.lora_A, layer.lora_B)
             )
-            # |BA|² = sum(BᵀB * AAᵀ): r x r numbers in the place of a whole weight.
+            # |BA|² = sum(BᵀB * AAᵀ): matrices of r x r instead of a whole weight.
             change = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt() * layer.scaling[adapter]
             norms[name.removeprefix("model.")] = float(change / weight.float().norm())
     return norms
@@ -129,36 +131,36 @@ def adapter_norms(backbone: nn.Module) -> dict[str, float]:
 
 @contextmanager
 def merged(backbone: nn.Module) -> Iterator[None]:
-    """Have each adapter added to the weight it adapts while this lasts: same outputs, plain layers' speed.
+    """Merge each adapter into its weight for the duration: same outputs at the speed of plain layers.
 
-    For passes without gradient: none reaches the adapters meanwhile. Afterwards the frozen weights are the
-    very tensors that they were, so nothing drifts, and a graph from before can still be gone back through.
+    For passes without gradient; no gradient reaches merged adapters. On exit the original weight tensors
+    are restored, so nothing drifts, and graphs from before can still be backpropagated.
     """
-    kept = []
+    originals = []
     for layer in backbone.modules():
         if isinstance(layer, LoraLayer):
             weight = cast(Tensor, layer.get_base_layer().weight)
-            kept.append((layer, weight, weight.data))
+            originals.append((layer, weight, weight.data))
     try:
         with torch.no_grad():
-            for layer, weight, _ in kept:
+            for layer, weight, _ in originals:
                 for adapter in layer.active_adapters:
                     weight.data = weight.data + cast(Any, layer).get_delta_weight(adapter)
                     layer.merged_adapters.append(adapter)
         yield
     finally:
-        for layer, weight, frozen in kept:
-            weight.data = frozen
+        for layer, weight, original in originals:
+            weight.data = original
             layer.merged_adapters.clear()
 
 
-def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str]:
+def _target_modules(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     if config.target_modules is not None:
         return list(config.target_modules)
     kind = model.config.model_type
-    usual = LORA_TARGETS.get(kind, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind))
-    if not isinstance(usual, list):
+    default = LORA_TARGETS.get(kind, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind))
+    if not isinstance(default, list):
         raise ConfigError(
-            f"lora.target_modules=null: {kind} has no usual ones; name the layers to adapt"
+            f"lora.target_modules=null: {kind} has no default; name the layers to adapt"
         )
-    return usual
+    return default

@@ -1,4 +1,7 @@
-"""Reads a text as the backbone would, or byte by byte: one vector for each text."""
+"""Text embeddings and the modules on top of them: one vector for each text, or tokens for the backbone.
+
+Texts are read with the tokenizer and word embeddings of a pretrained backbone, or byte by byte.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BYTE_WIDTH = 32
-"""Numbers in the learned embedding of a byte."""
+"""Width of the learned embedding of a byte."""
 
-KNOWN_TEXTS = 65_536
-"""Texts whose tokens are remembered."""
+TOKENIZED_TEXTS = 65_536
+"""Texts whose token ids are kept in memory."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -37,16 +40,16 @@ TOKENIZER_FILES = (
 )
 
 
-class Table(Protocol):
-    """Embeds a text: its parts (n, width), at least one."""
+class TextEmbedding(Protocol):
+    """Embeds a text as a sequence of vectors (n, width), n >= 1."""
 
     width: int
 
     def __call__(self, text: bytes) -> Tensor: ...
 
 
-class ByteTable(nn.Module):
-    """A learned vector for each of the 256 bytes, and one for the empty text."""
+class ByteEmbedding(nn.Module):
+    """A learned vector for each of the 256 byte values, and one for the empty text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,10 +62,10 @@ class ByteTable(nn.Module):
         return embedded
 
 
-class TokenTable(nn.Module):
-    """A language model's own tokens and word embeddings, frozen.
+class TokenEmbedding(nn.Module):
+    """The tokenizer and frozen word embeddings of a language model.
 
-    The table is no part of a checkpoint of ours: it is read again from the model's.
+    The embeddings are not saved in our checkpoints: they are loaded again from the model's.
 
     Args:
         tokenizer: of transformers.
@@ -75,13 +78,13 @@ class TokenTable(nn.Module):
         super().__init__()
         self.width = weight.shape[1]
         self.register_buffer("weight", weight.detach(), persistent=False)
-        self.ids = lru_cache(KNOWN_TEXTS)(lambda text: _ids(tokenizer, text))
+        self.ids = lru_cache(TOKENIZED_TEXTS)(lambda text: _token_ids(tokenizer, text))
 
     def forward(self, text: bytes) -> Tensor:
         ids = self.ids(text)
         if not ids:
             return self.weight.new_zeros(1, self.width)
-        # The unit that the GRU behind it is used to: word embeddings are much smaller than 1.
+        # Scaled to RMS 1, which the layers on top expect: word embeddings are much smaller.
         embedded = self.weight[torch.tensor(ids, device=self.weight.device)]
         return embedded / self.weight.square().mean().sqrt()
 
@@ -91,145 +94,157 @@ class Tokenizer(Protocol):
 
 
 class TextEncoder(nn.Module):
-    """Parts of a text through a GRU, whose outputs' mean goes through an MLP.
+    """Encodes a text as one vector: embeddings, a GRU, the mean of its outputs, and an MLP.
 
-    A plain mean of embeddings would not tell "red ball, blue box" from "blue ball, red box": the GRU
-    is what sees order. Equal texts of a batch are encoded once.
+    The GRU makes word order count: a plain mean of embeddings is the same for "red ball, blue box" and
+    "blue ball, red box". Equal texts of a batch are encoded once.
 
     Args:
-        table: what a text's parts are.
-        keys: observations that are texts; each is read alone, their vectors are summed up in the MLP.
+        text_embedding: embeds a text, as `TextEmbedding`.
+        keys: observations that are texts. Each is encoded alone; the MLP combines their vectors.
         units: width of GRU, MLP and output.
     """
 
-    def __init__(self, table: nn.Module, keys: list[str], units: int) -> None:
+    def __init__(self, text_embedding: nn.Module, keys: list[str], units: int) -> None:
         super().__init__()
         self.keys = keys
         self.width = units
-        self.table = table
-        self.gru = nn.GRU(int(table.width), units, batch_first=True)  # type: ignore[arg-type]
+        self.text_embedding = text_embedding
+        self.gru = nn.GRU(int(text_embedding.width), units, batch_first=True)  # type: ignore[arg-type]
         self.mlp = MLP(units * len(keys), units, 1)
 
-    def forward(self, observations: dict[str, Tensor], lead: int) -> Tensor:
-        """UTF-8 bytes (*lead dims, bytes) of each key, zeros behind -> (*lead dims, width).
+    def forward(self, observations: dict[str, Tensor], leading_dims: int) -> Tensor:
+        """Encode the UTF-8 bytes (*leading, bytes) of each key, zero-padded at the end -> (*leading, width).
 
-        They may be on another device than the module.
+        The bytes may be on another device than the module.
         """
-        vectors = [self._read(observations[key]) for key in self.keys]
-        assert vectors[0].dim() == lead + 1, vectors[0].shape
+        vectors = [self._encode(observations[key]) for key in self.keys]
+        assert vectors[0].dim() == leading_dims + 1, vectors[0].shape
         embedding: Tensor = self.mlp(torch.cat(vectors, -1))
         return embedding
 
-    def _read(self, rows: Tensor) -> Tensor:
-        # Looked up by their bytes, so a batch's texts are best left on the CPU: no device waits for them.
-        texts, which = distinct_texts(rows)
-        parts = [self.table(text) for text in texts]
-        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)
+    def _encode(self, text_bytes: Tensor) -> Tensor:
+        # Texts are looked up by their bytes. On the CPU this does not wait for another device.
+        texts, text_index = distinct_texts(text_bytes)
+        embedded = [self.text_embedding(text) for text in texts]
+        padded = nn.utils.rnn.pad_sequence(embedded, batch_first=True)
         device = padded.device
-        lengths = torch.tensor([len(part) for part in parts], device=device)
-        counted = torch.arange(padded.shape[1], device=device) < lengths[:, None]
-        # Autocast has nothing to win on a few short texts, and not every device's GRU knows it.
+        lengths = torch.tensor([len(vectors) for vectors in embedded], device=device)
+        valid = torch.arange(padded.shape[1], device=device) < lengths[:, None]
+        # Autocast gains nothing on a few short texts, and not every device supports it for a GRU.
         with torch.autocast(device.type, enabled=False):
             outputs, _ = self.gru(padded)
-        # Padding stands behind the text, so it changes no output within it; those behind are left out.
-        mean = (outputs * counted[..., None]).sum(1) / lengths[:, None]
-        return mean[which.to(device)]
+        # Padding is at the end, so it does not change the outputs before it. Its own are left out.
+        mean = (outputs * valid[..., None]).sum(1) / lengths[:, None]
+        return mean[text_index.to(device)]
 
 
 class TextPrompt(nn.Module):
-    """Texts as tokens of a backbone: what a model is told before it lives.
+    """Converts the texts at the start of an episode to tokens of the backbone.
 
-    Word vectors of the backbone's own model enter as they did when it was trained. Others, as learned
-    bytes, go through a layer and are scaled to what the backbone is used to.
+    Word embeddings of the backbone's own model enter as in its pretraining. Other embeddings, such as
+    learned bytes, go through a linear layer and are scaled to the RMS that the backbone expects.
 
     Args:
-        table: what a text's parts are.
-        keys: observations that are texts; a row's are read one after the other.
+        text_embedding: embeds a text, as `TextEmbedding`.
+        keys: observations that are texts. Those of one time step are concatenated in this order.
     """
 
-    def __init__(self, table: nn.Module, keys: list[str], backbone: Backbone) -> None:
+    def __init__(self, text_embedding: nn.Module, keys: list[str], backbone: Backbone) -> None:
         super().__init__()
         self.keys = keys
-        self.table = table
+        self.text_embedding = text_embedding
         self.input_rms = backbone.input_rms
-        width = int(table.width)  # type: ignore[arg-type]
+        width = int(text_embedding.width)  # type: ignore[arg-type]
         self.project: nn.Module | None = None
-        if not isinstance(table, TokenTable) or width != backbone.width:
+        if not isinstance(text_embedding, TokenEmbedding) or width != backbone.width:
             norm = RMSNorm(backbone.width)
             nn.init.constant_(norm.weight, backbone.input_rms)
             self.project = nn.Sequential(init_linear(nn.Linear(width, backbone.width)), norm)
 
     def forward(self, observations: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """UTF-8 bytes (M, bytes) of each key, zeros behind, on any device.
+        """Embed the UTF-8 bytes (M, bytes) of each key, zero-padded at the end, on any device.
 
         Returns:
-            tokens (M, P, D), zeros in front of the shorter, and how many are a row's (M,), 1 to P.
+            tokens (M, P, D), zero-padded at the front, and the length of each prompt (M,), 1 to P.
         """
-        texts, which = zip(*(distinct_texts(observations[key]) for key in self.keys), strict=True)
-        rows, which_row = torch.stack(which, -1).unique(dim=0, return_inverse=True)
-        told = [
-            torch.cat([self.table(of[i]) for of, i in zip(texts, row, strict=True)])
-            for row in rows.tolist()
+        texts, text_index = zip(
+            *(distinct_texts(observations[key]) for key in self.keys), strict=True
+        )
+        prompts, prompt_index = torch.stack(text_index, -1).unique(dim=0, return_inverse=True)
+        embedded = [
+            torch.cat(
+                [
+                    self.text_embedding(key_texts[i])
+                    for key_texts, i in zip(texts, prompt, strict=True)
+                ]
+            )
+            for prompt in prompts.tolist()
         ]
-        padded = nn.utils.rnn.pad_sequence(told, batch_first=True, padding_side="left")
-        lengths = torch.tensor([len(parts) for parts in told])
-        # In full precision: it is little, and what the memory begins with.
+        padded = nn.utils.rnn.pad_sequence(embedded, batch_first=True, padding_side="left")
+        lengths = torch.tensor([len(vectors) for vectors in embedded])
+        # In full precision: prompts are short, and everything after them depends on them.
         with torch.autocast(padded.device.type, enabled=False):
             tokens = padded * self.input_rms if self.project is None else self.project(padded)
-        which_row = which_row.to(padded.device)
-        return tokens[which_row], lengths.to(padded.device)[which_row]
+        prompt_index = prompt_index.to(padded.device)
+        return tokens[prompt_index], lengths.to(padded.device)[prompt_index]
 
 
-def make_table(config: Config, vocabulary: Tensor | None) -> nn.Module:
-    """What texts are read with: the checkpoint's tokens, or bytes where there are none.
+def make_text_embedding(config: Config, vocabulary: Tensor | None) -> nn.Module:
+    """Return the embedding that reads texts: the checkpoint's tokens, or bytes if there are none.
 
     Args:
-        vocabulary: of the backbone, (words, width); None if it was drawn, not loaded.
+        vocabulary: word embeddings of the backbone, (words, width); None if they were not loaded.
 
     Raises:
-        ConfigError: if the model is on the hub, and its tokenizer cannot be had.
+        ConfigError: if the model is on the hub, and its tokenizer cannot be loaded.
     """
     if vocabulary is None:
-        return ByteTable()
+        return ByteEmbedding()
     source = config.backbone.path
     if source is None:
         if config.backbone.factory is not None:
-            raise ConfigError("algo.text_keys: set backbone.path to where the tokenizer is")
+            raise ConfigError(
+                "algo.text_keys: no tokenizer; set backbone.path to a directory or hub name that has"
+                " the tokenizer"
+            )
         source = shape_of(config.backbone.name, config.size).checkpoint
-    assert source is not None, "make_backbone has refused it"
-    return _token_table(source, vocabulary)
+    assert source is not None, "refused by make_backbone"
+    return _token_embedding(source, vocabulary)
 
 
-def _token_table(source: str, vocabulary: Tensor) -> nn.Module:
+def _token_embedding(source: str, vocabulary: Tensor) -> nn.Module:
     from transformers import AutoTokenizer
 
     path = Path(source).expanduser()
     local = path.is_dir()
-    # Asked first: without these files transformers makes a tokenizer of no words, and says nothing.
+    # Checked first: without these files transformers silently makes a tokenizer without words.
     if local and not any((path / name).exists() for name in TOKENIZER_FILES):
         log.warning("%s has no tokenizer: texts are read byte by byte", source)
-        return ByteTable()
+        return ByteEmbedding()
     offline = local or not is_reachable()
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             path if local else source, local_files_only=offline, trust_remote_code=False
         )
-    # What a damaged or missing tokenizer raises depends on its kind.
+    # A damaged or missing tokenizer raises different errors depending on its kind.
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
         if local or not offline:
-            raise ConfigError(f"backbone.path={source}: its tokenizer cannot be read") from error
+            raise ConfigError(
+                f"backbone.path={source}: its tokenizer cannot be read; replace its tokenizer files"
+            ) from error
         raise ConfigError(
-            f"algo.text_keys needs the tokenizer of {source}, which is not in the cache and the "
-            "hub is unreachable; point backbone.path at a local directory that has it"
+            f"algo.text_keys: the tokenizer of {source} is not in the local cache, and the hub is"
+            " unreachable; set backbone.path to a local directory that has it"
         ) from error
     if len(tokenizer) > vocabulary.shape[0]:
         raise ConfigError(
-            f"{source}: its tokenizer has {len(tokenizer)} tokens, its model embeds "
-            f"{vocabulary.shape[0]}; they are not of one model"
+            f"backbone.path={source}: its tokenizer has {len(tokenizer)} tokens, its model embeds"
+            f" {vocabulary.shape[0]}; use the tokenizer of the same model"
         )
-    return TokenTable(tokenizer, vocabulary)
+    return TokenEmbedding(tokenizer, vocabulary)
 
 
-def _ids(tokenizer: Tokenizer, text: bytes) -> list[int]:
-    """Tokens of a text; none of an empty one."""
+def _token_ids(tokenizer: Tokenizer, text: bytes) -> list[int]:
+    """Return the token ids of a text; an empty list for an empty text."""
     return tokenizer.encode(text.decode("utf-8", "ignore"), add_special_tokens=False)

@@ -1,4 +1,4 @@
-"""Any causal model of transformers as a backbone: the window of the last tokens, encoded anew each time."""
+"""Any causal transformers model as a backbone: each step encodes the window of the last tokens again."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from llmdreamer.utils.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Observed:
-    """What `observe` leaves behind for `select`."""
+class SequenceTokenCache:
+    """Tokens of whole sequences, as `observe` returns them for `select`."""
 
     tokens: Tensor  # (B, T, D)
-    begin: Tensor  # (B, T), the first row of each row's window
+    window_start: Tensor  # (B, T), the index of the first token of each token's window
 
 
 @dataclass(frozen=True)
-class Recent:
+class TokenWindowCache:
     """The last tokens of N streams, oldest first."""
 
-    tokens: Tensor  # (N, context, D); beyond `length`, whatever was there
+    tokens: Tensor  # (N, context, D); arbitrary from index `length` on
     length: Tensor  # (N,), at most context
 
 
 class WindowBackbone(Backbone):
-    """A model that needs nothing but to be causal: no cache, no mask, no positions of ours.
+    """A model that only has to be causal: it gets no cache, mask or positions from us.
 
-    A window begins with the model's own first position and is filled up behind its last token, where a
-    causal model cannot look. So unlike padding in front, it asks nothing of how a model treats masks.
-    Its price: a step encodes a whole window, and so does every training row whose episode is older
-    than `context`; younger rows of one episode share one pass.
+    A window starts at the model's first position and is padded at the end, where a causal model does
+    not look. Padding at the front would depend on how the model treats masks.
+
+    The cost: a step encodes a whole window. So does every training time step whose episode is longer
+    than `context`; the first `context` steps of an episode share one pass.
     """
 
     def __init__(self, model: PreTrainedModel, context: int, input_rms: float) -> None:
@@ -44,58 +45,63 @@ class WindowBackbone(Backbone):
         self.context = context
         self.input_rms = input_rms
 
-    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Observed]:
-        batch, time = is_first.shape
-        row = torch.arange(time, device=tokens.device)
-        start = torch.where(is_first, row, 0).cummax(1).values
-        begin = torch.maximum(start, row - self.context + 1)
-        # Windows with the same first token are one: what follows a row does not change it.
+    def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, SequenceTokenCache]:
+        batch, length = is_first.shape
+        time = torch.arange(length, device=tokens.device)
+        episode_start = torch.where(is_first, time, 0).cummax(1).values
+        window_start = torch.maximum(episode_start, time - self.context + 1)
+        # Time steps with the same window start share one window: later tokens do not change earlier
+        # outputs.
         sequence = torch.arange(batch, device=tokens.device).unsqueeze(1)
-        windows, window = (sequence * time + begin).unique(return_inverse=True)
-        offset = row - begin
-        column = torch.arange(int(offset.max()) + 1, device=tokens.device)
-        source = (windows % time).unsqueeze(1) + column
-        source = source.clamp(max=time - 1) + (windows // time * time).unsqueeze(1)
+        windows, window = (sequence * length + window_start).unique(return_inverse=True)
+        offset = time - window_start
+        offsets = torch.arange(int(offset.max()) + 1, device=tokens.device)
+        source = (windows % length).unsqueeze(1) + offsets
+        source = source.clamp(max=length - 1) + (windows // length * length).unsqueeze(1)
         encoded = self._encode(tokens.flatten(0, 1)[source])
-        return encoded[window, offset], Observed(tokens.detach(), begin)
+        return encoded[window, offset], SequenceTokenCache(tokens.detach(), window_start)
 
-    def select(self, caches: Observed, indices: Tensor, steps: int | None = None) -> Recent:
-        row = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
-        begin = caches.begin[row, indices]
-        column = torch.arange(self.context, device=indices.device)
-        source = (begin.unsqueeze(-1) + column).clamp(max=caches.tokens.shape[1] - 1)
-        tokens = caches.tokens[row.unsqueeze(-1), source].flatten(0, 1)
-        return Recent(tokens, (indices - begin + 1).flatten())
+    def select(
+        self, caches: SequenceTokenCache, indices: Tensor, steps: int | None = None
+    ) -> TokenWindowCache:
+        batch = torch.arange(indices.shape[0], device=indices.device).unsqueeze(1)
+        window_start = caches.window_start[batch, indices]
+        offsets = torch.arange(self.context, device=indices.device)
+        source = (window_start.unsqueeze(-1) + offsets).clamp(max=caches.tokens.shape[1] - 1)
+        tokens = caches.tokens[batch.unsqueeze(-1), source].flatten(0, 1)
+        return TokenWindowCache(tokens, (indices - window_start + 1).flatten())
 
-    def initial_cache(self, streams: int) -> Recent:
-        like = next(self.model.parameters())
-        return Recent(
-            torch.zeros(streams, self.context, self.width, device=like.device),
-            torch.zeros(streams, dtype=torch.int64, device=like.device),
+    def initial_cache(self, streams: int) -> TokenWindowCache:
+        device = next(self.model.parameters()).device
+        return TokenWindowCache(
+            torch.zeros(streams, self.context, self.width, device=device),
+            torch.zeros(streams, dtype=torch.int64, device=device),
         )
 
     @torch.no_grad()
-    def step(self, token: Tensor, cache: Recent) -> tuple[Tensor, Recent]:
+    def step(self, token: Tensor, cache: TokenWindowCache) -> tuple[Tensor, TokenWindowCache]:
         full = (cache.length == self.context)[:, None, None]
         tokens = torch.where(full, cache.tokens.roll(-1, 1), cache.tokens)
         stream = torch.arange(token.shape[0], device=token.device)
         last = cache.length.clamp(max=self.context - 1)
         tokens[stream, last] = token.to(tokens.dtype)
         encoded = self._encode(tokens[:, : int(last.max()) + 1])
-        return encoded[stream, last], Recent(tokens, last + 1)
+        return encoded[stream, last], TokenWindowCache(tokens, last + 1)
 
-    def reset(self, cache: Recent, mask: Tensor) -> Recent:
-        return Recent(cache.tokens, cache.length.masked_fill(mask, 0))
+    def reset(self, cache: TokenWindowCache, mask: Tensor) -> TokenWindowCache:
+        return TokenWindowCache(cache.tokens, cache.length.masked_fill(mask, 0))
 
-    def replace(self, cache: Recent, other: Recent, mask: Tensor) -> Recent:
+    def replace(
+        self, cache: TokenWindowCache, other: TokenWindowCache, mask: Tensor
+    ) -> TokenWindowCache:
         tokens = torch.where(mask[:, None, None], other.tokens, cache.tokens)
-        return Recent(tokens, torch.where(mask, other.length, cache.length))
+        return TokenWindowCache(tokens, torch.where(mask, other.length, cache.length))
 
-    def cache_to_dict(self, cache: Recent) -> dict[str, Tensor]:
+    def cache_to_dict(self, cache: TokenWindowCache) -> dict[str, Tensor]:
         return {"tokens": cache.tokens, "length": cache.length}
 
-    def cache_from_dict(self, tensors: dict[str, Tensor]) -> Recent:
-        return Recent(tensors["tokens"], tensors["length"])
+    def cache_from_dict(self, tensors: dict[str, Tensor]) -> TokenWindowCache:
+        return TokenWindowCache(tensors["tokens"], tensors["length"])
 
     def _encode(self, tokens: Tensor) -> Tensor:
         hidden: Tensor = self.model(inputs_embeds=tokens, use_cache=False).last_hidden_state
@@ -103,16 +109,17 @@ class WindowBackbone(Backbone):
 
 
 def make_window(model: PreTrainedModel, context: int, input_rms: float) -> WindowBackbone:
-    """The backbone of any causal model that takes vectors for words.
+    """Return the backbone of any causal model that accepts embeddings as input.
 
     Raises:
-        ConfigError: if the model is none, or has not that many positions.
+        ConfigError: if the model is not causal, does not accept embeddings, or has fewer positions
+            than `context`.
     """
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and context > positions:
         raise ConfigError(
             f"algo.world_model.hf_model.seq_len={context}: this {model.config.model_type} has"
-            f" {positions} positions"
+            f" {positions} positions; choose at most {positions}"
         )
     _check_causal(model)
     return WindowBackbone(model, context, input_rms)
@@ -120,13 +127,13 @@ def make_window(model: PreTrainedModel, context: int, input_rms: float) -> Windo
 
 @torch.no_grad()
 def _check_causal(model: PreTrainedModel) -> None:
-    """Try whether a model takes vectors for words, and whether what follows a word leaves it alone.
+    """Run the model to check that it accepts embeddings and that later tokens do not change outputs.
 
     Raises:
-        ConfigError: if not.
+        ConfigError: if the check fails.
     """
     kind, width = model.config.model_type, int(model.config.hidden_size)
-    # Fixed numbers: building a backbone draws from the generator for its weights only.
+    # Fixed numbers, because building a backbone may draw random numbers for its weights only.
     token = torch.arange(3 * width, dtype=torch.float32).view(1, 3, width).cos()
     tokens = torch.cat([token, token])
     tokens[1, -1] = token[0, 0].neg()
@@ -139,8 +146,10 @@ def _check_causal(model: PreTrainedModel) -> None:
     model.train(training)
     if hidden.shape != tokens.shape:
         raise ConfigError(
-            f"a {kind} model cannot be a backbone: it turns {width} numbers a token into"
-            f" {hidden.shape[-1]}"
+            f"a {kind} model cannot be a backbone: its outputs have {hidden.shape[-1]} numbers a"
+            f" token, its inputs {width}; choose a model with equal widths"
         )
     if not torch.allclose(hidden[0, :-1], hidden[1, :-1], atol=1e-4):
-        raise ConfigError(f"a {kind} model cannot be a backbone: it is not causal")
+        raise ConfigError(
+            f"a {kind} model cannot be a backbone: it is not causal; choose a causal language model"
+        )

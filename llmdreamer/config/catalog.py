@@ -180,8 +180,11 @@ ROTARY = frozenset(
 LEARNED = frozenset({"gpt2"})
 DEAF = frozenset({"stablelm"})
 """Of these, what hands nothing on to its attention that its `forward` is told besides."""
-SCANS = {"mamba": "llmdreamer.backbones.mamba.mix", "mamba2": "llmdreamer.backbones.mamba2.mix"}
-"""What runs a layer of a state-space model, see `llmdreamer.backbones.statespace`."""
+SCANS = {
+    "mamba": "llmdreamer.backbones.mamba.mamba_mixer",
+    "mamba2": "llmdreamer.backbones.mamba2.mamba2_mixer",
+}
+"""What runs a layer of a state-space model, see `llmdreamer.backbones.state_space`."""
 LORA_TARGETS = {"mamba": ["in_proj"], "mamba2": ["in_proj"]}
 """The layers that adapters go into, where peft has no default of its own."""
 

@@ -82,7 +82,7 @@ class WorldModel(nn.Module):
     Texts that `algo.text_keys.sequence` names are tokens in front of each episode, too.
 
     Args:
-        text_table: embeds texts, if `algo.text_keys` names any.
+        text_embedding: embeds texts, if `algo.text_keys` names any.
 
     Raises:
         ConfigError: if the posterior needs a recurrent backbone and this one is not recurrent.
@@ -93,7 +93,7 @@ class WorldModel(nn.Module):
         backbone: Backbone,
         spec: EnvSpec,
         algo: AlgoConfig,
-        text_table: nn.Module | None = None,
+        text_embedding: nn.Module | None = None,
     ) -> None:
         super().__init__()
         config = algo.world_model
@@ -102,7 +102,7 @@ class WorldModel(nn.Module):
         heads = layers if config.head_layers is None else config.head_layers
         self.config = config
         self.features = backbone.width + stoch[0] * stoch[1]
-        self.encoder = ObservationEncoder(spec, algo, text_table)
+        self.encoder = ObservationEncoder(spec, algo, text_embedding)
         self.coupled = config.posterior == "coupled"
         if self.coupled and not backbone.recurrent:
             raise ConfigError(
@@ -120,8 +120,8 @@ class WorldModel(nn.Module):
         self.backbone = backbone
         self.prompt: TextPrompt | None = None
         if algo.text_keys.sequence:
-            assert text_table is not None, "texts need a table of embeddings"
-            self.prompt = TextPrompt(text_table, algo.text_keys.sequence, backbone)
+            assert text_embedding is not None, "texts need a text embedding"
+            self.prompt = TextPrompt(text_embedding, algo.text_keys.sequence, backbone)
         # Pretrained models differ in the scale of their outputs. A GRU cell's output is in [-1, 1] already.
         self.deter_norm = CloneIdentity() if backbone.uses_rssm_input else RMSNorm(backbone.width)
         sizes = config.transition_model

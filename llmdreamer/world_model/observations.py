@@ -33,7 +33,7 @@ GROUP: dict[Kind, str] = {
 class ObservationEncoder(nn.Module):
     """The embeddings of vectors, images and texts, concatenated: E = `width` numbers."""
 
-    def __init__(self, spec: EnvSpec, algo: AlgoConfig, text_table: nn.Module | None) -> None:
+    def __init__(self, spec: EnvSpec, algo: AlgoConfig, text_embedding: nn.Module | None) -> None:
         super().__init__()
         units, shapes = algo.dense_units, spec.observations
         self.width = 0
@@ -45,8 +45,8 @@ class ObservationEncoder(nn.Module):
             self.image = ImageEncoder(shapes, algo.cnn_keys.encoder, algo.cnn_depth)
             self.width += self.image.width
         if algo.text_keys.encoder:
-            assert text_table is not None, "texts need a table to be read with"
-            self.text = TextEncoder(text_table, algo.text_keys.encoder, units)
+            assert text_embedding is not None, "texts need a text embedding"
+            self.text = TextEncoder(text_embedding, algo.text_keys.encoder, units)
             self.width += self.text.width
 
     def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:

@@ -68,7 +68,7 @@ def test_no_hub_at_all_is_unreachable(endpoint, refusing):
 
 
 def test_a_hub_that_keeps_silent_is_unreachable(endpoint, listening, monkeypatch):
-    monkeypatch.setattr(hub, "WITHIN", 0.2)
+    monkeypatch.setattr(hub, "HUB_TIMEOUT_SECONDS", 0.2)
     endpoint(listening)
     assert not hub.is_reachable()
 

@@ -5,8 +5,8 @@ import torch
 from transformers import AutoConfig
 
 from llmdreamer.backbones import attention, make_backbone
-from llmdreamer.backbones.attention import AttentionBackbone, Window
-from llmdreamer.backbones.branches import Branches
+from llmdreamer.backbones.attention import AttentionBackbone, RingKVCache
+from llmdreamer.backbones.shared_prefix import SharedPrefixCache
 from llmdreamer.backbones.window import WindowBackbone
 from llmdreamer.config.catalog import DEAF, ROTARY
 from llmdreamer.testing.backbone_laws import LAWS, T, close, encode
@@ -45,7 +45,7 @@ CASES = {
 @pytest.fixture
 def sharing(monkeypatch):
     """Dreams share their past however few they are: from how many on that is faster, benchmarks say."""
-    monkeypatch.setattr(attention, "WORTH_SHARING", 0)
+    monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", 0)
 
 
 @pytest.fixture(params=CASES)
@@ -79,8 +79,8 @@ def test_dreams_are_the_same_whether_they_share_their_past(name, adapted, compos
     starts = torch.tensor([[0, 7, 12], [8, 9, 10], [1, 18, 19]])
     dreamt = torch.randn(4, 9, backbone.width)
     found = []
-    for worth, kind in ((1 << 40, Window), (0, Branches)):
-        monkeypatch.setattr(attention, "WORTH_SHARING", worth)
+    for worth, kind in ((1 << 40, RingKVCache), (0, SharedPrefixCache)):
+        monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", worth)
         cache = backbone.select(caches, starts, len(dreamt))
         assert isinstance(cache, kind)
         for token in dreamt:
@@ -98,10 +98,10 @@ def test_a_past_is_shared_where_it_pays(compose):
     def chosen(starts, steps):
         return type(backbone.select(caches, torch.arange(starts).expand(16, -1), steps))
 
-    assert chosen(8, 15) is Branches  # the default run's
-    assert chosen(4, 15) is Window  # two megabytes: in the cache
-    assert chosen(8, 17) is Window  # of what is read, most is its own
-    assert chosen(8, None) is Window  # nobody knows for how long
+    assert chosen(8, 15) is SharedPrefixCache  # the default run's
+    assert chosen(4, 15) is RingKVCache  # two megabytes: in the cache
+    assert chosen(8, 17) is RingKVCache  # of what is read, most is its own
+    assert chosen(8, None) is RingKVCache  # nobody knows for how long
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -235,7 +235,7 @@ def test_every_architecture_trusted_with_our_mask_keeps_the_laws(kind, compose, 
         close(stepped, deter[:, t])
     starts = torch.tensor([[2, 5, 8, 9]])
     cache = backbone.select(caches, starts, 2)
-    assert isinstance(cache, Branches) == (kind not in DEAF)
+    assert isinstance(cache, SharedPrefixCache) == (kind not in DEAF)
     for ahead in (1, 2):
         stepped, cache = backbone.step(tokens[0, starts[0] + ahead], cache)
         close(stepped, deter[0, starts[0] + ahead])

@@ -7,7 +7,12 @@ import torch
 from refusals import assert_names, refused
 
 from llmdreamer.backbones import make_backbone, text
-from llmdreamer.backbones.text import ByteTable, TextEncoder, TokenTable, make_table
+from llmdreamer.backbones.text import (
+    ByteEmbedding,
+    TextEncoder,
+    TokenEmbedding,
+    make_text_embedding,
+)
 from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -45,7 +50,7 @@ def pretrained(compose, path):
 
 def table(config):
     """As the agent has it: the words come with the backbone, if it is a pretrained one."""
-    return make_table(config, make_backbone(config).vocabulary)
+    return make_text_embedding(config, make_backbone(config).vocabulary)
 
 
 @pytest.fixture(params=["bytes", "tokens"])
@@ -83,18 +88,21 @@ def test_leading_dimensions_are_kept(encoder):
 def test_all_that_trains_has_a_gradient_and_the_models_table_has_none(encoder):
     read(encoder, GO, "blue box").square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
-    if isinstance(encoder.table, TokenTable):
-        assert not list(encoder.table.parameters()) and not encoder.table.weight.requires_grad
-        assert not [name for name in encoder.state_dict() if "table" in name]
+    if isinstance(encoder.text_embedding, TokenEmbedding):
+        assert (
+            not list(encoder.text_embedding.parameters())
+            and not encoder.text_embedding.weight.requires_grad
+        )
+        assert not [name for name in encoder.state_dict() if "text_embedding" in name]
     else:
-        assert encoder.table.embedding.weight.grad is not None
+        assert encoder.text_embedding.embedding.weight.grad is not None
 
 
 def test_tokens_are_the_tokenizers_and_vectors_the_models(compose, checkpoint):
     from transformers import GPT2Model
 
     tokens = table(pretrained(compose, checkpoint))
-    assert isinstance(tokens, TokenTable)
+    assert isinstance(tokens, TokenEmbedding)
     assert tokens.ids(GO.encode()) == [0, 1, 2, 3, 5]
     weight = GPT2Model.from_pretrained(checkpoint).wte.weight.detach()
     close(tokens(GO.encode()), weight[[0, 1, 2, 3, 5]] / weight.square().mean().sqrt())
@@ -109,7 +117,7 @@ def test_an_equal_text_is_tokenized_once():
             return [1]
 
     tokenizer = Counting()
-    encoder = TextEncoder(TokenTable(tokenizer, torch.randn(3, 4)), ["mission"], 8)
+    encoder = TextEncoder(TokenEmbedding(tokenizer, torch.randn(3, 4)), ["mission"], 8)
     for _ in range(3):
         read(encoder, GO, GO, "red")
     assert tokenizer.calls == 2
@@ -122,7 +130,7 @@ def test_a_checkpoint_without_a_tokenizer_is_read_by_bytes_and_says_so(
         (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
     with caplog.at_level(logging.WARNING, logger=text.__name__):
         read_with = table(pretrained(compose, tmp_path))
-    assert isinstance(read_with, ByteTable)
+    assert isinstance(read_with, ByteEmbedding)
     assert_names(caplog.text, tmp_path, "tokenizer", "WARNING")
 
 
@@ -137,7 +145,7 @@ def test_a_damaged_tokenizer_is_one_line(compose, tmp_path, checkpoint):
 
 def test_a_hub_model_without_its_tokenizer_is_one_line(compose):
     with refused(ConfigError, "algo.text_keys", "tokenizer", "nobody/nothing"):
-        make_table(pretrained(compose, "nobody/nothing"), torch.ones(8, 2))
+        make_text_embedding(pretrained(compose, "nobody/nothing"), torch.ones(8, 2))
 
 
 def test_words_are_kept_only_to_read_texts_with(compose, checkpoint):

@@ -108,7 +108,7 @@ def test_a_saved_configuration_is_read_as_data(tmp_path, mark, text):
 @pytest.mark.parametrize("model_type", ["evil", "gpt2"])
 @pytest.mark.parametrize("weights", ["none", "pickle"])
 def test_a_backbones_directory_runs_no_code(tmp_path, mark, model_type, weights):
-    from llmdreamer.backbones.checkpoint import load_pretrained
+    from llmdreamer.backbones.model_loading import load_pretrained
 
     folder = tmp_path / "backbone"
     folder.mkdir()

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 
 from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import attention
-from llmdreamer.backbones.branches import Branches
+from llmdreamer.backbones.shared_prefix import SharedPrefixCache
 from llmdreamer.tracking.spool import read
 from llmdreamer.training.compile import (
     check_compiler,
@@ -150,14 +150,14 @@ def test_every_kind_of_backbone_compiles_to_whole_graphs_once(learner, traced, f
 
 
 def test_imagination_with_a_shared_past_compiles_to_whole_graphs(learner, traced, monkeypatch):
-    monkeypatch.setattr(attention, "WORTH_SHARING", 0)
+    monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", 0)
     one = learner(*GPT2, "algo.horizon=2", "algo.world_model.hf_model.seq_len=4")
     begun, select = [], one.agent.world_model.backbone.select
     monkeypatch.setattr(
         one.agent.world_model.backbone, "select", lambda *a: begun.append(select(*a)) or begun[-1]
     )
     check_whole(one, 4)
-    assert begun and all(isinstance(state, Branches) for state in begun)
+    assert begun and all(isinstance(state, SharedPrefixCache) for state in begun)
 
 
 def test_compiled_update_in_bfloat16_is_near_the_plain_one(learner, traced):

@@ -116,7 +116,7 @@ def test_two_missions_give_different_latents_and_the_mission_has_a_gradient(trai
     posterior = world.posterior(world.encoder(seen, 1))
     assert (posterior[0] - posterior[1]).abs().max() > 1e-3
     posterior.exp()[..., 0].sum().backward()
-    table = world.encoder.text.table.embedding.weight.grad
+    table = world.encoder.text.text_embedding.embedding.weight.grad
     told = table.abs().sum(1) > 0
     assert set(torch.nonzero(told).flatten().tolist()) == set(b"light the red lamp blue")
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from llmdreamer.backbones.text import ByteTable
+from llmdreamer.backbones.text import ByteEmbedding
 from llmdreamer.types import EnvSpec
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.observations import (
@@ -81,7 +81,7 @@ def seen():
 
 
 def test_embeddings_stand_side_by_side_and_each_input_moves_its_own(algo, seen):
-    encoder = ObservationEncoder(ALL, algo, ByteTable())
+    encoder = ObservationEncoder(ALL, algo, ByteEmbedding())
     parts = {"state": slice(0, 8), "image": slice(8, 16), "mission": slice(16, 24)}
     assert encoder.width == 24
     before = encoder(seen, 2)

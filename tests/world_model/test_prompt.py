@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import attention
-from llmdreamer.backbones.text import TextPrompt, TokenTable
+from llmdreamer.backbones.text import TextPrompt, TokenEmbedding
 from llmdreamer.nn.functional import mode_one_hot
 from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
@@ -135,7 +135,7 @@ def test_act_reads_texts_as_training_does(arm, context, make):
 @pytest.mark.parametrize("context", ANY_CONTEXT)
 @pytest.mark.parametrize("steps", [None, 1])  # with a number, attention may share its past
 def test_imagination_depends_on_the_texts_as_training_does(arm, context, steps, make, monkeypatch):
-    monkeypatch.setattr(attention, "WORTH_SHARING", 0)
+    monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", 0)
     world, batch = make(*arm, context=context).world_model, make_batch("ab", "abcdef", "c")
     _, observed = world.observe(batch)
     starts = torch.arange(T).expand(B, T)
@@ -153,7 +153,7 @@ def test_prompt_gets_gradient_through_the_backbone(arm, make):
     prompt = agent.world_model.prompt
     assert all(weight.grad.abs().sum() > 0 for weight in prompt.parameters())
     # Only the bytes of that episode's text.
-    reached = prompt.table.embedding.weight.grad.abs().sum(-1) > 0
+    reached = prompt.text_embedding.embedding.weight.grad.abs().sum(-1) > 0
     assert reached.nonzero().flatten().tolist() == [ord("c")]
 
 
@@ -165,7 +165,7 @@ def test_backbone_without_the_sequence_key_reads_no_text(compose):
 
 def test_one_table_serves_the_encoder_and_the_sequence(make):
     world = make("backbone=gru", "algo.text_keys.encoder=[mission]").world_model
-    assert world.prompt.table is world.encoder.text.table
+    assert world.prompt.text_embedding is world.encoder.text.text_embedding
 
 
 def test_a_key_that_is_no_text_is_refused(compose):
@@ -185,7 +185,7 @@ def test_words_of_the_backbones_own_enter_as_its_model_had_them(make):
     backbone = make("backbone=gru").world_model.backbone
     weight = 0.02 * torch.randn(26, backbone.width)
     backbone.input_rms = weight.square().mean().sqrt().item()
-    prompt = TextPrompt(TokenTable(Words(), weight), ["mission"], backbone)
+    prompt = TextPrompt(TokenEmbedding(Words(), weight), ["mission"], backbone)
     words, length = prompt({"mission": torch.stack([text("abc"), text("d"), text("")])})
     assert length.tolist() == [3, 1, 1] and not list(prompt.parameters())
     torch.testing.assert_close(words[0], weight[:3])
@@ -197,7 +197,7 @@ def test_words_of_the_backbones_own_enter_as_its_model_had_them(make):
 def test_several_texts_are_told_one_after_the_other_at_the_size_of_tokens(make):
     backbone = make("backbone=gru").world_model.backbone
     backbone.input_rms = 0.5
-    table = make("backbone=gru").world_model.prompt.table
+    table = make("backbone=gru").world_model.prompt.text_embedding
     prompt = TextPrompt(table, ["a", "b"], backbone)
     words, length = prompt({"a": text("xy")[None], "b": text("z")[None]})
     assert words.shape == (1, 3, backbone.width) and length.tolist() == [3]

@@ -48,7 +48,7 @@ def core(deter, stoch, action, weights):
     # The kernel that reads a group has its part of the plain layers' columns below it.
     plain = np.concatenate([weights["from_summary.weight"], weights["join.weight"]], 1)
     per_group = plain.reshape(BLOCKS, D // BLOCKS, -1).transpose(0, 2, 1)
-    kernel = np.concatenate([weights["from_group.weight"], per_group], 1)
+    kernel = np.concatenate([weights["from_block.weight"], per_group], 1)
     x = block_linear(x, kernel, weights["from_summary.bias"] + weights["join.bias"])
     x = silu(rms_norm(x, weights["norm.weight"]))
     x = block_linear(x, weights["gates.weight"], weights["gates.bias"])
@@ -119,7 +119,7 @@ def test_what_one_kernel_reads_there_is_drawn_as_that_kernel_here():
     # dynhid0 reads deter, and eight copies of three layers of an eighth of its width.
     std = 1 / math.sqrt(width + BLOCKS * 3 * width // BLOCKS)
     for weight in (
-        backbone.from_group.weight,
+        backbone.from_block.weight,
         backbone.from_summary.weight,
         tokens.project.join.weight,
     ):

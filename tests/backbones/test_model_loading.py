@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.backbones.checkpoint import embedding_rms
+from llmdreamer.backbones.model_loading import embedding_rms
 from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)

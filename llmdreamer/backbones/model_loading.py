@@ -1,0 +1,190 @@
+"""Loads transformers models: pretrained, from a local directory or the hub, or from scratch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.logging import disable_progress_bar
+
+from llmdreamer.backbones.hub import is_reachable
+from llmdreamer.utils.errors import ConfigError, did_you_mean
+
+# Tokens are vectors, so the word embeddings are removed later. One word is the smallest table.
+MINIMAL_VOCABULARY = {
+    "vocab_size": 1,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+EMBEDDING_CHUNK = 4096
+"""Words that are looked up at once to measure the embeddings."""
+
+
+def model_from_scratch(model_type: str, keys: Mapping[str, Any]) -> PreTrainedModel:
+    """Return a model with random weights and no dropout, without its language head.
+
+    Args:
+        model_type: of a causal language model, as transformers names it.
+        keys: values of its configuration; others keep the defaults of transformers.
+
+    Raises:
+        ConfigError: if the model or a key does not exist, or the values contradict each other.
+    """
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        hint = did_you_mean(model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        raise ConfigError(f"backbone.model_type={model_type}: no causal model has this type{hint}")
+    try:
+        default = AutoConfig.for_model(model_type)
+        names = {*default.to_dict(), *default.attribute_map}
+        for key in keys:
+            if key not in names:
+                raise ConfigError(
+                    f"backbone.config.{key}: {model_type} has no such key{did_you_mean(key, names)}"
+                )
+        config = AutoConfig.for_model(model_type, **{**MINIMAL_VOCABULARY, **keys})
+        _adjust(config)
+        model: PreTrainedModel = AutoModel.from_config(config)
+    except ConfigError:
+        raise
+    except (StrictDataclassError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+        raise ConfigError(f"backbone.config: {model_type}: {_reason(error)}") from error
+    return model
+
+
+def load_pretrained(
+    source: str | None, model_type: str | None, missing_source_reason: str
+) -> tuple[PreTrainedModel, float]:
+    """Return a model without its language head, in float32 and without dropout, and its embeddings' RMS.
+
+    Args:
+        source: a directory that `save_pretrained` wrote, or a name on the hub.
+        model_type: required architecture of the checkpoint; None: any causal model.
+        missing_source_reason: start of the error message if `source` is None.
+
+    Raises:
+        ConfigError: if there is no checkpoint, its architecture is another, or weights are missing.
+    """
+    if source is None:
+        raise ConfigError(
+            f"pretrained=true: {missing_source_reason}; set backbone.path to a"
+            f" {model_type or 'causal'} checkpoint"
+        )
+    local = _is_local_directory(source)
+    offline = local or not is_reachable()
+    # Hides its warnings about an unreachable hub: the ConfigError below says it in one line.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
+    try:
+        config = AutoConfig.from_pretrained(
+            source, local_files_only=offline, trust_remote_code=False
+        )
+        if model_type is not None and config.model_type != model_type:
+            raise ConfigError(
+                f"backbone.path={source}: a {config.model_type} checkpoint, not {model_type}; choose"
+                " the backbone of its type, or backbone=hf"
+            )
+        if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+            raise ConfigError(
+                f"backbone.path={source}: {config.model_type} is not a causal model; choose a causal"
+                " language model"
+            )
+        _adjust(config)
+        disable_progress_bar()
+        model, loading_info = AutoModel.from_pretrained(
+            source,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=offline,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except ConfigError:
+        raise
+    except UnpicklingError as error:
+        raise ConfigError(
+            f"backbone.path={source}: not loaded, its file has more than tensors and could run code;"
+            " convert it to safetensors"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        if "trust_remote_code" in str(error):
+            raise ConfigError(
+                f"backbone.path={source}: needs its own code, which is not run; make the backbone in a"
+                " package (backbone.factory=..., trust=[...]: docs/extending.md)"
+            ) from error
+        if not offline or local or not isinstance(error, OSError):
+            raise ConfigError(f"backbone.path={source}: {_reason(error)}") from error
+        raise ConfigError(
+            f"backbone.path={source}: not in the local cache, and the hub is unreachable; set"
+            " backbone.path to a local directory, or set pretrained=false"
+        ) from error
+    # transformers only warns about missing weights and draws them at random.
+    if missing := sorted(loading_info["missing_keys"]):
+        raise ConfigError(
+            f"backbone.path={source}: lacks {len(missing)} of the model's weights, such as"
+            f" {missing[0]}; choose a complete checkpoint"
+        )
+    return model, embedding_rms(model.get_input_embeddings())
+
+
+@torch.no_grad()
+def embedding_rms(embeddings: nn.Module) -> float:
+    """Return the root mean square of a model's word embeddings, as they enter its first layer.
+
+    The module is called, because some scale their table: Gemma does.
+    """
+    assert isinstance(embeddings, nn.Embedding)
+    squares, words = 0.0, torch.arange(embeddings.num_embeddings, device=embeddings.weight.device)
+    for chunk in words.split(EMBEDDING_CHUNK):
+        squares += embeddings(chunk).double().square().mean(-1).sum().item()
+    return float((squares / len(words)) ** 0.5)
+
+
+def _adjust(config: PreTrainedConfig) -> None:
+    """Disable dropout, and replace `gelu_new` by the same formula in one kernel.
+
+    Dropout has many names: attn_pdrop, hidden_dropout, layerdrop. `gelu_new` and `gelu_pytorch_tanh`
+    are the same formula; the first makes eight passes over its input, the second one.
+    """
+    for key, value in config.to_dict().items():
+        if "drop" in key and isinstance(value, float | int) and not isinstance(value, bool):
+            setattr(config, key, 0.0)
+        elif value == "gelu_new":
+            setattr(config, key, "gelu_pytorch_tanh")
+
+
+def _is_local_directory(source: str) -> bool:
+    """Return True if `source` is a directory, False if it is a hub name such as `owner/name`.
+
+    Raises:
+        ConfigError: if it can only be a directory and does not exist.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return True
+    if source.startswith((os.sep, ".", "~")) or source.count("/") > 1:
+        raise ConfigError(
+            f"backbone.path={source}: no such directory; give a directory with a checkpoint, or a hub"
+            " name"
+        )
+    return False
+
+
+def _reason(error: Exception) -> str:
+    """Return the line of a library's error that says what is wrong.
+
+    This is the first line; for `StrictDataclassError` the last, whose first says where it happened.
+    """
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    if not lines:
+        return repr(error)
+    return lines[-1] if isinstance(error, StrictDataclassError) else lines[0]

@@ -1,1 +1,1 @@
-"""Tests to be used by the tests of other packages: they need torch, and no test framework."""
+"""Checks for the tests of other packages. They need torch, but no test framework."""

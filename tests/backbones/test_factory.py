@@ -1,4 +1,4 @@
-"""What a backbone cannot be built from is one line; and the shapes are those of the checkpoints."""
+"""Impossible backbones are refused with a one-line error; shapes match the published checkpoints."""
 
 from pathlib import Path
 
@@ -12,39 +12,39 @@ from llmdreamer.config.catalog import CATALOGUE
 from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
-BYTES = Path(__file__).parents[1] / "data" / "mamba-128x4-bytes"
+BYTE_MAMBA = Path(__file__).parents[1] / "data" / "mamba-128x4-bytes"
 
 
-def test_a_context_longer_than_the_table_of_positions_is_refused(compose):
+def test_context_longer_than_position_table_is_refused(compose):
     config = "backbone.config={n_embd:32,n_layer:1,n_head:2,n_positions:128}"
-    given = ["backbone=hf", "backbone.model_type=gpt2", config]
+    gpt2 = ["backbone=hf", "backbone.model_type=gpt2", config]
     with refused(ConfigError, "seq_len=129", "128 positions"):
-        make_backbone(compose(*given, "algo.world_model.hf_model.seq_len=129"))
+        make_backbone(compose(*gpt2, "algo.world_model.hf_model.seq_len=129"))
 
 
-@pytest.mark.parametrize(("context", "rows"), [(32, 128), (256, 256)])
-def test_a_table_from_scratch_has_as_many_positions_as_the_context_needs(context, rows, compose):
+@pytest.mark.parametrize(("context", "positions"), [(32, 128), (256, 256)])
+def test_position_table_from_scratch_covers_context(context, positions, compose):
     model = make_backbone(compose(f"algo.world_model.hf_model.seq_len={context}")).model
-    assert model.wpe.weight.shape == (rows, 128)
+    assert model.wpe.weight.shape == (positions, 128)
 
 
-def test_a_recurrent_state_size_at_odds_with_the_backbone_is_refused(compose):
+def test_recurrent_state_size_unequal_to_width_is_refused(compose):
     key = "algo.world_model.recurrent_model.recurrent_state_size"
     with refused(ConfigError, f"{key}=100", "backbone=gpt2", "XS", "128"):
         make_backbone(compose(f"{key}=100"))
-    there = ["backbone=mamba", "model=S", "pretrained=true", f"backbone.path={BYTES}"]
-    with refused(ConfigError, f"{key}=768", f"backbone.path={BYTES}", "is 128"):
-        make_backbone(compose(*there, f"{key}=768"))
+    checkpoint = ["backbone=mamba", "model=S", "pretrained=true", f"backbone.path={BYTE_MAMBA}"]
+    with refused(ConfigError, f"{key}=768", f"backbone.path={BYTE_MAMBA}", "is 128"):
+        make_backbone(compose(*checkpoint, f"{key}=768"))
 
 
-def test_a_gru_is_as_wide_as_it_is_asked_to_be_and_others_as_their_size(compose):
+def test_width_applies_to_gru_and_is_refused_for_gpt2(compose):
     gru = make_backbone(compose("backbone=gru", "backbone.width=48"))
     assert gru.width == 48 and sum(p.numel() for p in gru.parameters()) == 6 * 48**2 + 3 * 48
     with refused(ConfigError, "backbone.width=48", "backbone=gpt2"):
         compose("backbone=gpt2", "backbone.width=48")
 
 
-# Millions of weights of the published checkpoints, word embeddings not counted twice.
+# Millions of weights in the published checkpoints; tied word embeddings are counted once.
 PUBLISHED = {
     ("gpt2", "S", 50257): 124.4,
     ("smollm2", "S", 49152): 134.5,
@@ -62,7 +62,7 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("name", "size", "words"), PUBLISHED)
-def test_shapes_have_as_many_weights_as_what_is_published(name, size, words):
+def test_shape_has_as_many_weights_as_published_checkpoint(name, size, words):
     family = CATALOGUE[name]
     shape = family.sizes[size]
     keys = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, **shape.config}
@@ -74,7 +74,7 @@ def test_shapes_have_as_many_weights_as_what_is_published(name, size, words):
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_the_smallest_size_is_about_as_large_for_all(name, compose):
+def test_size_xs_has_similar_weight_count_for_all_backbones(name, compose):
     backbone = make_backbone(compose(f"backbone={name}"))
     assert 0.38e6 < sum(p.numel() for p in backbone.parameters()) < 0.48e6
 
@@ -132,12 +132,12 @@ HF = ["backbone=hf"]
         ),
     ],
 )
-def test_what_cannot_be_built_is_one_line(overrides, parts, compose):
+def test_invalid_backbone_is_refused(overrides, parts, compose):
     with refused(ConfigError, *parts):
         make_backbone(compose(*overrides))
 
 
-def test_a_rotation_that_depends_on_the_length_goes_the_generic_way(compose):
+def test_length_dependent_rotation_uses_window_backbone(compose):
     from llmdreamer.backbones.window import WindowBackbone
 
     shape = "hidden_size:32,num_hidden_layers:1,num_attention_heads:2,intermediate_size:8"

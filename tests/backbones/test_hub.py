@@ -1,4 +1,4 @@
-"""The hub is asked once, for seconds; without it a model is read from the cache or refused."""
+"""The hub is checked once with a short timeout; offline, models come from the cache or are refused."""
 
 import socket
 import threading
@@ -17,80 +17,80 @@ from llmdreamer.utils.errors import ConfigError
 
 @pytest.fixture
 def endpoint(monkeypatch):
-    """Say where the hub is."""
+    """Return a function that sets the hub's port on this machine."""
 
-    def at(port):
+    def use_port(port):
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{port}")
         hub.is_reachable.cache_clear()
 
-    yield at
+    yield use_port
     hub.is_reachable.cache_clear()
 
 
 @pytest.fixture
 def listening():
-    """A port that takes connections and never answers."""
+    """A port that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
 
 @pytest.fixture
 def refusing():
-    """A port that nobody listens at."""
+    """A port that refuses connections."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
 
 
-class Saying(BaseHTTPRequestHandler):
-    asked = 0
+class ForbiddenHandler(BaseHTTPRequestHandler):
+    requests = 0
 
     def do_HEAD(self):
-        Saying.asked += 1
+        ForbiddenHandler.requests += 1
         self.send_error(403)
 
     def log_message(self, *_):
         pass
 
 
-def test_a_hub_that_says_no_is_there_and_is_asked_once(endpoint):
-    with HTTPServer(("127.0.0.1", 0), Saying) as server:
+def test_hub_with_http_error_is_reachable_and_checked_once(endpoint):
+    with HTTPServer(("127.0.0.1", 0), ForbiddenHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         endpoint(server.server_port)
         assert hub.is_reachable() and hub.is_reachable()
         server.shutdown()
-    assert Saying.asked == 1
+    assert ForbiddenHandler.requests == 1
 
 
-def test_no_hub_at_all_is_unreachable(endpoint, refusing):
+def test_hub_refused_connection_is_unreachable(endpoint, refusing):
     endpoint(refusing)
     assert not hub.is_reachable()
 
 
-def test_a_hub_that_keeps_silent_is_unreachable(endpoint, listening, monkeypatch):
+def test_hub_without_response_is_unreachable(endpoint, listening, monkeypatch):
     monkeypatch.setattr(hub, "HUB_TIMEOUT_SECONDS", 0.2)
     endpoint(listening)
     assert not hub.is_reachable()
 
 
-def test_whoever_works_offline_asks_nobody(endpoint, listening, monkeypatch):
+def test_hub_in_offline_mode_sends_no_request(endpoint, listening, monkeypatch):
     endpoint(listening)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.urllib.request, "urlopen", None)  # would be called
+    monkeypatch.setattr(hub.urllib.request, "urlopen", None)  # a call would fail
     assert not hub.is_reachable()
 
 
-def test_without_the_hub_its_client_is_not_left_to_try(endpoint, refusing, monkeypatch, compose):
-    """Left to itself it asks six times, and waits longer each time."""
+def test_unreachable_hub_is_refused_without_retries(endpoint, refusing, monkeypatch, compose):
+    """The hub's own client would try six times, with growing pauses."""
     endpoint(refusing)
-    waits = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    sleeps = []
+    monkeypatch.setattr(time, "sleep", sleeps.append)
     with refused(ConfigError, "nobody/no-such-model", "hub", "backbone.path", "pretrained=false"):
         make_backbone(compose("pretrained=true", "backbone.path=nobody/no-such-model"))
-    assert not waits
+    assert not sleeps
 
 
-def test_without_the_hub_a_model_in_the_cache_is_loaded_at_once(
+def test_unreachable_hub_loads_cached_model_without_retries(
     endpoint, refusing, monkeypatch, compose, tmp_path
 ):
     folder = tmp_path / "models--nobody--tiny"
@@ -102,7 +102,7 @@ def test_without_the_hub_a_model_in_the_cache_is_loaded_at_once(
     )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     endpoint(refusing)
-    waits = []
-    monkeypatch.setattr(time, "sleep", waits.append)
+    sleeps = []
+    monkeypatch.setattr(time, "sleep", sleeps.append)
     backbone = make_backbone(compose("pretrained=true", "backbone.path=nobody/tiny"))
-    assert backbone.width == 16 and not waits
+    assert backbone.width == 16 and not sleeps

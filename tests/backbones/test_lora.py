@@ -1,4 +1,4 @@
-"""Adapters: they start as the identity, they alone train, and those that could not are refused."""
+"""LoRA adapters start as the identity, are the only weights trained, and are refused if untrainable."""
 
 import pytest
 import torch
@@ -11,74 +11,74 @@ from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
 NAMES = ["gpt2", "smollm2", "qwen3", "pythia", "mamba", "mamba2"]
-# Attention that is trusted with our mask, and the window that is encoded anew at each step.
-ANY = {
+# One architecture with the attention backbone, one with the window backbone.
+HF_CONFIGS = {
     "olmo2": "{hidden_size:32,num_hidden_layers:2,num_attention_heads:2,num_key_value_heads:2,"
     "intermediate_size:64}",
     "opt": "{hidden_size:32,word_embed_proj_dim:32,num_hidden_layers:2,num_attention_heads:2,"
     "ffn_dim:64}",
 }
-ANY_CASES = {
+HF_CASES = {
     kind: ["backbone=hf", f"backbone.model_type={kind}", f"backbone.config={config}"]
     + ["lora.target_modules=[q_proj,v_proj]"]
-    for kind, config in ANY.items()
+    for kind, config in HF_CONFIGS.items()
 }
-CASES = {name: [f"backbone={name}"] for name in NAMES} | ANY_CASES
+CASES = {name: [f"backbone={name}"] for name in NAMES} | HF_CASES
 
 
 def encode(backbone, tokens):
     return backbone.eval().observe(tokens, torch.zeros(1, tokens.shape[1], dtype=torch.bool))[0]
 
 
-def rounded(backbone, tokens):
+def encode_in_bfloat16(backbone, tokens):
     with torch.autocast("cpu", torch.bfloat16):
         return encode(backbone, tokens)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CASES)
-def test_adapters_start_as_the_identity(name, compose):
+def test_adapters_at_start_are_identity(name, compose):
     cfg = compose(*CASES[name])
     torch.manual_seed(0)
     backbone = make_backbone(cfg)
     tokens = torch.randn(1, 5, backbone.width)
-    before = [encode(backbone, tokens), rounded(backbone, tokens)]
+    before = [encode(backbone, tokens), encode_in_bfloat16(backbone, tokens)]
     add_lora(backbone.model, cfg.lora)
     torch.testing.assert_close(encode(backbone, tokens), before[0])
-    # What is added is zero, and stays so however it is rounded.
-    assert torch.equal(rounded(backbone, tokens), before[1])
+    # Adapters add exactly zero, in bfloat16 too.
+    assert torch.equal(encode_in_bfloat16(backbone, tokens), before[1])
     assert not torch.equal(before[0], before[1])
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_with_adapters_only_adapters_train(name, compose):
+def test_adapters_are_the_only_trained_weights(name, compose):
     backbone = make_backbone(compose(*CASES[name], "peft=true"))
-    training = [name for name, p in backbone.named_parameters() if p.requires_grad]
+    trained = [name for name, p in backbone.named_parameters() if p.requires_grad]
     # A and B, of one or two layers in each block.
-    per_block = 4 if name in {"smollm2", "qwen3", *ANY} else 2
-    assert len(training) == per_block * backbone.model.config.num_hidden_layers
-    assert all(".lora_" in name for name in training)
+    per_block = 4 if name in {"smollm2", "qwen3", *HF_CONFIGS} else 2
+    assert len(trained) == per_block * backbone.model.config.num_hidden_layers
+    assert all(".lora_" in name for name in trained)
 
 
-def test_building_with_adapters_draws_nothing_after_the_weights(compose):
+def test_building_adapters_draws_no_other_random_numbers(compose):
     torch.manual_seed(0)
     backbone = make_backbone(compose("backbone=gpt2", "peft=true"))
-    after = torch.rand(1)
+    next_draw = torch.rand(1)
     assert backbone.training and all(param.grad is None for param in backbone.parameters())
     torch.manual_seed(0)
     cfg = compose("backbone=gpt2")
     add_lora(make_backbone(cfg).model, cfg.lora)
-    assert torch.equal(torch.rand(1), after)
+    assert torch.equal(torch.rand(1), next_draw)
 
 
-def test_adapters_without_a_layer_are_refused_with_the_layers_there_are(compose):
+def test_unknown_target_is_refused_with_choices(compose):
     cfg = compose("backbone=gpt2", "peft=true", "lora.target_modules=[q_proj]")
     with refused(ConfigError, "lora.target_modules", "q_proj", "c_attn, c_fc, c_proj"):
         make_backbone(cfg)
 
 
 @pytest.mark.parametrize("target", ["in_proj", "x_proj", "dt_proj"])
-def test_our_scan_trains_adapters_that_the_one_of_transformers_passes_by(target, compose):
+def test_scan_trains_adapters_that_transformers_skips(target, compose):
     backbone = make_backbone(
         compose("backbone=mamba", "peft=true", f"lora.target_modules=[{target}]")
     )
@@ -88,13 +88,13 @@ def test_our_scan_trains_adapters_that_the_one_of_transformers_passes_by(target,
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2"])
 @pytest.mark.parametrize("target", ["out_proj", "conv1d"])
-def test_adapters_that_peft_cannot_put_into_mamba_are_one_line(name, target, compose):
+def test_target_that_peft_cannot_adapt_is_refused(name, target, compose):
     cfg = compose(f"backbone={name}", "peft=true", f"lora.target_modules=[{target}]")
     with refused(ConfigError, target):
         make_backbone(cfg)
 
 
-# FalconMamba is Mamba in the generic path: transformers reads dt_proj's weight past its adapter.
+# FalconMamba uses the window backbone: transformers reads the weight of dt_proj without its adapter.
 FALCON = [
     "backbone=hf",
     "backbone.model_type=falcon_mamba",
@@ -103,18 +103,18 @@ FALCON = [
 ]
 
 
-def test_adapters_without_a_gradient_are_refused(compose):
+def test_adapter_without_gradient_is_refused(compose):
     cfg = compose(*FALCON, "lora.target_modules=[in_proj,dt_proj]")
     with refused(ConfigError, "lora.target_modules", "['dt_proj']", "gradient"):
         make_backbone(cfg)
 
 
-def test_a_model_without_usual_targets_asks_for_them(compose):
+def test_model_without_default_targets_is_refused(compose):
     with refused(ConfigError, "lora.target_modules", "falcon_mamba"):
         make_backbone(compose(*FALCON))
 
 
-def test_an_adapter_that_is_cut_off_is_found(compose):
+def test_check_adapters_finds_detached_adapter(compose):
     backbone = make_backbone(compose("backbone=smollm2", "peft=true"))
     backbone.model.layers[1].self_attn.v_proj.forward = lambda x: x[..., :64].detach()
     with refused(ConfigError, "lora.target_modules", "['v_proj']", "gradient"):
@@ -123,28 +123,27 @@ def test_an_adapter_that_is_cut_off_is_found(compose):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["gpt2", "smollm2", "mamba"])
-def test_an_adapters_norm_is_that_of_what_it_adds_to_the_weights(name, compose):
-    """Merged by peft itself, the weights have moved by as much as is told."""
+def test_adapter_norm_equals_relative_weight_change_of_peft_merge(name, compose):
     backbone = make_backbone(compose(f"backbone={name}", "peft=true"))
     assert set(adapter_norms(backbone).values()) == {0.0}
     layers = {n: m for n, m in backbone.model.named_modules() if isinstance(m, LoraLayer)}
     for layer in layers.values():
         layer.lora_B["default"].weight.normal_()
-    told = adapter_norms(backbone)
-    assert told.keys() == layers.keys()
+    norms = adapter_norms(backbone)
+    assert norms.keys() == layers.keys()
     for layer_name, layer in layers.items():
         before = layer.get_base_layer().weight.clone()
         layer.merge()
-        moved = (layer.get_base_layer().weight - before).norm() / before.norm()
-        assert told[layer_name] == pytest.approx(moved.item(), rel=1e-4)
+        change = (layer.get_base_layer().weight - before).norm() / before.norm()
+        assert norms[layer_name] == pytest.approx(change.item(), rel=1e-4)
 
 
-def test_without_adapters_there_are_no_norms(compose):
+def test_adapter_norms_without_adapters_is_empty(compose):
     assert adapter_norms(make_backbone(compose("backbone=gru"))) == {}
 
 
-def adapted(name, compose, *more):
-    """A backbone whose adapters change its outputs, and tokens for it."""
+def backbone_with_adapters(name, compose, *more):
+    """Return a backbone whose adapters change its outputs, and tokens for it."""
     torch.manual_seed(0)
     backbone = make_backbone(compose(f"backbone={name}", "peft=true", *more))
     for weight_name, weight in backbone.named_parameters():
@@ -155,21 +154,21 @@ def adapted(name, compose, *more):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["gpt2", "smollm2", "mamba"])
-def test_merged_adapters_give_the_same_and_leave_the_weights_as_they_were(name, compose):
-    backbone, tokens = adapted(name, compose)
+def test_merged_gives_equal_outputs_and_restores_weights(name, compose):
+    backbone, tokens = backbone_with_adapters(name, compose)
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
-    apart = encode(backbone, tokens)
+    expected = encode(backbone, tokens)
     with backbone.merged():
-        together = encode(backbone, tokens)
+        merged_output = encode(backbone, tokens)
         step, _ = backbone.step(tokens[:, 0], backbone.initial_cache(1))
-    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(step, apart[:, 0], rtol=1e-4, atol=1e-5)
-    assert torch.equal(encode(backbone, tokens), apart)
+    torch.testing.assert_close(merged_output, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(step, expected[:, 0], rtol=1e-4, atol=1e-5)
+    assert torch.equal(encode(backbone, tokens), expected)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
 
 
-def test_merged_weights_are_what_is_multiplied_by(compose):
-    backbone, tokens = adapted("gpt2", compose)
+def test_merged_does_not_call_adapters(compose):
+    backbone, tokens = backbone_with_adapters("gpt2", compose)
     calls = []
     for layer in backbone.modules():
         if isinstance(layer, LoraLayer):
@@ -181,8 +180,8 @@ def test_merged_weights_are_what_is_multiplied_by(compose):
     assert len(calls) == backbone.model.config.num_hidden_layers
 
 
-def test_a_graph_from_before_merging_gives_the_same_gradients(compose):
-    backbone, tokens = adapted("gpt2", compose)
+def test_graph_from_before_merge_gives_equal_gradients(compose):
+    backbone, tokens = backbone_with_adapters("gpt2", compose)
     gradients = []
     for merge in (False, True):
         backbone.zero_grad()
@@ -195,25 +194,25 @@ def test_a_graph_from_before_merging_gives_the_same_gradients(compose):
     assert all(torch.equal(left, right) for left, right in zip(*gradients, strict=True))
 
 
-def test_adapters_drop_inputs_where_they_learn_and_nowhere_else(compose):
-    backbone, tokens = adapted("smollm2", compose, "lora.dropout=0.5")
-    whole = encode(backbone, tokens)
-    none = torch.zeros(1, tokens.shape[1], dtype=torch.bool)
+def test_lora_dropout_is_active_only_with_gradient(compose):
+    backbone, tokens = backbone_with_adapters("smollm2", compose, "lora.dropout=0.5")
+    expected = encode(backbone, tokens)
+    is_first = torch.zeros(1, tokens.shape[1], dtype=torch.bool)
     backbone.train()
-    learned = [backbone.observe(tokens, none)[0] for _ in range(2)]
-    assert not torch.equal(*learned) and not torch.equal(learned[0], whole)
+    dropped = [backbone.observe(tokens, is_first)[0] for _ in range(2)]
+    assert not torch.equal(*dropped) and not torch.equal(dropped[0], expected)
     with torch.no_grad():
-        assert torch.equal(backbone.observe(tokens, none)[0], whole)
+        assert torch.equal(backbone.observe(tokens, is_first)[0], expected)
         with backbone.merged():
-            torch.testing.assert_close(backbone.observe(tokens, none)[0], whole)
+            torch.testing.assert_close(backbone.observe(tokens, is_first)[0], expected)
         cache, steps = backbone.initial_cache(1), []
         for token in tokens.unbind(1):
             deter, cache = backbone.step(token, cache)
             steps.append(deter)
-    torch.testing.assert_close(torch.stack(steps, 1), whole)
+    torch.testing.assert_close(torch.stack(steps, 1), expected)
 
 
-def test_without_adapters_there_is_nothing_to_merge(compose):
+def test_merged_without_adapters_changes_nothing(compose):
     backbone = make_backbone(compose("backbone=gru"))
     before = backbone.from_token.weight.data_ptr()
     with backbone.merged():

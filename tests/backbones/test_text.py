@@ -1,4 +1,4 @@
-"""Texts: told apart by word and by order, with gradient, whatever they are read with."""
+"""Text encoder and prompt embeddings: words and their order count, and gradients reach all that trains."""
 
 import logging
 
@@ -21,14 +21,14 @@ WORDS = ["go", "to", "the", "red", "blue", "ball", "box"]
 GO = "go to the red ball"
 
 
-def rows(*texts: str, room: int = 40) -> torch.Tensor:
-    raw = [words.encode().ljust(room, b"\0") for words in texts]
-    return torch.tensor([list(row) for row in raw], dtype=torch.uint8)
+def text_bytes(*texts: str, width: int = 40) -> torch.Tensor:
+    padded = [text.encode().ljust(width, b"\0") for text in texts]
+    return torch.tensor([list(encoded) for encoded in padded], dtype=torch.uint8)
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A GPT-2 of seven words, with its tokenizer, as `save_pretrained` leaves them."""
+    """A saved GPT-2 with seven words and its tokenizer."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -48,8 +48,8 @@ def pretrained(compose, path):
     return compose("backbone=gpt2", "pretrained=true", f"backbone.path={path}", *keys)
 
 
-def table(config):
-    """As the agent has it: the words come with the backbone, if it is a pretrained one."""
+def text_embedding(config):
+    """Return the embedding as the agent builds it: with the backbone's words if it is pretrained."""
     return make_text_embedding(config, make_backbone(config).vocabulary)
 
 
@@ -57,36 +57,36 @@ def table(config):
 def encoder(request, compose, checkpoint):
     config = compose() if request.param == "bytes" else pretrained(compose, checkpoint)
     torch.manual_seed(0)
-    return TextEncoder(table(config), ["mission"], 16)
+    return TextEncoder(text_embedding(config), ["mission"], 16)
 
 
-def read(encoder: TextEncoder, *texts: str) -> torch.Tensor:
-    return encoder({"mission": rows(*texts)}, 1)
+def encode(encoder: TextEncoder, *texts: str) -> torch.Tensor:
+    return encoder({"mission": text_bytes(*texts)}, 1)
 
 
-def test_another_word_and_another_order_give_another_vector(encoder):
-    vectors = read(encoder, GO, "go to the blue ball", "ball red the to go", "go to the ball red")
+def test_encoder_distinguishes_words_and_order(encoder):
+    vectors = encode(encoder, GO, "go to the blue ball", "ball red the to go", "go to the ball red")
     distance = torch.cdist(vectors, vectors) + 9 * torch.eye(4)
     assert distance.min() > 1e-3
 
 
-def test_a_text_reads_the_same_alone_and_among_longer_ones(encoder):
-    alone = read(encoder, GO)
-    among = read(encoder, "red", GO, "", GO, "go to the red ball to the blue box")
-    close(among[1], alone[0])
-    close(among[3], alone[0])
-    assert among.isfinite().all()
+def test_encoder_text_alone_equals_text_in_batch(encoder):
+    alone = encode(encoder, GO)
+    batch = encode(encoder, "red", GO, "", GO, "go to the red ball to the blue box")
+    close(batch[1], alone[0])
+    close(batch[3], alone[0])
+    assert batch.isfinite().all()
 
 
-def test_leading_dimensions_are_kept(encoder):
-    seen = {"mission": rows(GO, "red", "box", "to", "the", GO).unflatten(0, (2, 3))}
-    vectors = encoder(seen, 2)
+def test_encoder_keeps_leading_dimensions(encoder):
+    observations = {"mission": text_bytes(GO, "red", "box", "to", "the", GO).unflatten(0, (2, 3))}
+    vectors = encoder(observations, 2)
     assert vectors.shape == (2, 3, 16)
     close(vectors[0, 0], vectors[1, 2])
 
 
-def test_all_that_trains_has_a_gradient_and_the_models_table_has_none(encoder):
-    read(encoder, GO, "blue box").square().sum().backward()
+def test_gradient_reaches_trained_weights_but_not_word_embeddings(encoder):
+    encode(encoder, GO, "blue box").square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
     if isinstance(encoder.text_embedding, TokenEmbedding):
         assert (
@@ -98,17 +98,17 @@ def test_all_that_trains_has_a_gradient_and_the_models_table_has_none(encoder):
         assert encoder.text_embedding.embedding.weight.grad is not None
 
 
-def test_tokens_are_the_tokenizers_and_vectors_the_models(compose, checkpoint):
+def test_token_embedding_uses_tokenizer_and_model_weights(compose, checkpoint):
     from transformers import GPT2Model
 
-    tokens = table(pretrained(compose, checkpoint))
+    tokens = text_embedding(pretrained(compose, checkpoint))
     assert isinstance(tokens, TokenEmbedding)
     assert tokens.ids(GO.encode()) == [0, 1, 2, 3, 5]
     weight = GPT2Model.from_pretrained(checkpoint).wte.weight.detach()
     close(tokens(GO.encode()), weight[[0, 1, 2, 3, 5]] / weight.square().mean().sqrt())
 
 
-def test_an_equal_text_is_tokenized_once():
+def test_equal_texts_are_tokenized_once():
     class Counting:
         calls = 0
 
@@ -119,36 +119,34 @@ def test_an_equal_text_is_tokenized_once():
     tokenizer = Counting()
     encoder = TextEncoder(TokenEmbedding(tokenizer, torch.randn(3, 4)), ["mission"], 8)
     for _ in range(3):
-        read(encoder, GO, GO, "red")
+        encode(encoder, GO, GO, "red")
     assert tokenizer.calls == 2
 
 
-def test_a_checkpoint_without_a_tokenizer_is_read_by_bytes_and_says_so(
-    compose, tmp_path, checkpoint, caplog
-):
+def test_checkpoint_without_tokenizer_warns_and_reads_bytes(compose, tmp_path, checkpoint, caplog):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((checkpoint / name).read_bytes())
     with caplog.at_level(logging.WARNING, logger=text.__name__):
-        read_with = table(pretrained(compose, tmp_path))
-    assert isinstance(read_with, ByteEmbedding)
+        embedding = text_embedding(pretrained(compose, tmp_path))
+    assert isinstance(embedding, ByteEmbedding)
     assert_names(caplog.text, tmp_path, "tokenizer", "WARNING")
 
 
-def test_a_damaged_tokenizer_is_one_line(compose, tmp_path, checkpoint):
+def test_damaged_tokenizer_is_refused(compose, tmp_path, checkpoint):
     for path in checkpoint.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "tokenizer.json").write_text("{")
     (tmp_path / "tokenizer_config.json").unlink(missing_ok=True)
     with refused(ConfigError, tmp_path, "tokenizer"):
-        table(pretrained(compose, tmp_path))
+        text_embedding(pretrained(compose, tmp_path))
 
 
-def test_a_hub_model_without_its_tokenizer_is_one_line(compose):
+def test_hub_model_without_cached_tokenizer_is_refused(compose):
     with refused(ConfigError, "algo.text_keys", "tokenizer", "nobody/nothing"):
         make_text_embedding(pretrained(compose, "nobody/nothing"), torch.ones(8, 2))
 
 
-def test_words_are_kept_only_to_read_texts_with(compose, checkpoint):
+def test_vocabulary_is_kept_only_for_text_keys(compose, checkpoint):
     path = f"backbone.path={checkpoint}"
     assert make_backbone(compose("pretrained=true", path)).vocabulary is None
     backbone = make_backbone(pretrained(compose, checkpoint))

@@ -1,4 +1,4 @@
-"""minLSTM (arXiv:2410.01201, "Were RNNs all we needed?") as a world model's memory."""
+"""minLSTM (arXiv:2410.01201, "Were RNNs all we needed?") as a backbone."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def make(config: Config, width: int, layers: int) -> MinLSTM:
-    """What `backbone.factory` names; `width` and `layers` are `backbone.options`."""
+    """Build the backbone: `backbone.factory`. `width` and `layers` come from `backbone.options`."""
     if min(width, layers) < 1:
         raise ConfigError(f"backbone.options={{width:{width},layers:{layers}}}: both must be >= 1")
     return MinLSTM(width, layers)
 
 
 class Layer(nn.Module):
-    """x + out(memory), with memory = f' * (memory before) + i' * candidate and f' + i' = 1."""
+    """x + out(hidden), with hidden = f' * (previous hidden) + i' * candidate and f' + i' = 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,22 +30,22 @@ class Layer(nn.Module):
         self.gates = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width, bias=False)
 
-    def weigh(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(..., D) -> how much of the memory before is kept, and what is added to it."""
+    def gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the fraction of the hidden state that is kept, and what is added to it, for x (..., D)."""
         forget, write, candidate = self.gates(self.norm(x)).float().chunk(3, -1)
-        # sigmoid(f) / (sigmoid(f) + sigmoid(i)), without a quotient of small numbers.
+        # sigmoid(f) / (sigmoid(f) + sigmoid(i)), without dividing small numbers.
         keep = torch.sigmoid(nn.functional.logsigmoid(forget) - nn.functional.logsigmoid(write))
         return keep, (1 - keep) * candidate
 
-    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        mixed: Tensor = x + self.out(memory)
+    def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
+        mixed: Tensor = x + self.out(hidden)
         return mixed
 
 
 class MinLSTM(Backbone):
-    """Layers of minLSTM. Gates do not see the memory, so all of a sequence's are computed at once.
+    """Layers of minLSTM. Gates do not depend on the hidden state, so they are computed for all tokens at once.
 
-    Its cache is the memory of all layers, (N, layers, D).
+    Its cache is the hidden state of all layers, (N, layers, D).
     """
 
     input_rms = 1.0
@@ -57,32 +57,31 @@ class MinLSTM(Backbone):
         self.layers = nn.ModuleList(Layer(width) for _ in range(layers))
 
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        x, memories = tokens, []
+        x, hiddens = tokens, []
         for layer in self.layers:
-            keep, added = layer.weigh(x)
+            keep, added = layer.gate(x)
             keep = keep * ~is_first.unsqueeze(-1)
             steps: list[Tensor] = []
             for kept, new in zip(keep.unbind(1), added.unbind(1), strict=True):
                 steps.append(kept * steps[-1] + new if steps else new)
-            memories.append(torch.stack(steps, 1))
-            x = layer(x, memories[-1])
-        return x, torch.stack(memories, 2)  # (B, T, layers, D)
+            hiddens.append(torch.stack(steps, 1))
+            x = layer(x, hiddens[-1])
+        return x, torch.stack(hiddens, 2)  # (B, T, layers, D)
 
     def select(self, caches: Tensor, indices: Tensor, steps: int | None = None) -> Tensor:
-        row = torch.arange(len(indices), device=indices.device).unsqueeze(1)
-        return caches.detach()[row, indices].flatten(0, 1)
+        batch = torch.arange(len(indices), device=indices.device).unsqueeze(1)
+        return caches.detach()[batch, indices].flatten(0, 1)
 
     def initial_cache(self, streams: int) -> Tensor:
-        like = next(self.parameters())
-        return like.new_zeros(streams, len(self.layers), self.width)
+        return next(self.parameters()).new_zeros(streams, len(self.layers), self.width)
 
     def step(self, token: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
-        x, memories = token, []
-        for layer, memory in zip(self.layers, cache.unbind(1), strict=True):
-            keep, added = layer.weigh(x)
-            memories.append(keep * memory + added)
-            x = layer(x, memories[-1])
-        return x, torch.stack(memories, 1)
+        x, hiddens = token, []
+        for layer, hidden in zip(self.layers, cache.unbind(1), strict=True):
+            keep, added = layer.gate(x)
+            hiddens.append(keep * hidden + added)
+            x = layer(x, hiddens[-1])
+        return x, torch.stack(hiddens, 1)
 
     def stack(self, caches: list[Tensor]) -> Tensor:
         return torch.stack(caches, 1)
@@ -94,7 +93,7 @@ class MinLSTM(Backbone):
         return torch.where(mask[:, None, None], other, cache)
 
     def cache_to_dict(self, cache: Tensor) -> dict[str, Tensor]:
-        return {"memory": cache}
+        return {"hidden": cache}
 
     def cache_from_dict(self, tensors: dict[str, Tensor]) -> Tensor:
-        return tensors["memory"]
+        return tensors["hidden"]

@@ -1,4 +1,4 @@
-"""The laws that llmdreamer tests its own backbones for, and the variant's objective by hand."""
+"""MinLSTM satisfies llmdreamer's backbone laws; the actor objective equals numbers computed by hand."""
 
 from types import SimpleNamespace
 
@@ -11,13 +11,13 @@ from llmdreamer.testing.backbone_laws import LAWS
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-def test_minlstm_keeps_the_law_that(law):
+def test_minlstm_satisfies_law(law):
     torch.manual_seed(0)
     law(MinLSTM(width=16, layers=2).eval())
 
 
-def test_a_memory_is_a_weighted_mean_of_candidates():
-    """Gates of zero halve what was there: 3, then (3 + 3) / 2 of itself, whatever the tokens."""
+def test_minlstm_hidden_state_is_weighted_mean_of_candidates():
+    """With zero gate logits the hidden state is the mean of its previous value and the candidate."""
     model = MinLSTM(width=1, layers=1)
     torch.nn.init.zeros_(model.layers[0].gates.weight)
     model.layers[0].gates.bias.data = torch.tensor([0.0, 0.0, 4.0])
@@ -26,7 +26,7 @@ def test_a_memory_is_a_weighted_mean_of_candidates():
 
 
 @pytest.mark.parametrize(("good", "weights"), [(0.5, [1, 1, -1, 0]), (1.0, [2, 2, 0, 0])])
-def test_advantages_count_by_their_sign(good, weights):
+def test_signs_objective_depends_on_sign_of_advantage(good, weights):
     objective = SignsBehavior.actor_objective(
         SimpleNamespace(algo=SimpleNamespace(options={"good": good})),
         torch.tensor([[1.0, 1.0, 0.5, 1.0]]),

@@ -30,7 +30,7 @@ class Layer(nn.Module):
         self.gates = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width, bias=False)
 
-    def gate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def gate_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the fraction of the hidden state that is kept, and what is added to it, for x (..., D)."""
         forget, write, candidate = self.gates(self.norm(x)).float().chunk(3, -1)
         # sigmoid(f) / (sigmoid(f) + sigmoid(i)), without dividing small numbers.
@@ -43,7 +43,7 @@ class Layer(nn.Module):
 
 
 class MinLSTM(Backbone):
-    """Layers of minLSTM. Gates do not depend on the hidden state, so they are computed for all tokens at once.
+    """Layers of minLSTM. Gates do not depend on the hidden state, so all tokens are gated at once.
 
     Its cache is the hidden state of all layers, (N, layers, D).
     """
@@ -59,7 +59,7 @@ class MinLSTM(Backbone):
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         x, hiddens = tokens, []
         for layer in self.layers:
-            keep, added = layer.gate(x)
+            keep, added = layer.gate_values(x)
             keep = keep * ~is_first.unsqueeze(-1)
             steps: list[Tensor] = []
             for kept, new in zip(keep.unbind(1), added.unbind(1), strict=True):
@@ -78,7 +78,7 @@ class MinLSTM(Backbone):
     def step(self, token: Tensor, cache: Tensor) -> tuple[Tensor, Tensor]:
         x, hiddens = token, []
         for layer, hidden in zip(self.layers, cache.unbind(1), strict=True):
-            keep, added = layer.gate(x)
+            keep, added = layer.gate_values(x)
             hiddens.append(keep * hidden + added)
             x = layer(x, hiddens[-1])
         return x, torch.stack(hiddens, 1)

@@ -3,7 +3,7 @@
     python benchmarks/faults.py kills [--kills 100] [--steps 2400] [--backbone gru] [--env cartpole]
         [--seed 0]
     python benchmarks/faults.py memory [--steps 200000]
-    python benchmarks/faults.py replay [--rows 5000000]
+    python benchmarks/faults.py replay [--steps 5000000]
     python benchmarks/faults.py trials [--trials 200]
     python benchmarks/faults.py saving [--saves 5]
 
@@ -58,7 +58,7 @@ def main() -> int:
         {
             "kills": {"kills": 100, "steps": 2400, "backbone": "gru", "env": "cartpole", "seed": 0},
             "memory": {"steps": 200_000},
-            "replay": {"rows": 5_000_000},
+            "replay": {"steps": 5_000_000},
             "trials": {"trials": 200},
             "saving": {"saves": 5},
         },
@@ -74,13 +74,13 @@ def main() -> int:
         if args.campaign == "saving":
             return saving(folder, args.saves)
         return (
-            memory(folder, args.steps) if args.campaign == "memory" else replay(folder, args.rows)
+            memory(folder, args.steps) if args.campaign == "memory" else replay(folder, args.steps)
         )
     finally:
         shutil.rmtree(folder)
 
 
-def kills(folder: Path, wanted: int, overrides: tuple[str, ...], rng: random.Random) -> int:
+def kills(folder: Path, kill_count: int, overrides: tuple[str, ...], rng: random.Random) -> int:
     """Kill one run at random points: while it starts, learns, saves, or truncates files on resume.
 
     A point is a number of seconds of the process's CPU time, which does not depend on the machine's load.
@@ -105,7 +105,7 @@ def kills(folder: Path, wanted: int, overrides: tuple[str, ...], rng: random.Ran
     while code != 0:
         processes += 1
         command = Command(killed, *command_line)
-        if len(hits) < wanted:
+        if len(hits) < kill_count:
             point, before = rng.uniform(0.0, longest), cpu_seconds(command)
             command.until(lambda: cpu_seconds(command) - before >= point, TIMEOUT_SECONDS)  # noqa: B023
             command.send(signal.SIGKILL)
@@ -125,7 +125,7 @@ def kills(folder: Path, wanted: int, overrides: tuple[str, ...], rng: random.Ran
     print(f"{len(rows(run))} records of metrics; differences from the uninterrupted run:", end=" ")
     different = differences(run, reference / "outputs" / "run")
     print(", ".join(different) or "nothing")
-    return 1 if different or len(hits) < wanted else 0
+    return 1 if different or len(hits) < kill_count else 0
 
 
 def differences(first: Path, second: Path) -> list[str]:
@@ -191,21 +191,21 @@ def handles(pid: int | None) -> tuple[int, int]:
     return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task"))
 
 
-def replay(folder: Path, wanted: int) -> int:
+def replay(folder: Path, capacity: int) -> int:
     """Append and sample as a run does; the memory must not grow."""
     spec, envs = EnvSpec({"state": (4,)}, 2, True), 4
-    buffer = SequenceReplay(folder / "replay", spec, envs, wanted, 64, 0)
+    buffer = SequenceReplay(folder / "replay", spec, envs, capacity, 64, 0)
     rng = np.random.default_rng(0)
     false, action = np.zeros(envs, np.bool_), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
     print("| steps | resident, MB | on disk, MB | 16 sequences of 64, ms | open files |")
     print("|---|---|---|---|---|", flush=True)
     samples = []
-    for step in range(1, wanted // envs + 1):
+    for step in range(1, capacity // envs + 1):
         state = rng.standard_normal((envs, 4), np.float32)
         buffer.append(
             TimeStep({"state": state}, state[:, 0], false | (step == 1), false, false), action
         )
-        if step % (wanted // envs // 10) == 0:
+        if step % (capacity // envs // 10) == 0:
             buffer.flush()
             for _ in range(3):  # the first samples contain new sequences
                 buffer.sample(16)
@@ -220,16 +220,18 @@ def replay(folder: Path, wanted: int) -> int:
     return 0 if samples[-1] - samples[0] < 20 else 1
 
 
-def trials(folder: Path, wanted: int) -> int:
+def trials(folder: Path, trial_count: int) -> int:
     """Measure a driver's memory, open files and threads while its trials run, two at a time."""
     # Only this campaign needs Optuna, which sweep_kills imports.
     from sweep_kills import newest_processes, start
 
-    driver, last_count, samples = start(folder, wanted), 0, []
+    driver, last_count, samples = start(folder, trial_count), 0, []
     print("| trials started | resident, MB | open files | threads |\n|---|---|---|---|", flush=True)
     while driver.poll() is None:
         time.sleep(0.2)
-        if (count := len(newest_processes(folder))) >= last_count + wanted / 10 and count < wanted:
+        if (
+            count := len(newest_processes(folder))
+        ) >= last_count + trial_count / 10 and count < trial_count:
             last_count = count
             samples.append((resident(driver.pid), *handles(driver.pid)))
             print(

@@ -96,7 +96,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def report(folder: Path, wanted: int, kills: Counter[str], seconds: float) -> int:
+def report(folder: Path, trial_count: int, kills: Counter[str], seconds: float) -> int:
     url = f"sqlite:///{folder}/outputs/sweeps/s/study.db"
     trials = optuna.load_study(study_name="s", storage=url).trials
     states = Counter(trial.state.name for trial in trials)
@@ -114,7 +114,7 @@ def report(folder: Path, wanted: int, kills: Counter[str], seconds: float) -> in
     restarts = sum(step == 0 for steps in first_steps for step in steps[1:])
     print(f"{kills['trial']} trials and {kills['driver']} drivers killed in {seconds:.0f} s")
     print(
-        f"{len(trials)} trials of {wanted}: {dict(states)}; {len(values)} different parameter values"
+        f"{len(trials)} trials of {trial_count}: {dict(states)}; {len(values)} different parameter values"
     )
     print(f"{mixed} folders with another trial's parameters")
     print(
@@ -127,7 +127,7 @@ def report(folder: Path, wanted: int, kills: Counter[str], seconds: float) -> in
         == len(values)
         == len(first_steps)
         == states[TrialState.COMPLETE.name]
-        == wanted
+        == trial_count
     )
     print("passed" if good else (folder / "log").read_text()[-3000:])
     return 0 if good else 1

@@ -121,21 +121,21 @@ def has_checkpoint(folder: Path, driver: int) -> bool:
     return any(trial.glob("checkpoints/step-*"))
 
 
-def check_study(storage: str, wanted: int, drivers: int) -> bool:
+def check_study(storage: str, trial_count: int, drivers: int) -> bool:
     trials = optuna.load_study(study_name="s", storage=storage).trials
     states = Counter(trial.state.name for trial in trials)
     owners = Counter(trial.user_attrs["owner"] for trial in trials)
     print(
-        f"{len(trials)} trials of {wanted}: {dict(states)};"
+        f"{len(trials)} trials of {trial_count}: {dict(states)};"
         f" of each of {drivers} drivers: {[*owners.values()]}"
     )
     different = len({tuple(trial.params.values()) for trial in trials})
     print(f"{different} different parameter sets")
     ended = {TrialState.COMPLETE, TrialState.PRUNED}
-    return len(trials) == different == wanted and {trial.state for trial in trials} <= ended
+    return len(trials) == different == trial_count and {trial.state for trial in trials} <= ended
 
 
-def check_mlflow(uri: str, wanted: int) -> bool:
+def check_mlflow(uri: str, trial_count: int) -> bool:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
@@ -150,7 +150,7 @@ def check_mlflow(uri: str, wanted: int) -> bool:
     newest = {run.data.tags["trial"]: run for run in oldest_first}
     valued = sum("eval/return" in run.data.metrics for run in newest.values())
     print(f"{len(newest)} different trials, {valued} with a return")
-    once = len(newest) == valued == wanted
+    once = len(newest) == valued == trial_count
     return once and len(parents) == 1 == len(runs) - len(children) and "RUNNING" not in states
 
 

@@ -1,6 +1,6 @@
 """Fault campaigns against tracking, with real stores. Their figures are in docs/log.md.
 
-    python benchmarks/tracking.py writers [--writers 8] [--rows 2000]
+    python benchmarks/tracking.py writers [--writers 8] [--records 2000]
     python benchmarks/tracking.py server [--away 20] [--hang]
 
 - `writers`: several runs start at once on a new SQLite database, and each logs its records.
@@ -39,20 +39,20 @@ MAX_LOG_SECONDS = 0.05  # of CPU time that a call of `log` may take
 def main() -> int:
     args = parse(
         __doc__,
-        {"writers": {"writers": 8, "rows": 2000}, "server": {"away": 20.0, "hang": False}},
+        {"writers": {"writers": 8, "records": 2000}, "server": {"away": 20.0, "hang": False}},
     )
     with tempfile.TemporaryDirectory(prefix="tracking-") as name:
         if args.campaign == "writers":
-            return writers(Path(name), args.writers, args.rows)
+            return writers(Path(name), args.writers, args.records)
         return server(Path(name), args.away, hang=args.hang)
 
 
-def writers(folder: Path, count: int, rows: int) -> int:
+def writers(folder: Path, count: int, records: int) -> int:
     """Check that the store has every record of every writer once."""
     uri, start_time = f"sqlite:///{folder}/mlflow.db", time.monotonic()
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=write, args=(folder / str(n), uri, rows)) for n in range(count)
+        context.Process(target=write, args=(folder / str(n), uri, records)) for n in range(count)
     ]
     for process in processes:
         process.start()
@@ -60,19 +60,19 @@ def writers(folder: Path, count: int, rows: int) -> int:
         process.join(TIMEOUT_SECONDS)
     codes = [process.exitcode for process in processes]
     stored, distinct, finished = count_stored(folder / "mlflow.db")
-    wanted = count * rows
+    expected = count * records
     print(f"{codes.count(0)} of {count} exited with 0, {finished} FINISHED in the store;", end=" ")
     print(
-        f"{stored} of {wanted} records, {distinct} distinct, {time.monotonic() - start_time:.0f} s"
+        f"{stored} of {expected} records, {distinct} distinct, {time.monotonic() - start_time:.0f} s"
     )
-    return 0 if stored == distinct == wanted and finished == count else 1
+    return 0 if stored == distinct == expected and finished == count else 1
 
 
-def write(folder: Path, uri: str, rows: int) -> None:
+def write(folder: Path, uri: str, records: int) -> None:
     """Log records as fast as possible, then wait for their upload."""
     tracker = Tracker.start(folder, RunInfo(folder.name, {}, {}), uri, "campaign")
-    for step in range(rows):
-        tracker.log({"value": step / rows}, step)
+    for step in range(records):
+        tracker.log({"value": step / records}, step)
     tracker.finish("FINISHED", timeout=TIMEOUT_SECONDS)
 
 

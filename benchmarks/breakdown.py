@@ -59,10 +59,10 @@ def main() -> None:
     spent: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     count: dict[str, int] = defaultdict(int)
     for event in profiler.events() or []:
-        part = stage_of(event)
+        stage = stage_of(event)
         if not event.name.startswith(STAGE_PREFIX):
-            spent[part][kind_of(event.name)] += event.self_cpu_time_total
-            count[part] += is_top_level(event)
+            spent[stage][kind_of(event.name)] += event.self_cpu_time_total
+            count[stage] += is_top_level(event)
     total = sum(sum(kinds.values()) for kinds in spent.values())
     factor = unprofiled / total
     report(spent, count, factor, unprofiled, args)
@@ -81,8 +81,8 @@ def mark_stages(update: Update) -> None:
         (optimizer.inner, "step", "optimizer"),
         (agent.behavior, "update_slow_critic", "optimizer"),
     ]
-    for owner, name, part in named:
-        setattr(owner, name, recorded(getattr(owner, name), part))
+    for owner, name, stage in named:
+        setattr(owner, name, recorded(getattr(owner, name), stage))
 
 
 def recorded(call: Callable[..., Any], stage: str) -> Callable[..., Any]:
@@ -112,9 +112,9 @@ def is_top_level(event: FunctionEvent) -> bool:
 
 def kind_of(name: str) -> str:
     operation = name.removeprefix("aten::").removeprefix("mkldnn_")
-    for kind, parts in KINDS.items():
+    for kind, words in KINDS.items():
         exact = kind == "products"
-        if any(operation == part if exact else part in operation for part in parts):
+        if any(operation == word if exact else word in operation for word in words):
             return kind
     return "other"
 
@@ -128,13 +128,13 @@ def report(
 ) -> None:
     kinds = [*KINDS, "other"]
     table = Table("ms", "operations", *kinds, "total", "share")
-    for part, by_kind in spent.items():
+    for stage, by_kind in spent.items():
         values = [by_kind[kind] * factor for kind in kinds]
         cells = [f"{value:.1f}" if value >= 0.05 else "" for value in values]
         share = sum(values) / unprofiled
         table.add_row(
-            part,
-            str(round(count[part] / args.repeat)),
+            stage,
+            str(round(count[stage] / args.repeat)),
             *cells,
             f"{sum(values):.1f}",
             f"{share:.0%}",
@@ -146,9 +146,9 @@ def report(
     Console().print(table)
     if args.json is not None:
         rows = {
-            part: {k: v * factor for k, v in by_kind.items()} for part, by_kind in spent.items()
+            stage: {k: v * factor for k, v in by_kind.items()} for stage, by_kind in spent.items()
         }
-        args.json.write_text(json.dumps({"ms": unprofiled, "parts": rows}, indent=1))
+        args.json.write_text(json.dumps({"ms": unprofiled, "stages": rows}, indent=1))
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ def test_slurm_job_is_not_requeued_unless_requested(
     slurm, make_launcher, process, parameters, lines
 ):
     make_launcher(additional_parameters=parameters).start(process).poll()
-    assert [line for line in slurm.batch if "requeue" in line or "mail" in line] == lines
+    options = ("#SBATCH --no-requeue", "#SBATCH --requeue", "#SBATCH --mail")
+    assert [line for line in slurm.batch if line.startswith(options)] == lines
 
 
 def test_stored_commands_are_readable_by_their_owner_only(slurm, make_launcher, tmp_path):

@@ -127,7 +127,7 @@ def test_export_without_checkpoint_is_refused(tmp_path):
 
 SIGNS = [
     *("backbone=gru", "algo.agent=llmdreamer_example.signs.SignsAgent"),
-    *("+algo.options.good=0.5", "trust=[llmdreamer_example]"),
+    *("+algo.options.positive_weight=0.5", "trust=[llmdreamer_example]"),
 ]
 LIVES = """
 import json, sys

@@ -23,8 +23,10 @@ class SignsBehavior(Behavior):
 
     def actor_objective(self, log_prob: Tensor, advantage: Tensor) -> Tensor:
         """Weight log-probabilities: positive advantages raise them, negative ones lower them. All (N, H)."""
-        good = self.algo.options["good"]
-        weight = good * _normalize(advantage > 0) - (1 - good) * _normalize(advantage < 0)
+        positive_weight = self.algo.options["positive_weight"]
+        negative_weight = 1 - positive_weight
+        better, worse = _normalize(advantage > 0), _normalize(advantage < 0)
+        weight = positive_weight * better - negative_weight * worse
         return log_prob * weight
 
 
@@ -34,11 +36,11 @@ def _normalize(mask: Tensor) -> Tensor:
 
 
 class SignsAgent(Agent):
-    """The class that `algo.agent` names; `good` comes from `algo.options`."""
+    """The class that `algo.agent` names; `positive_weight` comes from `algo.options`."""
 
     behavior_type = SignsBehavior
 
-    def __init__(self, config: Config, spec: EnvSpec, good: float) -> None:
-        if not 0 <= good <= 1:
-            raise ConfigError(f"algo.options.good={good}: must be in [0, 1]")
+    def __init__(self, config: Config, spec: EnvSpec, positive_weight: float) -> None:
+        if not 0 <= positive_weight <= 1:
+            raise ConfigError(f"algo.options.positive_weight={positive_weight}: must be in [0, 1]")
         super().__init__(config, spec)

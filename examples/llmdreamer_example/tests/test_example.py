@@ -25,10 +25,12 @@ def test_minlstm_hidden_state_is_weighted_mean_of_candidates():
     assert cache.flatten().tolist() == [2.0, 3.0, 3.5]
 
 
-@pytest.mark.parametrize(("good", "weights"), [(0.5, [1, 1, -1, 0]), (1.0, [2, 2, 0, 0])])
-def test_signs_objective_depends_on_sign_of_advantage(good, weights):
+@pytest.mark.parametrize(
+    ("positive_weight", "weights"), [(0.5, [1, 1, -1, 0]), (1.0, [2, 2, 0, 0])]
+)
+def test_signs_objective_depends_on_sign_of_advantage(positive_weight, weights):
     objective = SignsBehavior.actor_objective(
-        SimpleNamespace(algo=SimpleNamespace(options={"good": good})),
+        SimpleNamespace(algo=SimpleNamespace(options={"positive_weight": positive_weight})),
         torch.tensor([[1.0, 1.0, 0.5, 1.0]]),
         torch.tensor([[0.1, 100.0, -3.0, 0.0]]),
     )

@@ -52,7 +52,7 @@ class WorldModelConfig:
     discrete_size: int = MISSING
     unimix: float = MISSING
     posterior: str = MISSING
-    reconstruction: float = 1.0  # with a default for runs saved before it was there
+    reconstruction_weight: float = 1.0  # with a default for runs saved before it was there
     kl_dynamic: float = MISSING
     kl_representation: float = MISSING
     kl_free_nats: float = MISSING

@@ -260,7 +260,7 @@ class WorldModel(nn.Module):
             "kl_representation": representation,
         }
         scale = {
-            "reconstruction": self.config.reconstruction,
+            "reconstruction": self.config.reconstruction_weight,
             "kl_dynamics": self.config.kl_dynamic,
             "kl_representation": self.config.kl_representation,
         }

@@ -131,7 +131,13 @@ def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_small
         assert getattr(algo, part) == getattr(recipe.algo, part), part
     for key in ("horizon", "gamma", "lmbda"):
         assert getattr(algo, key) == getattr(recipe.algo, key), key
-    for key in ("reconstruction", "unimix", "kl_dynamic", "kl_representation", "kl_free_nats"):
+    for key in (
+        "reconstruction_weight",
+        "unimix",
+        "kl_dynamic",
+        "kl_representation",
+        "kl_free_nats",
+    ):
         assert getattr(world, key) == getattr(recipe.algo.world_model, key), key
 
 

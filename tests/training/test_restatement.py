@@ -31,7 +31,7 @@ def made(compose, *overrides):
             "algo.gamma=0.9",
             "algo.lmbda=0.95",
             "algo.actor.unimix=0.01",
-            "algo.world_model.reconstruction=2",
+            "algo.world_model.reconstruction_weight=2",
             *overrides,
         ),
         SPEC,

@@ -53,7 +53,7 @@ class WorldModelConfig:
     unimix: float = MISSING
     posterior: str = MISSING
     reconstruction_weight: float = 1.0  # with a default for runs saved before it was there
-    kl_dynamic: float = MISSING
+    kl_dynamics_weight: float = MISSING
     kl_representation: float = MISSING
     kl_free_nats: float = MISSING
     continue_learns_gamma: bool = True

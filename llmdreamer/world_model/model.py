@@ -261,7 +261,7 @@ class WorldModel(nn.Module):
         }
         scale = {
             "reconstruction": self.config.reconstruction_weight,
-            "kl_dynamics": self.config.kl_dynamic,
+            "kl_dynamics": self.config.kl_dynamics_weight,
             "kl_representation": self.config.kl_representation,
         }
         means = {name: loss.mean() for name, loss in losses.items()}

@@ -9,7 +9,7 @@ from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
 
 B, T, SPEC = 2, 5, EnvSpec({"state": (3,)}, 2, True)
-WEIGHTS = ["algo.world_model.reconstruction_weight=3", "algo.world_model.kl_dynamic=0.5"]
+WEIGHTS = ["algo.world_model.reconstruction_weight=3", "algo.world_model.kl_dynamics_weight=0.5"]
 
 
 @pytest.fixture

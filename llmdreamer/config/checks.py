@@ -71,7 +71,7 @@ RANGES: dict[str, Rule] = {
     "algo.world_model.unimix": below(0, 1),
     "algo.world_model.reconstruction_weight": at_least(0),
     "algo.world_model.kl_dynamics_weight": at_least(0),
-    "algo.world_model.kl_representation": at_least(0),
+    "algo.world_model.kl_representation_weight": at_least(0),
     "algo.world_model.kl_free_nats": at_least(0),
     "algo.world_model.recurrent_model.recurrent_state_size": at_least(1),
     "algo.world_model.recurrent_model.dense_units": at_least(1),

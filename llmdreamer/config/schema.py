@@ -54,7 +54,7 @@ class WorldModelConfig:
     posterior: str = MISSING
     reconstruction_weight: float = 1.0  # with a default for runs saved before it was there
     kl_dynamics_weight: float = MISSING
-    kl_representation: float = MISSING
+    kl_representation_weight: float = MISSING
     kl_free_nats: float = MISSING
     continue_learns_gamma: bool = True
     head_layers: int | None = None

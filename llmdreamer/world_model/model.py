@@ -262,7 +262,7 @@ class WorldModel(nn.Module):
         scale = {
             "reconstruction": self.config.reconstruction_weight,
             "kl_dynamics": self.config.kl_dynamics_weight,
-            "kl_representation": self.config.kl_representation,
+            "kl_representation": self.config.kl_representation_weight,
         }
         means = {name: loss.mean() for name, loss in losses.items()}
         total = torch.stack([scale.get(name, 1.0) * mean for name, mean in means.items()]).sum()

@@ -105,7 +105,11 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
         0,
         0,
     )
-    assert (world.kl_dynamics_weight, world.kl_representation, world.kl_free_nats) == (0.5, 0.1, 1)
+    assert (world.kl_dynamics_weight, world.kl_representation_weight, world.kl_free_nats) == (
+        0.5,
+        0.1,
+        1,
+    )
     assert not world.continue_learns_gamma
     assert (algo.critic.replay_loss, algo.critic.slow_rate) == (0, 0.02)
     assert algo.critic.bins_in_symlog

@@ -56,7 +56,7 @@ class WorldModelConfig:
     kl_dynamics_weight: float = MISSING
     kl_representation_weight: float = MISSING
     kl_free_nats: float = MISSING
-    continue_learns_gamma: bool = True
+    discount_in_continue_head: bool = True
     head_layers: int | None = None
     recurrent_model: RecurrentModelConfig = field(default_factory=RecurrentModelConfig)
     transition_model: HiddenConfig = field(default_factory=HiddenConfig)

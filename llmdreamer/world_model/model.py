@@ -133,7 +133,7 @@ class WorldModel(nn.Module):
             self.features, units, heads, algo.critic.bins, algo.critic.bins_in_symlog
         )
         self.continues = ContinueHead(
-            self.features, units, heads, algo.gamma, config.continue_learns_gamma
+            self.features, units, heads, algo.gamma, config.discount_in_continue_head
         )
 
     @property

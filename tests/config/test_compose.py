@@ -110,7 +110,7 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
         0.1,
         1,
     )
-    assert not world.continue_learns_gamma
+    assert not world.discount_in_continue_head
     assert (algo.critic.replay_loss, algo.critic.slow_rate) == (0, 0.02)
     assert algo.critic.bins_in_symlog
     norm = algo.return_norm

@@ -114,7 +114,7 @@ class Behavior(nn.Module):
         lambda_ = self.algo.lmbda * carry
         returns = lambda_return(batch.reward[:, 2:], bootstrap, discount, lambda_)
         loss = self._critic_loss(logits, features.detach(), returns)
-        loss = self.algo.critic.replay_loss * (follows * loss).mean()
+        loss = self.algo.critic.replay_loss_weight * (follows * loss).mean()
         metrics = {"behavior/replay_critic_loss": loss.detach()}
         if self.action_value is not None:
             value_loss = self._action_value_loss(features, batch.action[:, 1:], returns, follows)

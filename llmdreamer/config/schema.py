@@ -78,7 +78,7 @@ class CriticConfig:
     bins_in_symlog: bool = False  # with a default, as below, for runs saved before it was there
     slow_rate: float = MISSING
     slow_regulariser: float = MISSING
-    replay_loss: float = MISSING
+    replay_loss_weight: float = MISSING
     action_value_loss: float = 0.0
 
 

@@ -111,7 +111,7 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
         1,
     )
     assert not world.discount_in_continue_head
-    assert (algo.critic.replay_loss, algo.critic.slow_rate) == (0, 0.02)
+    assert (algo.critic.replay_loss_weight, algo.critic.slow_rate) == (0, 0.02)
     assert algo.critic.bins_in_symlog
     norm = algo.return_norm
     assert (norm.decay, norm.low, norm.high, norm.minimum_scale) == (0.99, 0.05, 0.95, 1)

@@ -45,7 +45,7 @@ class Behavior(nn.Module):
             in_symlog=algo.critic.bins_in_symlog,
         )
         self.critic = head(features)
-        has_action_value = algo.critic.action_value_loss > 0
+        has_action_value = algo.critic.action_value_loss_weight > 0
         self.action_value = head(features + spec.action_size) if has_action_value else None
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.return_norm = ReturnNorm(algo.return_norm)
@@ -92,7 +92,7 @@ class Behavior(nn.Module):
         bootstrapped from the imagined return at time steps that imagination started from, and from the
         critic elsewhere.
 
-        With `action_value_loss`, which DreamerV3 does not have, these returns are also predicted from
+        With `action_value_loss_weight`, which DreamerV3 does not have, these returns are also predicted from
         the feature and the action. A backbone with attention looks up a past observation only at the time
         step where a prediction needs it. The reward is predicted after the action, and the critic's target
         is a mean over actions. So neither puts the observation into the feature that the actor reads; this
@@ -128,7 +128,7 @@ class Behavior(nn.Module):
         assert self.action_value is not None
         inputs = torch.cat([features, action.clamp(-1.0, 1.0)], -1)[:, :-1]
         loss = self.action_value.loss(self.action_value(inputs), returns)
-        return self.algo.critic.action_value_loss * (follows * loss).mean()
+        return self.algo.critic.action_value_loss_weight * (follows * loss).mean()
 
     def _critic_loss(
         self, logits: Tensor, features: Tensor | IndexedLatent, returns: Tensor

@@ -89,7 +89,7 @@ RANGES: dict[str, Rule] = {
     "algo.critic.slow_rate": Rule(lambda x: 0 < x <= 1, "must be in (0, 1]"),
     "algo.critic.slow_regulariser": at_least(0),
     "algo.critic.replay_loss_weight": at_least(0),
-    "algo.critic.action_value_loss": at_least(0),
+    "algo.critic.action_value_loss_weight": at_least(0),
     "algo.return_norm.decay": below(0, 1),
     "algo.return_norm.low": share,
     "algo.return_norm.high": share,

@@ -75,8 +75,8 @@ def _lacking(metric: str, cfg: Config) -> str | None:
         (begins("eval/best_"), a_choice, "eval.keep_best=true and eval.every < algo.total_steps"),
         (
             metric == "behavior/action_value_loss",
-            algo.critic.action_value_loss > 0,
-            "algo.critic.action_value_loss > 0",
+            algo.critic.action_value_loss_weight > 0,
+            "algo.critic.action_value_loss_weight > 0",
         ),
         (begins("open_loop/"), cfg.eval.open_loop > 0, "eval.open_loop > 0"),
         (begins("open_loop/image"), algo.cnn_keys.decoder, "images (algo.cnn_keys.decoder)"),

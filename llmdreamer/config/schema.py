@@ -79,7 +79,7 @@ class CriticConfig:
     slow_rate: float = MISSING
     slow_regulariser: float = MISSING
     replay_loss_weight: float = MISSING
-    action_value_loss: float = 0.0
+    action_value_loss_weight: float = 0.0
 
 
 @dataclass
@@ -246,7 +246,7 @@ class ComposedConfig(Config):
 
 
 AS_BEFORE: dict[str, bool | float | str | None] = {
-    "algo.critic.action_value_loss": 0.0,
+    "algo.critic.action_value_loss_weight": 0.0,
     "algo.text_keys.decoder": "[]",
     "algo.world_model.head_layers": None,
     "algo.world_model.representation_model.layers": 1,

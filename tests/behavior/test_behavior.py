@@ -198,7 +198,7 @@ def test_action_value_loss_asks_the_feature_for_the_actions_outcome(make):
     shown = torch.stack([sign, torch.zeros(4)], 1).unsqueeze(
         -1
     )  # the step with the sign, the last step
-    behavior = make(1, "algo.critic.replay_loss_weight=0", "algo.critic.action_value_loss=1")
+    behavior = make(1, "algo.critic.replay_loss_weight=0", "algo.critic.action_value_loss_weight=1")
     fit = torch.optim.Adam(behavior.action_value.parameters(), lr=1e-2)
     for _ in range(200):
         features = shown.clone().requires_grad_()

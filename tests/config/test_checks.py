@@ -49,7 +49,7 @@ def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
         ("optimizer/lora_gradient_norm", "algo.world_model.hf_model.peft", True),
         ("open_loop/image_error", "algo.cnn_keys.decoder", ["rgb"]),
         ("time/compile_seconds", "algo.compile", True),
-        ("behavior/action_value_loss", "algo.critic.action_value_loss", 1.0),
+        ("behavior/action_value_loss", "algo.critic.action_value_loss_weight", 1.0),
     ],
 )
 def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, value):

@@ -151,7 +151,7 @@ def test_the_test_of_memory_can_be_passed_by_remembering(compose):
     assert length + 2 < world.hf_model.seq_len  # all of an episode is in sight
     assert length < cfg.algo.horizon  # a dream from the sign reaches the fork
     assert world.kl_free_nats < math.log(2)  # what a sign tells
-    assert cfg.algo.critic.action_value_loss > 0  # and the actor is to see it
+    assert cfg.algo.critic.action_value_loss_weight > 0  # and the actor is to see it
 
 
 def test_a_mission_is_told_where_it_matters_and_can_be_left_out(compose):

@@ -40,7 +40,7 @@ def test_what_does_not_reach_the_training_does_not_tell_cells_apart(compose, one
         (["env=cartpole"], ["env=acrobot"]),
         ([], ["+env.kwargs.sutton_barto_reward=true"]),
         ([], ["eval.greedy=false"]),
-        ([], ["algo.critic.action_value_loss=0.5"]),
+        ([], ["algo.critic.action_value_loss_weight=0.5"]),
         ([], ["algo.total_steps=4000"]),
         ([], ["eval.every=100"]),
     ],
@@ -65,7 +65,7 @@ def test_cells_of_runs_from_before_there_was_a_choice_are_what_they_were(compose
     assert AS_BEFORE.keys().isdisjoint(identity(compose()))
     chosen = {
         "eval.greedy": False,
-        "algo.critic.action_value_loss": 1,
+        "algo.critic.action_value_loss_weight": 1,
         "algo.text_keys.decoder": '["mission"]',
         "algo.world_model.head_layers": 2,
         "algo.world_model.representation_model.layers": 3,

@@ -39,7 +39,7 @@ GPT2 = [
 """One layer, since compiling is what takes these tests their time."""
 FAMILIES = {  # overrides, and the number of compiled functions
     "lora": (["backbone=gpt2", "peft=true"], 4),
-    "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss=1"], 4),
+    "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss_weight=1"], 4),
     "reference": (["backbone=block_gru", "backbone.width=16", "posterior=coupled"], 4),
     "mamba2": (["backbone=mamba2"], 3),
     "window": (

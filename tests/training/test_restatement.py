@@ -113,7 +113,7 @@ def test_imagination_loss_matches_numpy(agent):
 
 @pytest.mark.parametrize("weight", [0, 0.7])
 def test_replay_loss_matches_numpy(compose, weight):
-    agent = made(compose, f"algo.critic.action_value_loss={weight}")
+    agent = made(compose, f"algo.critic.action_value_loss_weight={weight}")
     behavior = agent.behavior
     assert (behavior.action_value is not None) == (weight > 0)
     features = torch.randn(B, T, agent.world_model.features, dtype=torch.float64)

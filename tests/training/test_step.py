@@ -30,7 +30,7 @@ ARMS = {
     "reference": ["backbone=gru", "posterior=coupled"],
     "reference-2023": ["algo=dreamer_v3_2023", "backbone=gru", "posterior=coupled"],
     "gru": ["backbone=gru"],
-    "gru-action-value": ["backbone=gru", "algo.critic.action_value_loss=1"],
+    "gru-action-value": ["backbone=gru", "algo.critic.action_value_loss_weight=1"],
     "scratch": ["backbone=gpt2"],
     "pretrained": ["backbone=gpt2", "pretrained=true"],
     "pretrained-lora": ["backbone=gpt2", "pretrained=true", "peft=true"],

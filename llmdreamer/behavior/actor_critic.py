@@ -138,7 +138,7 @@ class Behavior(nn.Module):
             # All states, not a slice: for a strided input F.linear makes one product per trajectory.
             slow = self.slow_critic.mean(self.slow_critic(features))[:, :-1]
         losses = self.critic.losses(logits[:, :-1], torch.stack([returns, slow], -1))
-        return losses[..., 0] + self.algo.critic.slow_regulariser * losses[..., 1]
+        return losses[..., 0] + self.algo.critic.slow_regularizer_weight * losses[..., 1]
 
     @torch.no_grad()
     def update_slow_critic(self) -> None:

@@ -87,7 +87,7 @@ RANGES: dict[str, Rule] = {
     "algo.actor.max_std": positive,
     "algo.critic.bins": Rule(lambda x: x >= 3 and x % 2 == 1, "must be odd and >= 3"),
     "algo.critic.slow_rate": Rule(lambda x: 0 < x <= 1, "must be in (0, 1]"),
-    "algo.critic.slow_regulariser": at_least(0),
+    "algo.critic.slow_regularizer_weight": at_least(0),
     "algo.critic.replay_loss_weight": at_least(0),
     "algo.critic.action_value_loss_weight": at_least(0),
     "algo.return_norm.decay": below(0, 1),

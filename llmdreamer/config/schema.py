@@ -77,7 +77,7 @@ class CriticConfig:
     bins: int = MISSING
     bins_in_symlog: bool = False  # with a default, as below, for runs saved before it was there
     slow_rate: float = MISSING
-    slow_regulariser: float = MISSING
+    slow_regularizer_weight: float = MISSING
     replay_loss_weight: float = MISSING
     action_value_loss_weight: float = 0.0
 

@@ -137,7 +137,7 @@ def critic_only(make):
         "algo.gamma=0.5",
         "algo.lmbda=0.5",
         "algo.critic.replay_loss_weight=1",
-        "algo.critic.slow_regulariser=0",
+        "algo.critic.slow_regularizer_weight=0",
     )
     behavior.critic, behavior.slow_critic = PlainCritic(), PlainCritic()
     return behavior

@@ -37,7 +37,7 @@ RUN += [
 RUN += [
     "eval.every=0",
     "eval.final_episodes=2",
-    "eval.open_loop=0",
+    "eval.open_loop_windows=0",
     "tracking.log_every=1",
     "threads=1",
 ]

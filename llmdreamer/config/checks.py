@@ -127,7 +127,7 @@ RANGES: dict[str, Rule] = {
     "eval.every": at_least(0),
     "eval.episodes": at_least(1),
     "eval.final_episodes": at_least(1),
-    "eval.open_loop": within(0, 100_000),
+    "eval.open_loop_windows": within(0, 100_000),
     "tracking.log_every": at_least(1),
 }
 

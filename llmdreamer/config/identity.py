@@ -17,7 +17,7 @@ _OUTSIDE = (
     *("device", "threads", "algo.compile", "trust"),
     *("output_root", "run_name", "resume", "objective"),
     *("seed", "seeds", "rerun", "tracking", "checkpoint"),
-    *("eval.video", "eval.open_loop", "eval.keep_best"),
+    *("eval.video", "eval.open_loop_windows", "eval.keep_best"),
 )
 _LORA = ("lora", "algo.optimizer.lora_lr")
 

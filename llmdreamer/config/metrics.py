@@ -78,7 +78,7 @@ def _lacking(metric: str, cfg: Config) -> str | None:
             algo.critic.action_value_loss_weight > 0,
             "algo.critic.action_value_loss_weight > 0",
         ),
-        (begins("open_loop/"), cfg.eval.open_loop > 0, "eval.open_loop > 0"),
+        (begins("open_loop/"), cfg.eval.open_loop_windows > 0, "eval.open_loop_windows > 0"),
         (begins("open_loop/image"), algo.cnn_keys.decoder, "images (algo.cnn_keys.decoder)"),
         (begins("open_loop/vector"), algo.mlp_keys.decoder, "vectors (algo.mlp_keys.decoder)"),
         (begins("system/gpu"), cfg.device != "cpu", "a GPU"),

@@ -194,7 +194,7 @@ class EvalConfig:
     final_episodes: int = MISSING
     video: bool = MISSING
     keep_best: bool = True  # this and those below are not in runs saved before
-    open_loop: int = 32
+    open_loop_windows: int = 32
     greedy: bool = True
 
 

@@ -268,7 +268,7 @@ class Run:
         self.journal.log(result.metrics())
         if self.best is not None and self.best.policy_step is not None:  # the only one is no choice
             self._offer(result)
-        if config.eval.open_loop > 0:
+        if config.eval.open_loop_windows > 0:
             self._foretell(self.tracker)
         if config.eval.video:
             path = self.run_dir / "policy.gif"
@@ -317,7 +317,9 @@ class Run:
     def _foretell(self, tracker: Tracker) -> None:
         """Measure how far ahead the world model sees."""
         config, trainer = self.config, self.trainer
-        found = evaluate_open_loop(trainer.agent, config, config.eval.open_loop, config.seed)
+        found = evaluate_open_loop(
+            trainer.agent, config, config.eval.open_loop_windows, config.seed
+        )
         self.journal.log(found.metrics())
         tracker.artifact(found.save(self.run_dir / FILE))
 

@@ -20,7 +20,7 @@ SHORT = (
     "algo.per_rank_sequence_length=4",
     "eval.every=0",
     "eval.final_episodes=2",
-    "eval.open_loop=0",
+    "eval.open_loop_windows=0",
 )
 
 

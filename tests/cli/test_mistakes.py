@@ -110,7 +110,7 @@ MISTAKES = [
     ("+algo.options.a=1", "algo.options={'a': 1}", "algo.agent"),
     ("backbone.language_model=true", "backbone.language_model=True", "backbone.factory"),
     ("+hydra.callbacks.x._target_=torch.load trust=[torch]", "trust=[torch]"),
-    ("eval.open_loop=9007199254740992", "eval.open_loop=9007199254740992", "[0, 100000]"),
+    ("eval.open_loop_windows=9007199254740992", "eval.open_loop_windows=9007199254740992", "[0, 100000]"),
     ("trust=os", "trust='os'", "list", "[a,b]"),
     ("hydra.searchpath=[pkg://nowhere.conf]", "hydra.searchpath", "package nowhere.conf"),
     ("hydra.searchpath=[file:///no/where]", "hydra.searchpath", "folder /no/where"),

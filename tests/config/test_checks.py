@@ -65,7 +65,7 @@ def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, valu
     ("metric", "key", "value"),
     [
         ("open_loop/vector_error", "algo.mlp_keys.decoder", []),
-        ("open_loop/reward_error", "eval.open_loop", 0),
+        ("open_loop/reward_error", "eval.open_loop_windows", 0),
         ("eval/best_return", "eval.keep_best", False),
         ("eval/best_return", "eval.every", 0),
         ("system/gpu_memory_share", "device", "cpu"),

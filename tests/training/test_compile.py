@@ -179,7 +179,12 @@ def test_uncompiled_update_compiles_nothing(learner, traced):
 def test_compiled_run_resumes_bit_for_bit_and_logs_compile_seconds(
     compose, tmp_path, untracked, capsys
 ):
-    few = ["algo.total_steps=32", "checkpoint.every=20", "eval.open_loop=0", "replay_ratio=0.25"]
+    few = [
+        "algo.total_steps=32",
+        "checkpoint.every=20",
+        "eval.open_loop_windows=0",
+        "replay_ratio=0.25",
+    ]
     config = compose(*TINY, *GPT2, *few, "compile=true", "eval.final_episodes=1")
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()

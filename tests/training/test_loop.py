@@ -105,7 +105,12 @@ FAMILIES = {
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_backbone_resumes_bit_for_bit(compose, tmp_path, untracked, family):
-    few = ["algo.total_steps=32", "checkpoint.every=20", "env.num_envs=2", "eval.open_loop=0"]
+    few = [
+        "algo.total_steps=32",
+        "checkpoint.every=20",
+        "env.num_envs=2",
+        "eval.open_loop_windows=0",
+    ]
     config = compose(*TINY, *FAMILIES[family], *few, "replay_ratio=0.25", "eval.final_episodes=1")
     whole, killed = folder_of(tmp_path / "whole"), tmp_path / "killed"
     train(config, whole)
@@ -146,7 +151,7 @@ def test_no_life_of_a_run_without_snapshots_lives_the_episodes_of_another(
 def test_a_killed_run_of_a_small_replay_goes_on(compose, tmp_path, untracked):
     # Between two checkpoints it lives more than its replay holds.
     small = ["replay.capacity=20", "checkpoint.every=24", "algo.total_steps=96", "replay_ratio=0.1"]
-    config = compose(*TINY, *small, "backbone=gru", "eval.open_loop=0")
+    config = compose(*TINY, *small, "backbone=gru", "eval.open_loop_windows=0")
     train(config, tmp_path)
     newest, *_ = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
     newest.unlink()

@@ -97,7 +97,7 @@ RANGES: dict[str, Rule] = {
     "algo.optimizer.lr": positive,
     "algo.optimizer.backbone_lr": positive,
     "algo.optimizer.lora_lr": positive,
-    "algo.optimizer.thaw": at_least(0),
+    "algo.optimizer.freeze_backbone_updates": at_least(0),
     "algo.optimizer.warmup": at_least(0),
     "algo.optimizer.anneal": share,
     "algo.optimizer.max_skipped": at_least(1),
@@ -292,10 +292,10 @@ def _check_arm(cfg: Config) -> None:
     free = backbone.factory is None and family_of(name).any_width
     if backbone.width is not None and not free:
         raise ConfigError(f"backbone.width={backbone.width}: backbone={name} has its own")
-    thaw = cfg.algo.optimizer.thaw
-    if thaw > 0 and not (hf.from_pretrained and not hf.peft):
+    frozen = cfg.algo.optimizer.freeze_backbone_updates
+    if frozen > 0 and not (hf.from_pretrained and not hf.peft):
         raise ConfigError(
-            f"algo.optimizer.thaw={thaw}: only pretrained weights that train whole can wait"
+            f"algo.optimizer.freeze_backbone_updates={frozen}: only pretrained weights that train whole can wait"
             " (pretrained=true peft=false)"
         )
     _check_hf(cfg)

@@ -97,7 +97,7 @@ class OptimizerConfig:
     lora_lr: float | None = None
     actor_lr: float | None = None
     critic_lr: float | None = None
-    thaw: int = 0  # with a default, for runs saved before it was there
+    freeze_backbone_updates: int = 0  # with a default, for runs saved before it was there
     warmup: int = MISSING
     anneal: float = MISSING
     max_skipped: int = 10

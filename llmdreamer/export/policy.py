@@ -160,7 +160,7 @@ def _alone(config: Config, agent: Agent) -> Config:
     shape = {k: v for k, v in model.config.to_diff_dict().items() if k not in _NOT_SHAPE}
     hf = replace(hf, from_pretrained=False)
     world_model = replace(algo.world_model, hf_model=hf)
-    optimizer = replace(algo.optimizer, thaw=0)
+    optimizer = replace(algo.optimizer, freeze_backbone_updates=0)
     backbone = replace(
         config.backbone, name="hf", path=None, model_type=model.config.model_type, config=shape
     )

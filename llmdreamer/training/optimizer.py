@@ -121,7 +121,7 @@ class AgentOptimizer:
     The groups are backbone, adapters, actor, critic and the rest. With Adam, the recipe of 2023
     (arXiv:2301.04104v1), the gradients of world model, actor and critic are each clipped by their norm.
 
-    For the first `thaw` updates the backbone stays still, so that it is not pulled about by heads that
+    For the first `freeze_backbone_updates` updates the backbone stays still, so that it is not pulled about by heads that
     know nothing yet; its own warm-up begins when it joins.
     """
 
@@ -150,7 +150,7 @@ class AgentOptimizer:
             Norms of the gradients, and `skipped`, 1 or 0.
         """
         for group in self.inner.param_groups:
-            still = self.config.thaw if group["name"] == "backbone" else 0
+            still = self.config.freeze_backbone_updates if group["name"] == "backbone" else 0
             group["lr"] = self._schedule(still) * self.rates[group["name"]]
         self.inner.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -185,10 +185,13 @@ def test_the_gru_is_no_language_model(compose, override, part):
             ["backbone.config={layers:2}"],
             ["backbone.config={'layers': 2}", "=gpt2", "backbone=hf"],
         ),
-        (["algo.optimizer.thaw=5"], ["thaw=5", "pretrained=true", "peft=false"]),
         (
-            ["algo.optimizer.thaw=5", "pretrained=true", "peft=true"],
-            ["thaw=5", "pretrained=true", "peft=false"],
+            ["algo.optimizer.freeze_backbone_updates=5"],
+            ["freeze_backbone_updates=5", "pretrained=true", "peft=false"],
+        ),
+        (
+            ["algo.optimizer.freeze_backbone_updates=5", "pretrained=true", "peft=true"],
+            ["freeze_backbone_updates=5", "pretrained=true", "peft=false"],
         ),
     ],
 )
@@ -216,7 +219,12 @@ def test_a_constant_of_one_optimiser_is_not_silently_left_unread_by_the_other(
 
 
 def test_pretrained_weights_that_train_whole_may_wait(compose):
-    assert compose("pretrained=true", "algo.optimizer.thaw=5").algo.optimizer.thaw == 5
+    assert (
+        compose(
+            "pretrained=true", "algo.optimizer.freeze_backbone_updates=5"
+        ).algo.optimizer.freeze_backbone_updates
+        == 5
+    )
 
 
 @pytest.mark.parametrize(

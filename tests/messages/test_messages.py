@@ -126,7 +126,7 @@ VALUES: list[tuple[str, Any]] = [
     ("algo.optimizer.kind", "adam"),
     ("algo.optimizer.agc", None),
     ("algo.optimizer.clip", 10.0),
-    ("algo.optimizer.thaw", 5),
+    ("algo.optimizer.freeze_backbone_updates", 5),
     ("algo.precision", "bf61"),
     ("algo.learning_starts", 5000),
     ("algo.imag_starts", 33),

@@ -134,7 +134,7 @@ def test_a_backbone_that_thaws_stays_still_then_warms_up_on_its_own(make):
     toy = Toy()
     weight = toy.world_model.backbone.weight
     optimizer = make(toy, "lr=0.1", "backbone_lr=0.01", "warmup=2")
-    optimizer.config.thaw = 3
+    optimizer.config.freeze_backbone_updates = 3
     seen = []
     for step in range(6):
         optimizer.step(toy.loss())

@@ -295,8 +295,8 @@ def _check_arm(cfg: Config) -> None:
     frozen = cfg.algo.optimizer.freeze_backbone_updates
     if frozen > 0 and not (hf.from_pretrained and not hf.peft):
         raise ConfigError(
-            f"algo.optimizer.freeze_backbone_updates={frozen}: only pretrained weights that train whole can wait"
-            " (pretrained=true peft=false)"
+            f"algo.optimizer.freeze_backbone_updates={frozen}: only a pretrained, fully trained backbone"
+            " can be frozen first (set pretrained=true peft=false)"
         )
     _check_hf(cfg)
 

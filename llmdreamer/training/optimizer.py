@@ -121,8 +121,8 @@ class AgentOptimizer:
     The groups are backbone, adapters, actor, critic and the rest. With Adam, the recipe of 2023
     (arXiv:2301.04104v1), the gradients of world model, actor and critic are each clipped by their norm.
 
-    For the first `freeze_backbone_updates` updates the backbone stays still, so that it is not pulled about by heads that
-    know nothing yet; its own warm-up begins when it joins.
+    The backbone is frozen for the first `freeze_backbone_updates` updates, so that gradients from
+    untrained heads do not move it. Its own warm-up starts after them.
     """
 
     def __init__(self, agent: nn.Module, config: OptimizerConfig, total_updates: int) -> None:

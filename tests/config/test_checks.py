@@ -219,12 +219,8 @@ def test_a_constant_of_one_optimiser_is_not_silently_left_unread_by_the_other(
 
 
 def test_pretrained_weights_that_train_whole_may_wait(compose):
-    assert (
-        compose(
-            "pretrained=true", "algo.optimizer.freeze_backbone_updates=5"
-        ).algo.optimizer.freeze_backbone_updates
-        == 5
-    )
+    cfg = compose("pretrained=true", "algo.optimizer.freeze_backbone_updates=5")
+    assert cfg.algo.optimizer.freeze_backbone_updates == 5
 
 
 @pytest.mark.parametrize(

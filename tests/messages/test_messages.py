@@ -138,7 +138,7 @@ VALUES: list[tuple[str, Any]] = [
     ("lora.dropout", 1.0),
     ("seed", -1),
     ("size", "Q"),
-    ("posterior", "couplet"),
+    ("algo.world_model.posterior", "couplet"),
     ("device", "gpu"),
     ("run_name", "a/b"),
     ("env.id", " "),

@@ -19,7 +19,7 @@ from llmdreamer.analysis import aggregate, compare
 from llmdreamer.analysis.load import RETURN, load
 from llmdreamer.analysis.part import save
 from llmdreamer.analysis.sentence import ALPHA
-from llmdreamer.tracking import prepare
+from llmdreamer.tracking import ensure_experiment
 
 RUNS, CURVES, POINTS = 200, 100, 100
 ARMS = ["gru", "scratch", "pretrained-full", "pretrained-lora", "random-frozen-lora"]
@@ -28,7 +28,7 @@ ARMS = ["gru", "scratch", "pretrained-full", "pretrained-lora", "random-frozen-l
 def speed() -> None:
     with tempfile.TemporaryDirectory() as name:
         uri = f"sqlite:///{name}/mlflow.db"
-        fill(Path(name) / "mlflow.db", prepare(uri, "llmdreamer"))
+        fill(Path(name) / "mlflow.db", ensure_experiment(uri, "llmdreamer"))
         clocks = [(time.perf_counter(), time.process_time())]
         records = load(uri)
         clocks.append((time.perf_counter(), time.process_time()))

@@ -26,8 +26,8 @@ from llmdreamer.analysis import plot
 from llmdreamer.analysis.aggregate import bootstrap, iqm
 from llmdreamer.analysis.part import Part, save
 from llmdreamer.analysis.published import published_curves, read_published, task_of
-from llmdreamer.tracking.record import RunFiles, Wanted, load
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.record import RunFiles, RunRecord, load
+from llmdreamer.tracking.spool import read_metrics
 from llmdreamer.utils.errors import ConfigError
 
 FOLDER = re.compile(r"(.+)-(\d+)")
@@ -91,7 +91,7 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
     runs, notes = [], []
     paths = sorted(path.parents[1] for path in folder.glob("*/tracking/run.json"))
     for path in paths:
-        match, record = FOLDER.fullmatch(path.name), load(Wanted, RunFiles(path).wanted)
+        match, record = FOLDER.fullmatch(path.name), load(RunRecord, RunFiles(path).run_record)
         assert record is not None
         if match is None or record.tags["seed"] != match[2]:
             raise ConfigError(
@@ -102,7 +102,9 @@ def find_runs(folder: Path) -> tuple[list[Run], list[str]]:
                 f"{path.name} is left out: it has not finished ({record.status or 'running'})."
             )
             continue
-        records = [(entry.env_step, entry.metrics) for entry in read(RunFiles(path).metrics)]
+        records = [
+            (entry.env_step, entry.metrics) for entry in read_metrics(RunFiles(path).metrics)
+        ]
         evaluations = {
             step: values["eval/return"] for step, values in records if "eval/return" in values
         }

@@ -23,7 +23,7 @@ import psutil
 import submitit
 from submitit.helpers import DelayedSubmission
 
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.spool import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 # Log each update: a mean over several updates would cover other updates after a preemption.
@@ -110,7 +110,7 @@ def run_in_queue(jobs: Path, preemptions: int) -> tuple[int, list[str]]:
 
 
 def losses(folder: Path) -> tuple[list[int], list[float]]:
-    records = read(folder / "metrics.jsonl")
+    records = read_metrics(folder / "metrics.jsonl")
     records = [record for record in records if "world_model/loss" in record.metrics]
     values = [record.metrics["world_model/loss"] for record in records]
     return [record.env_step for record in records], values

@@ -75,7 +75,7 @@ def _foretold(records: Records, row: pd.Series) -> list[Part]:
     """What the run has left of its open-loop imagination, or a sentence that it has left none."""
     try:
         with TemporaryDirectory() as folder:
-            path = fetch_artifact(records.uri, row["artifacts"], FILE, Path(folder))
+            path = fetch_artifact(records.uri, row["artifact_uri"], FILE, Path(folder))
             return open_loop.everything(load_open_loop(path))
     except (TrackingError, ConfigError) as error:
         text = f"Not shown: {error}. python -m llmdreamer imagine RUN_DIR makes it of a checkpoint."

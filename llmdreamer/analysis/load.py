@@ -33,7 +33,7 @@ RUN_COLUMNS = [
     "seed",
     "started",
     "ended",
-    "artifacts",
+    "artifact_uri",
 ]
 CURVE_COLUMNS = ["run_id", "key", "env_step", "seconds", "value"]
 
@@ -110,14 +110,14 @@ def tidy(points: Points) -> pd.DataFrame:
     first new one cannot be told from the rest, and stay.
     """
     curve = points.run.astype(np.int64) * max(1, len(points.keys)) + points.key
-    order = np.lexsort((points.step, points.at, curve))
+    order = np.lexsort((points.step, points.time_ms, curve))
     kept = order[_is_current(curve[order], points.step[order])]
     return pd.DataFrame(
         {
             "run_id": pd.Categorical.from_codes(points.run[kept], points.runs),
             "key": pd.Categorical.from_codes(points.key[kept], points.keys),
             "env_step": points.step[kept],
-            "at": points.at[kept],
+            "at": points.time_ms[kept],
             "value": points.value[kept],
         }
     )
@@ -138,9 +138,9 @@ def _is_current(curve: np.ndarray, step: np.ndarray) -> np.ndarray:
 def _curves(points: Points, runs: pd.DataFrame) -> pd.DataFrame:
     frame = tidy(points)
     started = runs.set_index("run_id")["started"].reindex(points.runs).to_numpy(np.float64)
-    begun = started[frame["run_id"].cat.codes.to_numpy()]
-    frame = frame.assign(seconds=frame["at"].to_numpy() / 1000 - begun)
-    return frame.loc[np.isfinite(begun), CURVE_COLUMNS].reset_index(drop=True)
+    started_at = started[frame["run_id"].cat.codes.to_numpy()]
+    frame = frame.assign(seconds=frame["at"].to_numpy() / 1000 - started_at)
+    return frame.loc[np.isfinite(started_at), CURVE_COLUMNS].reset_index(drop=True)
 
 
 def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
@@ -158,7 +158,7 @@ def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
             else -1,
             "started": run.started,
             "ended": run.ended,
-            "artifacts": run.artifacts,
+            "artifact_uri": run.artifact_uri,
         }
         row |= {knob: run.tags.get(knob, "unknown") for knob in KNOBS}
         if "posterior" not in run.tags:

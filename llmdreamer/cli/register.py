@@ -42,11 +42,11 @@ def _register(args: argparse.Namespace) -> str:
         raise ConfigError(f"{name}: a model's name has letters, digits, spaces and . _ - only")
     # Imported late: a typing error does without torch and mlflow.
     from llmdreamer.export.policy import export
-    from llmdreamer.tracking.models import Model, register
+    from llmdreamer.tracking.models import PyfuncModel, register
 
     with TemporaryDirectory() as folder:
         files = export(args.run_dir, Path(folder), args.trust)
-        model = Model(
+        model = PyfuncModel(
             code=PACKAGE / "export" / "pyfunc_policy.py",
             packages=[PACKAGE, *map(folder_of, args.trust)],
             files=files,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.tracking.record import Known
+from llmdreamer.tracking.record import MlflowRunRef
 from llmdreamer.tracking.record import load as load_record
-from llmdreamer.tracking.shipper import with_password
 from llmdreamer.tracking.store import resolve_uri, sqlite_uri
+from llmdreamer.tracking.uploader import with_password
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact
 
@@ -82,10 +82,12 @@ def find(source: str, experiment: str | None = None) -> Source:
     if path.is_file():
         return Source(sqlite_uri(path.resolve()), experiment or "llmdreamer")
     if path.is_dir():
-        known = load_record(Known, path / "mlflow.json")
-        if known is not None and known.run_id is not None:
-            uri = with_password(known.uri)
-            return Source(uri, experiment or known.experiment, known.run_id, _listed(path))
+        mlflow_run = load_record(MlflowRunRef, path / "mlflow.json")
+        if mlflow_run is not None and mlflow_run.run_id is not None:
+            uri = with_password(mlflow_run.uri)
+            return Source(
+                uri, experiment or mlflow_run.experiment, mlflow_run.run_id, _listed(path)
+            )
         if (path / "mlflow.db").exists():
             return Source(sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer")
         raise ConfigError(
@@ -104,7 +106,9 @@ def _listed(sweep: Path) -> tuple[str, ...]:
         return ()
     with open(table, encoding="utf-8", newline="") as file:
         folders = [row.get("folder") for row in csv.DictReader(file)]
-    found = [load_record(Known, Path(folder) / "mlflow.json") for folder in folders if folder]
+    found = [
+        load_record(MlflowRunRef, Path(folder) / "mlflow.json") for folder in folders if folder
+    ]
     return tuple(known.run_id for known in found if known is not None and known.run_id is not None)
 
 

@@ -1,40 +1,42 @@
-"""`python -m llmdreamer sync RUN_OR_ROOT`: replay to MLflow what is only on the disk."""
+"""`python -m llmdreamer sync RUN_OR_ROOT`: uploads to MLflow what is only on the disk."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from llmdreamer.tracking.record import WANTED
-from llmdreamer.tracking.shipper import say
+from llmdreamer.tracking.record import RUN_RECORD_FILE
 from llmdreamer.tracking.store import TrackingError
-from llmdreamer.tracking.uploads import sync
+from llmdreamer.tracking.upload_loop import sync
+from llmdreamer.tracking.uploader import print_stderr
 from llmdreamer.utils.errors import ConfigError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Upload every finished run below a folder; 0, 1 if a store failed, 2 after a mistake."""
+    """Upload every finished run below a folder; return 0, 1 if a store failed, 2 after a mistake."""
     parser = argparse.ArgumentParser(prog="python -m llmdreamer sync", description=__doc__)
-    parser.add_argument("path", type=Path, help="a run's folder, or one that holds many")
-    parser.add_argument("--uri", help="another store than the one the run was started with")
-    chosen = parser.parse_args(arguments)
-    return _sync_all(chosen.path, chosen.uri)
+    parser.add_argument("path", type=Path, help="folder of a run, or a folder that contains runs")
+    parser.add_argument(
+        "--uri", help="tracking store (default: the one that the run was started with)"
+    )
+    args = parser.parse_args(arguments)
+    return _sync_all(args.path, args.uri)
 
 
 def _sync_all(root: Path, uri: str | None) -> int:
-    folders = sorted(path.parents[1] for path in root.resolve().rglob(WANTED))
+    folders = sorted(path.parents[1] for path in root.resolve().rglob(RUN_RECORD_FILE))
     if not folders:
-        say(f"no run below {root}: none of its folders has a {WANTED}")
+        print_stderr(f"no run below {root}: no folder there contains {RUN_RECORD_FILE}")
         return 2
     failures = 0
     for folder in folders:
         try:
-            print(f"{folder}: {sync(folder, uri)} rows shipped", flush=True)
+            print(f"{folder}: {sync(folder, uri)} records uploaded", flush=True)
         except ConfigError as error:
-            say(str(error))
+            print_stderr(str(error))
             return 2
         except TrackingError as error:
-            say(f"{folder}: {error}")
+            print_stderr(f"{folder}: {error}")
             failures += 1
     return 1 if failures else 0
 

@@ -25,7 +25,7 @@ from llmdreamer.sweep.results_table import OMITTED_COLUMNS, RESULTS_FILE
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.tracking import TrackingError, resolve_uri
 from llmdreamer.tracking.origin import origin
-from llmdreamer.tracking.parent import PARENT_VARIABLE, Child, Parent, start_parent
+from llmdreamer.tracking.parent import PARENT_VARIABLE, ChildRun, ParentRun, start_parent
 from llmdreamer.tracking.record import Status
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.files import write_atomically
@@ -39,7 +39,7 @@ class ParentRunCallback(Callback):
     """Starts the parent run before the first job and ends it with a table after the last."""
 
     def __init__(self) -> None:
-        self._parent: Parent | None = None
+        self._parent: ParentRun | None = None
         # Overrides of failed jobs of this process. Jobs of other processes are known from their runs.
         self._failed_jobs: list[str] = []
 
@@ -91,7 +91,9 @@ class ParentRunCallback(Callback):
             with_run = {child.overrides for child in children}
             # A job that failed early has no MLflow run.
             without_run = [
-                Child("-", job, None, "FAILED") for job in self._failed_jobs if job not in with_run
+                ChildRun("-", job, None, "FAILED")
+                for job in self._failed_jobs
+                if job not in with_run
             ]
             jobs = [*children, *without_run]
             write_atomically(table, _csv_text(jobs, config.objective))
@@ -104,7 +106,7 @@ def _is_own_sweeper(config: DictConfig) -> bool:
     return bool(OmegaConf.select(config, "hydra.runtime.choices.hydra/sweeper") == SWEEPER)
 
 
-def _sweep_status(jobs: Sequence[Child]) -> Status:
+def _sweep_status(jobs: Sequence[ChildRun]) -> Status:
     # The caller is in a `finally` block: an exception that ends the sweep is still being raised.
     exception = sys.exc_info()[0]
     if exception is not None and not issubclass(exception, Exception):
@@ -135,7 +137,7 @@ def _markdown_table(csv_text: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _csv_text(jobs: Sequence[Child], objective: str) -> str:
+def _csv_text(jobs: Sequence[ChildRun], objective: str) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["name", "overrides", objective, "status"])
@@ -145,7 +147,7 @@ def _csv_text(jobs: Sequence[Child], objective: str) -> str:
     return text.getvalue()
 
 
-def _note(jobs: Sequence[Child], objective: str) -> str:
+def _note(jobs: Sequence[ChildRun], objective: str) -> str:
     lines = [
         _note_head(),
         f"| name | overrides | {objective} | status |",

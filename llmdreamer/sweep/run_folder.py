@@ -6,8 +6,8 @@ import re
 from collections import deque
 from pathlib import Path
 
-from llmdreamer.tracking.record import RunFiles, Wanted, load
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.record import RunFiles, RunRecord, load
+from llmdreamer.tracking.spool import read_metrics
 
 OUTPUT_LOG = "output.log"  # what the run's process printed
 SPEED_RECORDS = 64  # newest records that a run's speed is measured over
@@ -19,7 +19,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 def is_finished(folder: Path) -> bool:
     """Return True if the run reached its end. A finished run that is resumed counts as unfinished."""
-    record = load(Wanted, RunFiles(folder).wanted)
+    record = load(RunRecord, RunFiles(folder).run_record)
     return record is not None and record.status == "FINISHED"
 
 
@@ -88,7 +88,7 @@ class CurveReader:
         return steps / seconds if steps > 0 and seconds > 0 else None
 
     def _read_new_records(self) -> None:
-        for record in read(self._path, self._offset):
+        for record in read_metrics(self._path, self._offset):
             self._offset, self.env_step = record.end, record.env_step
             self._times.append((record.env_step, record.time))
             for metric, value in record.metrics.items():

@@ -21,7 +21,7 @@ from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.results_table import RESULTS_FILE, ResultRow, read_results
 from llmdreamer.sweep.run_folder import CurveReader, is_finished
 from llmdreamer.sweep.run_lock import RUN_LOCK_FILE
-from llmdreamer.tracking.record import RunFiles, Wanted, load
+from llmdreamer.tracking.record import RunFiles, RunRecord, load
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.files import write_atomically
 from llmdreamer.utils.redact import redact
@@ -171,7 +171,7 @@ class StatusReader:
 
     def _read_folder(self, folder: Path, header: SweepHeader, *, has_result: bool) -> _FolderStatus:
         """Read a run's folder. The curves are skipped if the result is already in the table."""
-        run, record = _FolderStatus(), load(Wanted, RunFiles(folder).wanted)
+        run, record = _FolderStatus(), load(RunRecord, RunFiles(folder).run_record)
         if is_locked(folder / RUN_LOCK_FILE):
             run.state = "running"
         elif is_finished(folder):
@@ -187,7 +187,7 @@ class StatusReader:
         run.env_step = reader.env_step
         if run.state == "running" and run.total_env_steps is not None:
             # Each process of a run rewrites the record when it starts.
-            started_at = RunFiles(folder).wanted.stat().st_mtime
+            started_at = RunFiles(folder).run_record.stat().st_mtime
             speed = reader.env_steps_per_second(since=started_at)
             steps_left = max(0, run.total_env_steps - run.env_step)
             run.seconds_left = steps_left / speed if speed is not None else None
@@ -213,7 +213,7 @@ class _FolderStatus:
     seconds: float | None = None
     seconds_left: float | None = None
 
-    def take_record(self, record: Wanted) -> None:
+    def take_record(self, record: RunRecord) -> None:
         self.arm = record.tags.get("arm", "")
         policy_steps = record.params.get("algo.total_steps")
         action_repeat = record.params.get("env.action_repeat")

@@ -1,21 +1,16 @@
-"""The record of runs: a local spool that is the truth, and MLflow told from it."""
+"""Records a run: a local spool holds the metrics, and a separate process copies them to MLflow."""
 
 from llmdreamer.tracking.record import RunInfo
 from llmdreamer.tracking.spool import Spool
-from llmdreamer.tracking.store import TrackingError, prepare, resolve_uri, ui_command
+from llmdreamer.tracking.store import TrackingError, ensure_experiment, resolve_uri, ui_command
 from llmdreamer.tracking.tracker import Tracker
-from llmdreamer.utils.flatten import flatten
-from llmdreamer.utils.redact import as_typed, redact
 
 __all__ = [
     "RunInfo",
     "Spool",
     "Tracker",
     "TrackingError",
-    "as_typed",
-    "flatten",
-    "prepare",
-    "redact",
+    "ensure_experiment",
     "resolve_uri",
     "ui_command",
 ]

@@ -1,4 +1,4 @@
-"""Puts a model into MLflow's registry, as a version that names the run it came from."""
+"""Registers a model in MLflow as a new version that names its run."""
 
 from __future__ import annotations
 
@@ -9,54 +9,61 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llmdreamer.tracking.record import Known, RunFiles, load
-from llmdreamer.tracking.shipper import with_password
-from llmdreamer.tracking.store import TrackingError, connect, speaking
+from llmdreamer.tracking.record import MlflowRunRef, RunFiles, load
+from llmdreamer.tracking.store import TrackingError, connect, tracking_errors
+from llmdreamer.tracking.uploader import with_password
 
-FOLDER = "policy"
-"""Below a run's artifacts, where its model is."""
+ARTIFACT_FOLDER = "policy"
+"""Folder of the model below the artifacts of its run."""
 
 
 @dataclass(frozen=True)
-class Model:
-    """What is stored of a model: `code` calls `mlflow.models.set_model`, the rest is what it needs."""
+class PyfuncModel:
+    """Files and settings of a model in MLflow's pyfunc format.
+
+    `code` calls `mlflow.models.set_model`; the other fields hold what that file needs.
+    """
 
     code: Path
-    packages: Sequence[Path]  # folders of code that go along
+    packages: Sequence[Path]  # folders of source code to store with the model
     files: Mapping[str, Path]  # artifacts by name
-    requirements: Sequence[str]  # of pip, for whoever loads it elsewhere
-    options: Mapping[str, Any]  # plain data, its `context.model_config`
+    requirements: Sequence[str]  # pip requirements for loading the model
+    options: Mapping[str, Any]  # plain data, passed as `context.model_config`
 
 
-def register(run_dir: Path, name: str, model: Model) -> str:
+def register(run_dir: Path, name: str, model: PyfuncModel) -> str:
     """Store a model with the run of `run_dir`, register it as `name`; return `models:/NAME/VERSION`.
 
     Raises:
-        TrackingError: if MLflow does not know the run, or refuses.
+        TrackingError: if the run is not in MLflow yet, or the store fails.
     """
-    known = load(Known, RunFiles(run_dir).known)
-    if known is None or known.run_id is None:
-        raise TrackingError(f"{run_dir} is in no store yet: python -m llmdreamer sync {run_dir}")
-    uri = with_password(known.uri)
-    with speaking(uri), TemporaryDirectory() as folder:
+    mlflow_run = load(MlflowRunRef, RunFiles(run_dir).mlflow_run)
+    if mlflow_run is None or mlflow_run.run_id is None:
+        raise TrackingError(
+            f"{run_dir} is not in MLflow yet: upload it with 'python -m llmdreamer sync {run_dir}'"
+        )
+    uri = with_password(mlflow_run.uri)
+    with tracking_errors(uri), TemporaryDirectory() as folder:
         client = connect(uri)
-        artifacts = client.get_run(known.run_id).info.artifact_uri
-        saved = Path(folder) / FOLDER
+        artifact_uri = client.get_run(mlflow_run.run_id).info.artifact_uri
+        saved = Path(folder) / ARTIFACT_FOLDER
         _save(saved, model)
-        client.log_artifacts(known.run_id, str(saved), FOLDER)
-        _ensure_name(uri, name)
-        version = client.create_model_version(name, f"{artifacts}/{FOLDER}", known.run_id)
+        client.log_artifacts(mlflow_run.run_id, str(saved), ARTIFACT_FOLDER)
+        _ensure_registered_model(uri, name)
+        source = f"{artifact_uri}/{ARTIFACT_FOLDER}"
+        version = client.create_model_version(name, source, mlflow_run.run_id)
         return f"models:/{name}/{version.version}"
 
 
-def _save(folder: Path, model: Model) -> None:
+def _save(folder: Path, model: PyfuncModel) -> None:
     import mlflow.pyfunc
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec
 
     signature = ModelSignature(params=ParamSchema([ParamSpec("reset", DataType.boolean, False)]))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # advice on types and examples, which fit no observation
+        # MLflow warns about missing type hints and input examples; neither fits an observation.
+        warnings.simplefilter("ignore")
         mlflow.pyfunc.save_model(
             folder,
             python_model=str(model.code),
@@ -68,7 +75,7 @@ def _save(folder: Path, model: Model) -> None:
         )
 
 
-def _ensure_name(uri: str, name: str) -> None:
+def _ensure_registered_model(uri: str, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:

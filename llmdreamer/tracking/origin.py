@@ -1,4 +1,4 @@
-"""What a record says of where it was made: commit, machine and the versions of what ran, as tags."""
+"""Tags that say where a record was made: commit, machine, and package versions."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ PACKAGES = ("llmdreamer", "torch", "transformers", "peft", "gymnasium", "mlflow"
 
 
 def origin() -> dict[str, str]:
-    """Tags `commit`, `host`, `version.python`, and `version.PACKAGE` of what changes results.
+    """Return the tags `commit`, `host`, `version.python`, and `version.PACKAGE` for each of PACKAGES.
 
-    What MLflow's own pages show of a run's source is told by its names, too.
+    The `mlflow.source.*` tags repeat some of it under the names that MLflow's pages show.
     """
     versions = {f"version.{name}": _version(name) for name in PACKAGES}
     return {
@@ -31,10 +31,10 @@ def origin() -> dict[str, str]:
 
 @cache
 def commit() -> str:
-    """The commit of the code that runs, with `-dirty` behind it if files were changed since.
+    """Return the commit of this package's source, with `-dirty` appended if files have changed.
 
-    `unknown` outside a git checkout: one that only has this package installed below it, as a project's
-    own virtual environment is, is not the package's.
+    The result is `unknown` unless git tracks this file. A package installed in the virtual
+    environment of another project's checkout does not report that project's commit.
     """
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)
@@ -43,9 +43,9 @@ def commit() -> str:
         return "unknown"
 
 
-def _git(*words: str) -> str:
+def _git(*arguments: str) -> str:
     return subprocess.run(
-        ["git", *words],  # noqa: S607  (the git of whoever runs this)
+        ["git", *arguments],  # noqa: S607  (the user's own git)
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
@@ -56,5 +56,5 @@ def _git(*words: str) -> str:
 def _version(package: str) -> str:
     try:
         return version(package)
-    except PackageNotFoundError:  # run from a checkout that was never installed
+    except PackageNotFoundError:  # a checkout that was never installed
         return "unknown"

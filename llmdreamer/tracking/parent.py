@@ -1,4 +1,4 @@
-"""The MLflow run that stands for a sweep; the runs of its jobs name it as their parent."""
+"""The MLflow run of a sweep; the runs of its jobs name it as their parent."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmdreamer.tracking.record import Known, RunFiles, Status, Wanted, load, save
-from llmdreamer.tracking.store import connect, metric_key, prepare, shorten, speaking
+from llmdreamer.tracking.record import MlflowRunRef, RunFiles, RunRecord, Status, load, save
+from llmdreamer.tracking.store import (
+    connect,
+    ensure_experiment,
+    metric_key,
+    shorten,
+    tracking_errors,
+)
 from llmdreamer.utils.redact import redact
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
-"""Environment variable in which a sweep's jobs find the id of their parent run."""
+"""Environment variable that gives a sweep's jobs the id of their parent run."""
 TRIAL_VARIABLE = "LLMDREAMER_TRIAL"
-"""Environment variable in which the run of a sweep finds the tags that say which it is, as JSON."""
+"""Environment variable that gives a sweep's run the tags that identify its trial, as JSON."""
+MAX_CHILDREN = 5000
 
 
 @dataclass(frozen=True)
-class Child:
-    """A job's run as the store has it."""
+class ChildRun:
+    """The MLflow run of a job."""
 
     name: str
     overrides: str  # its tag `overrides`; empty if it has none
@@ -28,26 +35,31 @@ class Child:
 
 
 @dataclass(frozen=True)
-class Parent:
-    """A started parent run."""
+class ParentRun:
+    """A parent run that has started."""
 
     uri: str
     run_id: str
 
-    def children(self, objective: str) -> list[Child]:
-        """The runs of the jobs, oldest first. Raises TrackingError."""
-        with speaking(self.uri):
+    def children(self, objective: str) -> list[ChildRun]:
+        """Return the runs of the jobs, oldest first.
+
+        Only the oldest MAX_CHILDREN runs are read.
+
+        Raises:
+            TrackingError: if the store fails.
+        """
+        with tracking_errors(self.uri):
             client = connect(self.uri)
             experiment = client.get_run(self.run_id).info.experiment_id
-            # Not paged: a sweep of more than 5000 jobs shows the oldest.
             runs = client.search_runs(
                 [experiment],
                 f"tags.`mlflow.parentRunId` = '{self.run_id}'",
-                max_results=5000,
+                max_results=MAX_CHILDREN,
                 order_by=["attributes.start_time ASC"],
             )
             return [
-                Child(
+                ChildRun(
                     name=run.info.run_name,
                     overrides=run.data.tags.get("overrides", ""),
                     objective=run.data.metrics.get(metric_key(objective)),
@@ -57,8 +69,16 @@ class Parent:
             ]
 
     def end(self, status: Status, note: str, table: Path) -> None:
-        """Store the results (`note` in Markdown, `table` a file) and the status."""
-        with speaking(self.uri):
+        """Store the results and the status.
+
+        Args:
+            note: Markdown that MLflow shows as the description of the run.
+            table: file to upload; skipped if it does not exist.
+
+        Raises:
+            TrackingError: if the store fails.
+        """
+        with tracking_errors(self.uri):
             client = connect(self.uri)
             if table.exists():
                 client.log_artifact(self.run_id, str(table))
@@ -68,55 +88,58 @@ class Parent:
 
 def start_parent(
     folder: Path, uri: str, experiment: str, tags: Mapping[str, str], note: str
-) -> Parent:
-    """Prepare the store and begin the run of the sweep in `folder`, or go on with it.
-
-    The same folder is the same sweep: a sweep that is started again keeps its run, which
-    `folder/mlflow.json` names.
+) -> ParentRun:
+    """Start the MLflow run of the sweep in `folder`, or reopen it if `folder/mlflow.json` names one.
 
     Raises:
         TrackingError: if the store cannot be reached.
     """
-    with speaking(uri):
-        experiment_id = prepare(uri, experiment)
+    with tracking_errors(uri):
+        experiment_id = ensure_experiment(uri, experiment)
         client = connect(uri)
         file = folder / "mlflow.json"
-        known = load(Known, file)
+        mlflow_run = load(MlflowRunRef, file)
         all_tags = {**tags, "mlflow.note.content": shorten(note)}
-        here = (redact(uri), experiment)
-        if known is not None and known.run_id and (known.uri, known.experiment) == here:
-            client.update_run(known.run_id, status="RUNNING")
+        target = (redact(uri), experiment)
+        if mlflow_run is not None and mlflow_run.run_id and mlflow_run.target == target:
+            client.update_run(mlflow_run.run_id, status="RUNNING")
             for key, value in all_tags.items():
-                client.set_tag(known.run_id, key, value)
-            return Parent(uri, known.run_id)
+                client.set_tag(mlflow_run.run_id, key, value)
+            return ParentRun(uri, mlflow_run.run_id)
         run = client.create_run(
             experiment_id,
             start_time=int(time.time() * 1000),
             tags={key: shorten(value) for key, value in all_tags.items()},
             run_name=_name(folder),
         )
-        save(Known(*here, key="", run_id=run.info.run_id), file)
-        return Parent(uri, run.info.run_id)
+        save(MlflowRunRef(*target, key="", run_id=run.info.run_id), file)
+        return ParentRun(uri, run.info.run_id)
 
 
 def tag_run(run_dir: Path, uri: str, key: str, value: str) -> None:
-    """Set a tag of a run that has ended. Raises TrackingError.
+    """Set a tag of a run that has ended, in its record and in MLflow.
 
-    The shipper may still be at it, or the store be away: whoever uploads the rest tells the tag.
+    If the run is not in MLflow yet, the process that uploads the rest sets the tag there too.
+
+    Raises:
+        TrackingError: if the store fails.
     """
     files = RunFiles(run_dir)
-    wanted, known = load(Wanted, files.wanted), load(Known, files.known)
-    if wanted is None:
+    record, mlflow_run = load(RunRecord, files.run_record), load(MlflowRunRef, files.mlflow_run)
+    if record is None:
         return
-    wanted.tags[key] = value
-    save(wanted, files.wanted)
-    if known is None or known.run_id is None or known.uri != redact(uri):
+    record.tags[key] = value
+    save(record, files.run_record)
+    if mlflow_run is None or mlflow_run.run_id is None or mlflow_run.uri != redact(uri):
         return
-    with speaking(uri):
-        connect(uri).set_tag(known.run_id, key, shorten(value))
+    with tracking_errors(uri):
+        connect(uri).set_tag(mlflow_run.run_id, key, shorten(value))
 
 
 def _name(folder: Path) -> str:
-    """Hydra names a sweep's folder by its time, in one of its date: the time alone says little."""
+    """Return the folder's name, with its parent's name before it if it has no letter.
+
+    Hydra names a sweep's folder by the time and the folder above by the date.
+    """
     name = folder.name
     return name if any(letter.isalpha() for letter in name) else f"{folder.parent.name}/{name}"

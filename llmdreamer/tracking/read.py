@@ -1,8 +1,8 @@
-"""Reads a store back: the runs of an experiment and the points of their metrics, changing nothing.
+"""Reads the runs of an experiment and their metrics from a store, without changing the store.
 
-A database is read by plain SQL, not by MLflow's client: the client migrates an older SQLite
-database as it opens it and refuses a newer one, and asks once per run and metric (20 000 questions
-for 200 runs of 100 curves). The five tables read here are the same since MLflow 1.0.
+A database is read by plain SQL, not through MLflow's client. The client migrates an older SQLite
+database when it opens it, and refuses a newer one. It also needs a request per run and metric: 20 000
+requests for 200 runs with 100 curves each. The five tables read here are the same since MLflow 1.0.
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from llmdreamer.tracking.store import TrackingError, connect, speaking
+from llmdreamer.tracking.store import (
+    SQLITE_PREFIX,
+    TrackingError,
+    connect,
+    sqlite_path,
+    tracking_errors,
+)
 from llmdreamer.utils.redact import redact
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PARENT_TAG = "mlflow.parentRunId"
-_SQLITE = "sqlite:///"
-_LARGEST = 1.797e308  # MLflow's SQL stores keep an infinity as the largest number there is
+_STORED_INFINITY = 1.797e308  # MLflow's SQL stores replace infinity by the largest double
+_SERVER_THREADS = 8
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as the store has it; times in epoch seconds."""
+    """A run as the store holds it; times in epoch seconds."""
 
     run_id: str
     name: str
@@ -43,7 +49,7 @@ class StoredRun:
     ended: float | None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    artifacts: str = ""  # where its files are, a URI
+    artifact_uri: str = ""
 
     @property
     def parent(self) -> str | None:
@@ -52,78 +58,82 @@ class StoredRun:
 
 @dataclass(frozen=True)
 class Points:
-    """Logged values, one per index, in no order. `run` and `key` index `runs` and `keys`."""
+    """Logged values as columns, unordered. `run` and `key` hold indices into `runs` and `keys`."""
 
-    runs: list[str]  # ids
+    runs: list[str]  # run ids
     keys: list[str]
     run: NDArray[np.int32]
     key: NDArray[np.int32]
     step: NDArray[np.int64]  # environment step
-    at: NDArray[np.int64]  # epoch milliseconds
+    time_ms: NDArray[np.int64]  # epoch milliseconds
     value: NDArray[np.float64]
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Any, ...]]) -> Points:
-        """From rows of (run id, key, step, milliseconds, value, is NaN)."""
-        columns = list(zip(*rows, strict=True)) or [()] * 6
-        runs, run = _coded(columns[0])
-        keys, key = _coded(columns[1])
+    def from_records(cls, records: Sequence[tuple[Any, ...]]) -> Points:
+        """Build from tuples (run id, key, step, milliseconds, value, is NaN)."""
+        columns = list(zip(*records, strict=True)) or [()] * 6
+        runs, run = _encode(columns[0])
+        keys, key = _encode(columns[1])
         value = np.array(columns[4], np.float64)
         value[np.array(columns[5], bool)] = np.nan
-        value[value >= _LARGEST] = np.inf
-        value[value <= -_LARGEST] = -np.inf
-        step, at = (np.array(columns[i], np.int64) for i in (2, 3))
-        return cls(runs, keys, run, key, step, at, value)
+        value[value >= _STORED_INFINITY] = np.inf
+        value[value <= -_STORED_INFINITY] = -np.inf
+        step, time_ms = (np.array(columns[i], np.int64) for i in (2, 3))
+        return cls(runs, keys, run, key, step, time_ms, value)
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredExperiment:
     """An experiment's runs, oldest first, and their points."""
 
     runs: list[StoredRun]
     points: Points
 
 
-def read_experiment(uri: str, experiment: str, keys: Sequence[str] | None = None) -> Stored:
-    """Read the runs of `experiment` that are not deleted, and their points of the metrics `keys`.
+def read_experiment(
+    uri: str, experiment: str, keys: Sequence[str] | None = None
+) -> StoredExperiment:
+    """Read the runs of `experiment` that are not deleted, and their values of the metrics `keys`.
 
     Args:
-        uri: as `resolve_uri` gives it.
-        keys: metric names as they were logged; None reads all.
+        uri: as `resolve_uri` returns it.
+        keys: metric names as logged; None reads all.
 
     Raises:
-        TrackingError: in one sentence: no store there, no such experiment, not MLflow's tables.
+        TrackingError: if there is no store, no such experiment, or the tables are not MLflow's.
     """
-    with speaking(uri):
+    with tracking_errors(uri):
         if uri.startswith("http"):
             return _read_server(connect(uri), uri, experiment, keys)
-        with _open(uri) as database, _without_collector():
+        with _open(uri) as database, _garbage_collection_paused():
             return _read_database(database, uri, experiment, keys)
 
 
 def _read_database(
     database: _Database, uri: str, experiment: str, keys: Sequence[str] | None
-) -> Stored:
-    names = dict(
+) -> StoredExperiment:
+    experiment_ids = dict(
         database.rows(
             "SELECT name, experiment_id FROM experiments WHERE lifecycle_stage = 'active'"
         )
     )
-    _require(experiment, list(names), uri)
-    ours = "run_uuid IN (SELECT run_uuid FROM runs WHERE experiment_id = ? AND lifecycle_stage = ?)"
-    scope: tuple[Any, ...] = (names[experiment], "active")
+    _require(experiment, list(experiment_ids), uri)
+    where = (
+        "run_uuid IN (SELECT run_uuid FROM runs WHERE experiment_id = ? AND lifecycle_stage = ?)"
+    )
+    values: tuple[Any, ...] = (experiment_ids[experiment], "active")
     params: dict[str, dict[str, str]] = {}
     tags: dict[str, dict[str, str]] = {}
-    for table, found in (("params", params), ("tags", tags)):
-        # The names of tables and columns are ours; only values come from outside.
-        query = f"SELECT run_uuid, key, value FROM {table} WHERE {ours}"  # noqa: S608
-        for run_id, key, value in database.rows(query, scope):
-            found.setdefault(run_id, {})[key] = value
+    for table, by_run in (("params", params), ("tags", tags)):
+        # Table and column names are constants; only values come from outside.
+        query = f"SELECT run_uuid, key, value FROM {table} WHERE {where}"  # noqa: S608
+        for run_id, key, value in database.rows(query, values):
+            by_run.setdefault(run_id, {})[key] = value
     rows = database.rows(
         "SELECT run_uuid, name, status, start_time, end_time, artifact_uri FROM runs"  # noqa: S608
-        f" WHERE {ours}"
+        f" WHERE {where}"
         " ORDER BY start_time, run_uuid",
-        scope,
+        values,
     )
     runs = [
         StoredRun(
@@ -134,41 +144,41 @@ def _read_database(
             None if ended is None else ended / 1000,
             params.get(run_id, {}),
             tags.get(run_id, {}),
-            artifacts or "",
+            artifact_uri or "",
         )
-        for run_id, name, status, started, ended, artifacts in rows
+        for run_id, name, status, started, ended, artifact_uri in rows
     ]
-    return Stored(runs, _database_points(database, ours, scope, keys))
+    return StoredExperiment(runs, _database_points(database, where, values, keys))
 
 
 def _database_points(
-    database: _Database, ours: str, scope: tuple[Any, ...], keys: Sequence[str] | None
+    database: _Database, where: str, values: tuple[Any, ...], keys: Sequence[str] | None
 ) -> Points:
-    query = f"SELECT run_uuid, key, step, timestamp, value, is_nan FROM metrics WHERE {ours}"  # noqa: S608
+    query = f"SELECT run_uuid, key, step, timestamp, value, is_nan FROM metrics WHERE {where}"  # noqa: S608
     if keys is not None:
         query += f" AND key IN ({', '.join('?' * len(keys))})" if keys else " AND 1 = 0"
-        scope = (*scope, *keys)
-    return Points.of(database.rows(query, scope))
+        values = (*values, *keys)
+    return Points.from_records(database.rows(query, values))
 
 
 def _read_server(
     client: MlflowClient, uri: str, experiment: str, keys: Sequence[str] | None
-) -> Stored:
+) -> StoredExperiment:
     from mlflow.entities import ViewType
 
-    names = {found.name: found.experiment_id for found in client.search_experiments()}
-    _require(experiment, list(names), uri)
-    found, page = [], None
+    experiment_ids = {each.name: each.experiment_id for each in client.search_experiments()}
+    _require(experiment, list(experiment_ids), uri)
+    server_runs, page_token = [], None
     while True:
-        answer = client.search_runs(
-            [names[experiment]],
+        page = client.search_runs(
+            [experiment_ids[experiment]],
             run_view_type=ViewType.ACTIVE_ONLY,
             max_results=1000,
             order_by=["attributes.start_time ASC"],
-            page_token=page,
+            page_token=page_token,
         )
-        found += list(answer)
-        if not (page := answer.token):
+        server_runs += list(page)
+        if not (page_token := page.token):
             break
     runs = [
         StoredRun(
@@ -181,49 +191,49 @@ def _read_server(
             dict(run.data.tags),
             run.info.artifact_uri,
         )
-        for run in found
+        for run in server_runs
     ]
-    wanted = [
+    curves = [
         (run.info.run_id, key)
-        for run in found
+        for run in server_runs
         for key in run.data.metrics
         if keys is None or key in keys
     ]
-    with ThreadPoolExecutor(8) as pool:
-        histories = list(pool.map(lambda pair: client.get_metric_history(*pair), wanted))
-    points = [
+    with ThreadPoolExecutor(_SERVER_THREADS) as pool:
+        histories = list(pool.map(lambda curve: client.get_metric_history(*curve), curves))
+    records = [
         (run_id, metric.key, metric.step, metric.timestamp, metric.value, False)
-        for (run_id, _), history in zip(wanted, histories, strict=True)
+        for (run_id, _), history in zip(curves, histories, strict=True)
         for metric in history
     ]
-    return Stored(runs, Points.of(points))
+    return StoredExperiment(runs, Points.from_records(records))
 
 
-def fetch_artifact(uri: str, artifacts: str, name: str, folder: Path) -> Path:
-    """A file of a run: where it lies, or a copy below `folder` if that is not a folder here.
+def fetch_artifact(uri: str, artifact_uri: str, name: str, folder: Path) -> Path:
+    """Return the path of a run's artifact; one that is not on this machine is copied to `folder`.
 
     Args:
         uri: of the store.
-        artifacts: as `StoredRun.artifacts`.
+        artifact_uri: of the run, `StoredRun.artifact_uri`.
 
     Raises:
-        TrackingError: if it is not there.
+        TrackingError: if the artifact does not exist.
     """
-    parts = urlsplit(artifacts)
+    parts = urlsplit(artifact_uri)
     if parts.scheme in ("", "file"):
         path = Path(unquote(parts.path)) / name
         if not path.is_file():
-            raise TrackingError(f"no {name} in {path.parent}")
+            raise TrackingError(f"{path.parent} has no {name}")
         return path
-    with speaking(uri):
+    with tracking_errors(uri):
         from mlflow.artifacts import download_artifacts
 
-        found = download_artifacts(f"{artifacts}/{name}", dst_path=str(folder), tracking_uri=uri)
-        return Path(found)
+        source = f"{artifact_uri}/{name}"
+        return Path(download_artifacts(source, dst_path=str(folder), tracking_uri=uri))
 
 
-def _coded(names: Sequence[str]) -> tuple[list[str], NDArray[np.int32]]:
-    """Each name once, in order of appearance, and the index of each row's name among them."""
+def _encode(names: Sequence[str]) -> tuple[list[str], NDArray[np.int32]]:
+    """Return the distinct names, in order of appearance, and the index of each name among them."""
     distinct = list(dict.fromkeys(names))
     codes = {name: code for code, name in enumerate(distinct)}
     return distinct, np.fromiter(map(codes.__getitem__, names), np.int32, len(names))
@@ -237,44 +247,46 @@ def _require(experiment: str, names: list[str], uri: str) -> None:
 
 
 class _Database:
-    """A connection by Python's database interface, whichever sign it has for a parameter."""
+    """A connection of any DB-API driver; queries mark parameters with `?`."""
 
-    def __init__(self, connection: Any, sign: str) -> None:
+    def __init__(self, connection: Any, parameter_mark: str) -> None:
         self._connection = connection
-        self._sign = sign
+        self._mark = parameter_mark
 
     def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         cursor = self._connection.cursor()
-        cursor.execute(query.replace("?", self._sign), values)
-        return [tuple(row) for row in cursor.fetchall()] if self._sign != "?" else cursor.fetchall()
+        cursor.execute(query.replace("?", self._mark), values)
+        return [tuple(row) for row in cursor.fetchall()] if self._mark != "?" else cursor.fetchall()
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """Millions of rows live until they are arrays, and the garbage collector would walk them again and
-    again: a third of the time of reading."""
-    collecting = gc.isenabled()
+def _garbage_collection_paused() -> Iterator[None]:
+    """Disable the garbage collector. It would scan millions of tuples again and again before they
+    become arrays, which takes a third of the reading time."""
+    enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collecting:
+        if enabled:
             gc.enable()
 
 
 @contextmanager
 def _open(uri: str) -> Iterator[_Database]:
-    """Open for reading. SQLite's file is never made, and never written to."""
-    if uri.startswith(_SQLITE):
-        path = Path(uri.removeprefix(_SQLITE).partition("?")[0])
+    """Open a database for reading. A SQLite file is neither created nor written."""
+    if uri.startswith(SQLITE_PREFIX):
+        path = sqlite_path(uri)
         if not path.exists():
-            raise TrackingError(f"there is no store at {path}: train something first, or name it")
+            raise TrackingError(
+                f"there is no store at {path}: train a run first, or give another path"
+            )
         try:
             with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as file:
                 tables = {name for (name,) in file.execute("SELECT name FROM sqlite_master")}
-                if lacking := {"experiments", "runs", "params", "tags", "metrics"} - tables:
+                if missing := {"experiments", "runs", "params", "tags", "metrics"} - tables:
                     raise TrackingError(
-                        f"{path} is no MLflow store: it has no table {', '.join(sorted(lacking))}"
+                        f"{path} is not an MLflow store: it has no table {', '.join(sorted(missing))}"
                     )
                 yield _Database(file, "?")
         except sqlite3.Error as error:

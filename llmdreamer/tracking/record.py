@@ -1,15 +1,15 @@
-"""What a run folder remembers of its tracking: small JSON files, each with a single writer.
+"""The tracking files of a run folder: small JSON files, each with a single writer.
 
 | file | writer | holds |
 |---|---|---|
-| `metrics.jsonl` | the run | every row (spool.py) |
-| `mlflow.json` | the shipper | which MLflow run this is |
-| `tracking/run.json` | the run | what MLflow should say of it |
+| `metrics.jsonl` | the run | all logged metrics (spool.py) |
+| `mlflow.json` | the uploader | the run's id in MLflow |
+| `tracking/run.json` | the run | what MLflow should say about the run |
 | `tracking/artifacts.jsonl` | the run | files to upload, in order |
-| `tracking/shipped.json` | the shipper | how far it got |
-| `tracking/cut.jsonl` | the run, as it resumes | rows cut from the spool that MLflow may hold |
-| `tracking/abandoned.jsonl` | the run, as it begins anew | MLflow runs of lives before, to be ended |
-| `tracking/lock` | - | held by whoever uploads |
+| `tracking/upload_cursor.json` | the uploader | how much is uploaded |
+| `tracking/truncated.jsonl` | the run, when it resumes | metrics cut from the spool that MLflow may have |
+| `tracking/orphaned_runs.jsonl` | the run, when it starts over | earlier attempts' MLflow runs, to be ended |
+| `tracking/lock` | - | held by the uploading process |
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What the caller knows of a run when it starts.
+    """The description of a run that its caller gives at the start.
 
-    `params` is the resolved configuration as `flatten` gives it; `tags` say what runs are compared
-    by (arm, size, backbone, env, seed, commit, overrides ...); `config_path` is a resolved YAML
-    file, stored with the run.
+    `params` is the resolved configuration in the form that `flatten` returns. `tags` are the keys by
+    which runs are compared (arm, size, backbone, env, seed, commit, overrides ...). `config_path` is
+    a resolved YAML file that is stored with the run.
     """
 
     name: str
@@ -44,8 +44,8 @@ class RunInfo:
 
 
 @dataclass
-class Wanted:
-    """What MLflow should say of the run. `status` is None while it runs, or when it was killed."""
+class RunRecord:
+    """The run as MLflow should show it. `status` is None while it runs, or if it was killed."""
 
     uri: str  # without a password
     experiment: str
@@ -56,84 +56,104 @@ class Wanted:
     status: str | None = None
     ended: float | None = None  # epoch seconds
 
+    @property
+    def target(self) -> tuple[str, str]:
+        """The store and the experiment that the run belongs to."""
+        return self.uri, self.experiment
+
 
 @dataclass
-class Known:
-    """The run in MLflow. `key` is chosen before the run is created, and is a tag of it: a process
-    killed between creating it and writing `run_id` finds it again."""
+class MlflowRunRef:
+    """Identifies the run in MLflow.
+
+    `key` is chosen before the MLflow run is created, and becomes a tag of it. If the process is
+    killed between creating that run and writing `run_id`, the next process finds the run by its key.
+    """
 
     uri: str
     experiment: str
     key: str
     run_id: str | None = None
 
+    @property
+    def target(self) -> tuple[str, str]:
+        """The store and the experiment that the run belongs to."""
+        return self.uri, self.experiment
+
 
 @dataclass
-class Abandoned(Known):
-    """The MLflow run of a life that the run in its folder does not go on from, and how that ended."""
+class OrphanedRun(MlflowRunRef):
+    """The MLflow run of an earlier attempt in the same folder, and the end that it should get."""
 
     status: str = "KILLED"
     ended: float = 0.0  # epoch seconds
 
 
 @dataclass
-class Shipped:
-    """How far the run of `key` is uploaded: rows before `offset` are, rows from `sending` on are
-    certainly not, those between may be."""
+class UploadCursor:
+    """Progress of the uploads of a run.
 
-    key: str
-    offset: int = 0  # bytes of metrics.jsonl
-    sending: int = 0  # bytes of metrics.jsonl
-    artifacts: int = 0  # lines of artifacts.jsonl
+    Metrics in the first `uploaded_bytes` of the spool are uploaded. Those from `attempted_bytes` on
+    are not. Those between may be: a batch was sent, and its success is not confirmed.
+    """
+
+    key: str  # of the MlflowRunRef that this cursor belongs to
+    uploaded_bytes: int = 0  # of metrics.jsonl
+    attempted_bytes: int = 0  # of metrics.jsonl
+    artifact_lines: int = 0  # of artifacts.jsonl
+
+
+RUN_RECORD_FILE = "tracking/run.json"
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run folder keeps the above."""
+    """Paths of the tracking files of a run folder."""
 
     folder: Path
     metrics: Path = field(init=False)
-    known: Path = field(init=False)
-    wanted: Path = field(init=False)
+    mlflow_run: Path = field(init=False)
+    run_record: Path = field(init=False)
     artifacts: Path = field(init=False)
-    shipped: Path = field(init=False)
-    cut: Path = field(init=False)
-    abandoned: Path = field(init=False)
+    upload_cursor: Path = field(init=False)
+    truncated: Path = field(init=False)
+    orphaned_runs: Path = field(init=False)
     lock: Path = field(init=False)
 
     def __post_init__(self) -> None:
         names = {
             "metrics": "metrics.jsonl",
-            "known": "mlflow.json",
-            "wanted": WANTED,
+            "mlflow_run": "mlflow.json",
+            "run_record": RUN_RECORD_FILE,
             "artifacts": "tracking/artifacts.jsonl",
-            "shipped": "tracking/shipped.json",
-            "cut": "tracking/cut.jsonl",
-            "abandoned": "tracking/abandoned.jsonl",
+            "upload_cursor": "tracking/upload_cursor.json",
+            "truncated": "tracking/truncated.jsonl",
+            "orphaned_runs": "tracking/orphaned_runs.jsonl",
             "lock": "tracking/lock",
         }
         for name, path in names.items():
             object.__setattr__(self, name, self.folder / path)
 
 
-WANTED = "tracking/run.json"
-_Record = TypeVar("_Record", Wanted, Known, Shipped)
+_Record = TypeVar("_Record", RunRecord, MlflowRunRef, UploadCursor)
 
 
 def load(kind: type[_Record], path: Path) -> _Record | None:
-    """Read a record; None if it was never written.
+    """Read a record; None if the file does not exist.
 
     Raises:
-        ConfigError: if it is not as `save` wrote it.
+        ConfigError: if the file is not one that `save` wrote.
     """
     if not path.exists():
         return None
     try:
         return kind(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged ({error}): remove it to go on without") from error
+        raise ConfigError(
+            f"{path} is damaged ({error}): delete it to continue without it"
+        ) from error
 
 
-def save(record: Wanted | Known | Shipped, path: Path) -> None:
-    """Write a record so that a reader, or the process after a kill, finds the old or the new."""
+def save(record: RunRecord | MlflowRunRef | UploadCursor, path: Path) -> None:
+    """Write a record atomically: a reader, also after a kill, finds the old one or the new one."""
     write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")

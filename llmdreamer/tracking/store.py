@@ -1,6 +1,6 @@
-"""Where runs are recorded: the tracking URI, a fresh database, and a client that gives up soon.
+"""The tracking store: its URI, its database, and an MLflow client with short timeouts.
 
-Everything that imports mlflow does so inside a function: the import alone costs a second or two.
+Imports of mlflow are inside functions, because the import alone takes a second or two.
 """
 
 from __future__ import annotations
@@ -21,23 +21,29 @@ from llmdreamer.utils.redact import redact
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-_SERVERS = ("http", "https")
-_DATABASES = {"postgresql": 5432, "mysql": 3306}  # scheme: the port it listens at
-_SQLITE = "sqlite:///"
+SQLITE_PREFIX = "sqlite:///"
+_SERVER_SCHEMES = ("http", "https")
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
 
-_NOT_LET_IN = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+_ACCESS_DENIED = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
+"""MLflow's error codes for missing credentials, with their HTTP status."""
 
-HURRIED, PATIENT = "8", "60"
-"""Seconds that a server's answer is waited for: by whoever holds up others (below the 10 that a finishing
-run waits), and by uploads, which hold up nobody. A busy server takes its time for a batch; asked again
-before it has answered, it has the same work twice, and may never get through."""
-_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+SHORT_TIMEOUT_SECONDS, LONG_TIMEOUT_SECONDS = "8", "60"
+"""Time limits for a server's answer, as values of an environment variable.
 
-# MLflow's own defaults retry for four minutes, speak of every migration, draw progress bars and
-# report usage to its makers. Whoever sets these variables keeps what they set.
-_ENVIRONMENT = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the shipper has a backoff of its own
-    _TIMEOUT: HURRIED,
+The short one applies where something waits for the answer. It is below the 10 seconds that a finishing
+run waits. The long one applies to uploads, for which nothing waits. A busy server needs time for a
+batch. A second request before the first is answered doubles its work, and may never succeed.
+"""
+SQLITE_TIMEOUT_SECONDS = 20
+CONNECT_TIMEOUT_SECONDS = 5
+_TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+
+# By default MLflow retries for four minutes, logs every migration, draws progress bars and reports
+# usage to its makers. A variable that the user has set keeps its value.
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the uploader has its own backoff
+    _TIMEOUT_VARIABLE: SHORT_TIMEOUT_SECONDS,
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -46,93 +52,113 @@ _ENVIRONMENT = {
 
 
 class TrackingError(Exception):
-    """The tracking store did not do what it was asked, told in one line."""
+    """An operation on the tracking store failed; the message is one line."""
 
 
 def resolve_uri(uri: str | None, folder: Path) -> str:
-    """Make a tracking URI absolute: None, or an empty one of the environment, is `mlflow.db` in `folder`.
+    """Make a tracking URI absolute; None or an empty string selects `mlflow.db` in `folder`.
 
     Raises:
-        ConfigError: if MLflow would refuse the URI, or keep it in a place that does not last.
+        ConfigError: if MLflow would refuse the URI, or the store would not outlive the process.
     """
     if not uri:
         return sqlite_uri(folder.resolve() / "mlflow.db")
     scheme, colon, _ = uri.partition(":")
     if not colon or scheme == "file" or uri.startswith((".", "/", "~")):
         path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser()
-        advice = _SQLITE + str(folder.resolve() / path / "mlflow.db")
+        advice = SQLITE_PREFIX + str(folder.resolve() / path / "mlflow.db")
         raise ConfigError(
-            f"tracking.uri={redact(uri)}: MLflow 3 keeps no runs in folders; use {advice}"
+            f"tracking.uri={redact(uri)}: MLflow 3 cannot store runs in a folder; use {advice}"
         )
     if scheme == "sqlite":
-        name, question, options = uri.removeprefix(_SQLITE).partition("?")
-        if not uri.startswith(_SQLITE) or name in ("", ":memory:"):
+        name, question, options = uri.removeprefix(SQLITE_PREFIX).partition("?")
+        if not uri.startswith(SQLITE_PREFIX) or name in ("", ":memory:"):
             raise ConfigError(f"tracking.uri={redact(uri)}: names no file; use sqlite:///mlflow.db")
         return sqlite_uri(folder.resolve() / name) + question + options
-    known = [*_SERVERS, *_DATABASES, "sqlite"]
-    if scheme.partition("+")[0] not in known:
-        near = did_you_mean(scheme, known)
-        raise ConfigError(f"tracking.uri={redact(uri)}: choose from {known}{near}")
+    schemes = [*_SERVER_SCHEMES, *_DATABASE_PORTS, "sqlite"]
+    if scheme.partition("+")[0] not in schemes:
+        suggestion = did_you_mean(scheme, schemes)
+        raise ConfigError(
+            f"tracking.uri={redact(uri)}: unknown scheme; choose from {schemes}{suggestion}"
+        )
     if not urlsplit(uri).hostname:
         raise ConfigError(f"tracking.uri={redact(uri)}: names no host")
     return uri
 
 
 def sqlite_uri(path: Path) -> str:
-    """Raises ConfigError if a URI would say another path than this."""
-    # Quoted, SQLAlchemy finds the file only since 2.1, and MLflow makes a folder of the quoted name.
+    """Return the URI of a SQLite file.
+
+    Raises:
+        ConfigError: if the URI would be read as another path.
+    """
+    # Quoting does not help: SQLAlchemy decodes it only since 2.1, and MLflow uses the quoted name.
     if "?" in str(path) or unquote(str(path)) != str(path):
         raise ConfigError(
-            f"{path}: with '?', or '%' and two hex digits, in its name, MLflow keeps no runs there:"
-            f" rename the folder, or set tracking.uri={_SQLITE}/ANOTHER/mlflow.db"
+            f"{path}: MLflow cannot store runs in a path with '?', or with '%' and two hex digits;"
+            f" rename the folder, or set tracking.uri={SQLITE_PREFIX}/ANOTHER/mlflow.db"
         )
-    return f"{_SQLITE}{path}"
+    return f"{SQLITE_PREFIX}{path}"
+
+
+def sqlite_path(uri: str) -> Path:
+    """Return the file that a `sqlite:///` URI names."""
+    return Path(uri.removeprefix(SQLITE_PREFIX).partition("?")[0])
 
 
 def ui_command(uri: str) -> str:
-    """What to type to look at the runs; for a server, its address."""
-    if uri.startswith(_SERVERS):
+    """Return the command that shows the runs; for a server, its address."""
+    if uri.startswith(_SERVER_SCHEMES):
         return redact(uri)
     return f"mlflow ui --backend-store-uri '{redact(uri)}'"
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client of the store. Raises OSError at once if nothing is there to connect to."""
-    for name, value in _ENVIRONMENT.items():
+    """Return a client of the store.
+
+    Raises:
+        OSError: immediately, if there is nothing to connect to.
+    """
+    for name, value in _MLFLOW_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    # Not theirs to keep: nothing of ours is pickled, so whatever is comes from somebody else.
+    # Set even against the user's value: we store no pickles, so a pickle comes from someone else.
     os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
-    _probe(uri)
+    _check_reachable(uri)
     from mlflow.tracking import MlflowClient
 
     return MlflowClient(tracking_uri=uri)
 
 
-def be_patient(patient: bool) -> None:
-    """Let this process wait PATIENT seconds for an answer from now on, or HURRIED ones again."""
-    # A sweep's driver hands its own environment on to the runs: HURRIED there is nobody's wish.
-    if os.environ.get(_TIMEOUT, HURRIED) in (HURRIED, PATIENT):
-        os.environ[_TIMEOUT] = PATIENT if patient else HURRIED
+def use_long_timeout(enabled: bool) -> None:
+    """Wait LONG_TIMEOUT_SECONDS for answers in this process from now on, or SHORT_TIMEOUT_SECONDS."""
+    # Either value may come from a sweep's driver, which passes its environment to the runs. Only
+    # another value is the user's choice.
+    current = os.environ.get(_TIMEOUT_VARIABLE, SHORT_TIMEOUT_SECONDS)
+    if current in (SHORT_TIMEOUT_SECONDS, LONG_TIMEOUT_SECONDS):
+        os.environ[_TIMEOUT_VARIABLE] = LONG_TIMEOUT_SECONDS if enabled else SHORT_TIMEOUT_SECONDS
 
 
-def prepare(uri: str, experiment: str, artifact_root: Path | None = None) -> str:
-    """Make the database and the experiment unless they are there; return the experiment's id.
+def ensure_experiment(uri: str, experiment: str, artifact_root: Path | None = None) -> str:
+    """Create the database and the experiment if they are missing; return the experiment's id.
 
-    Processes that open a fresh SQLite database together break each other's migration, so one at
-    a time does it. Artifacts of a SQLite store go to `artifact_root`, beside the database as
-    `mlartifacts` if None: MLflow's own choice would be relative to whatever the folder is then.
+    Processes that open a new SQLite database at once break each other's migration, so a lock lets
+    one process at a time do it.
+
+    Args:
+        artifact_root: folder for the artifacts of a SQLite store. None: `mlartifacts` beside the
+            database. MLflow's own default is relative to the working directory.
 
     Raises:
         TrackingError: if the store cannot be reached or written.
     """
-    with speaking(uri), _alone(uri):
+    with tracking_errors(uri), _migration_lock(uri):
         client = connect(uri)
-        found = client.get_experiment_by_name(experiment)
-        if found is not None:
-            return str(found.experiment_id)
+        existing = client.get_experiment_by_name(experiment)
+        if existing is not None:
+            return str(existing.experiment_id)
         location = None
-        if uri.startswith(_SQLITE):
-            root = artifact_root or _database(uri).parent / "mlartifacts"
+        if uri.startswith(SQLITE_PREFIX):
+            root = artifact_root or sqlite_path(uri).parent / "mlartifacts"
             location = root.resolve().as_uri()
         return _create_experiment(client, experiment, location)
 
@@ -143,88 +169,89 @@ def _create_experiment(client: MlflowClient, experiment: str, location: str | No
     try:
         return str(client.create_experiment(experiment, artifact_location=location))
     except MlflowException:
-        # On a server, another machine may have made it since we looked.
-        found = client.get_experiment_by_name(experiment)
-        if found is None:
+        # On a server, another machine may have created it since the check.
+        existing = client.get_experiment_by_name(experiment)
+        if existing is None:
             raise
-        return str(found.experiment_id)
+        return str(existing.experiment_id)
 
 
 @contextmanager
-def speaking(uri: str) -> Iterator[None]:
-    """Turn whatever goes wrong between us and the store into a `TrackingError` of one line."""
+def tracking_errors(uri: str) -> Iterator[None]:
+    """Turn every failure of the store at `uri` into a `TrackingError` of one line."""
     try:
         yield
     except TrackingError:
         raise
     except Exception as error:
-        # MlflowException, sqlalchemy's, requests', urllib3's, a database driver's, OSError: which
-        # of them comes out depends on the store, and no failure of a store may end a run.
-        if (code := getattr(error, "error_code", None)) in _NOT_LET_IN:
+        # The class depends on the store: MLflow, SQLAlchemy, requests, urllib3, a database driver
+        # or OSError. No failure of a store may end a run, so all are caught.
+        if (code := getattr(error, "error_code", None)) in _ACCESS_DENIED:
             raise TrackingError(
-                f"tracking at {redact(uri)} does not let us in (HTTP {_NOT_LET_IN[code]}): "
+                f"tracking at {redact(uri)} denies access (HTTP {_ACCESS_DENIED[code]}): "
                 "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             ) from error
-        told = _what_happened(error)
-        lines = str(told).splitlines() or [""]
+        cause = _root_cause(error)
+        lines = str(cause).splitlines() or [""]
         raise TrackingError(
             f"tracking at {redact(uri)} is unreachable "
-            f"({type(told).__name__}: {redact(lines[0])[:160]})"
+            f"({type(cause).__name__}: {redact(lines[0])[:160]})"
         ) from error
 
 
-def _what_happened(error: BaseException) -> BaseException:
-    """Three libraries wrap what a connection has met with, and their own words tell it last."""
+def _root_cause(error: BaseException) -> BaseException:
+    """Return the innermost cause if it is a connection's error, else `error`.
+
+    Up to three libraries wrap the error of a connection, and the innermost message says most.
+    """
     from urllib3.exceptions import HTTPError
 
-    inner: BaseException | None = error
-    while inner is not None:
-        found, inner = inner, inner.__cause__ or inner.__context__
-    return found if isinstance(found, OSError | HTTPError) else error
+    cause: BaseException = error
+    while (inner := cause.__cause__ or cause.__context__) is not None:
+        cause = inner
+    return cause if isinstance(cause, OSError | HTTPError) else error
 
 
 def metric_key(name: str) -> str:
-    """The name as MLflow takes it: other characters than `/ \\w . - : space` become `_`."""
-    parts = [part for part in _REFUSED.sub("_", name).split("/") if part not in ("", ".", "..")]
+    """Return a name that MLflow accepts: characters other than `/ \\w . - : space` become `_`."""
+    parts = [part for part in _INVALID.sub("_", name).split("/") if part not in ("", ".", "..")]
     return "/".join(parts)[:250] or "_"
 
 
 def shorten(text: str, limit: int = 6000) -> str:
-    """MLflow cuts long values without a word: cut them with one."""
+    """Cut a long text, with a note at its end; MLflow would cut it without one."""
     if len(text) <= limit:
         return text
     note = f" ... [cut: {len(text)} characters in all]"
     return text[: limit - len(note)] + note
 
 
-_REFUSED = re.compile(r"[^/\w.\- :]")
+_INVALID = re.compile(r"[^/\w.\- :]")
 
 
-def _database(uri: str) -> Path:
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0])
-
-
-def _alone(uri: str) -> AbstractContextManager[object]:
-    if not uri.startswith(_SQLITE):
+def _migration_lock(uri: str) -> AbstractContextManager[object]:
+    if not uri.startswith(SQLITE_PREFIX):
         return nullcontext()
     from filelock import FileLock
 
-    database = _database(uri)
+    database = sqlite_path(uri)
     database.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(f"{database}.lock")
 
 
-def _probe(uri: str) -> None:
-    """Fail now where MLflow would try a database that is not there again for an hour."""
-    if uri.startswith(_SQLITE):
+def _check_reachable(uri: str) -> None:
+    """Fail immediately where MLflow would retry a missing database for an hour."""
+    if uri.startswith(SQLITE_PREFIX):
+        path = sqlite_path(uri)
         try:
-            database = sqlite3.connect(_database(uri), timeout=20)
+            database = sqlite3.connect(path, timeout=SQLITE_TIMEOUT_SECONDS)
             database.execute("PRAGMA schema_version")
             database.close()
         except sqlite3.Error as error:
-            raise OSError(f"{_database(uri)}: {error}") from error
+            raise OSError(f"{path}: {error}") from error
         return
     parts = urlsplit(uri)
-    port = _DATABASES.get(parts.scheme.partition("+")[0])
+    port = _DATABASE_PORTS.get(parts.scheme.partition("+")[0])
     if port is not None:
-        socket.create_connection((parts.hostname, parts.port or port), timeout=5).close()
+        address = (parts.hostname, parts.port or port)
+        socket.create_connection(address, timeout=CONNECT_TIMEOUT_SECONDS).close()

@@ -1,4 +1,4 @@
-"""What the training loop calls: rows and files go to the run folder; a process uploads them."""
+"""Records one run: writes metrics and artifact paths to its folder, and starts the upload process."""
 
 from __future__ import annotations
 
@@ -16,11 +16,19 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 import llmdreamer
-from llmdreamer.tracking.record import Known, RunFiles, RunInfo, Status, Wanted, load, save
-from llmdreamer.tracking.shipper import begin_anew, cut
+from llmdreamer.tracking.record import (
+    MlflowRunRef,
+    RunFiles,
+    RunInfo,
+    RunRecord,
+    Status,
+    load,
+    save,
+)
 from llmdreamer.tracking.spool import Spool
-from llmdreamer.tracking.store import PATIENT, ui_command
-from llmdreamer.tracking.uploads import sync_command
+from llmdreamer.tracking.store import LONG_TIMEOUT_SECONDS, ui_command
+from llmdreamer.tracking.upload_loop import sync_command
+from llmdreamer.tracking.uploader import reset_record, rewind_record
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact
 
@@ -28,16 +36,19 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """The record of one run. Once started it neither waits for the store nor raises."""
+    """Records the metrics and files of one run.
 
-    def __init__(self, files: RunFiles, wanted: Wanted, uri: str) -> None:
+    After `start`, no method waits for the store (except `finish`, up to its timeout) or raises.
+    """
+
+    def __init__(self, files: RunFiles, record: RunRecord, uri: str) -> None:
         self.files = files
         self.uri = uri
-        self._wanted = wanted
+        self._record = record
         self._spool = Spool(files.metrics)
-        self._lost_rows = 0
+        self._lost_records = 0
         self._ended = False
-        self._process = _spawn_shipper(files.folder, uri)
+        self._process = _start_upload_process(files.folder, uri)
 
     @classmethod
     def start(
@@ -48,109 +59,111 @@ class Tracker:
         experiment: str,
         cursor: int | None = None,
     ) -> Tracker:
-        """Begin or go on with the record in `run_dir`; a run that resumes continues its MLflow run.
+        """Start the record in `run_dir`, or continue it and its MLflow run.
 
         Args:
-            uri: as `resolve_uri` gives it. Where it differs from the folder's last one, the run is
-                told again, whole, to the new store.
-            cursor: `offset()` of the checkpoint the run resumes from; rows after it are cut, and
-                done again by the run. None begins anew: what an earlier life has left is put away.
+            uri: as `resolve_uri` returns it. If it differs from the folder's last one, the whole run
+                is uploaded to the new store.
+            cursor: `offset()` in the checkpoint from which the run resumes. Later records are
+                removed; the run repeats those steps. None starts over: the record of an earlier
+                attempt is removed.
 
         Raises:
-            ConfigError: if another process still uploads this folder, or the spool lacks rows that
-                the checkpoint counts on.
+            ConfigError: if another process is still uploading this folder, or the spool lacks
+                records that the checkpoint counts on.
         """
         files = RunFiles(run_dir.resolve())
-        files.wanted.parent.mkdir(parents=True, exist_ok=True)
+        files.run_record.parent.mkdir(parents=True, exist_ok=True)
         _take_over(files, cursor)
-        before = load(Wanted, files.wanted)
+        previous = load(RunRecord, files.run_record)
         tags = dict(info.tags)
         if info.parent_run_id is not None:
             tags["mlflow.parentRunId"] = info.parent_run_id
-        wanted = Wanted(
+        record = RunRecord(
             uri=redact(uri),
             experiment=experiment,
             name=info.name,
             params=dict(info.params),
             tags=tags,
-            started=time.time() if before is None else before.started,
+            started=time.time() if previous is None else previous.started,
         )
-        save(wanted, files.wanted)
-        tracker = cls(files, wanted, uri)
+        save(record, files.run_record)
+        tracker = cls(files, record, uri)
         if info.config_path is not None:
-            tracker.artifact(info.config_path)
+            tracker.log_artifact(info.config_path)
         return tracker
 
     def log(self, metrics: Mapping[str, float], env_step: int) -> None:
-        """Record a row: some microseconds, no network, no waiting."""
+        """Append metrics to the spool. Takes some microseconds; does not use the network."""
         try:
             self._spool.append(metrics, env_step)
         except OSError as error:
-            if self._lost_rows == 0:
-                log.warning("metrics are being lost: %s", error)
-            self._lost_rows += 1
+            if self._lost_records == 0:
+                log.warning("metrics cannot be written and are lost: %s", error)
+            self._lost_records += 1
 
     def offset(self) -> int:
-        """The cursor for a checkpoint; `flush` brings the rows before it to the disk."""
+        """Return the cursor for a checkpoint. Call `flush` to bring the records before it to the disk."""
         return self._spool.offset()
 
     def flush(self) -> None:
-        """Return once all rows so far are on the disk itself. Any thread may call it."""
+        """Block until all records are on the disk. Any thread may call it."""
         try:
             self._spool.flush()
         except OSError as error:
-            log.warning("metrics may not be on the disk: %s", error)
+            log.warning("metrics may not be on the disk yet: %s", error)
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Have a file of the run's folder, or all files of a directory in it, stored below `folder`.
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Schedule the upload of a file, or of all files of a directory, to `folder` in the artifacts.
 
-        It is read some seconds later, or at the next `sync`: leave it where it is.
+        The upload process reads it some seconds later, or at the next `sync`; do not move it.
         """
         path = path.resolve()
-        if path.is_relative_to(self.files.folder):  # so that a run folder can be moved
+        if path.is_relative_to(self.files.folder):  # a relative path survives a move of the folder
             path = path.relative_to(self.files.folder)
         line = json.dumps({"path": str(path), "folder": folder}) + "\n"
         try:
             with open(self.files.artifacts, "ab", buffering=0) as file:
                 file.write(line.encode())
         except OSError as error:
-            log.warning("artifact %s is not recorded: %s", path, error)
+            log.warning("artifact %s will not be uploaded: %s", path, error)
 
     def finish(self, status: Status, timeout: float = 10.0) -> None:
-        """Upload what is left, mark the run's end, and be back within `timeout` seconds.
+        """Upload the rest and record the end of the run; return within `timeout` seconds.
 
-        A second call does nothing. What could not be uploaded in time stays in the run folder; the
-        uploading process is left to try on for as long as one answer of the store takes.
+        A second call does nothing. What was not uploaded in time stays in the run folder. The upload
+        process is not stopped: it still waits for the answer to its last request.
         """
         if self._ended:
             return
         self._ended = True
         deadline = time.monotonic() + timeout
         self.flush()
-        self._wanted.status, self._wanted.ended = status, time.time()
+        self._record.status, self._record.ended = status, time.time()
         try:
-            save(self._wanted, self.files.wanted)
+            save(self._record, self.files.run_record)
             if self._process.stdin is not None:
                 self._process.stdin.close()
             code = self._process.wait(max(0.0, deadline - time.monotonic()))
         except (OSError, subprocess.TimeoutExpired) as error:
             code = 1
-            log.debug("waiting for the uploads: %s", error)
-        if self._lost_rows:
-            log.warning("%d rows of metrics were lost", self._lost_rows)
+            log.debug("uploads did not finish: %s", error)
+        if self._lost_records:
+            log.warning("%d records of metrics were lost", self._lost_records)
         if code != 0:
             log.warning(
-                "tracking at %s has not taken everything; replay with '%s'",
+                "not everything was uploaded to %s; upload the rest with '%s'",
                 redact(self.uri),
                 sync_command(self.files.folder),
             )
 
     @property
     def run_id(self) -> str | None:
-        """The MLflow run; None until the store has answered."""
-        known = load(Known, self.files.known)
-        here = (self._wanted.uri, self._wanted.experiment)
-        return known.run_id if known and (known.uri, known.experiment) == here else None
+        """The id of the MLflow run; None until the upload process has created it."""
+        mlflow_run = load(MlflowRunRef, self.files.mlflow_run)
+        if mlflow_run is None or mlflow_run.target != self._record.target:
+            return None
+        return mlflow_run.run_id
 
     @property
     def ui_command(self) -> str:
@@ -159,30 +172,31 @@ class Tracker:
 
 def _take_over(files: RunFiles, cursor: int | None) -> None:
     try:
-        # A killed run's shipper waits for its last answer, and must not read what is being cut.
-        with FileLock(files.lock).acquire(timeout=1.5 * float(PATIENT)):
+        # The uploader of a killed run waits for its last answer. It must not read the spool while
+        # that is truncated.
+        with FileLock(files.lock).acquire(timeout=1.5 * float(LONG_TIMEOUT_SECONDS)):
             if cursor is None:
-                begin_anew(files)
+                reset_record(files)
             else:
-                cut(files, cursor)
+                rewind_record(files, cursor)
     except Timeout:
         raise ConfigError(
-            f"{files.folder}: another process is uploading this run; wait for it, or end it"
+            f"{files.folder}: another process is uploading this run; wait for it, or stop it"
         ) from None
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(
-            f"resume={files.folder}: metrics.jsonl is not the one of the checkpoint ({error})"
+            f"resume={files.folder}: metrics.jsonl does not match the checkpoint ({error})"
         ) from error
 
 
-def _spawn_shipper(folder: Path, uri: str) -> subprocess.Popen[bytes]:
-    # The password, if any, goes by the environment, which other users cannot read.
+def _start_upload_process(folder: Path, uri: str) -> subprocess.Popen[bytes]:
+    # The URI may hold a password. Other users cannot read the environment of a process.
     root = str(Path(llmdreamer.__file__).parents[1])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    # -P: a folder named mlflow where the command is typed is not the library. The warnings of
-    # libraries would each become a line of the run's log.
+    # -P: a folder named mlflow in the working directory must not hide the library. -W ignore: every
+    # warning of a library would become a line in the run's log.
     python = [sys.executable, "-P", "-W", "ignore"]
     process = subprocess.Popen(
         [*python, "-m", "llmdreamer.tracking.upload_process", str(folder), str(os.getpid())],
@@ -194,10 +208,10 @@ def _spawn_shipper(folder: Path, uri: str) -> subprocess.Popen[bytes]:
         start_new_session=True,
     )
     assert process.stderr is not None
-    threading.Thread(target=_relay, args=(process.stderr,), daemon=True).start()
+    threading.Thread(target=_log_lines, args=(process.stderr,), daemon=True).start()
     return process
 
 
-def _relay(lines: IO[bytes]) -> None:
+def _log_lines(lines: IO[bytes]) -> None:
     for line in lines:
         log.warning("%s", line.decode(errors="replace").rstrip())

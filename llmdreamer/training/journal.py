@@ -105,7 +105,7 @@ def start_tracker(
     write_atomically(environment, json.dumps(spec, indent=1) + "\n")
     info = _run_info(config, run_dir, overrides)
     tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
-    tracker.artifact(environment)
+    tracker.log_artifact(environment)
     return tracker
 
 

@@ -274,14 +274,14 @@ class Run:
             path = self.run_dir / "policy.gif"
             greedy = config.eval.greedy
             video = record_video(trainer.agent, config.env, config.seed, path, greedy=greedy)
-            self.tracker.artifact(video)
+            self.tracker.log_artifact(video)
         best = self._evaluate_best()
         picture = plot_returns(self.run_dir)
-        self.tracker.artifact(picture)
+        self.tracker.log_artifact(picture)
         if (checkpoint := self.saver.checkpoints.newest_path) is not None:
-            self.tracker.artifact(checkpoint, "checkpoints")
+            self.tracker.log_artifact(checkpoint, "checkpoints")
         if best is not None:
-            self.tracker.artifact(self.run_dir / BEST)
+            self.tracker.log_artifact(self.run_dir / BEST)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if lost := [metric for metric in metrics if metric not in self.journal.newest]:
             raise ConfigError(never_logged(lost, self.journal.newest))
@@ -321,7 +321,7 @@ class Run:
             trainer.agent, config, config.eval.open_loop_windows, config.seed
         )
         self.journal.log(found.metrics())
-        tracker.artifact(found.save(self.run_dir / FILE))
+        tracker.log_artifact(found.save(self.run_dir / FILE))
 
 
 def _evaluate(run: Run, episodes: int, seed: int) -> Evaluation:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.spool import read_metrics
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -19,7 +19,7 @@ def plot_returns(run_dir: Path) -> Path:
 
     episodes: list[tuple[int, float]] = []
     evaluations: list[tuple[int, float]] = []
-    for row in read(run_dir / "metrics.jsonl"):
+    for row in read_metrics(run_dir / "metrics.jsonl"):
         for key, points in (("episode/return", episodes), ("eval/return", evaluations)):
             if key in row.metrics:
                 points.append((row.env_step, row.metrics[key]))

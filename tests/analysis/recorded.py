@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmdreamer.tracking.record import RunFiles, Shipped, load, save
+from llmdreamer.tracking.record import RunFiles, UploadCursor, load, save
 
 DATA = Path(__file__).parent / "data"
 EXPERIMENT = "llmdreamer"
@@ -47,7 +47,7 @@ def add(
     """Put the run `source` in a folder of its own, changed only in what is named."""
     folder = root / name
     files = RunFiles(folder)
-    files.wanted.parent.mkdir(parents=True)
+    files.run_record.parent.mkdir(parents=True)
     wanted = json.loads((DATA / source / "run.json").read_text())
     if status != "as it ended":
         wanted["status"], wanted["ended"] = status, None
@@ -55,7 +55,7 @@ def add(
         wanted["tags"]["seed"], wanted["params"]["seed"] = str(seed), seed
     wanted["started"] -= started_earlier
     wanted["tags"] |= tags or {}
-    files.wanted.write_text(json.dumps(wanted))
+    files.run_record.write_text(json.dumps(wanted))
     lines = (DATA / source / "metrics.jsonl").read_text().splitlines(keepends=True)
     files.metrics.write_text("".join(lines[:rows]))
     store.folders[name] = folder
@@ -94,10 +94,10 @@ def second_life(store: Recorded) -> None:
     # Byte for byte as they were: what MLflow has of them is not told again.
     kept = "".join(line + "\n" for line in lines[:KEPT_ROWS])
     files.metrics.write_text(kept + "".join(text[KEPT_ROWS:]))
-    shipped = load(Shipped, files.shipped)
-    assert shipped is not None
-    shipped.offset = shipped.sending = len(kept.encode())
-    save(shipped, files.shipped)
-    wanted = json.loads(files.wanted.read_text())
+    cursor = load(UploadCursor, files.upload_cursor)
+    assert cursor is not None
+    cursor.uploaded_bytes = cursor.attempted_bytes = len(kept.encode())
+    save(cursor, files.upload_cursor)
+    wanted = json.loads(files.run_record.read_text())
     wanted["status"] = "FINISHED"
-    files.wanted.write_text(json.dumps(wanted))
+    files.run_record.write_text(json.dumps(wanted))

@@ -55,7 +55,7 @@ def test_a_run_that_does_not_say_what_ratio_it_asked_for_shows_the_one_it_held(r
 def test_what_a_run_foretold_is_found_among_its_artifacts(recorded: Recorded):
     records = load(recorded.uri, EXPERIMENT)
     run_id = recorded.run_id("small_gru_1")
-    (place,) = records.runs.set_index("run_id").loc[[run_id], "artifacts"]
+    (place,) = records.runs.set_index("run_id").loc[[run_id], "artifact_uri"]
     folder = Path(place.removeprefix("file://"))
     folder.mkdir(parents=True, exist_ok=True)
     foretold().save(folder / FILE)

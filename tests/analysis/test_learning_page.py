@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 from llmdreamer.tracking.spool import Spool
 
 SCRIPT = Path(os.environ["LLMDREAMER_ROOT"]) / "benchmarks" / "learning.py"
@@ -38,7 +38,7 @@ def ran(root, name, returns, best, *, seed=None, cell="a", status="FINISHED"):
     tags = {"seed": seed, "cell": cell, "arm": "scratch", "env": "Toy-v0", "commit": "c0ffee"}
     tags |= {"host": "here", "overrides": f"output_root=/data/runs seed={seed}"}
     ended = None if status is None else 3600.0
-    save(Wanted("uri", "x", name, {}, tags, 0.0, status, ended), files.wanted)
+    save(RunRecord("uri", "x", name, {}, tags, 0.0, status, ended), files.run_record)
     spool = Spool(files.metrics)
     for number, value in enumerate(returns, 1):
         spool.append({"episode/return": 7.0}, 100 * number - 50)

@@ -117,7 +117,7 @@ def test_a_later_point_at_a_smaller_step_ends_the_life_before():
         ("a", "y", 1, 60, 7.0),
         ("b", "x", 9, 0, 8.0),
     ]
-    points = Points.of([(*row, False) for row in rows])
+    points = Points.from_records([(*row, False) for row in rows])
     frame = tidy(points)
     assert frame[["run_id", "key", "env_step", "value"]].values.tolist() == [
         ["a", "x", 1, 0.1],
@@ -215,7 +215,7 @@ def test_what_cannot_be_a_store_is_one_sentence(uri: str):
 
 def test_numbers_that_sql_cannot_hold_come_back():
     """MLflow keeps NaN as a flag and an infinity as the largest number."""
-    points = Points.of(
+    points = Points.from_records(
         [("a", "x", n, n, v, n == 0) for n, v in enumerate([0.0, 1.7976e308, -1.7976e308])]
     )
     assert np.isnan(points.value[0]) and list(points.value[1:]) == [np.inf, -np.inf]

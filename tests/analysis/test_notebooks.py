@@ -17,7 +17,7 @@ from recorded import EXPERIMENT, Recorded
 from llmdreamer.analysis.load import load
 from llmdreamer.cli.report import find
 from llmdreamer.cli.report import main as report
-from llmdreamer.tracking.record import Known, save
+from llmdreamer.tracking.record import MlflowRunRef, save
 from llmdreamer.utils.redact import redact
 
 ANALYSIS = Path(__file__).parents[2] / "analysis"
@@ -129,7 +129,7 @@ def test_a_server_is_asked_with_the_password_and_the_report_tells_it_nobody(
         sweep = str(tmp_path)
         if named == "by its folder":
             monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-            save(Known(redact(uri), EXPERIMENT, "", "a sweep"), tmp_path / "mlflow.json")
+            save(MlflowRunRef(redact(uri), EXPERIMENT, "", "a sweep"), tmp_path / "mlflow.json")
         assert report([sweep if named == "by its folder" else uri]) == 2
         records = load(uri, EXPERIMENT)
         server.shutdown()

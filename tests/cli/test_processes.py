@@ -12,7 +12,7 @@ from refusals import assert_names
 import run
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.cli import rundir
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.spool import read_metrics
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 RUN = (
@@ -55,7 +55,7 @@ def two(tmp_path_factory):
 
 def test_a_run_of_two_processes_is_recorded_once(two):
     assert [path.name for path in (two / "outputs").iterdir()] == ["two"]
-    rows = list(read(two / "outputs" / "two" / "metrics.jsonl"))
+    rows = list(read_metrics(two / "outputs" / "two" / "metrics.jsonl"))
     steps = [row.env_step for row in rows]
     assert steps == sorted(steps) and steps[-1] == 72
     # 40 steps of both after the prefill owe 8 updates at 0.2, which two batches each make 4.

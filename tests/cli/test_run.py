@@ -8,7 +8,7 @@ from hydra.errors import MissingConfigException
 from refusals import assert_names
 
 from llmdreamer.config import from_yaml
-from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 from llmdreamer.utils.errors import ConfigError
 
 
@@ -107,7 +107,7 @@ def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, trai
     command(*AUTO)
     folder = tmp_path / "outputs" / "first"
     leave_checkpoint(folder)
-    save(Wanted("", "", "", {}, {}, 0.0, status="FINISHED"), RunFiles(folder).wanted)
+    save(RunRecord("", "", "", {}, {}, 0.0, status="FINISHED"), RunFiles(folder).run_record)
     before = len(training.runs)
     code, out, err = command(*AUTO)
     assert (code, err, len(training.runs)) == (0, "", before)

@@ -20,7 +20,7 @@ from llmdreamer.config import from_yaml, to_yaml
 from llmdreamer.envs import make_vector
 from llmdreamer.evaluation.episodes import evaluate
 from llmdreamer.export.policy import Policy, export
-from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.seeds import SeedOffset
 
@@ -157,8 +157,8 @@ def test_registered_policy_acts_the_same_in_another_process(compose, tmp_path, c
     config = compose(*SIGNS)
     agent = left_behind(run_dir, config)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    wanted = Wanted(uri, "test", "run", {}, {"arm": "gru"}, time.time(), "FINISHED", time.time())
-    save(wanted, RunFiles(run_dir).wanted)
+    wanted = RunRecord(uri, "test", "run", {}, {"arm": "gru"}, time.time(), "FINISHED", time.time())
+    save(wanted, RunFiles(run_dir).run_record)
     trusting = [str(run_dir), "pole", "--trust", "llmdreamer_example"]
     assert register(trusting) == 1  # it is in no store yet
     assert "llmdreamer sync" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from llmdreamer.training.loop import train
 @pytest.fixture
 def untracked(monkeypatch):
     """Rows stay in the run's folder."""
-    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
+    monkeypatch.setattr(tracker, "_start_upload_process", wait_only)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def finished(compose, tmp_path_factory) -> tuple[Config, Path]:
     folder = tmp_path_factory.mktemp("finished") / "run"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracker, "_spawn_shipper", wait_only)
+        patch.setattr(tracker, "_start_upload_process", wait_only)
         train(config, folder)
     return config, folder
 

@@ -147,7 +147,7 @@ def test_an_array_of_a_stranger_would_leave_a_mark(mark, pickled):
 def inside(uri: str, artifacts: str) -> str:
     """What is said of a run's artifacts, by what looks into it."""
     row = {"run_id": "1", "name": "run", "status": "FINISHED", "started": 0.0}
-    row |= {"artifacts": artifacts, "replay_ratio": "1"}
+    row |= {"artifact_uri": artifacts, "replay_ratio": "1"}
     records = Records("store", pd.DataFrame([row]), pd.DataFrame(columns=CURVE_COLUMNS), [], uri)
     last = everything(records)[-1]
     return " ".join(last.text)

@@ -77,7 +77,7 @@ def _type(cwd: Path, overrides: list[str], log: Path, file_size: int | None) -> 
     import run as command
     from llmdreamer.tracking import tracker
 
-    tracker._spawn_shipper = wait_only
+    tracker._start_upload_process = wait_only
     torch.set_num_threads(1)
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))

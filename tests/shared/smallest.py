@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from llmdreamer.checkpoint.files import Checkpoints
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.spool import read_metrics
 from llmdreamer.tracking.store import connect
 
 TINY = (
@@ -46,7 +46,7 @@ def rows(run_dir: Path) -> list:
     own = ("time/", "system/")
     found = [
         (row.env_step, {k: v for k, v in row.metrics.items() if not k.startswith(own)})
-        for row in read(run_dir / "metrics.jsonl")
+        for row in read_metrics(run_dir / "metrics.jsonl")
     ]
     return [row for row in found if row[1]]
 

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from llmdreamer.sweep.run_lock import hold_run_lock
-from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 from llmdreamer.tracking.spool import Spool
 
 STEPS = int(os.environ.get("FAKE_RUN_STEPS", "10"))
@@ -48,13 +48,13 @@ def run(folder: Path, overrides: dict[str, str]) -> None:
     saved_config.write_text(json.dumps(config))
     record_start(folder, first_step)
     fail_if_asked(config.get("seed"))
-    record = Wanted(
+    record = RunRecord(
         "", "", "", {"algo.total_steps": STEPS, "env.action_repeat": 1}, {}, time.time()
     )
-    save(record, RunFiles(folder).wanted)
+    save(record, RunFiles(folder).run_record)
     take_steps(folder, config, first_step)
     record.status, record.ended = "FINISHED", time.time()
-    save(record, RunFiles(folder).wanted)
+    save(record, RunFiles(folder).run_record)
 
 
 def record_start(folder: Path, first_step: int) -> None:

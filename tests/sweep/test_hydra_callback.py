@@ -11,10 +11,10 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
-from llmdreamer.tracking import RunInfo, Tracker, prepare
+from llmdreamer.tracking import RunInfo, Tracker, ensure_experiment
 from llmdreamer.tracking.parent import PARENT_VARIABLE, tag_run
 from llmdreamer.tracking.store import connect
-from llmdreamer.tracking.uploads import sync
+from llmdreamer.tracking.upload_loop import sync
 
 EXPERIMENT = "test"
 
@@ -22,7 +22,7 @@ EXPERIMENT = "test"
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-    prepare(uri, EXPERIMENT)
+    ensure_experiment(uri, EXPERIMENT)
     return uri
 
 
@@ -43,7 +43,9 @@ def record_job(uri: str, overrides: str, value: float | None, status: str) -> No
     """Record a job's run as a child of the parent in the environment variable."""
     client = connect(uri)
     tags = {"mlflow.parentRunId": os.environ[PARENT_VARIABLE], "overrides": overrides}
-    run = client.create_run(prepare(uri, EXPERIMENT), run_name=f"run {overrides}", tags=tags)
+    run = client.create_run(
+        ensure_experiment(uri, EXPERIMENT), run_name=f"run {overrides}", tags=tags
+    )
     if value is not None:
         client.log_metric(run.info.run_id, "eval/return", value - 1, step=1)
         client.log_metric(run.info.run_id, "eval/return", value, step=2)
@@ -135,9 +137,9 @@ def test_failing_store_costs_the_sweep_one_warning_line(
 APP = """
 import os
 import hydra
-from llmdreamer.tracking import RunInfo, Tracker, prepare
+from llmdreamer.tracking import RunInfo, Tracker, ensure_experiment
 from llmdreamer.tracking.store import connect
-from llmdreamer.tracking.uploads import sync
+from llmdreamer.tracking.upload_loop import sync
 
 
 TRUSTED = ["llmdreamer.sweep.hydra_callback.ParentRunCallback"]
@@ -149,7 +151,7 @@ def main(config):
         raise ValueError("seed 2 fails")
     client = connect(config.tracking.uri)
     tags = {"mlflow.parentRunId": os.environ["LLMDREAMER_PARENT_RUN"], "overrides": "seed=1"}
-    run = client.create_run(prepare(config.tracking.uri, "test"), run_name="first", tags=tags)
+    run = client.create_run(ensure_experiment(config.tracking.uri, "test"), run_name="first", tags=tags)
     client.set_terminated(run.info.run_id)
 
 
@@ -176,7 +178,7 @@ def test_hydra_calls_the_callback_in_a_multirun(uri: str, tmp_path: Path):
     assert "Callback" not in done.stderr, done.stderr
     client = connect(uri)
     (run,) = client.search_runs(
-        [prepare(uri, EXPERIMENT)], "tags.command LIKE 'app.py%'", max_results=2
+        [ensure_experiment(uri, EXPERIMENT)], "tags.command LIKE 'app.py%'", max_results=2
     )
     assert run.info.run_name == "sweep"
     assert run.info.status == "FAILED"
@@ -190,11 +192,11 @@ def test_tag_set_after_the_end_is_uploaded_with_the_rest(uri: str, tmp_path: Pat
     """The driver tags a pruned run after its end, and its store may be unreachable until then."""
     folder = tmp_path / "run"
     tracker = Tracker.start(folder, RunInfo("late", {}, {}), "http://127.0.0.1:1", EXPERIMENT)
-    tracker.finish("KILLED", timeout=120)  # on a busy machine the shipper holds the folder for long
+    tracker.finish("KILLED", timeout=120)  # on a busy machine the uploader holds the lock for long
     tag_run(folder, "http://127.0.0.1:1", "pruned", "at env step 52")
     sync(folder, uri)
     client = connect(uri)
-    (run,) = client.search_runs([prepare(uri, EXPERIMENT)], "tags.pruned LIKE 'at%'")
+    (run,) = client.search_runs([ensure_experiment(uri, EXPERIMENT)], "tags.pruned LIKE 'at%'")
     assert (run.info.run_name, run.info.status) == ("late", "KILLED")
     tag_run(folder, uri, "pruned", "at env step 53")
     assert client.get_run(run.info.run_id).data.tags["pruned"] == "at env step 53"

@@ -1,7 +1,7 @@
 """Reading the folder of a run while the run writes, is killed and is resumed."""
 
 from llmdreamer.sweep.run_folder import CurveReader, is_finished, newest_checkpoint
-from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 from llmdreamer.tracking.spool import Spool
 
 
@@ -38,9 +38,9 @@ def test_curve_reader_starts_over_when_its_offset_is_inside_a_record(tmp_path):
 def test_run_is_finished_only_if_its_record_says_so(tmp_path):
     assert not is_finished(tmp_path)
     for status in (None, "FAILED", "KILLED"):
-        save(Wanted("", "", "", {}, {}, 0.0, status=status), RunFiles(tmp_path).wanted)
+        save(RunRecord("", "", "", {}, {}, 0.0, status=status), RunFiles(tmp_path).run_record)
         assert not is_finished(tmp_path)
-    save(Wanted("", "", "", {}, {}, 0.0, status="FINISHED"), RunFiles(tmp_path).wanted)
+    save(RunRecord("", "", "", {}, {}, 0.0, status="FINISHED"), RunFiles(tmp_path).run_record)
     assert is_finished(tmp_path)
 
 

@@ -28,7 +28,7 @@ from llmdreamer.sweep.results_table import (
 )
 from llmdreamer.sweep.status import StatusReader, write_header
 from llmdreamer.sweep.status_table import LiveTable, render_table, render_text
-from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 from llmdreamer.tracking.spool import Spool
 
 NOW = time.time()
@@ -71,10 +71,10 @@ def write_run(folder: Path, points: list[tuple[int, float, float]], status: str 
     """
     steps = {"algo.total_steps": 50, "env.action_repeat": 2}
     ended = None if status is None else NOW
-    record = Wanted("", "", "", steps, {"arm": "gru"}, NOW - 100, status, ended)
-    save(record, RunFiles(folder).wanted)
+    record = RunRecord("", "", "", steps, {"arm": "gru"}, NOW - 100, status, ended)
+    save(record, RunFiles(folder).run_record)
     process_started = NOW - 90
-    os.utime(RunFiles(folder).wanted, (process_started, process_started))
+    os.utime(RunFiles(folder).run_record, (process_started, process_started))
     spool = Spool(RunFiles(folder).metrics)
     for step, value, age in points:
         spool.append({"eval/return": value}, step, at=NOW - age)

@@ -1,4 +1,4 @@
-"""Real SQLite stores, copied from one that is made once: MLflow takes seconds to make one."""
+"""Real SQLite stores, copied from one that is created once: MLflow needs seconds to create one."""
 
 import shutil
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmdreamer.tracking.record import RunFiles, Wanted, save
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 from llmdreamer.tracking.store import connect
 
 
@@ -27,7 +27,7 @@ def uri(fresh_database: Path, tmp_path: Path) -> str:
 
 @pytest.fixture
 def dead_uri() -> str:
-    """A port at which nothing listens: it was free a moment ago."""
+    """The address of a port at which nothing listens: it was free a moment ago."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{server.getsockname()[1]}"
@@ -35,7 +35,7 @@ def dead_uri() -> str:
 
 @pytest.fixture
 def hung_uri() -> Iterator[str]:
-    """A server that accepts and never answers."""
+    """The address of a server that accepts connections and never answers."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(64)
@@ -48,15 +48,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def described(folder: Path) -> Callable[..., RunFiles]:
-    """Write what a Tracker writes when it starts, without the process that uploads."""
+def start_record(folder: Path) -> Callable[..., RunFiles]:
+    """Write the record that a Tracker writes when it starts, without the upload process."""
 
-    def describe(uri: str, **changes: object) -> RunFiles:
+    def start(uri: str, **changes: object) -> RunFiles:
         files = RunFiles(folder)
-        wanted = Wanted(uri, "test", "run", {"seed": 0}, {"arm": "scratch"}, time.time())
+        record = RunRecord(uri, "test", "run", {"seed": 0}, {"arm": "scratch"}, time.time())
         for name, value in changes.items():
-            setattr(wanted, name, value)
-        save(wanted, files.wanted)
+            setattr(record, name, value)
+        save(record, files.run_record)
         return files
 
-    return describe
+    return start

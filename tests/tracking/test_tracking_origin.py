@@ -1,4 +1,4 @@
-"""Where a record was made, against a real checkout."""
+"""The commit and version tags of a record, against a real checkout."""
 
 import platform
 import subprocess
@@ -15,9 +15,9 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A checkout in which `module.py` stands for the package."""
 
     def run(*words: str) -> str:
-        who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         done = subprocess.run(
-            ["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True
+            ["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True, text=True
         )
         return done.stdout.strip()
 
@@ -29,7 +29,7 @@ def git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     origin.commit.cache_clear()
 
 
-def test_the_commit_is_that_of_the_checkout_and_says_if_files_were_changed(git, tmp_path: Path):
+def test_commit_is_that_of_the_checkout_with_dirty_if_files_changed(git, tmp_path: Path):
     git("add", "."), git("commit", "-q", "-m", "first"), git("tag", "v1")
     head = git("rev-parse", "HEAD")
     assert origin.commit() == head
@@ -38,14 +38,14 @@ def test_the_commit_is_that_of_the_checkout_and_says_if_files_were_changed(git, 
     assert origin.commit() == f"{head}-dirty"
 
 
-def test_the_checkout_of_a_project_that_has_this_installed_is_not_ours(git, tmp_path: Path):
-    """As in PROJECT/.venv/lib/site-packages: the file lies in a checkout that does not know it."""
+def test_commit_is_unknown_where_git_does_not_track_the_package(git, tmp_path: Path):
+    """As in PROJECT/.venv/lib/site-packages, below a checkout that does not track the file."""
     (tmp_path / "theirs.py").write_text("")
     git("add", "theirs.py"), git("commit", "-q", "-m", "theirs")
     assert origin.commit() == "unknown"
 
 
-def test_the_machine_and_the_versions_of_what_ran_are_tags():
+def test_origin_tags_the_host_and_the_package_versions():
     tags = origin.origin()
     assert tags["host"] == platform.node() and tags["version.torch"] == version("torch")
     packages = {"llmdreamer", "torch", "transformers", "peft", "gymnasium", "mlflow", "optuna"}

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from llmdreamer.tracking.record import Shipped, load, save
+from llmdreamer.tracking.record import UploadCursor, load, save
 from llmdreamer.utils.files import write_atomically
 from llmdreamer.utils.flatten import flatten
 from llmdreamer.utils.redact import as_typed, redact
 
 
-def test_flattening_dots_keys_and_writes_lists_as_json():
+def test_flatten_joins_keys_with_dots_and_writes_lists_as_json():
     config = {"seed": 0, "env": {"id": "CartPole-v1", "kwargs": {}}, "keys": ["a", "b"], "x": None}
     assert flatten(config) == {
         "seed": 0,
@@ -21,7 +21,7 @@ def test_flattening_dots_keys_and_writes_lists_as_json():
     }
 
 
-def test_flattening_blots_out_secrets_and_nothing_that_only_sounds_like_one():
+def test_flatten_redacts_secrets_and_keeps_similar_keys():
     config = {
         "hub": {"hf_token": "abc", "api_key": "def"},
         "storage": "postgresql://me:hunter2@host/db",
@@ -37,7 +37,7 @@ def test_flattening_blots_out_secrets_and_nothing_that_only_sounds_like_one():
     }
 
 
-def test_a_command_line_is_told_without_its_secrets():
+def test_redact_removes_secrets_from_a_command_line():
     command = "run.py -m seed=1,2 hub.hf_token=abc tracking.uri=https://u:p@ss@host:5000"
     assert (
         redact(command)
@@ -45,16 +45,16 @@ def test_a_command_line_is_told_without_its_secrets():
     )
 
 
-def test_a_record_is_read_as_it_was_saved_and_leaves_no_draft(tmp_path: Path):
-    path = tmp_path / "deep" / "shipped.json"
-    assert load(Shipped, path) is None
-    save(Shipped("key", 10, 20, 1), path)
-    assert load(Shipped, path) == Shipped("key", 10, 20, 1)
+def test_load_returns_what_save_wrote_and_no_temporary_file_remains(tmp_path: Path):
+    path = tmp_path / "deep" / "upload_cursor.json"
+    assert load(UploadCursor, path) is None
+    save(UploadCursor("key", 10, 20, 1), path)
+    assert load(UploadCursor, path) == UploadCursor("key", 10, 20, 1)
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_writers_of_one_process_id_do_not_take_each_others_draft(tmp_path: Path):
-    """In containers it is often 1, on every machine of a shared folder; here, of two threads."""
+def test_concurrent_writers_in_one_process_do_not_mix_their_files(tmp_path: Path):
+    """Process ids may collide in a shared folder: in containers the id is often 1."""
     path, texts = tmp_path / "results.csv", ["a" * 10_000, "b" * 10_000]
 
     def write(text: str) -> None:
@@ -67,16 +67,16 @@ def test_writers_of_one_process_id_do_not_take_each_others_draft(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_record_that_cannot_be_written_leaves_no_draft(tmp_path: Path):
+def test_failed_write_leaves_no_temporary_file(tmp_path: Path):
     path = tmp_path / "results.csv"
-    path.mkdir()  # nothing can be moved onto a folder
+    path.mkdir()  # a file cannot replace a folder
     with pytest.raises(OSError):
         write_atomically(path, "a")
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_secrets_are_blotted_out_however_they_are_given():
-    for given, told in (
+def test_redact_removes_secrets_in_every_notation():
+    for text, redacted in (
         ("https://s3cret@host/x", "https://***@host/x"),
         ("postgresql://u:p@ss@host/x", "postgresql://u:***@host/x"),
         ("+env.kwargs={api_key:s3cret,size:3}", "+env.kwargs={api_key:***,size:3}"),
@@ -86,11 +86,11 @@ def test_secrets_are_blotted_out_however_they_are_given():
         ("token='it'\"'\"'s' seed=1", "token=*** seed=1"),
         ("algo.text_keys.sequence=[mission] env.id=a:B-v0", None),
     ):
-        assert redact(given) == (given if told is None else told)
+        assert redact(text) == (text if redacted is None else redacted)
 
 
-def test_what_was_typed_can_be_typed_again_without_its_secrets():
+def test_as_typed_quotes_words_for_a_shell_and_redacts_secrets():
     words = ["model=S,M", "backbone.config={n_embd: 128, n_head: 4}", "hub.hf_token=abc", "a=[b]"]
-    told = as_typed(words)
-    assert shlex.split(told) == [*words[:2], "hub.hf_token=***", words[3]]
-    assert told.startswith("model=S,M ")  # what needs no quotes has none
+    command = as_typed(words)
+    assert shlex.split(command) == [*words[:2], "hub.hf_token=***", words[3]]
+    assert command.startswith("model=S,M ")  # no quotes where none are needed

@@ -9,8 +9,8 @@ from refusals import refused
 from llmdreamer.tracking.store import (
     TrackingError,
     connect,
+    ensure_experiment,
     metric_key,
-    prepare,
     resolve_uri,
     shorten,
     ui_command,
@@ -19,11 +19,11 @@ from llmdreamer.utils.errors import ConfigError
 
 
 @pytest.mark.parametrize("uri", [None, ""])  # a variable that is set to nothing
-def test_no_uri_is_a_database_in_the_folder(tmp_path: Path, uri: str | None):
+def test_resolve_uri_without_a_value_is_a_database_in_the_folder(tmp_path: Path, uri: str | None):
     assert resolve_uri(uri, tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_a_relative_database_is_made_absolute(tmp_path: Path):
+def test_resolve_uri_makes_a_database_path_absolute(tmp_path: Path):
     assert resolve_uri("sqlite:///runs/a.db", tmp_path) == f"sqlite:///{tmp_path}/runs/a.db"
     assert resolve_uri("sqlite:////x/a.db", tmp_path) == "sqlite:////x/a.db"
 
@@ -32,12 +32,12 @@ def test_a_relative_database_is_made_absolute(tmp_path: Path):
     "uri",
     ["http://localhost:5000", "https://host", "postgresql+psycopg2://u:p@h/db", "mysql://h/d"],
 )
-def test_servers_are_taken_as_they_are(tmp_path: Path, uri: str):
+def test_resolve_uri_keeps_a_server_uri(tmp_path: Path, uri: str):
     assert resolve_uri(uri, tmp_path) == uri
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:mlruns", "file:///x/mlruns", "/x"])
-def test_a_folder_is_refused_with_the_database_to_use_instead(tmp_path: Path, uri: str):
+def test_resolve_uri_refuses_a_folder_and_suggests_a_database(tmp_path: Path, uri: str):
     with refused(ConfigError, f"tracking.uri={uri}", "sqlite:////", "mlflow.db"):
         resolve_uri(uri, tmp_path)
 
@@ -52,14 +52,14 @@ def test_a_folder_is_refused_with_the_database_to_use_instead(tmp_path: Path, ur
         ("http:localhost", "names no host"),
     ],
 )
-def test_what_cannot_be_a_store_is_refused(tmp_path: Path, uri: str, advice: str):
+def test_resolve_uri_refuses_what_cannot_be_a_store(tmp_path: Path, uri: str, advice: str):
     with refused(ConfigError, advice):
         resolve_uri(uri, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["feature%2Fx", "100%25", "a?b"])
-def test_a_folder_whose_name_a_uri_says_otherwise_is_refused(tmp_path: Path, name: str):
-    """`%2F` would be read as a slash, by whom depends on the version; MLflow makes folders of both names."""
+def test_resolve_uri_refuses_a_folder_that_a_uri_cannot_express(tmp_path: Path, name: str):
+    """Some versions read `%2F` as a slash; MLflow then creates folders of both names."""
     folder = tmp_path / name
     folder.mkdir()
     advice = "tracking.uri=sqlite:////ANOTHER/mlflow.db"
@@ -72,20 +72,21 @@ def test_a_folder_whose_name_a_uri_says_otherwise_is_refused(tmp_path: Path, nam
     assert list(folder.iterdir()) == []
 
 
-def test_other_signs_in_a_folders_name_are_none_of_a_uris(tmp_path: Path):
+def test_store_in_a_folder_with_unusual_characters_is_created_there(tmp_path: Path):
     folder = tmp_path / "100% a#b c@:&ü+='"
     folder.mkdir()
     uri = resolve_uri(None, folder)
     assert uri == f"sqlite:///{folder}/mlflow.db"
-    prepare(uri, "x")
+    ensure_experiment(uri, "x")
     assert sorted(path.name for path in folder.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_processes_that_open_a_fresh_database_together_all_start(tmp_path: Path):
-    """Without the lock, 7 of 8 died in MLflow's migration; 4 keep the test short."""
+def test_processes_that_create_one_database_at_once_all_succeed(tmp_path: Path):
+    """Without the lock, 7 of 8 processes failed in MLflow's migration."""
     program = (
-        "import sys; from llmdreamer.tracking import prepare; print(prepare(sys.argv[1], 'first'))"
+        "import sys; from llmdreamer.tracking import ensure_experiment as ensure; "
+        "print(ensure(sys.argv[1], 'first'))"
     )
     command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/new/mlflow.db"]
     processes = [
@@ -94,38 +95,38 @@ def test_processes_that_open_a_fresh_database_together_all_start(tmp_path: Path)
     ]
     answers = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 8, answers
-    assert len({out for out, _ in answers}) == 1  # one experiment, whoever made it
-    assert all(err == "" for _, err in answers)  # and no word of migrations
+    assert len({out for out, _ in answers}) == 1  # all found the same experiment
+    assert all(err == "" for _, err in answers)  # no messages about migrations
 
 
 @pytest.mark.parametrize("before", ["true", "false"])
-def test_nothing_of_mlflows_is_unpickled_whatever_the_environment_says(uri, monkeypatch, before):
+def test_connect_disables_unpickling_whatever_the_environment_says(uri, monkeypatch, before):
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", before)
-    prepare(uri, "x")
+    ensure_experiment(uri, "x")
     connect(uri)
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
-def test_artifacts_of_a_sqlite_store_have_an_absolute_place(uri: str, tmp_path: Path):
-    prepare(uri, "default")
-    prepare(uri, "chosen", tmp_path / "elsewhere")
+def test_artifact_location_of_a_sqlite_store_is_absolute(uri: str, tmp_path: Path):
+    ensure_experiment(uri, "default")
+    ensure_experiment(uri, "chosen", tmp_path / "other")
     client = connect(uri)
-    places = [client.get_experiment_by_name(name) for name in ("default", "chosen")]
-    assert [place.artifact_location for place in places] == [
+    experiments = [client.get_experiment_by_name(name) for name in ("default", "chosen")]
+    assert [experiment.artifact_location for experiment in experiments] == [
         f"file://{tmp_path}/mlartifacts",
-        f"file://{tmp_path}/elsewhere",
+        f"file://{tmp_path}/other",
     ]
 
 
-def test_a_database_that_cannot_be_opened_is_told_in_one_line(tmp_path: Path):
+def test_database_that_cannot_be_opened_raises_in_one_line(tmp_path: Path):
     (tmp_path / "mlflow.db").mkdir()
-    with refused(TrackingError, "unable to open database file"):  # SQLite's own words
-        prepare(f"sqlite:///{tmp_path}/mlflow.db", "x")
+    with refused(TrackingError, "unable to open database file"):  # SQLite's message
+        ensure_experiment(f"sqlite:///{tmp_path}/mlflow.db", "x")
 
 
-def test_a_database_server_that_is_not_there_fails_at_once_without_its_password():
+def test_missing_database_server_fails_without_showing_the_password():
     with pytest.raises(TrackingError, match="unreachable") as caught:
-        prepare("postgresql://me:hunter2@127.0.0.1:1/db", "x")
+        ensure_experiment("postgresql://me:hunter2@127.0.0.1:1/db", "x")
     assert "hunter2" not in str(caught.value)
 
 
@@ -139,18 +140,18 @@ def test_a_database_server_that_is_not_there_fails_at_once_without_its_password(
         ("a" * 300, "a" * 250),
     ],
 )
-def test_metric_names_become_keys_that_mlflow_takes(name: str, key: str):
+def test_metric_key_returns_a_name_that_mlflow_accepts(name: str, key: str):
     assert metric_key(name) == key
 
 
-def test_a_long_value_is_cut_with_a_note():
+def test_shorten_cuts_a_long_value_with_a_note():
     assert shorten("a" * 6000) == "a" * 6000
     short = shorten("a" * 7000)
     assert len(short) == 6000
     assert short.endswith("[cut: 7000 characters in all]")
 
 
-def test_the_ui_command_names_the_database():
+def test_ui_command_names_the_database():
     assert ui_command("sqlite:////x/mlflow.db") == (
         "mlflow ui --backend-store-uri 'sqlite:////x/mlflow.db'"
     )

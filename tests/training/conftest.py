@@ -9,4 +9,4 @@ from llmdreamer.tracking import tracker
 @pytest.fixture
 def untracked(monkeypatch):
     """Rows stay in the run's folder."""
-    monkeypatch.setattr(tracker, "_spawn_shipper", wait_only)
+    monkeypatch.setattr(tracker, "_start_upload_process", wait_only)

@@ -12,7 +12,7 @@ from torch._dynamo.utils import counters
 from llmdreamer.agent.agent import Agent
 from llmdreamer.backbones import attention
 from llmdreamer.backbones.shared_prefix import SharedPrefixCache
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking.spool import read_metrics
 from llmdreamer.training.compile import (
     check_compiler,
     compile_agent,
@@ -190,7 +190,9 @@ def test_compiled_run_resumes_bit_for_bit_and_logs_compile_seconds(
     whole.mkdir()
     train(config, whole)
     assert capsys.readouterr().out.count("compiled in ") == 1
-    took = [row.metrics.get("time/compile_seconds") for row in read(whole / "metrics.jsonl")]
+    took = [
+        row.metrics.get("time/compile_seconds") for row in read_metrics(whole / "metrics.jsonl")
+    ]
     assert len([one for one in took if one]) == 1
     shutil.copytree(whole, killed)
     max((killed / "checkpoints").iterdir()).unlink()

@@ -22,8 +22,8 @@ from llmdreamer.agent.restore import restore_agent
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.evaluation.episodes import evaluate
 from llmdreamer.replay.layout import step_dtype
-from llmdreamer.tracking import Spool, prepare
-from llmdreamer.tracking.record import Known, RunFiles, Wanted, load, save
+from llmdreamer.tracking import Spool, ensure_experiment
+from llmdreamer.tracking.record import MlflowRunRef, RunFiles, RunRecord, load, save
 from llmdreamer.training.loop import train
 from llmdreamer.types import EnvSpec
 
@@ -178,15 +178,15 @@ def test_a_run_stopped_before_its_first_checkpoint_begins_anew_as_another_run(
 ):
     """It may be of another configuration, which no record of the life before may tell as its own."""
     files = RunFiles(tmp_path)
-    save(Wanted("u", "e", "old", {"algo.per_rank_batch_size": 16}, {}, 1000.0), files.wanted)
-    save(Known("u", "e", key="k", run_id="of the life before"), files.known)
+    save(RunRecord("u", "e", "old", {"algo.per_rank_batch_size": 16}, {}, 1000.0), files.run_record)
+    save(MlflowRunRef("u", "e", key="k", run_id="of the life before"), files.mlflow_run)
     Spool(files.metrics).append({"loss": 1.0}, 7)
     train(compose(*TINY, "backbone=gru", "run_name=x", "resume=auto"), tmp_path)
-    assert not files.known.exists()
-    wanted = load(Wanted, files.wanted)
+    assert not files.mlflow_run.exists()
+    wanted = load(RunRecord, files.run_record)
     assert wanted.params["algo.per_rank_batch_size"] == 4 and wanted.started > 1000
     assert all("loss" not in metrics for _, metrics in rows(tmp_path))
-    assert json.loads(files.abandoned.read_text())["run_id"] == "of the life before"
+    assert json.loads(files.orphaned_runs.read_text())["run_id"] == "of the life before"
 
 
 def test_an_environment_without_snapshot_resumes_with_a_new_episode(
@@ -247,7 +247,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(compose, tmp_p
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_preempted_run_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path, signum, code):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    prepare(uri, "llmdreamer")  # here, where nobody waits for it
+    ensure_experiment(uri, "llmdreamer")  # here, where nobody waits for it
     typed = (*TINY, "backbone=gru", "run_name=stopped", f"tracking.uri={uri}")
     argv = [sys.executable, str(ROOT / "run.py"), *typed]
     endless = ["algo.total_steps=1000000", "checkpoint.every=32"]

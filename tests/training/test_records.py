@@ -20,8 +20,8 @@ from llmdreamer.cli.imagine import main as imagine
 from llmdreamer.config import from_yaml
 from llmdreamer.evaluation import open_loop_record as open_loop
 from llmdreamer.evaluation.episodes import evaluate
-from llmdreamer.tracking import prepare
-from llmdreamer.tracking.spool import read
+from llmdreamer.tracking import ensure_experiment
+from llmdreamer.tracking.spool import read_metrics
 from llmdreamer.tracking.store import connect
 from llmdreamer.training.loop import train
 from llmdreamer.utils.seeds import SeedOffset
@@ -37,7 +37,7 @@ def recorded(compose, tmp_path_factory):
     run_dir.mkdir()
     uri = f"sqlite:///{folder}/mlflow.db"
     # Making the store takes longer than a run's end waits on a busy machine.
-    prepare(uri, "llmdreamer")
+    ensure_experiment(uri, "llmdreamer")
     before = Path.cwd()
     os.chdir(folder)  # the store's artifacts lie where the command was typed
     try:
@@ -56,7 +56,7 @@ def recorded(compose, tmp_path_factory):
 
 def test_the_table_of_metrics_names_every_one_and_no_other(recorded):
     run_dir = recorded[0]
-    logged = {key for row in read(run_dir / "metrics.jsonl") for key in row.metrics}
+    logged = {key for row in read_metrics(run_dir / "metrics.jsonl") for key in row.metrics}
     lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
     named = set(re.findall(r"`([a-z_]+/[a-z_]+)`", " ".join(x.split(" | ")[0] for x in lines)))
     # Neither adapters nor Adam nor images nor values of actions are in this run, and no evaluations and
@@ -80,7 +80,9 @@ def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):
 
 def test_mlflow_has_every_row_by_environment_step(recorded):
     run_dir, uri, run = recorded
-    rows = [row for row in read(run_dir / "metrics.jsonl") if "world_model/loss" in row.metrics]
+    rows = [
+        row for row in read_metrics(run_dir / "metrics.jsonl") if "world_model/loss" in row.metrics
+    ]
     history = connect(uri).get_metric_history(run.info.run_id, "world_model/loss")
     assert [(m.step, m.value) for m in sorted(history, key=lambda m: m.step)] == [
         (row.env_step, row.metrics["world_model/loss"]) for row in rows
@@ -89,7 +91,7 @@ def test_mlflow_has_every_row_by_environment_step(recorded):
 
 
 def test_compute_and_the_time_split_add_up(recorded):
-    rows = [row.metrics for row in read(recorded[0] / "metrics.jsonl")]
+    rows = [row.metrics for row in read_metrics(recorded[0] / "metrics.jsonl")]
     rows = [row for row in rows if "compute/flops" in row]
     assert rows
     for row in rows:
@@ -150,7 +152,9 @@ def test_a_runs_world_model_is_measured_from_its_folder(recorded, tmp_path, caps
 def test_what_a_run_measured_at_its_end_lies_in_its_folder_and_its_artifacts(recorded):
     run_dir, uri, run = recorded
     found = open_loop.load(run_dir / open_loop.FILE)
-    (row,) = [r for r in read(run_dir / "metrics.jsonl") if "open_loop/vector_error" in r.metrics]
+    (row,) = [
+        r for r in read_metrics(run_dir / "metrics.jsonl") if "open_loop/vector_error" in r.metrics
+    ]
     assert row.metrics == found.metrics()
     names = [item.path for item in connect(uri).list_artifacts(run.info.run_id)]
     assert open_loop.FILE in names

@@ -121,7 +121,10 @@ def test_uploads_of_a_running_run_wait_for_a_slow_server(
 
 
 def test_last_upload_of_a_run_does_not_wait_for_a_slow_server(
-    server: FakeServer, uploads: Callable[[], int], capsys: pytest.CaptureFixture[str]
+    server: FakeServer,
+    run: RunFiles,
+    uploads: Callable[[], int],
+    capsys: pytest.CaptureFixture[str],
 ):
     server.slow = "runs/update"  # the request that starts and ends a run
     assert uploads() == 1

@@ -90,7 +90,7 @@ MISTAKES = [
     (f"{STUDY} hydra.sweeper.storage=redis://me:secret@host/x", "redis://me:***@host/x"),
     (f"{STUDY} +hydra.sweeper.arms.a='peft=true'", "hydra.sweeper.study_per_arm=true"),
     ("-m +hydra.sweeper.arms.a='seed=0,1'", "hydra.sweeper.arms", "seed=0,1"),
-    ("-m seed=0,1 hydra.sweeper.devices=[0] hydra.sweeper.n_jobs=2", "hydra.sweeper.n_jobs=2", "1 "),
+    ("-m seed=0,1 hydra.sweeper.devices=[0] hydra.sweeper.n_jobs=2", "hydra.sweeper.n_jobs=2", "<= 1"),
     ("-m seed=0,1 hydra.sweeper.n_jobs=0", "hydra.sweeper.n_jobs=0", ">= 1"),
     ("-m seed=0,1 hydra.sweeper.n_job=2", "'hydra.sweeper.n_job'"),
     ("objective=eval/retrun", "objective=eval/retrun", "'eval/return'", "docs/metrics.md"),

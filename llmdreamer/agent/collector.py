@@ -143,7 +143,7 @@ class Collector:
         if state["envs"] is None:
             last = replace(time_step, truncated=~time_step.terminated)
             self.replay.append(last, self._no_action())
-            self.envs.seed_anew(self.policy_step)
+            self.envs.reseed(self.policy_step)
             return False
         self.envs.restore(state["envs"])
         self._time_step = time_step

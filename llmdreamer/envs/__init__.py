@@ -1,4 +1,4 @@
-"""Environments: a vector of gymnasium's, seen as the rows and actions of `llmdreamer.types`."""
+"""Vectors of Gymnasium environments, with observations and actions as in `llmdreamer.types`."""
 
 from llmdreamer.envs.factory import make_vector
 from llmdreamer.envs.vector import EnvError, VectorEnv, VectorOptions

@@ -15,30 +15,32 @@ if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig
 
 
-class PooledRepeat(ActionRepeat):
-    """Show the brighter of the last two frames' pixels: the console draws some objects on every other
-    frame only."""
+class MaxPooledActionRepeat(ActionRepeat):
+    """Repeat actions and return the pixel-wise maximum of the last two frames.
 
-    def _shown(self, last: list[Any]) -> Any:
+    The console draws some objects on every other frame only.
+    """
+
+    def _combine(self, last: list[Any]) -> Any:
         return np.max(last, 0)
 
 
 def capture(env: Any) -> dict[str, Any]:
-    """All that moves in a game, beside its generator: the emulator's own state, sticky actions' included."""
+    """Return the emulator's own state, sticky actions included, without Gymnasium's random generator."""
     return {"ale": env.ale.cloneState(include_rng=True).serialize()}
 
 
 def restore(env: Any, state: dict[str, Any]) -> None:
-    """Put a game where `capture` saw it."""
+    """Restore a state that `capture` returned."""
     env.ale.restoreState(ale_py.ALEState(state["ale"]))
 
 
 def make(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
-    """Return a game, `ALE/Pong-v5`, stepped by single frames below our own repeat.
+    """Return a game such as `ALE/Pong-v5`, stepped by single frames under our own action repeat.
 
-    `env.kwargs` go to ale_py's environment, as `repeat_action_probability` (sticky actions),
-    `full_action_space`, `obs_type` (rgb | grayscale), `mode`, `difficulty`.
+    `env.kwargs` go to ale_py's environment, for instance `repeat_action_probability` (sticky
+    actions), `full_action_space`, `obs_type` (rgb | grayscale), `mode`, `difficulty`.
     """
     gym.register_envs(ale_py)
     ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner for each environment
-    return PooledRepeat(make_registered(cfg, render, frameskip=1), cfg.action_repeat)
+    return MaxPooledActionRepeat(make_registered(cfg, render, frameskip=1), cfg.action_repeat)

@@ -1,4 +1,4 @@
-"""The tasks of the DeepMind Control Suite (arXiv:1801.00690), `dmc:cartpole-balance`, as gymnasium's."""
+"""DeepMind Control Suite tasks (arXiv:1801.00690) as Gymnasium environments: `dmc:cartpole-balance`."""
 
 from __future__ import annotations
 
@@ -11,46 +11,45 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-if sys.platform.startswith("linux"):  # a machine without a screen draws, too
+if sys.platform.startswith("linux"):  # renders without a screen
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 from dm_control import suite
 
-from llmdreamer.envs import physics
+from llmdreamer.envs import mujoco_state
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig
 
-VIDEO_SIZE = 240
-"""Pixels of a side of the pictures that `render` gives."""
+VIDEO_SIZE_PIXELS = 240
+"""Width and height in pixels of the images from `render`."""
 
-
-KNOWN = (
+SNAPSHOT_DOMAINS = (
     *("acrobot", "ball_in_cup", "cartpole", "cheetah", "dog", "finger", "fish", "hopper"),
     *("humanoid", "pendulum", "point_mass", "reacher"),
 )
-"""Domains with a snapshot that was seen to be exact. Not `lqr`: its model is drawn when it is loaded."""
+"""Domains whose snapshots were verified to be exact. Not `lqr`: its model is drawn at random on loading."""
 
 
 class ControlSuite(gym.Env[Any, NDArray[Any]]):
-    """One task: `state`, all its numbers in the suite's order, and `image` if asked for.
+    """One task, with the observations `state` (all numbers in the suite's order) and optionally `image`.
 
-    An episode of the suite ends after 1000 control steps, which is a truncation: its discount is 1
-    there. The few tasks that fail for good (discount 0) terminate.
+    The suite ends an episode after 1000 control steps with discount 1, which is a truncation. The few
+    tasks that end with discount 0 terminate.
 
     Args:
-        task: `domain-task`, as `cartpole-balance`.
-        image_size: pixels of a side of `image`; None: there is none.
-        camera: number of the model's camera that both pictures are taken with.
-        repeat: control steps of one step; a picture is drawn after the last of them only.
-        limit: control steps after which an episode is truncated, if the suite does not before.
+        task: `domain-task`, for instance `cartpole-balance`.
+        image_size: width and height of `image` in pixels; None: no `image`.
+        camera: number of the model's camera, for `image` and `render`.
+        repeat: control steps of one step; `image` is rendered after the last of them only.
+        limit: control steps after which an episode is truncated, if the suite does not end it before.
 
     Raises:
         ConfigError: if the suite has no such task.
     """
 
-    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (gymnasium's own spelling)
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (as Gymnasium declares it)
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class ControlSuite(gym.Env[Any, NDArray[Any]]):
         render_mode: str | None = None,
     ) -> None:
         self.domain, _, self._task = task.partition("-")
-        self.domain, self._task = (word.replace("-", "_") for word in (self.domain, self._task))
+        self.domain, self._task = (name.replace("-", "_") for name in (self.domain, self._task))
         if (self.domain, self._task) not in suite.ALL_TASKS:
             names = ["-".join(pair) for pair in suite.ALL_TASKS]
             raise ConfigError(
@@ -72,25 +71,25 @@ class ControlSuite(gym.Env[Any, NDArray[Any]]):
         self._repeat, self._limit, self.elapsed = repeat, limit, 0
         self.render_mode = render_mode
         self.inner = suite.load(self.domain, self._task)
-        action = self.inner.action_spec()
+        action_spec = self.inner.action_spec()
         self.action_space = spaces.Box(
-            np.broadcast_to(action.minimum, action.shape).astype(np.float32),
-            np.broadcast_to(action.maximum, action.shape).astype(np.float32),
+            np.broadcast_to(action_spec.minimum, action_spec.shape).astype(np.float32),
+            np.broadcast_to(action_spec.maximum, action_spec.shape).astype(np.float32),
         )
-        size = sum(int(np.prod(part.shape)) for part in self.inner.observation_spec().values())
-        shown: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-np.inf, np.inf, (size,))}
+        size = sum(int(np.prod(spec.shape)) for spec in self.inner.observation_spec().values())
+        keys: dict[str, spaces.Space[Any]] = {"state": spaces.Box(-np.inf, np.inf, (size,))}
         if image_size is not None:
-            shown["image"] = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
-        self.observation_space = spaces.Dict(shown)
+            keys["image"] = spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
+        self.observation_space = spaces.Dict(keys)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         super().reset(seed=seed)
         self.elapsed = 0
-        if seed is not None:  # a task draws from a generator that it is given when it is loaded
+        if seed is not None:  # a task's random generator can only be set on loading
             self.inner = suite.load(self.domain, self._task, task_kwargs={"random": seed})
-        return self._shown(self.inner.reset().observation), {}
+        return self._observation(self.inner.reset().observation), {}
 
     def step(
         self, action: NDArray[Any]
@@ -105,32 +104,32 @@ class ControlSuite(gym.Env[Any, NDArray[Any]]):
             truncated = bool(over and not terminated)
             if over:
                 break
-        return self._shown(step.observation), total, terminated, truncated, {}
+        return self._observation(step.observation), total, terminated, truncated, {}
 
     def render(self) -> Any:
-        return self._picture(VIDEO_SIZE)
+        return self._image(VIDEO_SIZE_PIXELS)
 
     def close(self) -> None:
         self.inner.close()
 
-    def _shown(self, parts: dict[str, Any]) -> dict[str, NDArray[Any]]:
-        shown = {"state": np.concatenate([np.ravel(part) for part in parts.values()])}
+    def _observation(self, arrays: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        observation = {"state": np.concatenate([np.ravel(array) for array in arrays.values()])}
         if self._image_size is not None:
-            shown["image"] = self._picture(self._image_size)
-        return shown
+            observation["image"] = self._image(self._image_size)
+        return observation
 
-    def _picture(self, size: int) -> NDArray[Any]:
-        picture: NDArray[Any] = self.inner.physics.render(size, size, camera_id=self._camera)
-        return picture
+    def _image(self, size: int) -> NDArray[Any]:
+        image: NDArray[Any] = self.inner.physics.render(size, size, camera_id=self._camera)
+        return image
 
 
 def capture(env: ControlSuite) -> dict[str, Any] | None:
-    """All that moves in a task; None in a domain where that is not known."""
-    if env.domain not in KNOWN:
+    """Return the complete state of a task; None in a domain without a verified snapshot."""
+    if env.domain not in SNAPSHOT_DOMAINS:
         return None
     inner = env.inner
     return {
-        "physics": physics.read(inner.physics.model.ptr, inner.physics.data.ptr),
+        "physics": mujoco_state.read_state(inner.physics.model.ptr, inner.physics.data.ptr),
         "random": inner.task.random.get_state(legacy=False),
         "steps": inner._step_count,
         "over": inner._reset_next_step,
@@ -139,9 +138,9 @@ def capture(env: ControlSuite) -> dict[str, Any] | None:
 
 
 def restore(env: ControlSuite, state: dict[str, Any]) -> None:
-    """Put a task where `capture` saw it. Raises ConfigError."""
+    """Restore a state that `capture` returned. Raises ConfigError."""
     inner = env.inner
-    physics.write(inner.physics.model.ptr, inner.physics.data.ptr, state["physics"])
+    mujoco_state.write_state(inner.physics.model.ptr, inner.physics.data.ptr, state["physics"])
     inner.task.random.set_state(state["random"])
     inner._step_count, inner._reset_next_step = state["steps"], state["over"]
     env.elapsed = state["elapsed"]

@@ -1,4 +1,4 @@
-"""The smallest level in which a mission matters: a red and a blue ball, one of which is asked for."""
+"""The smallest level in which the mission matters: it asks for one of a red and a blue ball."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ ID = "MiniGrid-FetchTwo-5x5-v0"
 
 
 class FetchTwo(FetchEnv):
-    """MiniGrid's Fetch with two things that are always different: without its mission, a guess.
+    """MiniGrid's Fetch with two balls of different colors: without the mission, the choice is a guess.
 
-    There six colours of keys and balls are to be matched with as many words, seen one at a time.
+    In Fetch itself, six colors of keys and balls must be matched with as many words, seen one at a time.
     """
 
     def _gen_grid(self, width: int, height: int) -> None:
@@ -29,6 +29,6 @@ class FetchTwo(FetchEnv):
 
 
 def register() -> None:
-    """Make the level known to Gymnasium, once."""
+    """Register the level with Gymnasium, once."""
     if ID not in gym.registry:
         gym.register(ID, FetchTwo, kwargs={"size": 5, "numObjs": 2})

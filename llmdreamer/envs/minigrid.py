@@ -1,4 +1,4 @@
-"""MiniGrid and BabyAI (arXiv:2306.13831): what the agent sees before it, and its mission in words."""
+"""MiniGrid and BabyAI (arXiv:2306.13831): the cells in front of the agent, and its mission as text."""
 
 from __future__ import annotations
 
@@ -20,37 +20,40 @@ if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig
 
 VIEWS = ("rgb", "symbolic")
-CELL = 8
-"""Pixels of a cell's side in the `rgb` view: the 7 x 7 cells seen are 56 x 56 pixels."""
-CONTRAST = np.array([25, 50, 100], np.uint8)
-"""The symbolic view's kinds (0 to 10), colours (0 to 5) and states (0 to 2), spread over a byte."""
+CELL_PIXELS = 8
+"""Width and height of a cell in the `rgb` view: the 7 x 7 visible cells are 56 x 56 pixels."""
+SYMBOL_SCALE = np.array([25, 50, 100], np.uint8)
+"""Factors that spread the object types (0 to 10), colors (0 to 5) and states (0 to 2) of the symbolic view
+over a byte."""
 
-
-MODULES = (
+PACKABLE_MODULES = (
     *(f"minigrid.core.{name}" for name in ("grid", "world_object", "roomgrid")),
     *(f"minigrid.envs.{name}" for name in ("lockedroom", "multiroom", "babyai.core.verifier")),
 )
-GIVEN = ("spec", "metadata", "_np_random", "_np_random_seed")
+"""Modules of the classes that a level's state may contain."""
+
+EXCLUDED_ATTRIBUTES = ("spec", "metadata", "_np_random", "_np_random_seed")
+"""Attributes that are constant, or that `llmdreamer.envs.snapshot` saves itself."""
 
 
 class PartialView(gym.ObservationWrapper[Any, Any, Any]):
-    """`image` (the 7 x 7 cells before the agent), `mission` and `direction` (one of 4).
+    """Observe `image` (the 7 x 7 cells in front of the agent), `mission` and `direction` (one of 4).
 
     Args:
-        view: `rgb` draws the cells; `symbolic` has a pixel for each, of kind, colour and state.
+        view: `rgb` draws the cells; `symbolic` has one pixel for each: object type, color and state.
     """
 
     def __init__(self, env: gym.Env[Any, Any], view: str) -> None:
         super().__init__(env)
         self._view = view
-        inner = env.observation_space
-        assert isinstance(inner, spaces.Dict)
-        cells = inner["image"].shape
+        space = env.observation_space
+        assert isinstance(space, spaces.Dict)
+        cells = space["image"].shape
         assert cells is not None
-        scale = CELL if view == "rgb" else 1
+        scale = CELL_PIXELS if view == "rgb" else 1
         shape = (cells[0] * scale, cells[1] * scale, 3)
         self.observation_space = spaces.Dict(
-            {**inner.spaces, "image": spaces.Box(0, 255, shape, np.uint8)}
+            {**space.spaces, "image": spaces.Box(0, 255, shape, np.uint8)}
         )
 
     def observation(self, observation: dict[str, Any]) -> dict[str, Any]:
@@ -58,59 +61,63 @@ class PartialView(gym.ObservationWrapper[Any, Any, Any]):
 
     def _image(self, cells: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if self._view == "symbolic":
-            return cells * CONTRAST
+            return cells * SYMBOL_SCALE
         frame: NDArray[np.uint8] = self.get_wrapper_attr("get_frame")(
-            tile_size=CELL, agent_pov=True
+            tile_size=CELL_PIXELS, agent_pov=True
         )
         return frame
 
 
 def capture(env: Any) -> dict[str, Any] | None:
-    """All that moves in a level, beside its generator: its attributes, and the things on its grid; None
-    if one of them is of a kind that is not known."""
+    """Return a level's attributes and the objects on its grid, without its random generator.
+
+    Returns:
+        None if an object has an unknown class.
+    """
     try:
-        return {"level": Packer(_things(), env).pack(_moving(env))}
+        return {"level": Packer(_packable_classes(), env).pack(_level_state(env))}
     except TypeError:
         return None
 
 
 def restore(env: Any, state: dict[str, Any]) -> None:
-    """Put a level where `capture` saw it.
+    """Restore a state that `capture` returned.
 
     Raises:
-        ConfigError: if there is a thing of an unknown kind in it.
+        ConfigError: if it contains an object of an unknown class.
     """
     try:
-        vars(env).update(Unpacker(_things(), env).unpack(state["level"]))
+        vars(env).update(Unpacker(_packable_classes(), env).unpack(state["level"]))
     except KeyError as error:
-        raise ConfigError(f"snapshot of another MiniGrid: it has no {error}") from error
+        raise ConfigError(
+            f"the snapshot is from another version of minigrid, which has {error}"
+        ) from error
 
 
-def _moving(env: Any) -> dict[str, Any]:
+def _level_state(env: Any) -> dict[str, Any]:
     fixed = (type, spaces.Space)
-    named = {name: value for name, value in vars(env).items() if not isinstance(value, fixed)}
-    # The generator is kept by `snapshot`; the specification says how the level was made.
-    return {name: value for name, value in named.items() if name not in GIVEN}
+    state = {name: value for name, value in vars(env).items() if not isinstance(value, fixed)}
+    return {name: value for name, value in state.items() if name not in EXCLUDED_ATTRIBUTES}
 
 
-def _things() -> dict[str, type]:
-    """By name: what stands on a grid, rooms, and what a mission of BabyAI is made of."""
-    found = {}
-    for module in map(import_module, MODULES):
+def _packable_classes() -> dict[str, type]:
+    """Return the classes of grid objects, rooms and BabyAI instructions by name."""
+    classes = {}
+    for module in map(import_module, PACKABLE_MODULES):
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:
-                found[name] = value
-    return {name: kind for name, kind in found.items() if not issubclass(kind, gym.Env)}
+                classes[name] = value
+    return {name: cls for name, cls in classes.items() if not issubclass(cls, gym.Env)}
 
 
 def make(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
-    """Return a `MiniGrid-...` or `BabyAI-...`; `env.kwargs.view` is `rgb` or `symbolic`."""
+    """Return a `MiniGrid-...` or `BabyAI-...` level; `env.kwargs.view` is `rgb` or `symbolic`."""
     kwargs = dict(cfg.kwargs)
     view = kwargs.pop("view", "rgb")
     if view not in VIEWS:
         raise ConfigError(f"env.kwargs.view={view}: choose from {', '.join(VIEWS)}")
     if cfg.max_episode_steps is not None:
-        kwargs["max_steps"] = cfg.max_episode_steps  # the suite truncates by itself
+        kwargs["max_steps"] = cfg.max_episode_steps  # the level truncates by itself
     if render:
         kwargs["render_mode"] = "rgb_array"
     gym.register_envs(minigrid)

@@ -1,4 +1,4 @@
-"""Translate observations: gymnasium's spaces into float32 vectors, uint8 images and UTF-8 bytes."""
+"""Translate Gymnasium observations into float32 vectors, uint8 images and UTF-8 bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from PIL import Image
 
-from llmdreamer.envs.actions import name_of
+from llmdreamer.envs.actions import describe_space
 from llmdreamer.types import Kind
 from llmdreamer.utils.errors import ConfigError
 
@@ -20,14 +20,15 @@ SUPPORTED_OBSERVATIONS = (
     "a Box of at most one dimension (a vector), a uint8 Box of two or three (an image), Discrete, "
     "Text, or a Dict of these"
 )
-PLAIN_NAMES: dict[Kind, str] = {"vector": "state", "image": "image", "text": "text"}
-FLOAT, BYTE = np.dtype(np.float32), np.dtype(np.uint8)
+DEFAULT_KEYS: dict[Kind, str] = {"vector": "state", "image": "image", "text": "text"}
+"""Key of an observation whose space is no Dict, by its kind."""
+FLOAT32, UINT8 = np.dtype(np.float32), np.dtype(np.uint8)
 
 log = logging.getLogger(__name__)
 
 
-class Observation(Protocol):
-    """How the values of one space become arrays of one shape and type."""
+class ObservationEncoding(Protocol):
+    """Encoding of one observation space as arrays of one shape and dtype."""
 
     @property
     def kind(self) -> Kind: ...
@@ -42,27 +43,27 @@ class Observation(Protocol):
         """Return a new array of `shape` and `dtype`.
 
         Raises:
-            ValueError: if the value is not of the space, or not finite.
+            ValueError: if the value is outside the space or not finite.
         """
         ...
 
 
 @dataclass(frozen=True)
-class Vector:
-    """A Box of at most one dimension, in float32, each number multiplied by a factor of its own."""
+class VectorObservation:
+    """A Box of at most one dimension as float32, optionally with one scale factor for each number."""
 
     space: spaces.Box
-    scale: tuple[float, ...] = ()  # none: the numbers as they come
+    scale: tuple[float, ...] = ()  # empty: no scaling
     kind: Kind = "vector"
-    dtype: np.dtype[Any] = FLOAT
+    dtype: np.dtype[Any] = FLOAT32
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.space.shape or (1,)
 
     def encode(self, value: Any) -> NDArray[Any]:
-        raw = _of_shape(value, self.space.shape)
-        with np.errstate(over="ignore"):  # a float64 too large for float32 is seen just below
+        raw = _check_shape(value, self.space.shape)
+        with np.errstate(over="ignore"):  # overflow to infinity is caught below
             array = raw.astype(self.dtype).reshape(self.shape)
             if self.scale:
                 array *= np.asarray(self.scale, self.dtype)
@@ -74,12 +75,12 @@ class Vector:
 
 
 @dataclass(frozen=True)
-class OneHot:
-    """A Discrete value, one-hot in float32."""
+class OneHotObservation:
+    """A Discrete value as a float32 one-hot vector."""
 
     space: spaces.Discrete[Any]
     kind: Kind = "vector"
-    dtype: np.dtype[Any] = FLOAT
+    dtype: np.dtype[Any] = FLOAT32
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -93,18 +94,18 @@ class OneHot:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A uint8 Box (H, W), (H, W, C) or (C, H, W), as (size, size, C).
+class ImageObservation:
+    """A uint8 Box (H, W), (H, W, C) or (C, H, W) as an image (size, size, C).
 
-    Channels are the axis beside a square, the last if the first two are equal, else the shorter of the first
-    and the last. A picture of another size is averaged over the area of each new pixel (enlarged: its
-    nearest pixel).
+    Two equal neighboring axes are height and width; if the first two are equal, the channels are last.
+    Otherwise the channels are the shorter of the first and the last axis. Shrinking averages over each new
+    pixel's area, enlarging repeats the nearest pixel.
     """
 
     space: spaces.Box
     size: int
     kind: Kind = "image"
-    dtype: np.dtype[Any] = BYTE
+    dtype: np.dtype[Any] = UINT8
 
     @property
     def _channels_first(self) -> bool:
@@ -120,46 +121,49 @@ class Picture:
         return (self.size, self.size, channels)
 
     def encode(self, value: Any) -> NDArray[Any]:
-        raw = _of_shape(value, self.space.shape)
+        raw = _check_shape(value, self.space.shape)
         if raw.dtype != self.dtype:
-            raise ValueError(f"observation of type {raw.dtype}, not uint8")
+            raise ValueError(f"observation has dtype {raw.dtype}, not uint8")
         raw = raw[..., None] if raw.ndim == 2 else raw
         raw = raw.transpose(1, 2, 0) if self._channels_first else raw
         return raw.copy() if raw.shape == self.shape else resize(raw, self.size)
 
 
 @dataclass(frozen=True)
-class Words:
-    """A text, as the UTF-8 bytes of its first characters, zeros behind them.
+class TextObservation:
+    """A text as UTF-8 bytes, cut at a character boundary and padded with zeros.
 
-    Bytes and not tokens: what is stored does not depend on who will read it.
+    Bytes, not tokens: the replay does not depend on a tokenizer.
     """
 
     shape: tuple[int, ...]  # (bytes,)
     kind: Kind = "text"
-    dtype: np.dtype[Any] = BYTE
-    warned: list[str] = field(default_factory=list, compare=False)  # the first text that was cut
+    dtype: np.dtype[Any] = UINT8
+    cut_texts: list[str] = field(default_factory=list, compare=False)  # at most one: warns once
 
     def encode(self, value: Any) -> NDArray[Any]:
         if not isinstance(value, str):
-            raise ValueError(f"observation of type {type(value).__name__}, not a text")
-        room = self.shape[0]
-        # NUL is what stands behind a text, so none may stand in it.
-        whole = value.replace("\0", " ").encode("utf-8", "replace")
-        kept = whole[:room].decode("utf-8", "ignore").encode()  # no half of a character at the end
-        if len(whole) > room and not self.warned:
-            self.warned.append(value)
+            raise ValueError(f"observation has type {type(value).__name__}, not str (a text)")
+        max_bytes = self.shape[0]
+        # NUL is the padding, so the text must not contain it.
+        encoded = value.replace("\0", " ").encode("utf-8", "replace")
+        kept = encoded[:max_bytes].decode("utf-8", "ignore").encode()  # drops a cut character
+        if len(encoded) > max_bytes and not self.cut_texts:
+            self.cut_texts.append(value)
             log.warning(
-                "a text of %d bytes is cut to env.max_text_bytes=%d: %r", len(whole), room, value
+                "a text of %d bytes is cut to env.max_text_bytes=%d: %r",
+                len(encoded),
+                max_bytes,
+                value,
             )
-        row = np.zeros(room, self.dtype)
-        row[: len(kept)] = np.frombuffer(kept, self.dtype)
-        return row
+        padded = np.zeros(max_bytes, self.dtype)
+        padded[: len(kept)] = np.frombuffer(kept, self.dtype)
+        return padded
 
 
-def resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Area-averaged to (size, size, C). Channels do not mix, whatever they mean."""
-    planes = [picture] if picture.shape[2] == 3 else np.split(picture, picture.shape[2], 2)
+def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize an (H, W, C) image to (size, size, C) by area averaging, each channel independently."""
+    planes = [image] if image.shape[2] == 3 else np.split(image, image.shape[2], 2)
     scaled = [
         np.asarray(
             Image.fromarray(plane.squeeze()).resize((size, size), Image.Resampling.BOX)
@@ -169,69 +173,74 @@ def resize(picture: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.concatenate(scaled, -1)
 
 
-def observation_keys(
+def observation_encodings(
     space: spaces.Space[Any],
     image_size: int,
     max_text_bytes: int,
     vector_scale: Mapping[str, Sequence[float]] | None = None,
-) -> dict[str, Observation]:
-    """Name every part of an observation; a space that is no Dict is one key, named by its kind.
+) -> dict[str, ObservationEncoding]:
+    """Return the encoding of each key. A space that is no Dict has one key, named by its kind.
 
     Args:
-        vector_scale: factors of the vectors under these keys, one for each number.
+        vector_scale: scale factors of vectors by key, one for each number.
 
     Raises:
-        ConfigError: if a part is of a kind that no encoder reads, or is no vector of as many numbers
-            as `vector_scale` has factors for it.
+        ConfigError: if a space is not supported, or `vector_scale` does not fit its vector.
     """
 
-    def part(inner: spaces.Space[Any], where: str) -> Observation:
-        found = _observation(inner, image_size, max_text_bytes)
-        if found is None:
+    def encoding_of(inner: spaces.Space[Any], where: str) -> ObservationEncoding:
+        encoding = _find_encoding(inner, image_size, max_text_bytes)
+        if encoding is None:
             raise ConfigError(
-                f"unsupported observation space {name_of(inner)}{where}; "
+                f"unsupported observation space {describe_space(inner)}{where}; "
                 f"supported: {SUPPORTED_OBSERVATIONS}"
             )
-        return found
+        return encoding
 
     if isinstance(space, spaces.Dict):
-        keys = {key: part(inner, f" at key '{key}'") for key, inner in space.spaces.items()}
+        encodings = {
+            key: encoding_of(inner, f" at key '{key}'") for key, inner in space.spaces.items()
+        }
     else:
-        only = part(space, "")
-        keys = {PLAIN_NAMES[only.kind]: only}
-    scaled = {key: _scaled(keys, key, scale) for key, scale in (vector_scale or {}).items()}
-    return keys | scaled
+        encoding = encoding_of(space, "")
+        encodings = {DEFAULT_KEYS[encoding.kind]: encoding}
+    scaled = {
+        key: _with_scale(encodings, key, scale) for key, scale in (vector_scale or {}).items()
+    }
+    return encodings | scaled
 
 
-def _scaled(keys: Mapping[str, Observation], key: str, factors: Sequence[float]) -> Vector:
-    vector, name = keys.get(key), f"env.vector_scale.{key}={list(factors)}"
-    if not isinstance(vector, Vector):
-        boxes = [other for other, part in keys.items() if isinstance(part, Vector)]
-        raise ConfigError(f"{name}: the environment's vectors are {boxes}")
+def _with_scale(
+    encodings: Mapping[str, ObservationEncoding], key: str, factors: Sequence[float]
+) -> VectorObservation:
+    vector, setting = encodings.get(key), f"env.vector_scale.{key}={list(factors)}"
+    if not isinstance(vector, VectorObservation):
+        vectors = [name for name, item in encodings.items() if isinstance(item, VectorObservation)]
+        raise ConfigError(f"{setting}: the environment's vectors are {vectors}")
     if (len(factors),) != vector.shape:
-        raise ConfigError(f"{name}: {len(factors)} factors for {vector.shape[0]} numbers")
+        raise ConfigError(f"{setting}: {len(factors)} factors for {vector.shape[0]} numbers")
     return replace(vector, scale=tuple(factors))
 
 
-def _observation(
+def _find_encoding(
     space: spaces.Space[Any], image_size: int, max_text_bytes: int
-) -> Observation | None:
+) -> ObservationEncoding | None:
     if isinstance(space, spaces.Discrete):
-        return OneHot(space)
-    # Not only gymnasium's Text: MiniGrid's MissionSpace is a space of its own whose type is str.
+        return OneHotObservation(space)
+    # Besides gymnasium's Text: MiniGrid's MissionSpace is a custom space with dtype str.
     if isinstance(space, spaces.Text) or (space.dtype is not None and space.dtype.kind == "U"):
-        return Words((max_text_bytes,))
+        return TextObservation((max_text_bytes,))
     if not isinstance(space, spaces.Box):
         return None
     if len(space.shape) <= 1:
-        return Vector(space)
+        return VectorObservation(space)
     if space.dtype == np.uint8 and len(space.shape) <= 3:
-        return Picture(space, image_size)
+        return ImageObservation(space, image_size)
     return None
 
 
-def _of_shape(value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+def _check_shape(value: Any, shape: tuple[int, ...]) -> NDArray[Any]:
     raw = np.asarray(value)
     if raw.shape != shape:
-        raise ValueError(f"observation of shape {raw.shape}, not {shape}")
+        raise ValueError(f"observation has shape {raw.shape}, not {shape}")
     return raw

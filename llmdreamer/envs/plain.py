@@ -1,4 +1,4 @@
-"""Values of Python and numpy as numbers, strings, lists and dicts, and back: exact, and without pickle."""
+"""Convert Python and numpy values to numbers, strings, lists and dicts, and back: exact, without pickle."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ import numpy as np
 
 
 def to_plain(value: Any) -> Any:
-    """Return numbers, strings, lists and dicts from which `from_plain` makes the same value.
+    """Return numbers, strings, lists and dicts from which `from_plain` restores the value.
 
-    Types are kept exactly: the power of a numpy scalar differs from a Python float's in the last
-    bit.
+    Types are kept exactly: powers of a numpy scalar and of a Python float differ in the last bit.
 
     Raises:
-        TypeError: if the value is none of None, number, string, bytes, numpy array or scalar, or a
+        TypeError: if the value is not None, a number, string, bytes, numpy array or scalar, or a
             tuple, list or dict of these.
     """
     if isinstance(value, np.ndarray) and value.dtype != np.dtype(object):
         data = base64.b64encode(value.tobytes()).decode()
         dtype, shape = value.dtype.str, list(value.shape)
         return {"kind": "array", "dtype": dtype, "shape": shape, "data": data}
-    if isinstance(value, np.generic):  # before float: np.float64 is one
+    if isinstance(value, np.generic):  # tested before float: np.float64 is a subclass
         return {"kind": "scalar", "dtype": value.dtype.str, "data": value.item()}
     if type(value) is bytes:
         return {"kind": "bytes", "data": base64.b64encode(value).decode()}
@@ -34,11 +33,11 @@ def to_plain(value: Any) -> Any:
         return {"kind": "dict", "data": pairs}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"no plain form of {type(value).__name__}")
+    raise TypeError(f"cannot convert a {type(value).__name__} to plain data")
 
 
 def from_plain(value: Any) -> Any:
-    """Undo `to_plain`."""
+    """Return the value that `to_plain` converted."""
     if not isinstance(value, dict):
         return value
     kind, data = value["kind"], value["data"]
@@ -51,28 +50,28 @@ def from_plain(value: Any) -> Any:
         return np.dtype(value["dtype"]).type(data)
     if kind == "bytes":
         return base64.b64decode(data)
-    if isinstance(data, str):
-        flat = np.frombuffer(base64.b64decode(data), value["dtype"])
-        return flat.reshape(value["shape"]).copy()
-    return np.array(data, dtype=value["dtype"]).reshape(value["shape"])  # as it was written once
+    flat = np.frombuffer(base64.b64decode(data), value["dtype"])
+    return flat.reshape(value["shape"]).copy()
 
 
 class Packer:
-    """Objects that point to one another, as plain values: what is one object twice stays one.
+    """Convert objects that refer to one another to plain data. Shared references stay shared.
 
     Args:
-        classes: those whose objects may be packed, by name; an object is all that its `__dict__` holds.
-        root: one object that is not packed, only pointed to.
+        classes: classes whose objects may be packed, by name; an object is packed as its `__dict__`.
+        root: an object that is not packed; references to it are kept.
     """
 
     def __init__(self, classes: Mapping[str, type], root: object) -> None:
-        self._names = {made: name for name, made in classes.items()}
+        self._names = {cls: name for name, cls in classes.items()}
         self._root = root
         self._numbers: dict[int, int] = {}
-        self._alive: list[object] = []  # an id is an object's own only as long as it lives
+        self._packed: list[
+            object
+        ] = []  # keeps objects alive: Python reuses the id of a freed object
 
     def pack(self, value: Any) -> Any:
-        """Raises TypeError at an object of no such class."""
+        """Return a value as plain data. Raises TypeError at an object of an unlisted class."""
         if value is self._root:
             return {"kind": "root"}
         kind = type(value)
@@ -81,11 +80,11 @@ class Packer:
                 return {"kind": "tuple", "data": [self.pack(item) for item in value]}
             return to_plain(value)
         if id(value) in self._numbers:
-            return {"kind": "again", "number": self._numbers[id(value)]}
+            return {"kind": "reference", "number": self._numbers[id(value)]}
         number = self._numbers[id(value)] = len(self._numbers)
-        self._alive.append(value)
+        self._packed.append(value)
         if kind in self._names:
-            data = [[name, self.pack(part)] for name, part in vars(value).items()]
+            data = [[name, self.pack(item)] for name, item in vars(value).items()]
             return {"kind": "object", "class": self._names[kind], "number": number, "data": data}
         if kind is dict:
             pairs = [[self.pack(key), self.pack(item)] for key, item in value.items()]
@@ -95,39 +94,39 @@ class Packer:
 
 
 class Unpacker:
-    """Undoes a `Packer`. Nothing of the objects' own code runs: not even `__init__`."""
+    """Restore what a `Packer` packed. No code of the objects' classes runs, not even `__init__`."""
 
     def __init__(self, classes: Mapping[str, type], root: object) -> None:
         self._classes = classes
         self._root = root
-        self._made: dict[int, Any] = {}
+        self._objects: dict[int, Any] = {}
 
     def unpack(self, value: Any) -> Any:
-        """Raises KeyError at an object of no such class."""
+        """Return the value that was packed. Raises KeyError at an object of an unlisted class."""
         kind = value["kind"] if isinstance(value, dict) else None
         if kind == "root":
             return self._root
-        if kind == "again":
-            return self._made[value["number"]]
+        if kind == "reference":
+            return self._objects[value["number"]]
         if kind == "tuple":
             return tuple(self.unpack(item) for item in value["data"])
         if kind == "object":
-            made: object = object.__new__(self._classes[value["class"]])
-            self._made[value["number"]] = made
-            for name, part in value["data"]:
-                vars(made)[name] = self.unpack(part)
-            return made
+            instance: object = object.__new__(self._classes[value["class"]])
+            self._objects[value["number"]] = instance
+            for name, item in value["data"]:
+                vars(instance)[name] = self.unpack(item)
+            return instance
         if kind == "pairs":
-            pairs = self._made[value["number"]] = {}
+            pairs = self._objects[value["number"]] = {}
             for key, item in value["data"]:
                 pairs[self.unpack(key)] = self.unpack(item)
             return pairs
         if kind == "packed list":
-            items = self._made[value["number"]] = []
+            items = self._objects[value["number"]] = []
             items += [self.unpack(item) for item in value["data"]]
             return items
         if kind == "packed set":
-            found = self._made[value["number"]] = set()
-            found |= {self.unpack(item) for item in value["data"]}
-            return found
+            members = self._objects[value["number"]] = set()
+            members |= {self.unpack(item) for item in value["data"]}
+            return members
         return from_plain(value)

@@ -1,4 +1,4 @@
-"""One environment with its spaces translated; and where it runs: in this process, or one of its own."""
+"""One environment with translated spaces, run in this process or in a worker process."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmdreamer.envs import snapshot as snapshots
-from llmdreamer.envs.actions import Actions, action_kind
-from llmdreamer.envs.observations import Observation, observation_keys
+from llmdreamer.envs.actions import ActionEncoding, action_encoding
+from llmdreamer.envs.observations import ObservationEncoding, observation_encodings
 from llmdreamer.utils.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 2.0
-"""Seconds a process has to end by itself."""
+EXIT_GRACE_SECONDS = 2.0
+"""Time for a worker process to exit by itself before it is killed."""
 
 
 class SimulatorError(RuntimeError):
-    """An environment raised, showed what it may not, or its process is gone: the cause, one line.
+    """An environment raised, returned an invalid value, or its process is gone. The message is one line.
 
-    `trace` is the traceback of what it raised, or empty.
+    `trace` is the traceback of the environment's exception, or empty.
     """
 
     def __init__(self, cause: str, trace: str = "") -> None:
@@ -36,8 +36,8 @@ class SimulatorError(RuntimeError):
         self.trace = trace
 
 
-class Row(NamedTuple):
-    """What one environment shows on arriving."""
+class EnvTimeStep(NamedTuple):
+    """Observations, reward and end flags of one environment after a reset or a step."""
 
     observations: dict[str, NDArray[Any]]
     reward: float
@@ -45,8 +45,8 @@ class Row(NamedTuple):
     truncated: bool
 
 
-class Frames(NamedTuple):
-    """How an environment is translated: pixels of an image's side, bytes of a text, factors of vectors."""
+class ObservationOptions(NamedTuple):
+    """Options for translating observations: image size in pixels, text length in bytes, vector scales."""
 
     image_size: int = 64
     max_text_bytes: int = 128
@@ -54,28 +54,32 @@ class Frames(NamedTuple):
 
 
 class Simulator:
-    """An environment that takes rows of A numbers and shows arrays.
+    """An environment that takes action vectors of A numbers and returns arrays.
 
     Raises (every method):
-        SimulatorError: whatever the environment raises, and where it shows what it may not.
+        SimulatorError: if the environment raises, or returns a value outside its spaces.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], frames: Frames) -> None:
+    def __init__(self, env: gym.Env[Any, Any], options: ObservationOptions) -> None:
         self._env = env
-        self.keys: dict[str, Observation] = observation_keys(env.observation_space, *frames)
-        self.actions: Actions = action_kind(env.action_space)
+        self.observations: dict[str, ObservationEncoding] = observation_encodings(
+            env.observation_space, *options
+        )
+        self.actions: ActionEncoding = action_encoding(env.action_space)
 
-    def reset(self, seed: int | None) -> Row:
+    def reset(self, seed: int | None) -> EnvTimeStep:
         observation, _ = self._call(lambda: self._env.reset(seed=seed))
-        return self._row(observation, 0.0, False, False)
+        return self._time_step(observation, 0.0, False, False)
 
-    def step(self, action: NDArray[np.float32]) -> Row:
-        taken = self.actions.decode(action)
-        observation, reward, terminated, truncated, _ = self._call(lambda: self._env.step(taken))
-        return self._row(observation, float(reward), bool(terminated), bool(truncated))
+    def step(self, action: NDArray[np.float32]) -> EnvTimeStep:
+        native_action = self.actions.decode(action)
+        observation, reward, terminated, truncated, _ = self._call(
+            lambda: self._env.step(native_action)
+        )
+        return self._time_step(observation, float(reward), bool(terminated), bool(truncated))
 
     def render(self) -> NDArray[Any] | None:
-        """Return a picture; None unless asked for when made."""
+        """Return an image; None if the environment was made without rendering."""
         if self._env.render_mode is None:
             return None
         return np.asarray(self._call(self._env.render))
@@ -92,101 +96,107 @@ class Simulator:
     def _call(self, function: Callable[[], Any]) -> Any:
         try:
             return function()
-        except Exception as error:  # an environment is a stranger's code and may raise anything
+        except Exception as error:  # third-party code may raise anything
             raise SimulatorError(
-                _told(error), "".join(traceback.format_exception(error))
+                _describe(error), "".join(traceback.format_exception(error))
             ) from error
 
-    def _row(self, observation: Any, reward: float, terminated: bool, truncated: bool) -> Row:
-        names = list(self.keys)
-        plain = observation if isinstance(observation, dict) else {names[0]: observation}
-        shown = {}
-        for name, part in self.keys.items():
+    def _time_step(
+        self, observation: Any, reward: float, terminated: bool, truncated: bool
+    ) -> EnvTimeStep:
+        keys = list(self.observations)
+        values = observation if isinstance(observation, dict) else {keys[0]: observation}
+        arrays = {}
+        for key, encoding in self.observations.items():
             try:
-                shown[name] = part.encode(plain[name])
+                arrays[key] = encoding.encode(values[key])
             except (KeyError, TypeError, ValueError) as error:
-                raise SimulatorError(f"key '{name}': {error}") from error
-        with np.errstate(over="ignore"):  # one too large for float32, as it is stored, is infinite
+                raise SimulatorError(f"key '{key}': {error}") from error
+        with np.errstate(over="ignore"):  # rewards are stored as float32, where it may be infinite
             stored = np.float32(reward)
         if not np.isfinite(stored):
-            raise SimulatorError(f"reward is {reward}")
-        return Row(shown, reward, terminated, truncated)
+            raise SimulatorError(f"reward is {reward}, not finite")
+        return EnvTimeStep(arrays, reward, terminated, truncated)
 
 
-Make = Callable[[], gym.Env[Any, Any]]
+EnvFactory = Callable[[], gym.Env[Any, Any]]
 
 
-class Seat(Protocol):
-    """Where an environment sits. A method's call and its result are apart, so that many run at once."""
+class EnvWorker(Protocol):
+    """Runs one `Simulator`. Calls are sent and received separately, so that several run at once."""
 
-    keys: dict[str, Observation]
-    actions: Actions
+    observations: dict[str, ObservationEncoding]
+    actions: ActionEncoding
 
-    def settle(self) -> None:
-        """Wait until the environment is there. Raises ConfigError, SimulatorError."""
+    def wait_ready(self) -> None:
+        """Wait until the environment is made. Raises ConfigError, SimulatorError."""
         ...
 
     def send(self, method: str, *args: Any) -> None:
-        """Ask for a method of `Simulator`."""
+        """Start a call of a method of `Simulator`."""
         ...
 
     def receive(self) -> Any:
-        """Return what it gave. Raises SimulatorError, ConfigError."""
+        """Return the result of the call. Raises SimulatorError, ConfigError."""
         ...
 
     def close(self) -> None: ...
 
 
-class LocalSeat:
+class LocalEnvWorker:
     """An environment in this process."""
 
-    def __init__(self, make: Make, frames: Frames) -> None:
+    def __init__(self, make: EnvFactory, options: ObservationOptions) -> None:
         env = make()
         try:
-            self._simulator = Simulator(env, frames)
+            self._simulator = Simulator(env, options)
         except ConfigError:
             env.close()
             raise
-        self.keys, self.actions = self._simulator.keys, self._simulator.actions
-        self._asked: tuple[str, tuple[Any, ...]] | None = None
+        self.observations, self.actions = self._simulator.observations, self._simulator.actions
+        self._pending_call: tuple[str, tuple[Any, ...]] | None = None
 
-    def settle(self) -> None:
-        """It is there since it was made."""
+    def wait_ready(self) -> None:
+        """Do nothing: the constructor made the environment."""
 
     def send(self, method: str, *args: Any) -> None:
-        self._asked = (method, args)
+        self._pending_call = (method, args)
 
     def receive(self) -> Any:
-        assert self._asked is not None, "nothing was asked"
-        (method, args), self._asked = self._asked, None
+        assert self._pending_call is not None, "receive() without send()"
+        (method, args), self._pending_call = self._pending_call, None
         return getattr(self._simulator, method)(*args)
 
     def close(self) -> None:
         self._simulator.close()
 
 
-class ProcessSeat:
-    """An environment in a process of its own, which may die or hang without taking this one along.
+class ProcessEnvWorker:
+    """An environment in a separate process, which may die or hang without harm to this one.
 
-    Spawned, not forked: a fork would copy torch's threads in the middle of what they hold.
+    The process is spawned, not forked: a fork copies torch's locks in whatever state they are.
     """
 
-    def __init__(self, make: Make, frames: Frames, timeout: float | None = None) -> None:
-        self._timeout = timeout  # seconds for an answer
+    def __init__(
+        self, make: EnvFactory, options: ObservationOptions, timeout: float | None = None
+    ) -> None:
+        self._timeout = timeout  # seconds for a result; None: unlimited
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, make, frames), daemon=True)
+        self._pipe, worker_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(worker_end, make, options), daemon=True)
         self.process.start()
-        theirs.close()  # so that its death closes the pipe
+        worker_end.close()  # so that the pipe closes when the process dies
 
-    def settle(self) -> None:
-        self.keys, self.actions = self._receive(None)  # a simulator may be fetched and compiled
+    def wait_ready(self) -> None:
+        self.observations, self.actions = self._receive(
+            None
+        )  # no limit: it may download or compile
 
     def send(self, method: str, *args: Any) -> None:
         try:
             self._pipe.send((method, args))
         except OSError:
-            log.debug("the environment's process is gone; receive() tells it")
+            log.debug("the environment's process is gone; receive() raises the error")
 
     def receive(self) -> Any:
         return self._receive(self._timeout)
@@ -195,35 +205,37 @@ class ProcessSeat:
         try:
             if not self._pipe.poll(timeout):
                 self.process.kill()
-                raise SimulatorError(f"no answer in {timeout} s; its process was killed")
-            error, told = self._pipe.recv()
-        except (EOFError, OSError) as gone:
-            self.process.join(PATIENCE)
-            raise SimulatorError(f"its process died ({_ending(self.process.exitcode)})") from gone
-        if error is not None:
-            raise error(*told)
-        return told
+                raise SimulatorError(f"no answer within {timeout} s; its process was killed")
+            error_type, payload = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self.process.join(EXIT_GRACE_SECONDS)
+            raise SimulatorError(
+                f"its process died ({_describe_exit(self.process.exitcode)})"
+            ) from error
+        if error_type is not None:
+            raise error_type(*payload)
+        return payload
 
     def close(self) -> None:
-        self._pipe.close()  # which ends its loop
-        self.process.join(PATIENCE)
+        self._pipe.close()  # ends the loop of the process
+        self.process.join(EXIT_GRACE_SECONDS)
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
         self.process.close()
 
 
-def _serve(pipe: Connection, make: Make, frames: Frames) -> None:
-    """The life of an environment's process: answer until the pipe closes."""
-    # Ctrl-C reaches every process of a terminal; the run itself decides when to end.
+def _serve(pipe: Connection, make: EnvFactory, options: ObservationOptions) -> None:
+    """Run an environment's process: answer calls until the pipe closes."""
+    # Ctrl-C reaches every process of a terminal; the run decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     simulator: Simulator | None = None
     try:
-        simulator = Simulator(make(), frames)
-        pipe.send((None, (simulator.keys, simulator.actions)))
+        simulator = Simulator(make(), options)
+        pipe.send((None, (simulator.observations, simulator.actions)))
         while True:
             method, args = pipe.recv()
-            pipe.send(_answer(simulator, method, args))
+            pipe.send(_call_method(simulator, method, args))
     except ConfigError as error:
         pipe.send((ConfigError, (str(error),)))
     except (EOFError, OSError):
@@ -233,8 +245,8 @@ def _serve(pipe: Connection, make: Make, frames: Frames) -> None:
             simulator.close()
 
 
-def _answer(simulator: Simulator, method: str, args: tuple[Any, ...]) -> tuple[Any, Any]:
-    """An error's kind or None, and what it is made of or the value."""
+def _call_method(simulator: Simulator, method: str, args: tuple[Any, ...]) -> tuple[Any, Any]:
+    """Return (None, result), or an error's class and its arguments."""
     try:
         return None, getattr(simulator, method)(*args)
     except ConfigError as error:
@@ -243,11 +255,11 @@ def _answer(simulator: Simulator, method: str, args: tuple[Any, ...]) -> tuple[A
         return SimulatorError, (str(error), error.trace)
 
 
-def _told(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _ending(code: int | None) -> str:
+def _describe_exit(code: int | None) -> str:
     if code is None:
         return "its pipe is closed"
     return f"signal {-code}" if code < 0 else f"exit code {code}"

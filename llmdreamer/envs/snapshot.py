@@ -1,8 +1,8 @@
-"""What moves inside an environment, as plain types, where it is known to be everything.
+"""Save and restore the complete state of an environment as plain types.
 
-Checkpoints are read with `weights_only=True`, so nothing here is a pickle: numbers, strings, lists
-and dicts only. An environment or wrapper that is not listed has no snapshot, because an unlisted
-attribute would be lost in silence; resuming then waits for an episode's boundary.
+Checkpoints are loaded with `weights_only=True`, so a snapshot holds only numbers, strings, lists and
+dicts. An environment or wrapper that is not listed here has no snapshot, because an unlisted attribute
+would be lost silently. On resume, its current episode is then truncated.
 """
 
 from __future__ import annotations
@@ -25,72 +25,77 @@ from llmdreamer.envs.tmaze import TMaze
 from llmdreamer.envs.wrappers import ActionRepeat
 from llmdreamer.utils.errors import ConfigError
 
-# Exact classes: a subclass may move more than its parent. A test holds these lists against what
-# really changes while stepping.
-ENVIRONMENTS: dict[type, tuple[str, ...]] = {
+# Exact classes: a subclass may have more state than its parent. A test compares these lists with the
+# attributes that change while stepping.
+ENVIRONMENT_STATE: dict[type, tuple[str, ...]] = {
     CartPoleEnv: ("state", "steps_beyond_terminated"),
     AcrobotEnv: ("state",),
     MountainCarEnv: ("state",),
     Continuous_MountainCarEnv: ("state",),
     PendulumEnv: ("state", "last_u"),
-    TMaze: ("_sign", "_place"),
+    TMaze: ("_sign", "_position"),
 }
-KEEPERS = {
-    "gymnasium.envs.mujoco.": "llmdreamer.envs.physics",
+SNAPSHOT_MODULES = {
+    "gymnasium.envs.mujoco.": "llmdreamer.envs.mujoco_state",
     "llmdreamer.envs.dmc": "llmdreamer.envs.dmc",
     "minigrid.envs.": "llmdreamer.envs.minigrid",
     "llmdreamer.envs.fetch_two": "llmdreamer.envs.minigrid",
     "ale_py.env": "llmdreamer.envs.atari",
 }
-"""Of environments that need another package, by how their class's module begins: the module of ours that
-has `capture(env)`, None where not all that moves is known, and `restore(env, state)`."""
-WRAPPERS: dict[type, tuple[str, ...]] = {
+"""Modules with `capture(env)` and `restore(env, state)` for environments of optional packages, by the prefix
+of the environment class's module. `capture` returns None if the environment's state is not fully known."""
+WRAPPER_STATE: dict[type, tuple[str, ...]] = {
     TimeLimit: ("_elapsed_steps",),
     OrderEnforcing: ("_has_reset",),
-    PassiveEnvChecker: (),  # remembers only which checks it has made
+    PassiveEnvChecker: (),  # holds only which checks it has made
     ActionRepeat: (),
 }
-STILL = ("llmdreamer.envs.minigrid.PartialView", "llmdreamer.envs.atari.PooledRepeat")
-"""More wrappers in which nothing moves, by name: their modules need other packages."""
+STATELESS_WRAPPERS = (
+    "llmdreamer.envs.minigrid.PartialView",
+    "llmdreamer.envs.atari.MaxPooledActionRepeat",
+)
+"""More wrappers without state, by name: their modules need optional packages."""
 
 
 def capture(env: gym.Env[Any, Any]) -> dict[str, Any] | None:
-    """Return all that moves in a reset environment, or None if that is not known."""
+    """Return the complete state of a reset environment, or None if it has no verified snapshot."""
     *wrappers, base = _layers(env)
     if any(_attributes(wrapper) is None for wrapper in wrappers):
         return None
-    moving: dict[str, Any] | None = {}
-    if (keeper := _keeper(base)) is not None:
-        moving = keeper.capture(base)
+    simulator_state: dict[str, Any] | None = {}
+    if (module := _snapshot_module(base)) is not None:
+        simulator_state = module.capture(base)
     elif _attributes(base) is None:
-        moving = None
-    if moving is None:
+        simulator_state = None
+    if simulator_state is None:
         return None
     return {
-        "layers": [_read(layer) for layer in (*wrappers, base)],
-        "moving": to_plain(moving),
+        "layers": [_capture_layer(layer) for layer in (*wrappers, base)],
+        "simulator": to_plain(simulator_state),
         "rng": base.np_random.bit_generator.state,
         "rng_seed": base.np_random_seed,
     }
 
 
 def restore(env: gym.Env[Any, Any], snapshot: dict[str, Any]) -> None:
-    """Put an environment, fresh or not, where `capture` saw it.
+    """Restore the state that `capture` returned; the environment need not be reset.
 
     Raises:
-        ConfigError: if the snapshot is of an environment built otherwise.
+        ConfigError: if the snapshot is of an environment with other classes.
     """
     layers = list(_layers(env))
-    taken = [layer["class"] for layer in snapshot["layers"]]
-    here = [type(layer).__name__ for layer in layers]
-    if taken != here:
-        raise ConfigError(f"snapshot of {_chain(taken)} does not fit {_chain(here)}; check env.*")
+    saved_names = [layer["class"] for layer in snapshot["layers"]]
+    names = [type(layer).__name__ for layer in layers]
+    if saved_names != names:
+        raise ConfigError(
+            f"the snapshot of {_nested(saved_names)} does not fit {_nested(names)}; check env.*"
+        )
     for layer, saved in zip(layers, snapshot["layers"], strict=True):
         for name, value in saved["attributes"].items():
             setattr(layer, name, from_plain(value))
     base = layers[-1]
-    if (keeper := _keeper(base)) is not None:
-        keeper.restore(base, from_plain(snapshot["moving"]))
+    if (module := _snapshot_module(base)) is not None:
+        module.restore(base, from_plain(snapshot["simulator"]))
     base.np_random.bit_generator.state = snapshot["rng"]
     base._np_random_seed = snapshot["rng_seed"]
 
@@ -103,23 +108,24 @@ def _layers(env: gym.Env[Any, Any]) -> Iterator[gym.Env[Any, Any]]:
 
 
 def _attributes(layer: gym.Env[Any, Any]) -> tuple[str, ...] | None:
-    """Those that move in a layer by itself; None if that is not known, or a keeper knows."""
-    kind = type(layer)
-    if f"{kind.__module__}.{kind.__qualname__}" in STILL:
+    """Return the names of a layer's state attributes; None if its class is not listed."""
+    cls = type(layer)
+    if f"{cls.__module__}.{cls.__qualname__}" in STATELESS_WRAPPERS:
         return ()
-    return (ENVIRONMENTS | WRAPPERS).get(kind)
+    return (ENVIRONMENT_STATE | WRAPPER_STATE).get(cls)
 
 
-def _keeper(base: gym.Env[Any, Any]) -> ModuleType | None:
-    found = (name for start, name in KEEPERS.items() if type(base).__module__.startswith(start))
-    name = next(found, None)
-    return None if name is None else import_module(name)
+def _snapshot_module(base: gym.Env[Any, Any]) -> ModuleType | None:
+    for prefix, name in SNAPSHOT_MODULES.items():
+        if type(base).__module__.startswith(prefix):
+            return import_module(name)
+    return None
 
 
-def _read(layer: gym.Env[Any, Any]) -> dict[str, Any]:
+def _capture_layer(layer: gym.Env[Any, Any]) -> dict[str, Any]:
     attributes = {name: to_plain(getattr(layer, name)) for name in _attributes(layer) or ()}
     return {"class": type(layer).__name__, "attributes": attributes}
 
 
-def _chain(names: list[str]) -> str:
+def _nested(names: list[str]) -> str:
     return "(".join(names) + ")" * (len(names) - 1)

@@ -1,4 +1,4 @@
-"""Gymnasium's spaces as plain data, so that a policy can be told of them without its environment."""
+"""Convert Gymnasium spaces to JSON data and back, so that a policy can be loaded without its environment."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from llmdreamer.envs.actions import name_of
+from llmdreamer.envs.actions import describe_space
 from llmdreamer.utils.errors import ConfigError
 
 
 def space_to_plain(space: spaces.Space[Any]) -> dict[str, Any]:
-    """A space of a kind that we read or act in, as what JSON can hold.
+    """Return a supported observation or action space as JSON data.
 
     Raises:
-        ConfigError: if it is of another kind.
+        ConfigError: if the space is not supported.
     """
     if isinstance(space, spaces.Dict):
-        return {"dict": {key: space_to_plain(part) for key, part in space.spaces.items()}}
+        return {"dict": {key: space_to_plain(inner) for key, inner in space.spaces.items()}}
     if isinstance(space, spaces.Discrete):
         return {"discrete": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
         return {"multi_discrete": space.nvec.tolist(), "start": space.start.tolist()}
     if isinstance(space, spaces.Box):
-        bounds = {"low": _short(space.low), "high": _short(space.high)}
+        bounds = {"low": _compress_bound(space.low), "high": _compress_bound(space.high)}
         return {"box": list(space.shape), "dtype": str(space.dtype), **bounds}
-    # MiniGrid's missions are texts, too, by a space of their own.
+    # MiniGrid's missions are texts too, but have a space class of their own.
     if isinstance(space, spaces.Text) or (space.dtype is not None and space.dtype.kind == "U"):
         return {"text": int(getattr(space, "max_length", 4096))}
-    raise ConfigError(f"the space {name_of(space)} cannot be kept as data")
+    raise ConfigError(f"the space {describe_space(space)} cannot be saved with a policy")
 
 
 def space_from_plain(plain: dict[str, Any]) -> spaces.Space[Any]:
-    """The inverse of `space_to_plain`."""
+    """Return the space that `space_to_plain` saved."""
     if "dict" in plain:
-        return spaces.Dict({key: space_from_plain(part) for key, part in plain["dict"].items()})
+        return spaces.Dict({key: space_from_plain(inner) for key, inner in plain["dict"].items()})
     if "discrete" in plain:
         return spaces.Discrete(plain["discrete"], start=plain["start"])
     if "multi_discrete" in plain:
@@ -48,7 +48,7 @@ def space_from_plain(plain: dict[str, Any]) -> spaces.Space[Any]:
     return spaces.Box(low.copy(), high.copy(), shape, dtype.type)
 
 
-def _short(bound: NDArray[Any]) -> Any:
-    """One number where all are the same: a picture has a bound for every pixel."""
+def _compress_bound(bound: NDArray[Any]) -> Any:
+    """Return one number if all are equal: an image has one bound for each pixel."""
     same = bool(bound.size) and bool((bound == bound.flat[0]).all())
     return bound.flat[0].item() if same else bound.tolist()

@@ -1,4 +1,4 @@
-"""The wrappers that change what one policy step of an environment is."""
+"""Wrappers that change what one policy step of an environment is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import gymnasium as gym
 
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
-    """Repeat each action, sum the rewards, stop where the episode ends.
+    """Repeat each action, sum the rewards, and stop at the end of the episode.
 
-    It stands outside `TimeLimit`, so a limit counts environment steps, not policy steps.
+    It wraps `TimeLimit`, so a limit counts environment steps, not policy steps.
 
     Args:
         repeat: environment steps of one policy step, >= 1.
@@ -30,8 +30,8 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
             total += float(reward)
             if terminated or truncated:
                 break
-        return self._shown(last), total, terminated, truncated, info
+        return self._combine(last), total, terminated, truncated, info
 
-    def _shown(self, last: list[Any]) -> Any:
-        """What a policy step shows of its last two observations, or its only one."""
+    def _combine(self, last: list[Any]) -> Any:
+        """Return the observation of a policy step, from its last one or two observations."""
         return last[-1]

@@ -14,8 +14,8 @@ from llmdreamer.utils.errors import ConfigError
 if TYPE_CHECKING:
     from llmdreamer.agent.agent import Agent
     from llmdreamer.config import Config
-    from llmdreamer.envs.actions import Actions
-    from llmdreamer.envs.observations import Observation
+    from llmdreamer.envs.actions import ActionEncoding
+    from llmdreamer.envs.observations import ObservationEncoding
 
 CONFIG, SPACES, WEIGHTS = "config.yaml", "spaces.json", "agent.safetensors"
 
@@ -33,8 +33,8 @@ class Policy:
     def __init__(
         self,
         agent: Agent,
-        keys: Mapping[str, Observation],
-        actions: Actions,
+        keys: Mapping[str, ObservationEncoding],
+        actions: ActionEncoding,
         *,
         is_plain: bool,
         greedy: bool,
@@ -59,11 +59,11 @@ class Policy:
 
         from llmdreamer.agent.agent import make_agent
         from llmdreamer.agent.restore import load_agent
-        from llmdreamer.envs.actions import action_kind
-        from llmdreamer.envs.factory import frames_of
-        from llmdreamer.envs.observations import observation_keys
+        from llmdreamer.envs.actions import action_encoding
+        from llmdreamer.envs.factory import observation_options
+        from llmdreamer.envs.observations import observation_encodings
         from llmdreamer.envs.spaces import space_from_plain
-        from llmdreamer.envs.vector import spec_of
+        from llmdreamer.envs.vector import make_env_spec
         from llmdreamer.utils.device import torch_device
 
         config = from_yaml(folder / CONFIG, trust)
@@ -75,8 +75,13 @@ class Policy:
         except (*_UNREADABLE, SafetensorError) as error:
             told = str(error).partition("\n")[0]
             raise ConfigError(f"{folder}: these are not the files of a policy ({told})") from error
-        keys, actions = observation_keys(seen, *frames_of(config.env)), action_kind(done)
-        agent = make_agent(config, spec_of(keys, actions, config.env.action_repeat)).to(device)
+        keys, actions = (
+            observation_encodings(seen, *observation_options(config.env)),
+            action_encoding(done),
+        )
+        agent = make_agent(config, make_env_spec(keys, actions, config.env.action_repeat)).to(
+            device
+        )
         load_agent(agent, weights)
         is_plain = "dict" not in spaces["observation"]
         return cls(agent, keys, actions, is_plain=is_plain, greedy=config.eval.greedy)

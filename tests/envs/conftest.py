@@ -1,4 +1,4 @@
-"""Lets `toys` be imported by name, also by gymnasium as `toys:ToyCount-v0`."""
+"""Make `toys` importable by name, also by Gymnasium as `toys:ToyCount-v0`."""
 
 import sys
 from pathlib import Path

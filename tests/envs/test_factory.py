@@ -18,22 +18,22 @@ def assert_refused(env_id: str, *parts: str, **changes: Any) -> None:
         make(env_id, **changes)
 
 
-def test_unknown_id_names_the_nearest_one():
+def test_unknown_env_id_suggests_the_nearest():
     assert_refused("CartPol-v1", "env.id=CartPol-v1", "'CartPole-v1'")
     assert_refused("CartPole-v9", "env.id=CartPole-v9", "'CartPole-v1'")
     assert_refused("toys:ToyCuont-v0", "env.id=toys:ToyCuont-v0", "'ToyCount-v0'")
 
 
-def test_unknown_namespace_asks_for_its_package():
+def test_unknown_namespace_names_the_missing_package():
     assert_refused("NoSuchSuite/Pong-v5", "env.id=NoSuchSuite/Pong-v5", "package", "'NoSuchSuite'")
 
 
-def test_missing_module_or_dependency_says_what_to_install():
+def test_missing_module_or_dependency_names_what_to_install():
     assert_refused("nosuchmodule:X-v0", "env.id=nosuchmodule:X-v0", "package", "'nosuchmodule'")
     assert_refused("toys:ToyNeedy-v0", "env.id=toys:ToyNeedy-v0", 'pip install "toy[sim]"')
 
 
-def test_refused_kwargs_are_named():
+def test_invalid_env_kwargs_are_named():
     assert_refused("CartPole-v1", "env.kwargs=", "'colour'", colour="red")
     assert_refused("CartPole-v1", "env.max_episode_steps=0", limit=0)
 
@@ -44,13 +44,13 @@ def test_module_prefix_and_kwargs_reach_the_constructor():
     assert [envs.step(action(0)).terminated[0] for _ in range(2)] == [False, True]
 
 
-def test_action_repeat_sums_rewards_and_stops_where_the_episode_ends():
+def test_action_repeat_sums_rewards_and_stops_at_episode_end():
     envs = make("ToyCount-v0", repeat=3, end=5)
     envs.reset()
-    rows = [envs.step(action(1)), envs.step(action(1))]
-    assert [row.reward[0] for row in rows] == [1 + 2 + 3, 4 + 5]
-    assert [row.observations["state"][0, 0] for row in rows] == [3.0, 5.0]
-    assert [row.terminated[0] for row in rows] == [False, True]
+    time_steps = [envs.step(action(1)), envs.step(action(1))]
+    assert [step.reward[0] for step in time_steps] == [1 + 2 + 3, 4 + 5]
+    assert [step.observations["state"][0, 0] for step in time_steps] == [3.0, 5.0]
+    assert [step.terminated[0] for step in time_steps] == [False, True]
     assert envs.spec.action_repeat == 3
 
 
@@ -61,7 +61,7 @@ def test_time_limit_counts_environment_steps_under_action_repeat():
 
 
 @pytest.mark.parametrize("space", [spaces.Box(0, 1, (2, 2)), spaces.MultiBinary(3)])
-def test_unsupported_observation_space_tells_the_supported_ones(space: spaces.Space):
+def test_unsupported_observation_space_lists_the_supported(space: spaces.Space):
     parts = ("observation space", type(space).__name__, "Text", "Dict")
     assert_refused("ToyShow-v0", *parts, space=space)
     assert_refused("ToyShow-v0", *parts, "'a'", space=spaces.Dict(a=space))
@@ -70,23 +70,23 @@ def test_unsupported_observation_space_tells_the_supported_ones(space: spaces.Sp
 @pytest.mark.parametrize(
     "space", [spaces.Dict(a=spaces.Discrete(2)), spaces.Tuple([spaces.Discrete(2)])]
 )
-def test_unsupported_action_space_tells_the_supported_ones(space: spaces.Space):
+def test_unsupported_action_space_lists_the_supported(space: spaces.Space):
     parts = ("action space", type(space).__name__, "Discrete, MultiDiscrete", "Box")
     assert_refused("ToyShow-v0", *parts, space=spaces.Discrete(2), actions=space)
 
 
-def test_an_unbounded_box_of_actions_is_refused():
+def test_unbounded_action_box_raises_config_error():
     box = spaces.Box(-np.inf, 1.0, (2,))
     parts = ("action space", "Box", "finite", "RescaleAction")
     assert_refused("ToyShow-v0", *parts, space=spaces.Discrete(2), actions=box)
 
 
-def test_rendering_is_there_only_when_asked_for():
+def test_render_without_render_option_returns_none():
     cfg = EnvConfig(id="CartPole-v1", num_envs=1, action_repeat=1)
-    plain, seen = make_vector(cfg, 1, 0), make_vector(cfg, 1, 0, render=True)
-    plain.reset()
-    seen.reset()
-    assert plain.render() is None
-    picture = seen.render()
-    assert picture is not None and picture.shape == (400, 600, 3) and picture.dtype == np.uint8
-    seen.close()
+    blind, rendered = make_vector(cfg, 1, 0), make_vector(cfg, 1, 0, render=True)
+    blind.reset()
+    rendered.reset()
+    assert blind.render() is None
+    image = rendered.render()
+    assert image is not None and image.shape == (400, 600, 3) and image.dtype == np.uint8
+    rendered.close()

@@ -1,4 +1,4 @@
-"""An environment that fails is made anew and the others go on; after too often the run ends."""
+"""Test that a failed environment is restarted, and that too many failures raise an error."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmdreamer.envs import EnvError, VectorEnv, make_vector
 from llmdreamer.utils.errors import ConfigError
 
 N = 2
-STILL = np.tile(np.eye(4, dtype=np.float32)[0], (N, 1))
+NOOP = np.tile(np.eye(4, dtype=np.float32)[0], (N, 1))
 CAUSES = {
     "raise": ["OSError: a fuse is blown"],
     "nan": ["'state'", "NaN"],
@@ -28,7 +28,7 @@ CAUSES = {
 }
 
 
-def room(
+def make_room(
     processes: bool = False, restarts: int = 10, timeout: float | None = None, **kwargs: Any
 ) -> VectorEnv:
     cfg = EnvConfig(
@@ -55,137 +55,139 @@ def room(
         ("hang", True),
     ],
 )
-def test_a_failed_environment_begins_a_new_episode_and_the_other_goes_on(
+def test_failed_environment_restarts_and_the_other_continues(
     fault: str, processes: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     timeout = 5.0 if fault == "hang" else None
-    envs = room(processes, timeout=timeout, fault=fault, once=str(tmp_path / "broken"))
+    envs = make_room(processes, timeout=timeout, fault=fault, once=str(tmp_path / "broken"))
     try:
         envs.reset()
-        before = [envs.step(STILL), envs.step(STILL)]
-        assert not any(rows.is_first.any() for rows in before)
+        before = [envs.step(NOOP), envs.step(NOOP)]
+        assert not any(step.is_first.any() for step in before)
         with caplog.at_level(logging.WARNING):
-            rows = envs.step(STILL)
-        lost = int(rows.is_first.argmax())  # in processes, either may come to the file first
-        assert rows.is_first.sum() == 1 and rows.reward[lost] == 0
-        assert not (rows.terminated | rows.truncated).any()
+            step = envs.step(NOOP)
+        failed = int(step.is_first.argmax())  # in processes, either may fail first
+        assert step.is_first.sum() == 1 and step.reward[failed] == 0
+        assert not (step.terminated | step.truncated).any()
         (record,) = caplog.records
         message = record.getMessage()
-        assert_names(message, f"environment {lost}", "step 3", "1 of 10", *CAUSES[fault])
-        for _ in range(5):  # the other's eighth step ends its episode
-            rows = envs.step(STILL)
-        assert rows.terminated.tolist() == [i != lost for i in range(N)]
+        assert_names(message, f"environment {failed}", "step 3", "1 of 10", *CAUSES[fault])
+        for _ in range(5):  # the other one's episode ends after eight steps
+            step = envs.step(NOOP)
+        assert step.terminated.tolist() == [i != failed for i in range(N)]
     finally:
         envs.close()
 
 
-def test_a_process_killed_from_outside_is_replaced():
-    envs = room(processes=True)
+def test_killed_worker_process_is_replaced():
+    envs = make_room(processes=True)
     try:
         envs.reset()
-        os.kill(envs._seats[1].process.pid, signal.SIGKILL)
-        assert envs.step(STILL).is_first.tolist() == [False, True]
-        assert envs.step(STILL).is_first.tolist() == [False, False]
-        os.kill(envs._seats[0].process.pid, signal.SIGKILL)
+        os.kill(envs._workers[1].process.pid, signal.SIGKILL)
+        assert envs.step(NOOP).is_first.tolist() == [False, True]
+        assert envs.step(NOOP).is_first.tolist() == [False, False]
+        os.kill(envs._workers[0].process.pid, signal.SIGKILL)
         assert envs.reset(np.array([True, False])).is_first.tolist() == [True, False]
     finally:
         envs.close()
 
 
 @pytest.mark.parametrize("processes", [False, True])
-def test_beyond_the_bound_the_run_ends_with_one_line(processes: bool):
-    envs = room(processes, restarts=1, fault="raise", once="/nowhere/at/all")  # touch() fails, too
+def test_failures_beyond_max_restarts_raise_env_error(processes: bool):
+    envs = make_room(
+        processes, restarts=1, fault="raise", once="/nowhere/at/all"
+    )  # touch() fails too, so every step fails
     try:
         envs.reset()
         with refused(EnvError, "environment ", "failure 2", "env.max_restarts=1") as error:
             for _ in range(20):
-                envs.step(STILL)
+                envs.step(NOOP)
     finally:
         envs.close()
     assert error.value.exit_code == 1
 
 
-def test_the_same_rows_come_from_processes():
-    one, other = room(), room(processes=True)
+def test_processes_return_the_same_time_steps():
+    local, remote = make_room(), make_room(processes=True)
     try:
         rng = np.random.default_rng(0)
-        rows, others = one.reset(), other.reset()
+        step, remote_step = local.reset(), remote.reset()
         for _ in range(30):
-            for key, shown in rows.observations.items():
-                np.testing.assert_array_equal(shown, others.observations[key])
-            np.testing.assert_array_equal(rows.reward, others.reward)
-            over = rows.terminated | rows.truncated
-            action = one.random_action(rng)
-            rows, others = (
-                envs.reset(over) if over.any() else envs.step(action) for envs in (one, other)
+            for key, array in step.observations.items():
+                np.testing.assert_array_equal(array, remote_step.observations[key])
+            np.testing.assert_array_equal(step.reward, remote_step.reward)
+            over = step.terminated | step.truncated
+            action = local.random_action(rng)
+            step, remote_step = (
+                envs.reset(over) if over.any() else envs.step(action) for envs in (local, remote)
             )
     finally:
-        one.close()
-        other.close()
-    assert other.spec == one.spec
+        local.close()
+        remote.close()
+    assert remote.spec == local.spec
 
 
-def test_a_new_episode_after_a_failure_is_not_the_failed_one_again(tmp_path: Path):
-    envs = room(fault="raise", once=str(tmp_path / "broken"))
+def test_restarted_environment_has_a_new_seed(tmp_path: Path):
+    envs = make_room(fault="raise", once=str(tmp_path / "broken"))
     first = envs._pending_seeds[0]
     envs.reset()
     seeds: list[int | None] = []
-    send = type(envs._seats[0]).send
-    envs._seat = lambda make, plain=envs._seat: _spy(plain(make), seeds, send)  # type: ignore
+    send = type(envs._workers[0]).send
+    envs._make_worker = lambda make, original=envs._make_worker: _record_seeds(
+        original(make), seeds, send
+    )  # type: ignore
     for _ in range(3):
-        envs.step(STILL)
+        envs.step(NOOP)
     assert len(seeds) == 1 and seeds[0] not in (None, first)
 
 
-def _spy(seat: Any, seeds: list[int | None], send: Any) -> Any:
-    def spied(method: str, *args: Any) -> None:
+def _record_seeds(worker: Any, seeds: list[int | None], send: Any) -> Any:
+    def recording_send(method: str, *args: Any) -> None:
         if method == "reset":
             seeds.append(args[0])
-        send(seat, method, *args)
+        send(worker, method, *args)
 
-    seat.send = spied
-    return seat
+    worker.send = recording_send
+    return worker
 
 
-def test_a_snapshot_crosses_processes_and_a_dead_one_has_none():
-    def poles(processes: bool) -> VectorEnv:
+def test_snapshot_crosses_processes_and_is_none_for_a_dead_one():
+    def make_pole(processes: bool) -> VectorEnv:
         cfg = EnvConfig(
             id="CartPole-v1", num_envs=1, action_repeat=1, processes=processes, max_restarts=1
         )
         return make_vector(cfg, 1, seed=0)
 
     push = np.array([[0.0, 1.0]], np.float32)
-    here, there = poles(False), poles(True)
+    local, remote = make_pole(False), make_pole(True)
     try:
-        there.reset()
-        there.step(push)
-        state = there.snapshot()
+        remote.reset()
+        remote.step(push)
+        state = remote.snapshot()
         assert state is not None
-        here.restore(state)
-        for one, other in zip(
-            here.step(push).observations.values(), [there.step(push)], strict=True
-        ):
-            np.testing.assert_array_equal(one, other.observations["state"])
-        os.kill(there._seats[0].process.pid, signal.SIGKILL)
-        assert there.snapshot() is None
-        assert there.step(push).is_first[0]
+        local.restore(state)
+        expected, result = local.step(push), remote.step(push)
+        np.testing.assert_array_equal(expected.observations["state"], result.observations["state"])
+        os.kill(remote._workers[0].process.pid, signal.SIGKILL)
+        assert remote.snapshot() is None
+        assert remote.step(push).is_first[0]
     finally:
-        there.close()
+        remote.close()
 
 
-def test_an_environments_process_has_no_use_for_torch():
+def test_environment_process_does_not_import_torch():
     code = "import sys, llmdreamer.envs.simulator; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_an_environment_that_cannot_be_made_is_one_line_in_a_process_too():
+def test_environment_error_in_worker_process_raises_config_error():
     with refused(ConfigError, "env.kwargs=", "colour"):
-        room(processes=True, colour="red")
+        make_room(processes=True, colour="red")
 
 
-def test_closing_ends_the_processes():
-    envs = room(processes=True)
-    processes = [seat.process for seat in envs._seats]
+def test_close_ends_worker_processes():
+    envs = make_room(processes=True)
+    processes = [worker.process for worker in envs._workers]
     pids = [process.pid for process in processes]
     envs.close()
     for pid in pids:

@@ -1,4 +1,4 @@
-"""A space that was kept as data is the space it was."""
+"""Test that spaces survive conversion to JSON data and back."""
 
 import json
 
@@ -10,7 +10,7 @@ from refusals import refused
 from llmdreamer.envs.spaces import space_from_plain, space_to_plain
 from llmdreamer.utils.errors import ConfigError
 
-KEPT = {
+SPACES = {
     "vector": spaces.Box(
         np.array([-1.5, -np.inf], np.float32), np.array([2.0, np.inf], np.float32)
     ),
@@ -23,22 +23,22 @@ KEPT = {
 }
 
 
-@pytest.mark.parametrize("name", KEPT)
-def test_a_space_comes_back_from_json(name):
-    space = KEPT[name]
-    found = space_from_plain(json.loads(json.dumps(space_to_plain(space))))
-    assert found == space and found.dtype == space.dtype
+@pytest.mark.parametrize("name", SPACES)
+def test_space_round_trips_through_json(name):
+    space = SPACES[name]
+    result = space_from_plain(json.loads(json.dumps(space_to_plain(space))))
+    assert result == space and result.dtype == space.dtype
 
 
-def test_the_keys_keep_their_order():
-    space = KEPT["several"]
+def test_dict_space_keeps_key_order():
+    space = SPACES["several"]
     assert list(space_from_plain(space_to_plain(space)).spaces) == list(space.spaces)
 
 
-def test_the_bounds_of_a_picture_are_told_once():
-    assert len(json.dumps(space_to_plain(KEPT["image"]))) < 100
+def test_equal_image_bounds_are_stored_as_one_number():
+    assert len(json.dumps(space_to_plain(SPACES["image"]))) < 100
 
 
-def test_other_spaces_are_refused_by_name():
+def test_unsupported_space_raises_config_error():
     with refused(ConfigError, "MultiBinary"):
         space_to_plain(spaces.MultiBinary(3))

@@ -1,6 +1,6 @@
-"""Tiny environments with hand-computable rows; importing this module registers them.
+"""Tiny environments whose time steps are easy to compute by hand; importing this module registers them.
 
-The module:Name-v0 spelling imports it as `toys`.
+An id `toys:ToyName-v0` imports it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from llmdreamer.envs import VectorEnv, make_vector
 
 
 class Count(gym.Env):
-    """Shows how many steps were made; reward is that number; terminates at `end`."""
+    """Observe the step count and the last action; the reward is the count; terminates at `end`."""
 
     def __init__(
         self, end: int = 5, start: int = 0, fault: str = "", render_mode: str | None = None
@@ -42,7 +42,7 @@ class Count(gym.Env):
 
 
 class Show(gym.Env):
-    """Shows a value of any space, always the same."""
+    """Always observe the same value, of any space."""
 
     def __init__(self, space: spaces.Space, value: Any = None, actions: spaces.Space | None = None):
         self.observation_space = space
@@ -58,7 +58,7 @@ class Show(gym.Env):
 
 
 class Blink(gym.Env):
-    """Frame k lights pixel k alone; reward 1."""
+    """Light only pixel k in frame k; the reward is 1."""
 
     observation_space = spaces.Box(0, 255, (1, 5, 1), np.uint8)
     action_space = spaces.Discrete(2)
@@ -79,7 +79,7 @@ class Blink(gym.Env):
 
 
 class Needy(gym.Env):
-    """Cannot be made: what it needs is not installed."""
+    """Raise on construction, as if a dependency were not installed."""
 
     def __init__(self) -> None:
         raise gym.error.DependencyNotInstalled(
@@ -95,11 +95,11 @@ for name, entry in {"Count": Count, "Show": Show, "Needy": Needy}.items():
 def make(
     env_id: str, n: int = 1, repeat: int = 1, limit: int | None = None, **kw: Any
 ) -> VectorEnv:
-    """Return n environments as a configuration would make them, with seed 0."""
+    """Return n environments made from a configuration, with seed 0."""
     cfg = EnvConfig(id=env_id, num_envs=n, action_repeat=repeat, max_episode_steps=limit, kwargs=kw)
     return make_vector(cfg, n, seed=0)
 
 
 def action(index: int, n: int = 1, size: int = 3) -> np.ndarray:
-    """Return (n, size) one-hot rows, all the same action."""
+    """Return (n, size) one-hot vectors of the same action."""
     return np.tile(np.eye(size, dtype=np.float32)[index], (n, 1))

@@ -38,8 +38,8 @@ from llmdreamer.config import (
 from llmdreamer.config.catalog import shape_of
 from llmdreamer.config.plugins import call
 from llmdreamer.envs import make_vector
-from llmdreamer.envs.actions import action_kind
-from llmdreamer.envs.observations import observation_keys
+from llmdreamer.envs.actions import action_encoding
+from llmdreamer.envs.observations import observation_encodings
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.replay.credit import ReplayCredit
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
@@ -247,19 +247,19 @@ def of_environments() -> Iterator[tuple[str, Callable[[], Any]]]:
         spaces.Box(0, 9, (2,), np.int64),
         spaces.MultiBinary(2),
     ):
-        yield f"actions {space}", partial(action_kind, space)
+        yield f"actions {space}", partial(action_encoding, space)
     for space in (
         spaces.MultiBinary(3),
         spaces.Box(0, 1, (2, 2)),
         spaces.Dict(a=spaces.Box(0, 1, (2, 2))),
     ):
-        yield f"observations {space}", partial(observation_keys, space, 64, 8)
+        yield f"observations {space}", partial(observation_encodings, space, 64, 8)
     for scale in ({"velocity": [1.0]}, {"state": [1.0] * 3}):
-        yield f"scale {scale}", partial(observation_keys, box, 64, 8, scale)
-    key = observation_keys(box, 64, 8)["state"]
+        yield f"scale {scale}", partial(observation_encodings, box, 64, 8, scale)
+    key = observation_encodings(box, 64, 8)["state"]
     for value in ([0, np.nan], [0, np.inf], [0, 0, 0]):
         yield f"observation {value}", partial(key.encode, np.array(value))
-    text = observation_keys(spaces.Text(4), 64, 8)["text"]
+    text = observation_encodings(spaces.Text(4), 64, 8)["text"]
     yield "observation that is no text", partial(text.encode, 3)
 
 

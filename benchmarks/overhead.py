@@ -39,7 +39,7 @@ from llmdreamer.utils.device import prepare
 
 LIMITS = {"records": 0.03, "help": 2.5, "first step": 12.0, "acting": 0.003}
 TIMED_CALLS: list[tuple[Any, str, str]] = [
-    (loop.Run, "to_the_end", "everything else"),
+    (loop.Run, "run", "everything else"),
     (Journal, "log_updates", "tracking"),
     (Journal, "log", "tracking"),
     (SystemMonitor, "read", "tracking"),

@@ -19,7 +19,7 @@ from llmdreamer import config
 from llmdreamer.agent.agent import Agent
 from llmdreamer.config import Config
 from llmdreamer.training import step
-from llmdreamer.training.clock import counted
+from llmdreamer.training.clock import count_flops
 from llmdreamer.training.compile import compile_agent, uncompiled
 from llmdreamer.training.optimizer import AgentOptimizer
 from llmdreamer.types import EnvSpec, SequenceBatch
@@ -92,7 +92,7 @@ class Update:
     def flops(self) -> float:
         """Count the FLOP of the matrix products in one update."""
         with uncompiled(self.config.algo.compile):
-            return counted(lambda: self.learner.update(self.batch))[1]
+            return count_flops(lambda: self.learner.update(self.batch))[1]
 
     def _now(self) -> float:
         if self.device.type == "cuda":

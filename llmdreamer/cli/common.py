@@ -1,4 +1,4 @@
-"""What the commands that look at a run afterwards share: how they are typed, and how they answer."""
+"""Argument parsing and exit codes shared by the commands that read a finished run."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from llmdreamer.utils.errors import ConfigError
 
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """A parser of `python -m llmdreamer COMMAND RUN_DIR [--trust PACKAGE ...]`."""
+    """Return the parser of `python -m llmdreamer COMMAND RUN_DIR [--trust PACKAGE ...]`."""
     parser = argparse.ArgumentParser(
         prog=f"python -m llmdreamer {command}", description=description
     )
-    parser.add_argument("run_dir", type=Path, help="the folder of a run, as its summary names it")
+    parser.add_argument("run_dir", type=Path, help="the folder of a run")
     parser.add_argument(
-        "--trust", nargs="+", default=[], metavar="PACKAGE", help="whose code the run may name"
+        "--trust",
+        nargs="+",
+        default=[],
+        metavar="PACKAGE",
+        help="packages whose code the run may use",
     )
     return parser
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
-    """Raises ConfigError if one of these arguments was given, and is below 1."""
+    """Raise ConfigError if one of these arguments is given and below 1."""
     for name in names:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value}: must be >= 1")
 
 
-def answer(work: Callable[[], str]) -> int:
-    """Print what `work` returns; the exit code: 0, or 2 after a line that says what is wrong."""
+def print_result(work: Callable[[], str]) -> int:
+    """Print the result of `work` and return 0, or print its ConfigError and return 2."""
     try:
         print(work())
     except ConfigError as error:

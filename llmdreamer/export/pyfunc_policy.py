@@ -1,8 +1,7 @@
-"""What MLflow runs to load a registered policy: it keeps this file's text, and no pickled object.
+"""Loads a registered policy in MLflow, which stores the text of this file and no pickled object.
 
-`predict` takes an observation as the environment shows it and returns the action as the environment
-takes it. The model remembers: one that was loaded lives one episode, which begins with the first
-call, and again with each call that has `params={"reset": True}`.
+`predict` takes an observation of the environment and returns an action for it. The model keeps a recurrent
+state: the first call starts an episode, and so does each call with `params={"reset": True}`.
 """
 
 from pathlib import Path
@@ -13,22 +12,22 @@ import numpy as np
 
 
 class PolicyModel(mlflow.pyfunc.PythonModel):  # type: ignore
-    """An episode of a policy, behind MLflow's interface."""
+    """A policy behind MLflow's interface."""
 
     def load_context(self, context: Any) -> None:
         from llmdreamer.export.policy import Policy
 
-        # The artifacts lie in one folder, under the names that they were written with.
-        # Whoever registered it trusted these packages, and their code came with the model.
+        # The artifacts are in one folder, with their original names. `trust` lists the packages that were
+        # trusted at registration; their code is stored with the model.
         folder = Path(next(iter(context.artifacts.values()))).parent
         self.policy = Policy.load(folder, (context.model_config or {}).get("trust", []))
 
-    # MLflow checks inputs by their type, and warns whoever loads the model of nearly every type but
-    # this one, which it leaves alone. Numbers and dicts of arrays are as good.
+    # The annotation is np.ndarray because MLflow warns about most other types. Numbers and dicts of arrays
+    # work as well.
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> Any:
-        """The action for an observation; `params["reset"]`: it is the first of an episode."""
+        """Return the action for an observation; `params["reset"]` marks the first of an episode."""
         if (params or {}).get("reset"):
             self.policy.reset()
         return self.policy.act(model_input)

@@ -1,8 +1,7 @@
-"""The policy that did best in an evaluation, kept beside the checkpoints.
+"""Saves the policy with the best evaluation, beside the checkpoints.
 
-A policy may get worse again before its run ends. The last evaluation says what training led to; the best
-policy is what one would use. The one chosen of many looked better than it is, so it is evaluated anew, on
-episodes that it was not chosen by.
+A policy may get worse before its run ends. The last evaluation is the result of training; the best policy is
+the one to use. Selecting the best of many overestimates it, so it is evaluated again on other episodes.
 """
 
 from __future__ import annotations
@@ -24,73 +23,73 @@ if TYPE_CHECKING:
     from llmdreamer.evaluation.episodes import Evaluation
 
 log = logging.getLogger(__name__)
-FOLDER = "best"  # in the run's folder
+BEST_FOLDER = "best"  # in the run's folder
 _STEP = re.compile(r"step-(\d+)-")
 
 
 class BestPolicy:
-    """The weights of the agent with the highest mean return so far; of equal ones, the latest.
+    """The weights of the agent with the highest mean return so far; among equals, the latest.
 
-    They are written beside training, before any checkpoint that is asked for later: a run that goes on from
-    one finds what was best until then.
+    They are written before any later checkpoint, so a resumed run finds the policy that was best up to its
+    checkpoint.
 
     Args:
-        saver: of the run's checkpoints.
-        goes_on: whether what an earlier life of the run has kept still counts.
+        writer: writes the checkpoints of the run.
+        resumed: keep the best policy of earlier attempts; otherwise delete it.
     """
 
     def __init__(
-        self, run_dir: Path, device: torch.device, saver: CheckpointWriter, *, goes_on: bool
+        self, run_dir: Path, device: torch.device, writer: CheckpointWriter, *, resumed: bool
     ) -> None:
         self._device = device
-        self._kept = Checkpoints(run_dir / FOLDER, keep=1)
-        self._kept.clear_drafts()
-        self._saver = saver.with_folder(self._kept)
-        self._offered = -float("inf")
+        self._checkpoints = Checkpoints(run_dir / BEST_FOLDER, keep=1)
+        self._checkpoints.clear_drafts()
+        self._writer = writer.with_folder(self._checkpoints)
+        self._submitted = -float("inf")
         self._mean = -float("inf")
-        path = self._kept.newest_path
-        if path is not None and goes_on:
+        path = self._checkpoints.newest_path
+        if path is not None and resumed:
             try:
-                self._mean = float(self._kept.newest(device)["mean"])
+                self._mean = float(self._checkpoints.newest(device)["mean"])
             except ConfigError as error:
-                log.warning("%s: the best policy is chosen anew", error)
+                log.warning("%s: the best policy so far is discarded", error)
                 path.unlink()
         elif path is not None:
             path.unlink()
 
     @property
     def policy_step(self) -> int | None:
-        """When it was; None if nothing was kept yet. Waits for what is being written."""
-        self._settle()
-        path = self._kept.newest_path
+        """The policy step of the best policy; None if there is none. Waits for the writing thread."""
+        self._wait()
+        path = self._checkpoints.newest_path
         match = None if path is None else _STEP.match(path.name)
         return None if match is None else int(match[1])
 
     @property
     def mean(self) -> float:
-        """The best mean return so far; minus infinity before the first. Waits as `policy_step` does."""
-        self._settle()
+        """The best mean return so far; minus infinity before the first. Waits like `policy_step`."""
+        self._wait()
         return self._mean
 
-    def offer(self, agent: Agent, evaluation: Evaluation, policy_step: int) -> None:
-        """Keep the agent if none was better."""
-        self._settle()
+    def save_if_best(self, agent: Agent, evaluation: Evaluation, policy_step: int) -> None:
+        """Save the agent unless an earlier one was better."""
+        self._wait()
         if evaluation.mean >= self._mean:
             state = {"trainer": {"agent": agent.state_dict()}, "mean": evaluation.mean}
-            self._offered = evaluation.mean
-            self._saver.save(state, policy_step)
+            self._submitted = evaluation.mean
+            self._writer.save(state, policy_step)
 
     def restore(self, agent: Agent) -> None:
-        """Give `agent` the weights that were kept.
+        """Load the saved weights into `agent`.
 
         Raises:
-            ConfigError: if none were, or the file is damaged.
+            ConfigError: if there are none, or the file is damaged.
         """
-        self._settle()
-        load_agent(agent, self._kept.newest(self._device)["trainer"]["agent"])
+        self._wait()
+        load_agent(agent, self._checkpoints.newest(self._device)["trainer"]["agent"])
 
-    def _settle(self) -> None:
-        """Wait for what is being written. What could not be, as on a full disk, is not the best."""
-        self._saver.wait()
-        if self._saver.take_metrics():
-            self._mean = self._offered
+    def _wait(self) -> None:
+        """Wait for the writing thread. A policy that could not be written is not the best."""
+        self._writer.wait()
+        if self._writer.take_metrics():
+            self._mean = self._submitted

@@ -1,4 +1,4 @@
-"""Shows a run while it trains: one live line on a terminal, now and then a plain line elsewhere."""
+"""Progress of a run: one live line on a terminal, a plain line now and then in other outputs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-PLAIN_EVERY = 20.0  # seconds between two lines where there is no terminal
-LONGEST = 1e10  # seconds that are worth telling: three centuries
+PLAIN_LINE_SECONDS = 20.0  # between two lines without a terminal
+MAX_ETA_SECONDS = 1e10  # longer estimates are shown as unknown
 FIELDS = "updates {updates} | return {episode_return} | loss {loss} | {speed} updates/s"
 
 
@@ -44,7 +44,7 @@ class Display:
             TextColumn("ETA"),
             TimeRemainingColumn(),
             console=self._console,
-            # The rate of the last minute: random steps at the beginning cost next to nothing.
+            # The rate of the last minute only: random steps at the beginning are far faster.
             speed_estimate_period=60.0,
             disable=not self._live,
         )
@@ -58,18 +58,18 @@ class Display:
         self._progress.stop()
 
     def update(self, env_step: int, **fields: str) -> None:
-        """Move to `env_step`; `fields` are among updates, episode_return, loss, speed."""
+        """Show `env_step`; `fields` are among updates, episode_return, loss and speed."""
         self._fields |= fields
         self._progress.update(self._task, completed=env_step, **self._fields)
-        if not self._live and time.monotonic() - self._last_line > PLAIN_EVERY:
+        if not self._live and time.monotonic() - self._last_line > PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             line = f"env steps {env_step}/{self._total} | " + FIELDS.format(**self._fields)
             self.say(f"{line} | ETA {self._eta()}")
 
     def say(self, line: str) -> None:
-        """Print a line of its own, above the live one."""
+        """Print a separate line above the live one."""
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _eta(self) -> str:
         left = self._progress.tasks[self._task].time_remaining
-        return "-" if left is None or left > LONGEST else str(timedelta(seconds=int(left)))
+        return "-" if left is None or left > MAX_ETA_SECONDS else str(timedelta(seconds=int(left)))

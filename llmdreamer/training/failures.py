@@ -1,4 +1,4 @@
-"""Errors of a run that are no bug of ours: each is told in one line, with what to do."""
+"""Failures of a run that are not bugs of the program, each with a one-line message that says what to do."""
 
 from __future__ import annotations
 
@@ -17,69 +17,66 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class DiskFull(RuntimeError):
-    """Experience cannot be stored any more. What a checkpoint cannot is no error: training goes on."""
+    """No space left for experience. A checkpoint that cannot be written is no error: training continues."""
 
     exit_code = 1
 
 
 class FolderUnusable(RuntimeError):
-    """What the run keeps in its folder cannot be read or written: removed, replaced, no permission."""
+    """A file in the run's folder cannot be read or written: removed, replaced, or no permission."""
 
     exit_code = 1
 
 
 class OutOfMemory(RuntimeError):
-    """The machine or the device has no room for an update."""
+    """The machine or the device lacks the memory for an update."""
 
     exit_code = 1
 
 
 @contextmanager
-def in_one_line(run_dir: Path, newest: Callable[[], Path | None]) -> Iterator[None]:
-    """Raise what a user can mend in words of ours, `explained`; a bug as it is.
+def explain_failures(run_dir: Path, newest: Callable[[], Path | None]) -> Iterator[None]:
+    """Replace errors that a user can fix by one-line errors; raise bugs unchanged.
 
     Args:
-        newest: finds the newest checkpoint.
+        newest: returns the newest checkpoint.
     """
     try:
         yield
     except Exception as error:
-        told = explained(error, run_dir, newest())
-        if told is None:
+        explained = explain_failure(error, run_dir, newest())
+        if explained is None:
             raise
-        raise told from error
+        raise explained from error
 
 
-def explained(error: Exception, run_dir: Path, newest: Path | None) -> Exception | None:
-    """What to raise in place of an error that ended training; None if it deserves its traceback.
+def explain_failure(error: Exception, run_dir: Path, newest: Path | None) -> Exception | None:
+    """Return the one-line error to raise instead; None if the error needs its traceback.
 
     Args:
         newest: the newest checkpoint.
     """
-    going_on = f"go on with: python run.py resume={run_dir}"
+    resume = f"resume with: python run.py resume={run_dir}"
     if isinstance(error, Diverged):
-        told = (
-            "no checkpoint was written yet" if newest is None else f"the last good one is {newest}"
-        )
-        return Diverged(f"{error}; {told}")
+        last = "none was written yet" if newest is None else str(newest)
+        return Diverged(f"{error}; last good checkpoint: {last}")
     if isinstance(error, EnvError):
         cause = error.__cause__
         if isinstance(cause, SimulatorError) and cause.trace:
             where = f"{error.cause} (traceback: {run_dir / 'run.log'})"
             return EnvError(error.index, error.step, where)
     if isinstance(error, OSError) and error.errno in _FULL:
-        return DiskFull(f"the disk is full ({error}): make room and {going_on}")
+        return DiskFull(f"the disk is full ({error}): free some space and {resume}")
     if isinstance(error, OSError) and _lies_in(error.filename, run_dir):
-        name = error.filename2 or error.filename  # of a draft that cannot be moved: where to
+        name = error.filename2 or error.filename  # the target of a failed rename
         return FolderUnusable(
-            f"{name}: {error.strerror}; the run needs its folder as it left it: mend that and"
-            f" {going_on}"
+            f"{name}: {error.strerror}; the folder of the run was changed: restore it and {resume}"
         )
-    if no_memory(error):
-        asked = str(error).splitlines()[0]
+    if is_out_of_memory(error):
+        message = str(error).splitlines()[0]
         return OutOfMemory(
-            f"out of memory ({asked}): a smaller algo.per_rank_batch_size,"
-            " algo.per_rank_sequence_length or model takes less"
+            f"out of memory ({message}): lower algo.per_rank_batch_size or"
+            " algo.per_rank_sequence_length, or choose a smaller model"
         )
     return None
 
@@ -88,10 +85,10 @@ def _lies_in(name: object, folder: Path) -> bool:
     return isinstance(name, str | Path) and Path(name).absolute().is_relative_to(folder.absolute())
 
 
-def no_memory(error: Exception) -> bool:
-    """Whether an error is that of an allocation, of torch's or NumPy's."""
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True for a failed allocation of torch or NumPy."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On a CPU torch has no type of its own for it.
-    words = ("can't allocate memory", "size calculation overflowed")
-    return isinstance(error, RuntimeError) and any(one in str(error) for one in words)
+    # On a CPU torch raises a plain RuntimeError.
+    phrases = ("can't allocate memory", "size calculation overflowed")
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)

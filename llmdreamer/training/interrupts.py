@@ -1,4 +1,4 @@
-"""Turns a scheduler's signals into a request to stop at the next step."""
+"""Converts the signals of a scheduler into a request to stop at the next step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class Stopped(SystemExit):
-    """Training stopped on a signal, checkpoint written: exit code 128 + the signal's number."""
+    """Training stopped on a signal after a checkpoint: exit code 128 + the signal's number."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -18,16 +18,16 @@ class Stopped(SystemExit):
 
 
 class Interrupts:
-    """While in context, the first SIGTERM, SIGUSR1 or Ctrl-C is only noted in `received`.
+    """Within the context, the first SIGTERM, SIGUSR1 or Ctrl-C is only recorded in `received`.
 
-    After `at_once` it ends the run where it is. A second Ctrl-C interrupts at once, as usual. Once
-    `Stopped` has left the context the others do nothing more, so that the process ends with the exit
-    code of the first.
+    After `stop_immediately` a signal raises `Stopped` at once. A second Ctrl-C always interrupts at once.
+    After `Stopped` has left the context, further signals are ignored, so that the process exits with the code
+    of the first.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._at_once = False
+        self._immediate = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -36,13 +36,13 @@ class Interrupts:
             self._before = {signum: signal.signal(signum, self._note) for signum in STOPPING}
         return self
 
-    def at_once(self) -> None:
-        """From here on nothing is lost by a stop: do not wait for a step that looks at `received`.
+    def stop_immediately(self) -> None:
+        """Raise on a signal at once from now on, because a stop loses nothing any more.
 
         Raises:
-            Stopped: if a signal has come already; else whenever one comes.
+            Stopped: if a signal has been received already; otherwise when one arrives.
         """
-        self._at_once = True
+        self._immediate = True
         if self.received is not None:
             raise Stopped(self.received)
 
@@ -54,7 +54,7 @@ class Interrupts:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received is None:  # the exit code tells the first
+        if self.received is None:  # the exit code names the first
             self.received = signum
-            if self._at_once:
+            if self._immediate:
                 raise Stopped(signum)

@@ -1,4 +1,4 @@
-"""What a run says of itself: who it is, its metrics and its files, for its folder and for MLflow."""
+"""The record of a run: its identity, metrics and files, for its folder and for MLflow."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 
 class Journal:
-    """The metrics of a run, against its environment steps.
+    """Logs the metrics of a run against its environment steps.
 
     Args:
-        tracker: None in all processes of a run but the first: what they log goes nowhere.
+        tracker: None in all processes but rank 0; they log nothing.
     """
 
-    def __init__(self, trainer: Trainer, saver: CheckpointWriter, tracker: Tracker | None) -> None:
+    def __init__(self, trainer: Trainer, writer: CheckpointWriter, tracker: Tracker | None) -> None:
         self.newest: dict[str, float] = {}  # value of every metric
         self._trainer = trainer
-        self._saver = saver
+        self._writer = writer
         self._tracker = tracker
         self._updates_before = trainer.updates
 
@@ -52,37 +52,39 @@ class Journal:
             self._tracker.log(metrics, self._trainer.env_step)
 
     def log_updates(self, updates: Sequence[Metrics]) -> dict[str, float]:
-        """Log the mean of the metrics of some updates, skipped ones left out, and what they cost.
+        """Log the mean metrics of some updates without skipped ones, and their costs.
 
-        All processes have to call it; with no update left, the row says NaN.
+        All processes must call it. If every update was skipped, the means are NaN.
         """
-        # One copy off the device for all of them.
-        rows = torch.stack([torch.stack(list(row.values())).float() for row in updates]).cpu()
+        # One copy from the device for all of them.
+        values = torch.stack(
+            [torch.stack(list(update.values())).float() for update in updates]
+        ).cpu()
         names = list(updates[0])
-        sound = rows[:, names.index(SKIPPED)] == 0  # in all processes alike
-        means = dict(zip(names, distributed.mean(rows[sound].mean(0)).tolist(), strict=True))
+        applied = values[:, names.index(SKIPPED)] == 0  # equal in all processes
+        means = dict(zip(names, distributed.mean(values[applied].mean(0)).tolist(), strict=True))
         del means[SKIPPED]
-        means |= self._costs() | self._saver.take_metrics()
+        means |= self._costs() | self._writer.take_metrics()
         self.log(means)
         return means
 
     def _costs(self) -> dict[str, float]:
-        """Time since the last reading, operations and replayed rows so far, memory."""
+        """Return time since the last call, operations and updates so far, memory."""
         trainer = self._trainer
         elapsed, shares = trainer.clock.read()
         speed = (trainer.updates - self._updates_before) / elapsed
         self._updates_before = trainer.updates
         flops = distributed.size() * trainer.flops_per_update
         algo = trainer.config.algo
-        learned_on = max(1, trainer.policy_step - trainer.prefill)
-        ratio = trainer.updates * distributed.size() / learned_on
+        steps = max(1, trainer.policy_step - trainer.prefill)
+        ratio = trainer.updates * distributed.size() / steps
         return {
             "time/updates_per_second": speed,
             **{f"time/{stage}_share": share for stage, share in shares.items()},
             "compute/flops": trainer.updates * flops,
             "compute/flops_per_update": flops,
             "system/peak_memory_bytes": peak_memory(trainer.device),
-            "optimizer/skipped_updates": float(trainer.guard.skipped),
+            "optimizer/skipped_updates": float(trainer.skipped.total),
             "replay/updates": float(trainer.updates),
             "replay/ratio": ratio,
             "replay/train_ratio": ratio * algo.per_rank_batch_size * algo.per_rank_sequence_length,
@@ -92,14 +94,14 @@ class Journal:
 def start_tracker(
     trainer: Trainer, run_dir: Path, overrides: Sequence[str], uri: str, cursor: int | None
 ) -> Tracker:
-    """Write down what is run and in which environment, and begin or go on with the run's record.
+    """Write the configuration and the environment's spaces, and start or resume the record of the run.
 
     Args:
-        overrides: what was typed.
-        cursor: where in the record to go on; see `Tracker.start`.
+        overrides: the overrides that the user typed.
+        cursor: position in the record to resume at; see `Tracker.start`.
     """
     config, environment = trainer.config, run_dir / "environment.json"
-    # A run that goes on writes them anew: a kill, or a full disk, must leave the old ones whole.
+    # A resumed run replaces them. A kill or a full disk must leave the old files complete.
     write_atomically(run_dir / "config.yaml", to_yaml(config))
     spec = {"id": config.env.id, **asdict(trainer.envs.spec)}
     write_atomically(environment, json.dumps(spec, indent=1) + "\n")
@@ -129,7 +131,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
     tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))
     parent = os.environ.get(PARENT_VARIABLE)
     name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
-    if "trial" in tags:  # MLflow's table shows some 14 letters of a name
+    if "trial" in tags:  # MLflow's table shows about 14 characters of a name
         name = f"#{tags['trial']} {name}"
     path = run_dir / "config.yaml"
     return RunInfo(name, flatten(asdict(config)), tags, parent, path)

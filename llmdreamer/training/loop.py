@@ -1,4 +1,4 @@
-"""A whole run: live, learn, evaluate, record, and leave a checkpoint to go on from."""
+"""A whole run: collect, train, evaluate, record, and write checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.windows import evaluate_open_loop
 from llmdreamer.tracking import Tracker, resolve_uri
 from llmdreamer.tracking.record import Status
-from llmdreamer.training.best import FOLDER as BEST
-from llmdreamer.training.best import BestPolicy
+from llmdreamer.training.best import BEST_FOLDER, BestPolicy
 from llmdreamer.training.display import Display
-from llmdreamer.training.failures import in_one_line, no_memory
+from llmdreamer.training.failures import explain_failures, is_out_of_memory
 from llmdreamer.training.interrupts import Interrupts, Stopped
 from llmdreamer.training.journal import Journal, start_tracker
-from llmdreamer.training.summary import Best, plot_returns, summary
+from llmdreamer.training.summary import BestPolicyResult, plot_returns, summary
 from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import REQUIRED_STATE, Trainer, check_finite
 from llmdreamer.types import Metrics
@@ -37,26 +36,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves: the last value of its (first) objective, and the last evaluation."""
+    """The last value of the run's first objective, and its last evaluation."""
 
     objective: float
     evaluation: Evaluation
 
 
 def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> TrainResult:
-    """Run `config` in `run_dir` to its end, going on from the newest checkpoint if it resumes.
+    """Run `config` in `run_dir` to its end, from the newest checkpoint if it resumes.
 
-    Of several processes that torchrun started, the first evaluates, records and writes checkpoints, in its
-    `run_dir`.
+    With several processes, rank 0 evaluates, records and writes checkpoints, in its `run_dir`.
 
     Args:
-        overrides: what was typed on the command line, for the record.
+        overrides: the overrides typed on the command line, for the record.
 
     Raises:
-        ConfigError: if something asked for is not there: before training.
+        ConfigError: if something requested is missing; raised before training.
         Diverged: if numbers stop being finite; it names the last good checkpoint.
-        DiskFull: if experience cannot be stored any more.
-        OutOfMemory: if an update cannot be made.
+        DiskFull: if there is no space left for experience.
+        OutOfMemory: if memory is too short for an update.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     with distributed.process_group():
@@ -65,12 +63,12 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
     prepare(config.threads)
-    uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before anything is made
+    uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before any file is created
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
-    with in_one_line(run_dir, lambda: checkpoints.newest_path):
-        trainer = _trainer(config, run_dir)
+    with explain_failures(run_dir, lambda: checkpoints.newest_path):
+        trainer = _make_trainer(config, run_dir)
         checkpoints.clear_drafts()
-        cursor = None  # a run killed before its first checkpoint begins anew in its folder
+        cursor = None  # a run that was killed before its first checkpoint starts over
         if config.resume in (None, AUTO):
             trainer.replay.clear()
         else:
@@ -79,13 +77,13 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         if distributed.is_first():
             tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
         status: Status = "FAILED"
-        # To the very end: a second signal must not cut short what the first one began.
+        # Until the very end: a second signal must not interrupt the handling of the first.
         with Interrupts() as interrupts:
             try:
                 with CheckpointWriter(
                     checkpoints, lambda state: check_finite(state["trainer"])
-                ) as saver:
-                    result = Run(config, run_dir, trainer, saver, tracker).to_the_end(interrupts)
+                ) as writer:
+                    result = Run(config, run_dir, trainer, writer, tracker).run(interrupts)
                 status = "FINISHED"
             except (Stopped, KeyboardInterrupt):
                 status = "KILLED"
@@ -97,62 +95,64 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     return result
 
 
-def _trainer(config: Config, run_dir: Path) -> Trainer:
-    """Raises ConfigError also where memory does not hold it."""
+def _make_trainer(config: Config, run_dir: Path) -> Trainer:
+    """Build the trainer; ConfigError also if memory is too short for it."""
     try:
         return Trainer(config, run_dir)
     except (MemoryError, RuntimeError) as error:
-        if no_memory(error):
-            asked = str(error).splitlines()[0]
-            raise ConfigError(f"no memory for this agent and its environments ({asked})") from error
+        if is_out_of_memory(error):
+            cause = str(error).splitlines()[0]
+            raise ConfigError(
+                f"not enough memory for this agent and its environments ({cause})"
+            ) from error
         raise
 
 
 def _restore(trainer: Trainer, checkpoints: Checkpoints) -> int:
-    """Put the trainer where the newest checkpoint left it; returns the end of its metrics.
+    """Restore the trainer from the newest checkpoint; return the end of its metrics.
 
     Raises:
-        ConfigError: if the checkpoint is damaged, of another run, or not of a whole one, as best/ is not.
+        ConfigError: if the checkpoint is damaged, of another run, or holds a policy only, as best/ does.
     """
     saved = checkpoints.newest(trainer.device)
-    inside = saved.get("trainer", {})
-    if lost := sorted({"metrics_offset"} - saved.keys() | REQUIRED_STATE - inside.keys()):
+    state = saved.get("trainer", {})
+    if missing := sorted({"metrics_offset"} - saved.keys() | REQUIRED_STATE - state.keys()):
         raise ConfigError(
-            f"{checkpoints.newest_path} is no checkpoint to go on from: it has no {', '.join(lost)}"
+            f"{checkpoints.newest_path} cannot be resumed from: it has no {', '.join(missing)}"
         )
-    trainer.load_state_dict(inside)
+    trainer.load_state_dict(state)
     return int(saved["metrics_offset"])
 
 
 class Run:
-    """The loop: steps, and from time to time an evaluation and a checkpoint; then the end."""
+    """The training loop: steps with evaluations and checkpoints in between, then the final evaluation."""
 
     def __init__(
         self,
         config: Config,
         run_dir: Path,
         trainer: Trainer,
-        saver: CheckpointWriter,
+        writer: CheckpointWriter,
         tracker: Tracker | None,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
         self.trainer = trainer
-        self.saver = saver
+        self.writer = writer
         self.tracker = tracker
-        self.journal = Journal(trainer, saver, tracker)
-        goes_on = trainer.policy_step > 0
+        self.journal = Journal(trainer, writer, tracker)
+        resumed = trainer.policy_step > 0
         self.best = None
         if tracker is not None:
-            self.best = BestPolicy(run_dir, trainer.device, saver, goes_on=goes_on)
+            self.best = BestPolicy(run_dir, trainer.device, writer, resumed=resumed)
         self.system = SystemMonitor(trainer.device, run_dir)
         self._pending: list[Metrics] = []
-        self._compiled = False  # and told so
+        self._reported_compile = False
 
-    def to_the_end(self, interrupts: Interrupts) -> TrainResult:
-        """Train for the rest of the budget, evaluate, and say where everything lies.
+    def run(self, interrupts: Interrupts) -> TrainResult:
+        """Train for the rest of the budget, evaluate, and print the summary.
 
-        All processes return what the first has found.
+        All processes return the result of rank 0.
         """
         config, trainer = self.config, self.trainer
         total = config.algo.total_steps
@@ -170,8 +170,8 @@ class Run:
             self.journal.log(self.system.read())
             self._save(display, ending=True)
         try:
-            if distributed.size() == 1:  # others would wait for what the first has found
-                interrupts.at_once()
+            if distributed.size() == 1:  # otherwise the others would wait for rank 0
+                interrupts.stop_immediately()
             result = distributed.broadcast_object(self._finish())
         except Stopped as stopped:
             raise self._stopped(stopped.signum) from None
@@ -179,27 +179,27 @@ class Run:
         return result
 
     def _stopped(self, signum: int) -> Stopped:
-        """Say how to go on."""
+        """Print the command that resumes the run."""
         trust = f" trust=[{','.join(self.config.trust)}]" if self.config.trust else ""
-        if self.tracker is not None:  # once, of several processes
-            print(f"stopped; go on with: python run.py resume={self.run_dir}{trust}", flush=True)
+        if self.tracker is not None:  # rank 0 only
+            print(f"stopped; resume with: python run.py resume={self.run_dir}{trust}", flush=True)
         return Stopped(signum)
 
     def _step(self, display: Display, interrupts: Interrupts) -> None:
         config, trainer = self.config, self.trainer
-        if not trainer.update_due():  # else the run was stopped between two updates
-            self._live(display)
+        if not trainer.update_due():  # otherwise the run was stopped between two updates
+            self._collect(display)
         for metrics in trainer.train_updates():
             self._pending.append(metrics)
             if len(self._pending) >= config.tracking.log_every:
                 self._flush(display)
             if trainer.update_due() and _signal(interrupts) > 0:
-                return  # the rest of this step is for the next life
-        if (seconds := trainer.compile_seconds) is not None and not self._compiled:
-            self._compiled = True
+                return  # the resumed run makes the remaining updates
+        if (seconds := trainer.compile_seconds) is not None and not self._reported_compile:
+            self._reported_compile = True
             self.journal.log({"time/compile_seconds": seconds})
             display.say(f"compiled in {seconds:.0f} s")
-        self.saver.raise_pending()
+        self.writer.raise_pending()
         display.update(trainer.env_step)
         ending = trainer.policy_step >= config.algo.total_steps
         due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
@@ -207,7 +207,7 @@ class Run:
             with trainer.clock.stage("evaluation"):
                 result = _evaluate(self, config.eval.episodes, config.seed)
             self.journal.log(result.metrics())
-            self._offer(result)
+            self._maybe_save_best(result)
             display.say(
                 f"evaluation at env step {trainer.env_step}: {result} "
                 f"over {config.eval.episodes} episodes"
@@ -215,34 +215,34 @@ class Run:
         if _crossed(trainer, config.checkpoint.every) and not ending:
             self._save(display)
 
-    def _live(self, display: Display) -> None:
+    def _collect(self, display: Display) -> None:
         for episode in self.trainer.collect_step():
-            row = {"episode/return": episode.episode_return, "episode/length": episode.length}
-            self.journal.log({name: float(value) for name, value in row.items()})
+            metrics = {"episode/return": episode.episode_return, "episode/length": episode.length}
+            self.journal.log({name: float(value) for name, value in metrics.items()})
             display.update(self.trainer.env_step, episode_return=f"{episode.episode_return:.0f}")
 
     def _flush(self, display: Display) -> None:
-        """Log the updates since the last time."""
+        """Log the updates since the last call."""
         if not self._pending:
             return
-        self.trainer.guard.look()
-        row = self.journal.log_updates(self._pending)
+        self.trainer.skipped.sync()
+        metrics = self.journal.log_updates(self._pending)
         self._pending.clear()
         display.update(
             self.trainer.env_step,
             updates=str(self.trainer.updates),
-            loss=f"{row['world_model/loss']:.2f}",
-            speed=f"{row['time/updates_per_second']:.1f}",
+            loss=f"{metrics['world_model/loss']:.2f}",
+            speed=f"{metrics['time/updates_per_second']:.1f}",
         )
 
     def _save(self, display: Display, *, ending: bool = False) -> None:
-        """Have a checkpoint written; the last one of this process is waited for."""
+        """Start writing a checkpoint; wait for it if it is the last."""
         trainer = self.trainer
-        self._flush(display)  # what is not logged yet would be lost to the resumed run
+        self._flush(display)  # a resumed run would lose metrics that are not logged yet
         if norms := trainer.adapter_norms():
             self.journal.log(norms)
         with trainer.clock.stage("checkpoint"):
-            own = trainer.state_dict()
+            trainer_state = trainer.state_dict()
             if (tracker := self.tracker) is not None:
                 flush = trainer.replay.make_flush()
 
@@ -250,50 +250,52 @@ class Run:
                     flush()
                     tracker.flush()
 
-                state = {"trainer": own, "metrics_offset": tracker.offset()}
-                self.saver.save(state, trainer.policy_step, before)
+                state = {"trainer": trainer_state, "metrics_offset": tracker.offset()}
+                self.writer.save(state, trainer.policy_step, before)
             if ending:
-                self.saver.wait()
-                # torchrun ends all when one leaves: none may while the first still writes.
+                self.writer.wait()
+                # torchrun ends all processes when one exits, so all wait while rank 0 writes.
                 distributed.barrier()
-        if ending and (figures := self.saver.take_metrics()):
-            self.journal.log(figures)
+        if ending and (metrics := self.writer.take_metrics()):
+            self.journal.log(metrics)
 
     def _finish(self) -> TrainResult | None:
-        """The last evaluation and what the run leaves; None in all processes but the first."""
+        """Make the final evaluation and write the artifacts; return None except in rank 0."""
         if self.tracker is None:
             return None
         config, trainer = self.config, self.trainer
         result = _evaluate(self, config.eval.final_episodes, config.seed)
         self.journal.log(result.metrics())
-        if self.best is not None and self.best.policy_step is not None:  # the only one is no choice
-            self._offer(result)
+        # A single evaluation is no selection.
+        if self.best is not None and self.best.policy_step is not None:
+            self._maybe_save_best(result)
         if config.eval.open_loop_windows > 0:
-            self._foretell(self.tracker)
+            self._evaluate_open_loop(self.tracker)
         if config.eval.video:
             path = self.run_dir / "policy.gif"
             greedy = config.eval.greedy
             video = record_video(trainer.agent, config.env, config.seed, path, greedy=greedy)
             self.tracker.log_artifact(video)
         best = self._evaluate_best()
-        picture = plot_returns(self.run_dir)
-        self.tracker.log_artifact(picture)
-        if (checkpoint := self.saver.checkpoints.newest_path) is not None:
+        self.tracker.log_artifact(plot_returns(self.run_dir))
+        if (checkpoint := self.writer.checkpoints.newest_path) is not None:
             self.tracker.log_artifact(checkpoint, "checkpoints")
         if best is not None:
-            self.tracker.log_artifact(self.run_dir / BEST)
+            self.tracker.log_artifact(self.run_dir / BEST_FOLDER)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
-        if lost := [metric for metric in metrics if metric not in self.journal.newest]:
-            raise ConfigError(never_logged(lost, self.journal.newest))
-        told = self.saver.checkpoints.describe(trainer.policy_step, config.env.action_repeat)
-        print(summary(config, self.run_dir, result, best, told, self.tracker.ui_command))
+        if missing := [metric for metric in metrics if metric not in self.journal.newest]:
+            raise ConfigError(never_logged(missing, self.journal.newest))
+        checkpoints = self.writer.checkpoints.describe(
+            trainer.policy_step, config.env.action_repeat
+        )
+        print(summary(config, self.run_dir, result, best, checkpoints, self.tracker.ui_command))
         return TrainResult(self.journal.newest[metrics[0]], result)
 
-    def _offer(self, result: Evaluation) -> None:
-        """Keep the agent if it seems to be the best so far, and more episodes say so as well.
+    def _maybe_save_best(self, result: Evaluation) -> None:
+        """Save the agent if it seems to be the best so far and more episodes confirm it.
 
-        Those are the same for all that get so far. By the few of an evaluation alone, the luckiest of many
-        would be kept.
+        All candidates are evaluated on the same further episodes. With the few episodes of one evaluation,
+        the luckiest candidate would be selected.
         """
         config, trainer = self.config, self.trainer
         if not config.eval.keep_best or self.best is None or result.mean < self.best.mean:
@@ -302,26 +304,25 @@ class Run:
             seed = config.seed + SeedOffset.SELECTION
             result = _evaluate(self, config.eval.final_episodes, seed)
         with trainer.clock.stage("checkpoint"):
-            self.best.offer(trainer.agent, result, trainer.policy_step)
+            self.best.save_if_best(trainer.agent, result, trainer.policy_step)
 
-    def _evaluate_best(self) -> Best | None:
-        """Evaluate the best policy on episodes that it was not chosen by: the agent has its weights then."""
+    def _evaluate_best(self) -> BestPolicyResult | None:
+        """Load the best policy into the agent and evaluate it on episodes not used to select it."""
         config = self.config
         if not config.eval.keep_best or self.best is None or self.best.policy_step is None:
             return None
         self.best.restore(self.trainer.agent)
         result = _evaluate(self, config.eval.final_episodes, config.seed + SeedOffset.FINAL)
         self.journal.log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
-        return Best(result, self.best.policy_step * config.env.action_repeat)
+        return BestPolicyResult(result, self.best.policy_step * config.env.action_repeat)
 
-    def _foretell(self, tracker: Tracker) -> None:
-        """Measure how far ahead the world model sees."""
+    def _evaluate_open_loop(self, tracker: Tracker) -> None:
+        """Measure the open-loop error of the world model."""
         config, trainer = self.config, self.trainer
-        found = evaluate_open_loop(
-            trainer.agent, config, config.eval.open_loop_windows, config.seed
-        )
-        self.journal.log(found.metrics())
-        tracker.log_artifact(found.save(self.run_dir / FILE))
+        windows = config.eval.open_loop_windows
+        open_loop = evaluate_open_loop(trainer.agent, config, windows, config.seed)
+        self.journal.log(open_loop.metrics())
+        tracker.log_artifact(open_loop.save(self.run_dir / FILE))
 
 
 def _evaluate(run: Run, episodes: int, seed: int) -> Evaluation:
@@ -330,11 +331,11 @@ def _evaluate(run: Run, episodes: int, seed: int) -> Evaluation:
 
 
 def _signal(interrupts: Interrupts) -> int:
-    """The signal that came, 0 without one; of several processes the same in all."""
+    """Return the signal received by any process, or 0."""
     return distributed.all_reduce_max(interrupts.received or 0)
 
 
 def _crossed(trainer: Trainer, every: int) -> bool:
-    """Whether the last policy step passed a multiple of `every`; never if that is 0."""
+    """Return True if the last policy step passed a multiple of `every`; False if that is 0."""
     before = trainer.policy_step - trainer.config.env.num_envs * distributed.size()
     return every > 0 and trainer.policy_step // every > before // every

@@ -1,4 +1,4 @@
-"""What follows when numbers stop being finite: skipped updates are counted, traced, and at last given up."""
+"""Non-finite numbers: counts skipped updates and finds the first tensor or module that is not finite."""
 
 from __future__ import annotations
 
@@ -11,57 +11,59 @@ from torch import Tensor, nn
 from llmdreamer.types import SequenceBatch
 
 
-class Guard:
-    """Counts the updates that the optimiser skipped.
+class SkippedUpdates:
+    """Counts the updates that the optimizer skipped.
 
-    Their flags stay on the device until `look`, which waits for what it reads: call it where the
-    device has just been waited for anyway.
+    Flags stay on the device until `sync`, which waits for the device. Call it where the device has just been
+    synchronized.
     """
 
     def __init__(self) -> None:
-        self.skipped = 0  # updates, in the whole run
-        self.in_a_row = 0  # of the newest ones
-        self.fresh = 0  # not yet reported
+        self.total = 0  # in the whole run
+        self.consecutive = 0  # up to the newest update
+        self.unreported = 0
         self._flags: list[Tensor] = []
 
-    def note(self, flag: Tensor) -> None:
-        """Take the flag of one update: a scalar, 1 if it was skipped."""
+    def add(self, flag: Tensor) -> None:
+        """Record the flag of one update: a scalar, 1 if it was skipped."""
         self._flags.append(flag)
 
-    def look(self) -> None:
-        """Bring the counts up to date."""
+    def sync(self) -> None:
+        """Update the counts from the flags."""
         if not self._flags:
             return
         flags = torch.stack(self._flags).tolist()
         self._flags.clear()
         for flag in flags:
-            self.in_a_row = self.in_a_row + 1 if flag else 0
-        self.skipped += int(sum(flags))
-        self.fresh += int(sum(flags))
+            self.consecutive = self.consecutive + 1 if flag else 0
+        self.total += int(sum(flags))
+        self.unreported += int(sum(flags))
 
     def state_dict(self) -> dict[str, int]:
-        self.look()
-        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+        self.sync()
+        return {"total": self.total, "consecutive": self.consecutive}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
-        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+        self.total, self.consecutive = state["total"], state["consecutive"]
 
 
-def trace(agent: nn.Module, batch: SequenceBatch, forward: Callable[[], object]) -> str:
-    """Name the first thing that is not finite: in the batch, or else the module of `agent` that makes
-    it as `forward` runs on that batch. Random generators are left as they were.
+def trace_source(agent: nn.Module, batch: SequenceBatch, forward: Callable[[], object]) -> str:
+    """Name the first non-finite tensor of the batch, or the first module whose output is not finite.
+
+    Args:
+        forward: computes the loss of the batch. Random generators are restored afterwards.
     """
-    for name, numbers in _numbers(batch):
-        if not numbers.isfinite().all():
+    for name, values in _named_tensors(batch):
+        if not values.isfinite().all():
             return f"the replayed {name}"
-    found: list[str] = []
+    sources: list[str] = []
 
     def watch(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, inputs: object, output: object) -> None:
-            if not found and not _is_finite(output):
-                found.append(name)
+        def check(module: nn.Module, inputs: object, output: object) -> None:
+            if not sources and not _is_finite(output):
+                sources.append(name)
 
-        return look
+        return check
 
     hooks = [
         module.register_forward_hook(watch(name)) for name, module in agent.named_modules() if name
@@ -73,30 +75,32 @@ def trace(agent: nn.Module, batch: SequenceBatch, forward: Callable[[], object])
     finally:
         for hook in hooks:
             hook.remove()
-    return found[0] if found else "no module's output: a loss or a gradient"
+    return sources[0] if sources else "a loss or a gradient (all module outputs are finite)"
 
 
-def not_finite(state: Any, path: str = "") -> str | None:
-    """The path of the first tensor in nested dicts and lists that is not finite; None if all are."""
+def find_non_finite(state: Any, path: str = "") -> str | None:
+    """Return the path of the first non-finite tensor in nested dicts and lists; None if there is none."""
     if isinstance(state, Tensor):
         return None if bool(state.isfinite().all()) else path
     if isinstance(state, dict):
-        parts = state.items()
+        children = state.items()
     elif isinstance(state, list | tuple):
-        parts = enumerate(state)  # type: ignore[assignment]
+        children = enumerate(state)  # type: ignore[assignment]
     else:
         return None
-    found = (not_finite(part, f"{path}.{name}" if path else str(name)) for name, part in parts)
-    return next(filter(None, found), None)
+    paths = (
+        find_non_finite(child, f"{path}.{name}" if path else str(name)) for name, child in children
+    )
+    return next(filter(None, paths), None)
 
 
-def _numbers(batch: SequenceBatch) -> Iterator[tuple[str, Tensor]]:
-    for key, shown in batch.observations.items():
-        yield f"observation '{key}'", shown
+def _named_tensors(batch: SequenceBatch) -> Iterator[tuple[str, Tensor]]:
+    for key, value in batch.observations.items():
+        yield f"observation '{key}'", value
     yield "action", batch.action
     yield "reward", batch.reward
 
 
 def _is_finite(output: object) -> bool:
-    parts = output if isinstance(output, list | tuple) else [output]
-    return all(bool(x.isfinite().all()) for x in parts if isinstance(x, Tensor))
+    outputs = output if isinstance(output, list | tuple) else [output]
+    return all(bool(x.isfinite().all()) for x in outputs if isinstance(x, Tensor))

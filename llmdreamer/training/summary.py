@@ -1,4 +1,4 @@
-"""What a run shows at its end: the curve of its returns, and a few lines that say where things lie."""
+"""Summary of a finished run: the plot of its returns, and the lines that it prints."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plot_returns(run_dir: Path) -> Path:
-    """Draw training and evaluation returns by environment step into `returns.png`."""
+    """Plot training and evaluation returns against environment steps into `returns.png`."""
     from matplotlib.figure import Figure
 
     episodes: list[tuple[int, float]] = []
@@ -41,25 +41,25 @@ def plot_returns(run_dir: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class Best:
-    """What the best policy of a run is worth."""
+class BestPolicyResult:
+    """Evaluation of the best policy of a run."""
 
-    evaluation: Evaluation  # of episodes that it was not chosen by
-    env_step: int  # at which it was
+    evaluation: Evaluation  # on episodes that were not used for the selection
+    env_step: int  # when the policy was saved
 
 
 def summary(
     config: Config,
     run_dir: Path,
     result: Evaluation,
-    best: Best | None,
+    best: BestPolicyResult | None,
     checkpoint: str,
     ui_command: str,
 ) -> str:
-    """The last lines of a run.
+    """Return the last lines of a run.
 
     Args:
-        checkpoint: where to go on from, in words (`Checkpoints.told`).
+        checkpoint: the checkpoint to resume from, in words (`Checkpoints.describe`).
     """
     acting = "mode" if config.eval.greedy else "sampled"
     episodes = len(result.returns)
@@ -67,7 +67,7 @@ def summary(
     if best is not None:
         lines.append(
             f"best policy        {best.evaluation} "
-            f"(of env step {best.env_step}, on {len(best.evaluation.returns)} other episodes)"
+            f"(env step {best.env_step}, on {len(best.evaluation.returns)} other episodes)"
         )
     lines += [
         f"run                {run_dir}",

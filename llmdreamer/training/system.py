@@ -1,4 +1,4 @@
-"""What the machine is doing beside the training: processors, memory, disk, read now and then."""
+"""Use of processors, memory and disk by the machine, read at intervals."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pathlib import Path
 import psutil
 import torch
 
-EVERY = 10.0  # seconds
+INTERVAL_SECONDS = 10.0
 
 
 class SystemMonitor:
-    """Readings for a run's record. One costs about a millisecond; nothing runs between two."""
+    """Readings for the record of a run. One takes about a millisecond; nothing runs in between."""
 
-    def __init__(self, device: torch.device, folder: Path, every: float = EVERY) -> None:
+    def __init__(self, device: torch.device, folder: Path, every: float = INTERVAL_SECONDS) -> None:
         self.device = device
         self.folder = folder
         self.every = every
         self._process = psutil.Process()
         self._since, self._busy = time.monotonic(), self._processor_seconds()
-        psutil.cpu_percent(None)  # its first answer means nothing
+        psutil.cpu_percent(None)  # the first value is meaningless
 
     def due(self) -> bool:
-        """Whether the last reading is `every` seconds old."""
+        """Return True if the last reading is `every` seconds old."""
         return time.monotonic() - self._since >= self.every
 
     def read(self) -> dict[str, float]:
-        """Metrics of now, or means since the last reading."""
+        """Return metrics: present values, or means since the last reading."""
         now, busy = time.monotonic(), self._processor_seconds()
         cores = (busy - self._busy) / max(1e-9, now - self._since)
         self._since, self._busy = now, busy
@@ -36,7 +36,7 @@ class SystemMonitor:
             "system/cpu_share": psutil.cpu_percent(None) / 100,
             "system/process_cores": cores,
             "system/memory_share": psutil.virtual_memory().percent / 100,
-            "system/memory_bytes": float(self._held()),
+            "system/memory_bytes": float(self._resident_bytes()),
             "system/disk_free_bytes": float(shutil.disk_usage(self.folder).free),
         }
         if self.device.type == "cuda":
@@ -49,12 +49,12 @@ class SystemMonitor:
         times = self._process.cpu_times()
         return float(times.user + times.system)
 
-    def _held(self) -> int:
-        """Resident bytes of this process and those it has started, as its environments'."""
-        held = 0
+    def _resident_bytes(self) -> int:
+        """Return the resident memory of this process and its children, such as environments."""
+        total = 0
         for process in [self._process, *self._process.children(recursive=True)]:
             try:
-                held += process.memory_info().rss
+                total += process.memory_info().rss
             except psutil.NoSuchProcess:
-                pass  # it has ended since it was listed
-        return held
+                pass  # the process has ended since it was listed
+        return total

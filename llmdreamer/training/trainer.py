@@ -16,9 +16,9 @@ from llmdreamer.agent.collector import Collector, Episode
 from llmdreamer.agent.restore import load_agent
 from llmdreamer.envs import make_vector
 from llmdreamer.replay import ReplayCredit, SequenceReplay
-from llmdreamer.training.clock import Clock, counted
+from llmdreamer.training.clock import Clock, count_flops
 from llmdreamer.training.compile import check_compiler, compile_agent, compile_errors, uncompiled
-from llmdreamer.training.non_finite import Guard, not_finite, trace
+from llmdreamer.training.non_finite import SkippedUpdates, find_non_finite, trace_source
 from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
 from llmdreamer.training.step import Learner
 from llmdreamer.types import Metrics, SequenceBatch
@@ -88,7 +88,7 @@ class Trainer:
         self.collector = Collector(self.envs, self.agent, self.replay, seed)
         self._ready = False
         self.clock = self.learner.clock = Clock()
-        self.guard = Guard()
+        self.skipped = SkippedUpdates()
         self._last_batch: SequenceBatch | None = None
         self._reports = 0
         # Counted at the run's first update and saved. Counting uses other kernels and nothing compiled,
@@ -133,9 +133,9 @@ class Trainer:
             Diverged: if too many updates in a row were not finite.
         """
         # Read the flags of earlier updates here: choosing an action has waited for the device already.
-        self.guard.look()
+        self.skipped.sync()
         while True:
-            if self.guard.fresh:
+            if self.skipped.unreported:
                 self._report()
             if not self.update_due():
                 return
@@ -152,8 +152,8 @@ class Trainer:
                 metrics = self._update_timing_compilation(batch)
             else:
                 with uncompiled(self.config.algo.compile):
-                    metrics, self.flops_per_update = counted(lambda: self.learner.update(batch))
-        self.guard.note(metrics[SKIPPED])
+                    metrics, self.flops_per_update = count_flops(lambda: self.learner.update(batch))
+        self.skipped.add(metrics[SKIPPED])
         return metrics
 
     def _update_timing_compilation(self, batch: SequenceBatch) -> Metrics:
@@ -171,18 +171,20 @@ class Trainer:
         Raises:
             Diverged: if too many updates in a row were skipped.
         """
-        guard, limit = self.guard, self.config.algo.optimizer.max_skipped
-        fresh, guard.fresh = guard.fresh, 0
-        ending = guard.in_a_row >= limit
+        skipped, limit = self.skipped, self.config.algo.optimizer.max_skipped
+        fresh, skipped.unreported = skipped.unreported, 0
+        ending = skipped.consecutive >= limit
         if self._reports >= MAX_SKIP_REPORTS and not ending:
             return
         self._reports += 1
         origin = "an earlier batch"
         # Trace only if the last update was skipped, and not with several processes: all would have to.
-        if guard.in_a_row and self._last_batch is not None and distributed.size() == 1:
+        if skipped.consecutive and self._last_batch is not None and distributed.size() == 1:
             origin = self._trace(self._last_batch)
         if ending:
-            raise Diverged(f"{guard.in_a_row} updates in a row were not finite, first in {origin}")
+            raise Diverged(
+                f"{skipped.consecutive} updates in a row were not finite, first in {origin}"
+            )
         log.warning(
             "%d updates skipped by update %d: not finite, first in %s", fresh, self.updates, origin
         )
@@ -191,7 +193,7 @@ class Trainer:
         norm = self.agent.behavior.return_norm
         before = {name: value.clone() for name, value in norm.state_dict().items()}
         with uncompiled(self.config.algo.compile):
-            origin = trace(self.agent, batch, lambda: self.learner.loss(batch))
+            origin = trace_source(self.agent, batch, lambda: self.learner.loss(batch))
         norm.load_state_dict(before)
         return origin
 
@@ -206,7 +208,7 @@ class Trainer:
         return {
             "agent": self.agent.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "non_finite": self.guard.state_dict(),
+            "non_finite": self.skipped.state_dict(),
             "credit": self.credit.state_dict(),
             "flops_per_update": self.flops_per_update,
             **first,
@@ -238,7 +240,7 @@ class Trainer:
             )
         load_agent(self.agent, state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.guard.load_state_dict(state["non_finite"])
+        self.skipped.load_state_dict(state["non_finite"])
         self.credit.load_state_dict(state["credit"])
         # The schedule ends with the run, which may have a new length or replay ratio.
         self.optimizer.total_updates = self.credit.total(self.config.algo.total_steps, self.prefill)
@@ -286,7 +288,7 @@ def check_finite(state: dict[str, Any]) -> None:
         Diverged: if a weight or a moment is not finite.
     """
     parts = {part: state[part] for part in ("agent", "optimizer") if part in state}
-    if name := not_finite(parts):
+    if name := find_non_finite(parts):
         raise Diverged(f"{name} is not finite")
 
 

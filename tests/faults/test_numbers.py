@@ -10,7 +10,7 @@ from smallest import contents, rows, saved
 from llmdreamer.envs import make_vector
 from llmdreamer.replay import layout
 from llmdreamer.training.loop import train
-from llmdreamer.training.non_finite import not_finite
+from llmdreamer.training.non_finite import find_non_finite
 from llmdreamer.utils.errors import Diverged
 
 
@@ -62,7 +62,7 @@ def test_a_row_of_nan_costs_the_updates_that_meet_it_and_no_more(copy, untracked
     skipped = state["non_finite"]["skipped"]
     updates = state["optimizer"]["updates"]
     assert updates == (128 - 16) // 2 and 0 < skipped < updates - 24
-    assert not_finite({key: state[key] for key in ("agent", "optimizer")}) is None
+    assert find_non_finite({key: state[key] for key in ("agent", "optimizer")}) is None
     told = [row for _, row in rows(folder) if "optimizer/skipped_updates" in row]
     assert told[-1]["optimizer/skipped_updates"] == skipped
     # The means are of the updates that were learned from.

@@ -44,7 +44,7 @@ def test_a_signal_leaves_a_checkpoint_however_often_it_comes(tmp_path, finished,
         command.send(signal.SIGTERM)
     stopped, said = command.wait()
     assert stopped == code
-    assert f"stopped; go on with: python run.py resume={folder}" in said
+    assert f"stopped; resume with: python run.py resume={folder}" in said
     step = saved(folder)["collector"]["policy_step"]
     assert 16 <= step < 64 and newest(folder).startswith(f"step-{step:012d}")
     # A checkpoint ends a row of means, so the rows differ; what was learned does not.
@@ -76,7 +76,7 @@ def test_a_second_signal_while_the_checkpoint_is_written_spoils_nothing(tmp_path
     assert command.until(lambda: any(folder.glob("checkpoints/*.tmp")))
     command.send(signal.SIGTERM)
     code, said = command.wait()
-    assert (code, said.count("stopped; go on with: python run.py resume=")) == (143, 1), said
+    assert (code, said.count("stopped; resume with: python run.py resume=")) == (143, 1), said
     step = saved(folder)["collector"]["policy_step"]  # its hash is that of its name
     assert newest(folder).startswith(f"step-{step:012d}")
     assert not any(folder.glob("checkpoints/*.tmp"))
@@ -89,7 +89,7 @@ def test_a_signal_in_the_last_evaluation_ends_it_at_once(tmp_path):
     assert command.until(lambda: newest(folder) >= "step-000000000064")
     command.send(signal.SIGINT)
     code, said = command.wait(30)
-    assert (code, said.count("stopped; go on with: python run.py resume=")) == (130, 1), said
+    assert (code, said.count("stopped; resume with: python run.py resume=")) == (130, 1), said
     assert "Traceback" not in said and "evaluation return" not in said
     code, said = run(tmp_path, *RUN)
     assert code == 0 and "evaluation return" in said

@@ -58,49 +58,49 @@ def test_small_returns_are_told_to_a_hundredth(returns, told):
 
 
 def test_the_highest_mean_is_kept_and_of_equal_ones_the_latest(tmp_path, saver):
-    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
     assert best.policy_step is None
-    best.offer(agent(1.0), scored(10, 20), 100)
-    best.offer(agent(2.0), scored(30, 10), 200)
-    best.offer(agent(3.0), scored(20, 20), 300)
-    best.offer(agent(4.0), scored(19, 20), 400)
+    best.save_if_best(agent(1.0), scored(10, 20), 100)
+    best.save_if_best(agent(2.0), scored(30, 10), 200)
+    best.save_if_best(agent(3.0), scored(20, 20), 300)
+    best.save_if_best(agent(4.0), scored(19, 20), 400)
     assert (kept(best), best.policy_step) == (3.0, 300)
 
 
 def test_a_run_that_goes_on_keeps_what_was_best_and_a_new_one_forgets_it(tmp_path, saver):
-    first = BestPolicy(tmp_path, CPU, saver, goes_on=False)
-    first.offer(agent(1.0), scored(50), 100)
+    first = BestPolicy(tmp_path, CPU, saver, resumed=False)
+    first.save_if_best(agent(1.0), scored(50), 100)
     assert first.policy_step == 100
-    again = BestPolicy(tmp_path, CPU, saver, goes_on=True)
-    again.offer(agent(2.0), scored(40), 200)
+    again = BestPolicy(tmp_path, CPU, saver, resumed=True)
+    again.save_if_best(agent(2.0), scored(40), 200)
     assert kept(again) == 1.0
-    new = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+    new = BestPolicy(tmp_path, CPU, saver, resumed=False)
     assert new.policy_step is None
-    new.offer(agent(2.0), scored(40), 200)
+    new.save_if_best(agent(2.0), scored(40), 200)
     assert kept(new) == 2.0
 
 
 def test_a_better_one_replaces_what_a_life_that_is_gone_had_found_later(tmp_path, saver):
-    first = BestPolicy(tmp_path, CPU, saver, goes_on=False)
-    first.offer(agent(1.0), scored(50), 200)
+    first = BestPolicy(tmp_path, CPU, saver, resumed=False)
+    first.save_if_best(agent(1.0), scored(50), 200)
     assert first.policy_step == 200
-    again = BestPolicy(tmp_path, CPU, saver, goes_on=True)  # from a checkpoint of step 50
-    again.offer(agent(2.0), scored(60), 100)
+    again = BestPolicy(tmp_path, CPU, saver, resumed=True)  # from a checkpoint of step 50
+    again.save_if_best(agent(2.0), scored(60), 100)
     assert (kept(again), again.policy_step) == (2.0, 100)
     assert len(list((tmp_path / "best").iterdir())) == 1
 
 
 def test_a_damaged_file_is_not_loaded_and_the_run_goes_on_without(tmp_path, saver, caplog):
-    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
-    best.offer(agent(1.0), scored(50), 100)
+    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
+    best.save_if_best(agent(1.0), scored(50), 100)
     assert best.policy_step == 100
     (path,) = (tmp_path / "best").glob("*.pt")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ConfigError, match="no undamaged one"):
         best.restore(agent(0.0))
-    again = BestPolicy(tmp_path, CPU, saver, goes_on=True)
-    assert "no undamaged one: the best policy is chosen anew" in caplog.text
-    again.offer(agent(2.0), scored(1), 200)
+    again = BestPolicy(tmp_path, CPU, saver, resumed=True)
+    assert "the best policy so far is discarded" in caplog.text
+    again.save_if_best(agent(2.0), scored(1), 200)
     assert kept(again) == 2.0
 
 
@@ -115,8 +115,8 @@ def test_training_goes_on_while_it_is_written_and_a_checkpoint_comes_after_it(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
-    best, trained = BestPolicy(tmp_path, CPU, saver, goes_on=False), agent(1.0)
-    best.offer(trained, scored(50), 100)
+    best, trained = BestPolicy(tmp_path, CPU, saver, resumed=False), agent(1.0)
+    best.save_if_best(trained, scored(50), 100)
     assert reached.wait(LIMIT)
     torch.nn.init.constant_(trained.weight, 9.0)
     there = []
@@ -129,8 +129,8 @@ def test_training_goes_on_while_it_is_written_and_a_checkpoint_comes_after_it(
 
 
 def test_what_a_full_disk_did_not_take_is_not_the_best(tmp_path, saver, monkeypatch):
-    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
-    best.offer(agent(1.0), scored(50), 100)
+    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
+    best.save_if_best(agent(1.0), scored(50), 100)
     assert best.policy_step == 100
 
     def full(descriptor):
@@ -138,17 +138,17 @@ def test_what_a_full_disk_did_not_take_is_not_the_best(tmp_path, saver, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        best.offer(agent(2.0), scored(70), 200)
+        best.save_if_best(agent(2.0), scored(70), 200)
         assert best.policy_step == 100
-    best.offer(agent(3.0), scored(60), 300)
+    best.save_if_best(agent(3.0), scored(60), 300)
     assert (kept(best), best.policy_step) == (3.0, 300)
 
 
 def test_at_the_end_it_is_the_best_that_is_evaluated_on_episodes_it_was_not_chosen_by(
     tmp_path, saver, monkeypatch
 ):
-    best, trained = BestPolicy(tmp_path, CPU, saver, goes_on=False), agent(1.0)
-    best.offer(trained, scored(50), 100)
+    best, trained = BestPolicy(tmp_path, CPU, saver, resumed=False), agent(1.0)
+    best.save_if_best(trained, scored(50), 100)
     torch.nn.init.constant_(trained.weight, 9.0)  # it got worse
     judged = []
 
@@ -179,7 +179,7 @@ def test_at_the_end_it_is_the_best_that_is_evaluated_on_episodes_it_was_not_chos
 
 
 def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver, monkeypatch):
-    best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
+    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
     judged, says = [], iter([scored(20, 40), scored(10, 10), scored(30, 50)])
 
     def judge(agent, env, episodes, seed, *, greedy):
@@ -198,7 +198,7 @@ def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver
 
     def offer(value, step, *returns):
         run.trainer.agent, run.trainer.policy_step = agent(value), step
-        Run._offer(run, scored(*returns))
+        Run._maybe_save_best(run, scored(*returns))
 
     offer(1.0, 100, 50)  # lucky: 30 on more
     offer(2.0, 200, 29)  # not looked at again
@@ -215,8 +215,8 @@ def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver
 def test_weights_that_are_not_finite_are_no_best_policy(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
     with CheckpointWriter(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
-        best = BestPolicy(tmp_path, CPU, saver, goes_on=False)
-        best.offer(agent(float("nan")), scored(50), 100)
+        best = BestPolicy(tmp_path, CPU, saver, resumed=False)
+        best.save_if_best(agent(float("nan")), scored(50), 100)
         with pytest.raises(Diverged, match="agent.weight is not finite"):
             best.restore(agent(0.0))
     assert not (tmp_path / "best").exists()

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from llmdreamer.training.clock import Clock, counted, peak_memory
+from llmdreamer.training.clock import Clock, count_flops, peak_memory
 
 
 def test_stages_are_told_as_shares_of_the_time_since_the_last_reading():
@@ -41,9 +41,9 @@ def test_a_stage_that_fails_is_timed_too():
 
 def test_a_matrix_product_and_its_two_gradients_cost_two_operations_a_term_each():
     left, right = (torch.ones(shape, requires_grad=True) for shape in ((3, 4), (4, 5)))
-    product, flops = counted(lambda: torch.mm(left, right))
+    product, flops = count_flops(lambda: torch.mm(left, right))
     assert product.sum().item() == 60 and flops == 2 * 3 * 4 * 5
-    assert counted(product.sum().backward)[1] == 2 * flops
+    assert count_flops(product.sum().backward)[1] == 2 * flops
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -53,9 +53,11 @@ def test_attention_costs_its_two_products_in_whatever_kernel(masked):
     mask = torch.ones(8, 8, dtype=torch.bool).tril() if masked else None
     for kernel in (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
         with sdpa_kernel(kernel):
-            found, flops = counted(lambda: scaled_dot_product_attention(query, query, query, mask))
+            found, flops = count_flops(
+                lambda: scaled_dot_product_attention(query, query, query, mask)
+            )
         assert flops == 2 * (2 * 2 * 3 * 8 * 8 * 4), kernel
-        assert counted(found.sum().backward)[1] >= 2 * flops
+        assert count_flops(found.sum().backward)[1] >= 2 * flops
 
 
 def test_the_peak_is_at_least_what_was_just_held():

@@ -43,6 +43,6 @@ def test_where_nothing_can_be_lost_the_first_ends_it_at_once(earlier):
     with pytest.raises(Stopped) as stopped, Interrupts() as interrupts:
         if earlier:
             signal.raise_signal(signal.SIGUSR1)
-        interrupts.at_once()
+        interrupts.stop_immediately()
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.code == (138 if earlier else 143)

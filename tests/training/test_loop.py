@@ -268,7 +268,7 @@ def test_a_preempted_run_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_
         out, _ = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert (process.returncode, "go on with: python run.py resume=" in out) == (code, True)
+    assert (process.returncode, "python run.py resume=" in out) == (code, True)
     assert saved(folder)["collector"]["policy_step"] >= 32
     # The uploader may outlive the run by a little; it says when it has told all.
     deadline = time.monotonic() + 60

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from llmdreamer.agent.agent import Agent
 from llmdreamer.behavior.normalize import ReturnNorm
-from llmdreamer.training.non_finite import Guard, not_finite, trace
+from llmdreamer.training.non_finite import SkippedUpdates, find_non_finite, trace_source
 from llmdreamer.training.optimizer import SKIPPED, AgentOptimizer
 from llmdreamer.training.step import Learner
 from llmdreamer.types import EnvSpec, SequenceBatch
@@ -124,19 +124,19 @@ def test_the_scale_of_returns_takes_finite_ones_only(bad):
 
 
 def test_skipped_updates_are_counted_and_so_are_those_in_a_row():
-    guard = Guard()
+    skipped = SkippedUpdates()
     for flag in (0, 1, 1, 0, 1, 1, 1):
-        guard.note(torch.tensor(float(flag)))
-    guard.look()
-    assert (guard.skipped, guard.in_a_row, guard.fresh) == (5, 3, 5)
-    resumed = Guard()
-    resumed.load_state_dict(guard.state_dict())
-    resumed.note(torch.tensor(1.0))
-    resumed.look()
-    assert (resumed.skipped, resumed.in_a_row, resumed.fresh) == (6, 4, 1)
-    resumed.note(torch.tensor(0.0))
-    resumed.look()
-    assert (resumed.skipped, resumed.in_a_row) == (6, 0)
+        skipped.add(torch.tensor(float(flag)))
+    skipped.sync()
+    assert (skipped.total, skipped.consecutive, skipped.unreported) == (5, 3, 5)
+    resumed = SkippedUpdates()
+    resumed.load_state_dict(skipped.state_dict())
+    resumed.add(torch.tensor(1.0))
+    resumed.sync()
+    assert (resumed.total, resumed.consecutive, resumed.unreported) == (6, 4, 1)
+    resumed.add(torch.tensor(0.0))
+    resumed.sync()
+    assert (resumed.total, resumed.consecutive) == (6, 0)
 
 
 @pytest.fixture
@@ -166,16 +166,16 @@ def test_a_batch_of_nan_moves_no_weight(learner, batch):
     assert learner.update(batch)[SKIPPED] == 0
     assert not same(weights, learner.agent.state_dict())
     state = [learner.agent.state_dict(), learner.optimizer.state_dict()]
-    assert not_finite(state) is None
+    assert find_non_finite(state) is None
 
 
 def first_in(learner, batch):
-    return trace(learner.agent, batch, lambda: learner.loss(batch))
+    return trace_source(learner.agent, batch, lambda: learner.loss(batch))
 
 
 def test_the_first_offender_is_named(learner, batch):
     agent = learner.agent
-    assert first_in(learner, batch) == "no module's output: a loss or a gradient"
+    assert first_in(learner, batch) == "a loss or a gradient (all module outputs are finite)"
     before = torch.get_rng_state()
     layers = {name: m for name, m in agent.named_modules() if isinstance(m, nn.Linear)}
     name = next(n for n in layers if n.startswith("behavior.actor"))
@@ -194,5 +194,5 @@ def test_the_first_offender_is_named(learner, batch):
 
 def test_what_is_not_finite_is_found_by_its_path():
     state = {"agent": {"a": torch.ones(2)}, "moments": [torch.ones(1), torch.tensor([math.nan])]}
-    assert not_finite(state) == "moments.1"
-    assert not_finite({"agent": state["agent"], "names": ["a"], "count": 3}) is None
+    assert find_non_finite(state) == "moments.1"
+    assert find_non_finite({"agent": state["agent"], "names": ["a"], "count": 3}) is None

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from llmdreamer.analysis.cells import KNOBS, PARAM, TAG, label_arms
-from llmdreamer.config import AS_BEFORE
 from llmdreamer.tracking.read import Points, StoredRun, read_experiment
 from llmdreamer.tracking.store import TrackingError, resolve_uri
 from llmdreamer.utils.errors import ConfigError
@@ -161,11 +160,7 @@ def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
             "artifact_uri": run.artifact_uri,
         }
         row |= {knob: run.tags.get(knob, "unknown") for knob in KNOBS}
-        if "posterior" not in run.tags:
-            # Once it was no tag; before that it was no choice.
-            row["posterior"] = run.params.get("posterior", "decoupled")
-        params = {name: str(value) for name, value in AS_BEFORE.items()} | run.params
-        row |= {PARAM + name: value for name, value in params.items()}
+        row |= {PARAM + name: value for name, value in run.params.items()}
         row |= {TAG + name: value for name, value in run.tags.items()}
         rows.append(row)
     if not rows:

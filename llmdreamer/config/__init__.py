@@ -14,7 +14,6 @@ from llmdreamer.config.load import (
 from llmdreamer.config.metrics import refuse_unlogged
 from llmdreamer.config.objective import Objective, parse_objectives
 from llmdreamer.config.schema import (
-    AS_BEFORE,
     ActorConfig,
     AlgoConfig,
     BackboneConfig,
@@ -39,7 +38,6 @@ from llmdreamer.config.schema import (
 )
 
 __all__ = [
-    "AS_BEFORE",
     "AUTO",
     "GROUPS",
     "RANGES",

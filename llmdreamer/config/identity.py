@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from llmdreamer.config import AS_BEFORE, BackboneConfig, Config, arm, is_language_model
+from llmdreamer.config import BackboneConfig, Config, arm, is_language_model
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.flatten import Scalar, flatten
 
@@ -56,11 +56,7 @@ def identity(config: Config) -> dict[str, Scalar]:
     """The resolved configuration by dotted keys, without what has no effect in this run."""
     params = flatten(asdict(config))
     dropped = without_effect(params)
-    return {
-        key: value
-        for key, value in params.items()
-        if (key, value) not in AS_BEFORE.items() and not is_among(key, dropped)
-    }
+    return {key: value for key, value in params.items() if not is_among(key, dropped)}
 
 
 def _is_none(params: Mapping[str, Scalar], key: str) -> bool:

@@ -22,7 +22,6 @@ class KeysConfig:
 @dataclass
 class TextKeysConfig:
     encoder: list[str] = field(default_factory=list)
-    # These two are not in runs saved before they were there.
     decoder: list[str] = field(default_factory=list)
     sequence: list[str] = field(default_factory=list)
 
@@ -36,7 +35,7 @@ class RecurrentModelConfig:
 @dataclass
 class HiddenConfig:
     hidden_size: int = MISSING
-    layers: int = 1  # with a default for runs saved before it was there
+    layers: int = MISSING
 
 
 @dataclass
@@ -52,11 +51,11 @@ class WorldModelConfig:
     discrete_size: int = MISSING
     unimix: float = MISSING
     posterior: str = MISSING
-    reconstruction_weight: float = 1.0  # with a default for runs saved before it was there
+    reconstruction_weight: float = MISSING
     kl_dynamics_weight: float = MISSING
     kl_representation_weight: float = MISSING
     kl_free_nats: float = MISSING
-    discount_in_continue_head: bool = True
+    discount_in_continue_head: bool = MISSING
     head_layers: int | None = None
     recurrent_model: RecurrentModelConfig = field(default_factory=RecurrentModelConfig)
     transition_model: HiddenConfig = field(default_factory=HiddenConfig)
@@ -75,11 +74,11 @@ class ActorConfig:
 @dataclass
 class CriticConfig:
     bins: int = MISSING
-    bins_in_symlog: bool = False  # with a default, as below, for runs saved before it was there
+    bins_in_symlog: bool = MISSING
     slow_rate: float = MISSING
     slow_regularizer_weight: float = MISSING
     replay_loss_weight: float = MISSING
-    action_value_loss_weight: float = 0.0
+    action_value_loss_weight: float = MISSING
 
 
 @dataclass
@@ -97,15 +96,15 @@ class OptimizerConfig:
     lora_lr: float | None = None
     actor_lr: float | None = None
     critic_lr: float | None = None
-    freeze_backbone_updates: int = 0  # with a default, for runs saved before it was there
+    freeze_backbone_updates: int = MISSING
     warmup: int = MISSING
     anneal: float = MISSING
-    max_skipped: int = 10
+    max_skipped: int = MISSING
     beta1: float = MISSING
     beta2: float = MISSING
     eps: float = MISSING
     agc: float | None = MISSING
-    kind: str = "laprop"
+    kind: str = MISSING
     behavior_eps: float | None = None
     clip: float | None = None
     behavior_clip: float | None = None
@@ -119,9 +118,8 @@ class AlgoConfig:
     total_steps: int = MISSING
     learning_starts: int | None = None
     replay_ratio: float = MISSING
-    # With a default for runs saved before they were there.
-    precision: str = "fp32"
-    compile: bool = False
+    precision: str = MISSING
+    compile: bool = MISSING
     per_rank_batch_size: int = MISSING
     per_rank_sequence_length: int = MISSING
     imag_starts: int | None = None
@@ -193,9 +191,9 @@ class EvalConfig:
     episodes: int = MISSING
     final_episodes: int = MISSING
     video: bool = MISSING
-    keep_best: bool = True  # this and those below are not in runs saved before
-    open_loop_windows: int = 32
-    greedy: bool = True
+    keep_best: bool = MISSING
+    open_loop_windows: int = MISSING
+    greedy: bool = MISSING
 
 
 @dataclass
@@ -243,20 +241,6 @@ class ComposedConfig(Config):
     replay_ratio: float = MISSING  # algo.replay_ratio
     precision: str = MISSING  # algo.precision
     compile: bool = MISSING  # algo.compile
-
-
-AS_BEFORE: dict[str, bool | float | str | None] = {
-    "algo.critic.action_value_loss_weight": 0.0,
-    "algo.text_keys.decoder": "[]",
-    "algo.world_model.head_layers": None,
-    "algo.world_model.representation_model.layers": 1,
-    "algo.world_model.transition_model.layers": 1,
-    "eval.greedy": True,
-}
-"""Keys that runs of earlier versions have not, at what was done then: so set, a run is of their cell and arm.
-
-A list is told as it is recorded, in JSON.
-"""
 
 
 def leaves(cls: type = Config, prefix: str = "") -> dict[str, Any]:

@@ -11,8 +11,8 @@ from mlflow.store.db.utils import _get_alembic_config
 from mlflow.store.tracking.dbmodels.initial_models import Base
 from recorded import EXPERIMENT, KEPT_ROWS, Recorded
 
-from llmdreamer.analysis.load import RETURN, Records, _frame, load, tidy
-from llmdreamer.tracking.read import Points, StoredRun, _read_server, _require, read_experiment
+from llmdreamer.analysis.load import RETURN, Records, load, tidy
+from llmdreamer.tracking.read import Points, _read_server, _require, read_experiment
 from llmdreamer.tracking.store import TrackingError, connect
 
 
@@ -78,22 +78,6 @@ def test_a_run_that_was_run_again_is_one_sample(recorded: Recorded, records: Rec
     assert recorded.run_id("repeated") not in set(records.runs["run_id"])
     assert recorded.run_id("small_gpt2_0") in set(records.runs["run_id"])
     assert any(note.startswith("1 run left out: a newer run") for note in records.notes)
-
-
-def test_runs_from_before_the_posterior_was_an_axis_are_decoupled():
-    """They share a cell with new ones: neither the tag nor its copies among the parameters part them."""
-    said = {"posterior": "decoupled", "algo.world_model.posterior": "decoupled"}
-    lives = [({}, {}), (said, {}), (said, {"posterior": "decoupled"})]
-    coupled = dict.fromkeys(said, "coupled")
-    tags = {"arm": "gru", "backbone": "gru", "env": "E", "seed": "0"}
-    frame = _frame(
-        [
-            StoredRun(str(n), "run", "FINISHED", 0.0, 1.0, params, tags | more)
-            for n, (params, more) in enumerate([*lives, (coupled, {})])
-        ]
-    )
-    assert list(frame["posterior"]) == ["decoupled"] * 3 + ["coupled"]
-    assert list(frame["label"]) == ["gru posterior=decoupled"] * 3 + ["gru posterior=coupled"]
 
 
 def test_a_sweeps_run_is_no_sample_and_names_its_jobs(recorded: Recorded, records: Records):

@@ -2,7 +2,6 @@
 
 import pytest
 
-from llmdreamer.config import AS_BEFORE
 from llmdreamer.config.identity import digest, identity, run_name
 
 GPT2_XS = "model=XS", "backbone=gpt2"
@@ -59,18 +58,3 @@ def test_a_run_is_named_by_its_cell_and_its_seed(compose):
 def test_a_password_is_not_part_of_a_cell(compose):
     config = compose("tracking.uri=postgresql://me:secret@host/db")
     assert "secret" not in str(identity(config))
-
-
-def test_cells_of_runs_from_before_there_was_a_choice_are_what_they_were(compose):
-    assert AS_BEFORE.keys().isdisjoint(identity(compose()))
-    chosen = {
-        "eval.greedy": False,
-        "algo.critic.action_value_loss_weight": 1,
-        "algo.text_keys.decoder": '["mission"]',
-        "algo.world_model.head_layers": 2,
-        "algo.world_model.representation_model.layers": 3,
-        "algo.world_model.transition_model.layers": 2,
-    }
-    keys = [f"{key}={value}" for key, value in chosen.items() if "text_keys" not in key]
-    found = identity(compose("env=minigrid", "backbone=gru", *keys))
-    assert {key: found[key] for key in AS_BEFORE} == chosen

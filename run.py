@@ -22,7 +22,7 @@ cli.register_resolvers()
 def run(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
-    with hold_run_lock(folder), cli.begun_or_gone(folder):
+    with hold_run_lock(folder), cli.remove_if_refused(folder):
         # Read only now: who held the folder before may have left a checkpoint to go on from.
         settings = config.load(cfg, hydra_cfg.overrides.task)
         if cfg.resume == config.AUTO and cli.finished(settings):

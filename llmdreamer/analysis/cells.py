@@ -7,7 +7,7 @@ from collections import Counter
 
 import pandas as pd
 
-from llmdreamer.config.identity import is_among, without_effect
+from llmdreamer.config.identity import has_prefix, keys_without_effect
 
 KNOBS = ("backbone", "posterior", "size", "pretrained", "peft", "replay_ratio")
 """The axes of the question. A comparison changes one of them."""
@@ -75,13 +75,13 @@ def _effective(runs: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in runs if name.startswith(PARAM)]
     rows = runs[names].rename(columns=lambda name: name.removeprefix(PARAM)).to_dict("records")
     dropped = pd.Series(
-        [without_effect({k: v for k, v in row.items() if pd.notna(v)}) for row in rows],
+        [keys_without_effect({k: v for k, v in row.items() if pd.notna(v)}) for row in rows],
         index=runs.index,
         dtype=object,
     )
     runs = runs.copy()
     for prefixes in set(dropped):
-        idle = [name for name in names if is_among(name.removeprefix(PARAM), prefixes)]
+        idle = [name for name in names if has_prefix(name.removeprefix(PARAM), prefixes)]
         runs[idle] = runs[idle].mask(dropped == prefixes, _NO_EFFECT)
     return runs
 
@@ -165,7 +165,7 @@ def _rank(knob: str, value: str) -> tuple[float, str]:
 
 def _is_configuration(column: str) -> bool:
     name = column.removeprefix(PARAM)
-    return not (is_among(name, _MEASURED) or _COPIES.match(name))
+    return not (has_prefix(name, _MEASURED) or _COPIES.match(name))
 
 
 def _last(name: str) -> str:

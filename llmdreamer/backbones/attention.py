@@ -16,7 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from llmdreamer.backbones import shared_prefix
 from llmdreamer.backbones.base import Backbone
 from llmdreamer.backbones.shared_prefix import SharedPrefixCache, share_prefix
-from llmdreamer.config.catalog import DEAF, LEARNED, ROTARY
+from llmdreamer.config.catalog import IGNORES_ATTENTION_KWARGS, LEARNED_POSITIONS, ROTARY_POSITIONS
 from llmdreamer.utils.errors import ConfigError
 
 SHARED_PREFIX_MIN_BYTES = 3 * 2**20
@@ -25,7 +25,10 @@ SHARED_PREFIX_MIN_BYTES = 3 * 2**20
 
 def supports_explicit_mask(config: PreTrainedConfig) -> bool:
     """Return True if the model is known to use a given 4D mask, position ids and cache as they are."""
-    return config.model_type in ROTARY | LEARNED and not _rotation_depends_on_length(config)
+    return (
+        config.model_type in ROTARY_POSITIONS | LEARNED_POSITIONS
+        and not _rotation_depends_on_length(config)
+    )
 
 
 def make_attention(model: PreTrainedModel, context: int, input_rms: float) -> AttentionBackbone:
@@ -35,7 +38,7 @@ def make_attention(model: PreTrainedModel, context: int, input_rms: float) -> At
         ConfigError: if the context is longer than the model can look back.
     """
     config = model.config
-    learned = int(config.n_positions) if config.model_type in LEARNED else None
+    learned = int(config.n_positions) if config.model_type in LEARNED_POSITIONS else None
     if learned is not None and context > learned:
         raise ConfigError(
             f"algo.world_model.hf_model.seq_len={context}: this GPT-2 has {learned} positions;"
@@ -130,7 +133,7 @@ class AttentionBackbone(Backbone):
         self.context = context
         self.input_rms = input_rms
         self.learned_positions = learned_positions
-        if model.config.model_type not in DEAF:
+        if model.config.model_type not in IGNORES_ATTENTION_KWARGS:
             model.set_attn_implementation(shared_prefix.ATTENTION_NAME)
         self.can_share_prefix = model.config._attn_implementation == shared_prefix.ATTENTION_NAME
         # transformers 5.24 renamed the argument, warns about the old name, and drops it in 5.40.

@@ -14,7 +14,7 @@ from llmdreamer.backbones.base import Backbone
 from llmdreamer.backbones.model_loading import load_pretrained, model_from_scratch
 from llmdreamer.backbones.state_space import Mixer, StateSpaceBackbone
 from llmdreamer.backbones.window import make_window
-from llmdreamer.config.catalog import ANY, SCANS, family_of, shape_of
+from llmdreamer.config.catalog import GENERIC_HF, SCAN_FUNCTIONS, family_of, shape_of
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -59,9 +59,9 @@ def make_huggingface(config: Config) -> Backbone:
 
 def _mixer(model_type: str) -> Mixer | None:
     """Return the function that runs a layer of a state-space model; None for other models."""
-    if model_type not in SCANS:
+    if model_type not in SCAN_FUNCTIONS:
         return None
-    module, _, function = SCANS[model_type].rpartition(".")
+    module, _, function = SCAN_FUNCTIONS[model_type].rpartition(".")
     mixer: Mixer = getattr(import_module(module), function)
     return mixer
 
@@ -70,7 +70,7 @@ def _load_model(config: Config) -> tuple[PreTrainedModel, float]:
     """Return the model, and the RMS of the tokens it expects."""
     name, path = config.backbone.name, config.backbone.path
     pretrained = config.algo.world_model.hf_model.from_pretrained
-    if name == ANY:
+    if name == GENERIC_HF:
         if pretrained:
             return load_pretrained(
                 path, config.backbone.model_type, "backbone=hf has no checkpoint"

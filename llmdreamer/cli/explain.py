@@ -25,12 +25,12 @@ _WORDS = {bool: "true or false", int: "an integer", float: "a number", str: "a t
 
 
 @dataclass(frozen=True)
-class Told:
+class UserError:
     line: str
     exit_code: int
 
 
-def explain(error: Exception, task: Callable[..., Any]) -> Told | None:
+def explain(error: Exception, task: Callable[..., Any]) -> UserError | None:
     """Return one line for a user's mistake, or None for an error that deserves its traceback.
 
     An error that carries an `exit_code` is one line wherever it arises; any other is a mistake in
@@ -39,12 +39,12 @@ def explain(error: Exception, task: Callable[..., Any]) -> Told | None:
     for link in _chain(error):
         code = getattr(link, "exit_code", None)
         if isinstance(code, int):
-            return Told(redact(_flat(str(link))), code)
-    if own_frames(error, task) is not None:
+            return UserError(redact(_flat(str(link))), code)
+    if task_traceback(error, task) is not None:
         return None
     kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
     typed = isinstance(error, kinds) or str(error).startswith(_PLUGIN)
-    return Told(redact(_flat(_line(error))), ConfigError.exit_code) if typed else None
+    return UserError(redact(_flat(_line(error))), ConfigError.exit_code) if typed else None
 
 
 def _line(error: Exception) -> str:
@@ -61,9 +61,9 @@ def _line(error: Exception) -> str:
         return f"{error.filename} cannot be made or read: {error.strerror}"
     message, cause = str(error), error.__cause__
     if unknown := re.match(r"Could not override '([^']+)'", message):
-        return unknown_key(unknown[1])
+        return describe_unknown_key(unknown[1])
     if isinstance(cause, ConfigKeyError) and cause.full_key:
-        return unknown_key(cause.full_key)
+        return describe_unknown_key(cause.full_key)
     if (merging := re.match(r"Error merging override (\S+)", message)) and cause is not None:
         return _mistyped(merging[1], cause)
     if not message and cause is not None:
@@ -83,7 +83,7 @@ def _unread(override: str) -> str:
     )
 
 
-def unknown_key(key: str) -> str:
+def describe_unknown_key(key: str) -> str:
     """Say that a key does not exist, and which near one does."""
     parent, _, last = key.rpartition(".")
     if f"{parent}.".startswith(OPEN):
@@ -126,7 +126,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen = seen.__cause__ or seen.__context__
 
 
-def own_frames(error: BaseException, task: Callable[..., Any]) -> TracebackType | None:
+def task_traceback(error: BaseException, task: Callable[..., Any]) -> TracebackType | None:
     """Return the error's traceback from `task`'s own code on; None if it never came there."""
     body = inspect.unwrap(task).__code__
     frame = error.__traceback__

@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from hydra.utils import execution_whitelist
 from omegaconf import DictConfig
 
-from llmdreamer.cli.explain import Told, explain, own_frames, unknown_key
+from llmdreamer.cli.explain import UserError, describe_unknown_key, explain, task_traceback
 from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
@@ -53,16 +53,16 @@ def entry(task: Callable[[], Any]) -> int:
     except _Mistake as mistake:
         if _traceback_wanted():
             raise mistake.error from None
-        return _tell(mistake.told)
+        return _print_error(mistake.told)
     except Exception as error:
         told = explain(error, task)
         if _traceback_wanted():
             raise
         if told is None:
             # Hydra's twelve frames above ours help nobody.
-            error.__traceback__ = own_frames(error, task) or error.__traceback__
+            error.__traceback__ = task_traceback(error, task) or error.__traceback__
             raise
-        return _tell(told)
+        return _print_error(told)
     return 0
 
 
@@ -87,12 +87,12 @@ def job(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class _Mistake(BaseException):
-    def __init__(self, error: Exception, told: Told) -> None:
+    def __init__(self, error: Exception, told: UserError) -> None:
         super().__init__(told.line)
         self.error, self.told = error, told
 
 
-def _tell(told: Told) -> int:
+def _print_error(told: UserError) -> int:
     print(told.line, file=sys.stderr)
     return told.exit_code
 
@@ -161,7 +161,7 @@ def _refuse_unknown(override: Override) -> None:
         *GROUPS,
         *(x.split(".")[0] for x in leaves(ComposedConfig)),
     }:
-        raise ConfigError(unknown_key(key))
+        raise ConfigError(describe_unknown_key(key))
     # Hydra refuses a number as an option, whatever the group.
     if key in GROUPS and isinstance(override.value(), int | float):
         options = group_options(key)

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmdreamer.cli.common import make_parser, print_result
-from llmdreamer.config.plugins import folder_of
+from llmdreamer.config.plugins import package_folder
 from llmdreamer.tracking.store import TrackingError
 from llmdreamer.utils.errors import ConfigError
 
@@ -47,7 +47,7 @@ def _register(args: argparse.Namespace) -> str:
         files = export(args.run_dir, Path(folder), args.trust)
         model = PyfuncModel(
             code=PACKAGE / "export" / "pyfunc_policy.py",
-            packages=[PACKAGE, *map(folder_of, args.trust)],
+            packages=[PACKAGE, *map(package_folder, args.trust)],
             files=files,
             requirements=[*map(_pinned, REQUIREMENTS)],
             options={"trust": args.trust},

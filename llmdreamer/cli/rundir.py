@@ -13,8 +13,8 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.config import AUTO, Config, arm, folder_in, from_yaml, load, refuse_unlogged
-from llmdreamer.config.checks import NAME
+from llmdreamer.config import AUTO, Config, arm, from_yaml, load, refuse_unlogged, run_folder
+from llmdreamer.config.checks import FOLDER_NAME
 from llmdreamer.sweep.plan import config_source_flags
 from llmdreamer.sweep.run_folder import is_finished
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE, RUN_LOCK_FILE
@@ -43,7 +43,7 @@ def run_dir(cfg: Config, started: str) -> Path:
         return Path(str(cfg.resume))
     default = f"{started}_{arm(cfg)}_{cfg.env.id}_{cfg.seed}"
     name = cfg.run_name if cfg.run_name is not None else re.sub(r"[^A-Za-z0-9._-]", "-", default)
-    folder = folder_in(cfg.output_root, name)
+    folder = run_folder(cfg.output_root, name)
     # What lies there with resume=auto was stopped before its first checkpoint.
     if cfg.resume is None and (folder / "config.yaml").exists():
         raise ConfigError(f"{folder} holds a run: go on with resume={folder}, or change run_name")
@@ -61,7 +61,7 @@ def finished(cfg: Config) -> bool:
 
 
 @contextmanager
-def begun_or_gone(folder: Path) -> Iterator[None]:
+def remove_if_refused(folder: Path) -> Iterator[None]:
     """Leave nothing of a run that is refused before it has begun; for who holds its folder.
 
     A run has begun once its configuration is in the folder. In a sweep the driver keeps the folder.
@@ -143,7 +143,7 @@ def _resolve_sweep(started: str, *, _root_: DictConfig) -> str:
     elif name is None:
         choice = hydra.runtime.choices.get("sweeps")
         name = sweep_name(choice, hydra.overrides.task, config_source_flags(hydra))
-    elif not NAME.fullmatch(name) or name in {".", ".."}:
+    elif not FOLDER_NAME.fullmatch(name) or name in {".", ".."}:
         raise ConfigError(
             f"hydra.sweeper.study_name={name!r}:"
             " must be 1 to 100 of the characters A-Z a-z 0-9 . _ -"

@@ -1,14 +1,14 @@
-"""Every configuration value: its type (schema), its range (checks), its way in and out (load)."""
+"""Configuration: types (schema), ranges (checks), loading and saving (load)."""
 
 from llmdreamer.config.checks import RANGES, arm, check, is_language_model
 from llmdreamer.config.load import (
     AUTO,
     GROUPS,
-    folder_in,
     from_yaml,
     load,
     read_run_config,
     register,
+    run_folder,
     to_yaml,
 )
 from llmdreamer.config.metrics import refuse_unlogged
@@ -64,7 +64,6 @@ __all__ = [
     "WorldModelConfig",
     "arm",
     "check",
-    "folder_in",
     "from_yaml",
     "is_language_model",
     "leaves",
@@ -73,5 +72,6 @@ __all__ = [
     "read_run_config",
     "refuse_unlogged",
     "register",
+    "run_folder",
     "to_yaml",
 ]

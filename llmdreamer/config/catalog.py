@@ -1,7 +1,6 @@
-"""Every backbone by name: where it is made, its published checkpoints, and its shapes from scratch.
+"""Catalog of backbones: factory, published checkpoints and shapes from scratch of each family.
 
-All that the rest of the program knows of a family is here. The configuration reads it too, so it
-imports nothing heavy.
+The configuration reads it, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Shape:
-    """One size of one family. `checkpoint` is a name on the Hugging Face hub, if one is published."""
+    """One size of one family. `checkpoint` is its name on the Hugging Face hub, if published."""
 
     width: int
     layers: int
     checkpoint: str | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
-    """What else the Hugging Face configuration of a model from scratch is told, by its own keys."""
+    """Further values of the Hugging Face configuration of a model from scratch."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +28,12 @@ class Family:
     """A named backbone.
 
     Args:
-        model_type: the architecture behind it, as transformers calls it; None if it is none of theirs.
-        sizes: its shapes.
+        model_type: architecture, as transformers names it; None if it is not from transformers.
+        sizes: shape by model size.
         factory: dotted name of the function that makes it from the configuration.
-        language_model: whether it has weights to load and layers to adapt (`pretrained`, `peft`).
-        any_width: whether `backbone.width` may stand in for a size's.
-        reference: whether with DreamerV3's own posterior it is the reference arm.
+        language_model: True if it has weights to load and layers to adapt (`pretrained`, `peft`).
+        any_width: True if `backbone.width` may replace the width of the size.
+        reference: True if it is the reference arm with DreamerV3's own posterior.
     """
 
     model_type: str | None
@@ -83,7 +82,7 @@ def _mamba2(width: int, layers: int, head: int = 64, state: int = 128) -> Shape:
     return Shape(width, layers, None, config)
 
 
-CATALOGUE: dict[str, Family] = {
+CATALOG: dict[str, Family] = {
     "gpt2": Family(
         "gpt2",
         {
@@ -156,8 +155,8 @@ CATALOGUE: dict[str, Family] = {
         any_width=True,
         reference=True,
     ),
-    # XS has gpt2's number of weights; the rest are the `deter` of danijar/dreamerv3's sizes of 100M, 200M and
-    # 400M (configs.yaml of 2025), whose 1M has 512.
+    # XS has gpt2's number of weights. The others have the `deter` of the 100M, 200M and 400M sizes in
+    # danijar/dreamerv3 (configs.yaml of 2025), whose 1M size has 512.
     "block_gru": Family(
         None,
         {"XS": Shape(720, 1), "S": Shape(6144, 1), "M": Shape(8192, 1), "L": Shape(12288, 1)},
@@ -167,49 +166,49 @@ CATALOGUE: dict[str, Family] = {
         reference=True,
     ),
 }
-ANY = "hf"
-"""The backbone that is any causal model of transformers, which brings its own type and shape."""
+GENERIC_HF = "hf"
+"""Name of the backbone that can be any causal model of transformers, with its own type and shape."""
 
-# How an architecture of transformers is run: as attention under our mask, if it is listed with the
-# kind of its positions; by our scan, if it has one; else by windows that are encoded anew. The laws
-# of tests/backbones are tested for all that are listed.
-ROTARY = frozenset(
+# A transformers architecture runs as attention under our mask if it is listed by the kind of its
+# positions, and by our scan if it is in SCAN_FUNCTIONS. All others encode each window again.
+# tests/backbones tests the backbone laws for every listed architecture.
+ROTARY_POSITIONS = frozenset(
     ["gemma3_text", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi", "qwen2", "qwen3"]
     + ["smollm3", "stablelm", "starcoder2"]
 )
-LEARNED = frozenset({"gpt2"})
-DEAF = frozenset({"stablelm"})
-"""Of these, what hands nothing on to its attention that its `forward` is told besides."""
-SCANS = {
+LEARNED_POSITIONS = frozenset({"gpt2"})
+IGNORES_ATTENTION_KWARGS = frozenset({"stablelm"})
+"""Architectures whose `forward` does not pass extra keyword arguments on to its attention."""
+SCAN_FUNCTIONS = {
     "mamba": "llmdreamer.backbones.mamba.mamba_mixer",
     "mamba2": "llmdreamer.backbones.mamba2.mamba2_mixer",
 }
-"""What runs a layer of a state-space model, see `llmdreamer.backbones.state_space`."""
+"""Function that runs a layer of a state-space model, see `llmdreamer.backbones.state_space`."""
 LORA_TARGETS = {"mamba": ["in_proj"], "mamba2": ["in_proj"]}
-"""The layers that adapters go into, where peft has no default of its own."""
+"""Layers that LoRA adapts, for architectures without a default in peft."""
 
 
 def family_of(name: str) -> Family:
-    """The family of a backbone's name; `hf` is one without sizes.
+    """Return the family of a backbone; `hf` has no sizes.
 
     Raises:
-        ConfigError: if there is no such backbone.
+        ConfigError: if the backbone does not exist.
     """
-    if name == ANY:
+    if name == GENERIC_HF:
         return Family(None, {})
-    if name not in CATALOGUE:
-        names = [*CATALOGUE, ANY]
+    if name not in CATALOG:
+        names = [*CATALOG, GENERIC_HF]
         raise ConfigError(
             f"backbone={name}: choose from {', '.join(names)}{did_you_mean(name, names)}"
         )
-    return CATALOGUE[name]
+    return CATALOG[name]
 
 
 def shape_of(name: str, size: str) -> Shape:
-    """The shape of a backbone at a size.
+    """Return the shape of a backbone at a size.
 
     Raises:
-        ConfigError: if there is no such backbone, or it has no such size.
+        ConfigError: if the backbone does not exist or does not have the size.
     """
     sizes = family_of(name).sizes
     if size not in sizes:

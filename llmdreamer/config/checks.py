@@ -1,4 +1,4 @@
-"""What no type can say: the range of every number, and the combinations that make no sense."""
+"""Checks beyond types: the range of every number, and combinations of values."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from llmdreamer.config.catalog import ANY, family_of
-from llmdreamer.config.metrics import ADAPTERS, METRICS
+from llmdreamer.config.catalog import GENERIC_HF, family_of
+from llmdreamer.config.metrics import ADAPTER_PREFIX, METRICS
 from llmdreamer.config.objective import parse_objectives
 from llmdreamer.config.plugins import check_trusted
 from llmdreamer.config.schema import BackboneConfig, Config
@@ -19,16 +19,16 @@ OPTIMIZERS = ("laprop", "adam")
 PRECISIONS = ("fp32", "bf16")
 POSTERIORS = ("decoupled", "coupled")
 SIZES = ("XS", "S", "M", "L")
-NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+DEVICE_PATTERN = re.compile(r"auto|cpu|cuda(:\d+)?")
 
-LARGEST = 2**53
-"""Of any number: beyond it a float, as metrics are, does not count one by one."""
+LARGEST_EXACT_INTEGER = 2**53
+"""Upper limit of every number. Metrics are floats, and a float cannot hold all integers beyond it."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A range: the test, and the words that follow `key=value:` where it fails."""
+    """A range: its test, and the text after `key=value:` in the error."""
 
     holds: Callable[[float], bool]
     text: str
@@ -47,12 +47,11 @@ def below(low: float, high: float) -> Rule:
 
 
 positive = Rule(lambda x: x > 0, "must be > 0")
-share = within(0, 1)
+fraction = within(0, 1)
 
-# Every number of the schema is here (tests/config/test_checks.py counts them); null passes.
 RANGES: dict[str, Rule] = {
     "seed": below(0, 2**32),
-    "threads": within(1, 1024),  # OpenMP dies of a hundred thousand, with no word
+    "threads": within(1, 1024),  # with 100,000 OpenMP kills the process without a message
     "seeds": at_least(1),
     "algo.total_steps": at_least(1),
     "algo.learning_starts": at_least(0),
@@ -61,8 +60,8 @@ RANGES: dict[str, Rule] = {
     "algo.per_rank_sequence_length": at_least(2),
     "algo.imag_starts": at_least(1),
     "algo.horizon": at_least(1),
-    "algo.gamma": share,
-    "algo.lmbda": share,
+    "algo.gamma": fraction,
+    "algo.lmbda": fraction,
     "algo.dense_units": at_least(1),
     "algo.mlp_layers": at_least(1),
     "algo.cnn_depth": at_least(1),
@@ -91,15 +90,15 @@ RANGES: dict[str, Rule] = {
     "algo.critic.replay_loss_weight": at_least(0),
     "algo.critic.action_value_loss_weight": at_least(0),
     "algo.return_norm.decay": below(0, 1),
-    "algo.return_norm.low": share,
-    "algo.return_norm.high": share,
+    "algo.return_norm.low": fraction,
+    "algo.return_norm.high": fraction,
     "algo.return_norm.minimum_scale": positive,
     "algo.optimizer.lr": positive,
     "algo.optimizer.backbone_lr": positive,
     "algo.optimizer.lora_lr": positive,
     "algo.optimizer.freeze_backbone_updates": at_least(0),
     "algo.optimizer.warmup": at_least(0),
-    "algo.optimizer.anneal": share,
+    "algo.optimizer.anneal": fraction,
     "algo.optimizer.max_skipped": at_least(1),
     "algo.optimizer.beta1": below(0, 1),
     "algo.optimizer.beta2": below(0, 1),
@@ -130,13 +129,14 @@ RANGES: dict[str, Rule] = {
     "eval.open_loop_windows": within(0, 100_000),
     "tracking.log_every": at_least(1),
 }
+"""The range of every number of the schema. Null is always accepted."""
 
 
 def check(cfg: Config) -> None:
-    """Refuse what cannot run.
+    """Refuse a configuration that cannot run.
 
     Raises:
-        ConfigError: one line, naming the key, its value and the range or the remedy.
+        ConfigError: with the key, its value, and the range or what to do.
     """
     for key, rule in RANGES.items():
         value = attrgetter(key)(cfg)
@@ -146,17 +146,17 @@ def check(cfg: Config) -> None:
             raise ConfigError(f"{key}={value}: must be a finite number, and {rule.text[8:]}")
         if not rule.holds(value):
             raise ConfigError(f"{key}={value}: {rule.text}")
-        if value > LARGEST:
-            raise ConfigError(f"{key}={value}: must be <= {LARGEST}")
-    _check_words(cfg)
-    _check_foreign(cfg)
+        if value > LARGEST_EXACT_INTEGER:
+            raise ConfigError(f"{key}={value}: must be <= {LARGEST_EXACT_INTEGER}")
+    _check_texts(cfg)
+    _check_plugins(cfg)
     _check_optimizer(cfg)
     _check_budget(cfg)
-    _check_arm(cfg)
+    _check_backbone(cfg)
 
 
-def _check_words(cfg: Config) -> None:
-    """Texts with a form of their own."""
+def _check_texts(cfg: Config) -> None:
+    """Check the texts that must have a given form or be one of a list."""
     if cfg.size not in SIZES:
         raise ConfigError(f"size={cfg.size}: choose from {', '.join(SIZES)} (model=...)")
     posterior = cfg.algo.world_model.posterior
@@ -170,11 +170,11 @@ def _check_words(cfg: Config) -> None:
             f"precision={cfg.algo.precision}: choose from {', '.join(PRECISIONS)}"
             f"{did_you_mean(cfg.algo.precision, PRECISIONS)}"
         )
-    if not DEVICE.fullmatch(cfg.device):
+    if not DEVICE_PATTERN.fullmatch(cfg.device):
         raise ConfigError(f"device={cfg.device}: must be auto, cpu, cuda or cuda:N")
-    # The name becomes a folder: nothing that leaves output_root may pass.
+    # The name becomes a folder, which must stay inside output_root.
     if cfg.run_name is not None and (
-        not NAME.fullmatch(cfg.run_name) or cfg.run_name in {".", ".."}
+        not FOLDER_NAME.fullmatch(cfg.run_name) or cfg.run_name in {".", ".."}
     ):
         raise ConfigError(
             f"run_name={cfg.run_name!r}: must be 1 to 100 of the characters A-Z a-z 0-9 . _ -"
@@ -186,34 +186,36 @@ def _check_words(cfg: Config) -> None:
 
 
 def _check_objective(cfg: Config) -> None:
-    """Refuse a name that no run of ours logs; an agent of somebody else's may log more."""
-    for one in parse_objectives(cfg.objective):
-        known = one.metric in METRICS or one.metric.startswith(ADAPTERS)
-        if not known and cfg.algo.agent is None:
-            near = did_you_mean(one.metric, sorted(METRICS))
+    """Refuse metrics that no run logs. An agent of another package may log more."""
+    for metric in (objective.metric for objective in parse_objectives(cfg.objective)):
+        documented = metric in METRICS or metric.startswith(ADAPTER_PREFIX)
+        if not documented and cfg.algo.agent is None:
+            near = did_you_mean(metric, sorted(METRICS))
             raise ConfigError(
-                f"objective={cfg.objective}: no run logs {one.metric}{near} (docs/metrics.md has them all)"
+                f"objective={cfg.objective}: no run logs {metric}{near}; docs/metrics.md lists all metrics"
             )
 
 
-def _check_foreign(cfg: Config) -> None:
-    """Code of other packages runs only if it was said to; what is for them is not read without them."""
+def _check_plugins(cfg: Config) -> None:
+    """Refuse untrusted code of other packages, and options that no such code reads."""
     backbone, algo = cfg.backbone, cfg.algo
     for key, name in (("backbone.factory", backbone.factory), ("algo.agent", algo.agent)):
         if name is not None:
             check_trusted(key, name, cfg.trust)
-    unread = [
+    options = [
         ("backbone.options", backbone.options, "backbone.factory", backbone.factory),
         ("backbone.language_model", backbone.language_model, "backbone.factory", backbone.factory),
         ("algo.options", algo.options, "algo.agent", algo.agent),
     ]
-    for key, value, reader, name in unread:
+    for key, value, reader, name in options:
         if value and name is None:
-            raise ConfigError(f"{key}={value}: nothing reads it without {reader}")
+            raise ConfigError(
+                f"{key}={value} has no effect without {reader}: set {reader}, or leave it out"
+            )
 
 
 def _check_optimizer(cfg: Config) -> None:
-    """Each kind has a way to clip of its own, and nothing reads the other's."""
+    """Refuse constants that the other kind of optimizer reads: each kind clips in its own way."""
     config = cfg.algo.optimizer
     if config.kind not in OPTIMIZERS:
         near = did_you_mean(config.kind, OPTIMIZERS)
@@ -222,28 +224,26 @@ def _check_optimizer(cfg: Config) -> None:
         )
     if config.kind == "adam" and config.agc is not None:
         raise ConfigError(
-            f"algo.optimizer.agc={config.agc} is for kind=laprop: set it to null, and clip"
+            f"algo.optimizer.agc={config.agc} is for kind=laprop: with kind=adam set agc=null, and clip"
         )
     if config.kind == "laprop":
         if config.agc is None:
-            raise ConfigError("algo.optimizer.agc=null: kind=laprop clips by it")
-        for key, default in (
-            ("clip", None),
-            ("behavior_clip", None),
-            ("behavior_eps", None),
-        ):
-            if (value := getattr(config, key)) != default:
-                raise ConfigError(f"algo.optimizer.{key}={value} is for kind=adam")
+            raise ConfigError(
+                "algo.optimizer.agc=null: kind=laprop clips by agc; set it to a number > 0"
+            )
+        for key in ("clip", "behavior_clip", "behavior_eps"):
+            if (value := getattr(config, key)) is not None:
+                raise ConfigError(f"algo.optimizer.{key}={value} is for kind=adam: set it to null")
 
 
 def _check_budget(cfg: Config) -> None:
-    """Data must reach the first update, and sequences must fit where they are kept."""
+    """Check that the run reaches its first update, and that sequences fit into replay."""
     algo, sequence = cfg.algo, cfg.algo.per_rank_sequence_length
-    # A sequence of T steps is T + 1 rows of one environment: the first is its context.
+    # A sequence of T steps takes T + 1 time steps of one environment: the first is its context.
     if cfg.replay.capacity // cfg.env.num_envs < sequence + 1:
         raise ConfigError(
-            f"replay.capacity={cfg.replay.capacity}: one sequence of {sequence + 1} rows does not fit"
-            f" (env.num_envs={cfg.env.num_envs} share it)"
+            f"replay.capacity={cfg.replay.capacity}: a sequence of {sequence + 1} time steps does not fit"
+            f" (env.num_envs={cfg.env.num_envs} environments share the capacity)"
         )
     if algo.learning_starts is not None and algo.learning_starts >= algo.total_steps:
         raise ConfigError(
@@ -253,12 +253,12 @@ def _check_budget(cfg: Config) -> None:
     if algo.total_steps // cfg.env.num_envs < sequence + 1:
         raise ConfigError(
             f"nothing would train: algo.total_steps={algo.total_steps} with"
-            f" env.num_envs={cfg.env.num_envs} never fills a sequence of {sequence + 1} rows"
+            f" env.num_envs={cfg.env.num_envs} never fills a sequence of {sequence + 1} time steps"
         )
     if algo.imag_starts is not None and algo.imag_starts > sequence:
         raise ConfigError(
             f"algo.imag_starts={algo.imag_starts}: a sequence has {sequence} positions"
-            " (algo.per_rank_sequence_length); null takes them all"
+            " (algo.per_rank_sequence_length); null uses all of them"
         )
     if algo.return_norm.low >= algo.return_norm.high:
         raise ConfigError(
@@ -277,11 +277,10 @@ def _check_budget(cfg: Config) -> None:
         )
 
 
-def _check_arm(cfg: Config) -> None:
-    """What a backbone cannot be asked for."""
+def _check_backbone(cfg: Config) -> None:
+    """Refuse options that the backbone does not have."""
     hf, backbone = cfg.algo.world_model.hf_model, cfg.backbone
     name = backbone.name
-    # What is no language model has neither weights to load nor layers to adapt.
     if not is_language_model(backbone):
         if hf.peft:
             raise ConfigError(f"backbone={name} takes no LoRA: set peft=false")
@@ -289,9 +288,11 @@ def _check_arm(cfg: Config) -> None:
             raise ConfigError(f"backbone={name} has no pretrained weights: set pretrained=false")
         if backbone.path is not None:
             raise ConfigError(f"backbone.path={backbone.path}: backbone={name} has no checkpoint")
-    free = backbone.factory is None and family_of(name).any_width
-    if backbone.width is not None and not free:
-        raise ConfigError(f"backbone.width={backbone.width}: backbone={name} has its own")
+    any_width = backbone.factory is None and family_of(name).any_width
+    if backbone.width is not None and not any_width:
+        raise ConfigError(
+            f"backbone.width={backbone.width}: backbone={name} has a fixed width; set it to null"
+        )
     frozen = cfg.algo.optimizer.freeze_backbone_updates
     if frozen > 0 and not (hf.from_pretrained and not hf.peft):
         raise ConfigError(
@@ -302,13 +303,13 @@ def _check_arm(cfg: Config) -> None:
 
 
 def _check_hf(cfg: Config) -> None:
-    """`backbone=hf` is told what it is, either by its type and shape or by a checkpoint."""
+    """Check that `backbone=hf`, and no other, has either a type and shape or a checkpoint."""
     backbone, pretrained = cfg.backbone, cfg.algo.world_model.hf_model.from_pretrained
-    if backbone.name != ANY or backbone.factory is not None:
+    if backbone.name != GENERIC_HF or backbone.factory is not None:
         for key, value in (("model_type", backbone.model_type), ("config", backbone.config)):
             if value is not None:
                 raise ConfigError(
-                    f"backbone.{key}={value}: backbone={backbone.name} has its own; use backbone=hf"
+                    f"backbone.{key}={value} is for backbone=hf, not for backbone={backbone.name}"
                 )
     elif backbone.config is not None and not isinstance(backbone.config, dict):
         raise ConfigError(f"backbone.config={backbone.config}: must be like {{hidden_size:128}}")
@@ -317,31 +318,31 @@ def _check_hf(cfg: Config) -> None:
     elif pretrained and backbone.config is not None:
         raise ConfigError(
             f"backbone.config={backbone.config}: a checkpoint has its own shape;"
-            " leave it out, or set pretrained=false"
+            " leave out backbone.config, or set pretrained=false"
         )
     elif not pretrained and backbone.model_type is None:
         raise ConfigError(
-            "backbone=hf: set backbone.model_type, e.g. olmo2, and its shape by backbone.config={...}"
+            "backbone=hf: set backbone.model_type, e.g. olmo2, and its shape in backbone.config={...}"
         )
 
 
 def is_language_model(cfg: BackboneConfig) -> bool:
-    """Whether a backbone has weights to load and layers to adapt.
+    """Return True if a backbone has weights to load and layers to adapt.
 
     Raises:
-        ConfigError: if there is no such backbone.
+        ConfigError: if the backbone does not exist.
     """
     return family_of(cfg.name).language_model if cfg.factory is None else cfg.language_model
 
 
 def arm(cfg: Config) -> str:
-    """Name the arm of the experiment, as docs and tables do."""
+    """Return the name of the experiment's arm, as docs and tables use it."""
     name = cfg.backbone.name
     if not is_language_model(cfg.backbone):
         if cfg.algo.world_model.posterior != "coupled":
             return name
-        ours = cfg.backbone.factory is None
-        return "reference" if ours and family_of(name).reference else f"{name}-coupled"
+        built_in = cfg.backbone.factory is None
+        return "reference" if built_in and family_of(name).reference else f"{name}-coupled"
     hf = cfg.algo.world_model.hf_model
     if hf.from_pretrained:
         return "pretrained-lora" if hf.peft else "pretrained-full"

@@ -1,4 +1,4 @@
-"""What makes two runs the same: the values that reach the training, and nothing else."""
+"""Identity of a run: the configuration values that affect training, as a digest and a folder name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from llmdreamer.config import BackboneConfig, Config, arm, is_language_model
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.flatten import Scalar, flatten
 
-# Where a run is, how fast it goes and what is told of it; the seed tells runs of a cell apart.
-_OUTSIDE = (
+# Place, speed and reporting of a run. The seed is not part of a cell.
+_NO_EFFECT_ON_TRAINING = (
     *("device", "threads", "algo.compile", "trust"),
     *("output_root", "run_name", "resume", "objective"),
     *("seed", "seeds", "rerun", "tracking", "checkpoint"),
@@ -22,41 +22,40 @@ _OUTSIDE = (
 _LORA = ("lora", "algo.optimizer.lora_lr")
 
 
-def without_effect(params: Mapping[str, Scalar]) -> tuple[str, ...]:
-    """The dotted keys that do not count in a run of these parameters, each with all below it.
+def keys_without_effect(params: Mapping[str, Scalar]) -> tuple[str, ...]:
+    """Return the dotted keys that have no effect in a run; each stands for all keys below it, too.
 
-    LoRA's values have none without `peft`, the backbone's learning rate none with it, and what is no
-    language model has neither adapters nor a checkpoint. `env.kwargs` and all else count.
+    LoRA's values have no effect without `peft`, and the backbone's learning rate has none with it. A
+    backbone that is not a language model has neither adapters nor a checkpoint.
 
     Args:
-        params: by dotted keys, typed or as MLflow gives them back (`"None"`, `"True"`). A record of an
-            earlier version may lack some: what hangs on those then counts.
+        params: by dotted keys, typed or as MLflow returns them (`"None"`, `"True"`).
     """
-    dropped = [*_OUTSIDE]
+    ignored = [*_NO_EFFECT_ON_TRAINING]
     if _is_none(params, "backbone.factory"):
-        dropped += [f"backbone.{key}" for key in ("factory", "language_model", "options")]
+        ignored += [f"backbone.{key}" for key in ("factory", "language_model", "options")]
     if _is_none(params, "algo.agent"):
-        dropped += ["algo.agent", "algo.options"]
+        ignored += ["algo.agent", "algo.options"]
     peft = str(params.get("algo.world_model.hf_model.peft"))
     if _is_language_model(params) is False:
-        dropped += [*_LORA, "backbone.path"]
+        ignored += [*_LORA, "backbone.path"]
     elif peft == "True":
-        dropped.append("algo.optimizer.backbone_lr")
+        ignored.append("algo.optimizer.backbone_lr")
     elif peft == "False":
-        dropped += _LORA
-    return tuple(dropped)
+        ignored += _LORA
+    return tuple(ignored)
 
 
-def is_among(key: str, prefixes: Sequence[str]) -> bool:
-    """Whether a dotted key is one of `prefixes` or lies below one."""
+def has_prefix(key: str, prefixes: Sequence[str]) -> bool:
+    """Return True if a dotted key is one of `prefixes` or lies below one."""
     return any(f"{key}.".startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def identity(config: Config) -> dict[str, Scalar]:
-    """The resolved configuration by dotted keys, without what has no effect in this run."""
+    """Return the configuration by dotted keys, without the keys that have no effect in this run."""
     params = flatten(asdict(config))
-    dropped = without_effect(params)
-    return {key: value for key, value in params.items() if not is_among(key, dropped)}
+    ignored = keys_without_effect(params)
+    return {key: value for key, value in params.items() if not has_prefix(key, ignored)}
 
 
 def _is_none(params: Mapping[str, Scalar], key: str) -> bool:
@@ -64,23 +63,23 @@ def _is_none(params: Mapping[str, Scalar], key: str) -> bool:
 
 
 def _is_language_model(params: Mapping[str, Scalar]) -> bool | None:
-    """None if it cannot be told: of a backbone that this version does not know."""
+    """Return None for a backbone that this version does not have."""
     factory = None if _is_none(params, "backbone.factory") else str(params["backbone.factory"])
-    says_so = str(params.get("backbone.language_model")) == "True"
+    declared = str(params.get("backbone.language_model")) == "True"
     name = str(params.get("backbone.name"))
     try:
-        return is_language_model(BackboneConfig(name, factory=factory, language_model=says_so))
+        return is_language_model(BackboneConfig(name, factory=factory, language_model=declared))
     except ConfigError:
         return None
 
 
 def digest(config: Config) -> str:
-    """Ten hexadecimal digits: equal for equal `identity`."""
+    """Return ten hexadecimal digits that are equal for equal `identity`."""
     text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def run_name(config: Config) -> str:
-    """The folder of a cell's run: readable first, then the digest that tells it from others."""
+    """Return the folder name of a cell's run: a readable part, the digest and the seed."""
     name = f"{arm(config)}_{config.backbone.name}-{config.size}_{config.env.id}"
     return re.sub(r"[^A-Za-z0-9._-]", "-", f"{name}_{digest(config)}_seed{config.seed}")

@@ -1,4 +1,4 @@
-"""From what Hydra composed, or what a run saved, to a checked `Config`; and back to YAML."""
+"""Load a checked `Config` from Hydra or from a saved run, and save it as YAML."""
 
 from __future__ import annotations
 
@@ -23,19 +23,14 @@ from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 GROUPS = ("algo", "model", "recipe", "backbone", "lora", "env", "exp", "sweeps")
 AUTO = "auto"
-"""`resume=auto`: go on with the run called `run_name`, or begin it."""
+"""`resume=auto`: resume the run `run_name` if it has a checkpoint, else start it."""
 REDACTED = "***"
-# What the same command may say otherwise when it goes on with a run by itself: nothing that has
-# shaped what the run has learned so far.
+# Keys that may differ between the saved run and a command with resume=auto. None of them affects
+# what the run has learned so far.
 _MAY_CHANGE = (
     *("resume", "run_name", "device", "threads", "objective", "output_root", "seeds", "rerun"),
-    *(
-        "algo.total_steps",
-        "env.processes",
-        "env.max_restarts",
-        "env.timeout",
-        "algo.optimizer.max_skipped",
-    ),
+    *("algo.total_steps", "algo.optimizer.max_skipped"),
+    *("env.processes", "env.max_restarts", "env.timeout"),
     *("checkpoint.", "eval.", "tracking."),
 )
 _SECRET_KEY = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credentials?)$", re.I)
@@ -44,7 +39,7 @@ _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 def register() -> None:
-    """Register the schema with Hydra, under the name that `conf/config.yaml` starts from."""
+    """Register the schema with Hydra under `schema`, which `conf/config.yaml` starts from."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(name="schema", node=ComposedConfig, replace=True)
@@ -53,43 +48,45 @@ def register() -> None:
 def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     """Return the composed configuration typed, complete and checked.
 
-    With `resume`, the run's own saved configuration, changed only by the `overrides` typed beside it.
-    With `resume=auto` and a run to go on with, its folder is in `resume`; without, `auto` stays there.
+    With `resume`, the result is the saved configuration of the run, changed only by `overrides`. With
+    `resume=auto` and a run to resume, `resume` holds its folder; without such a run it stays `auto`.
 
     Args:
-        cfg: as Hydra composed it; a `hydra` node is ignored.
-        overrides: what the user typed (`hydra.overrides.task`).
+        cfg: as composed by Hydra; a `hydra` node is ignored.
+        overrides: typed by the user (`hydra.overrides.task`).
 
     Raises:
-        ConfigError: if a value is missing, out of range or at odds with another, or a file says whom
-            to trust.
+        ConfigError: if a value is missing, out of range or in conflict with another, or if a file sets
+            `trust`.
     """
     names = [field.name for field in dataclasses.fields(ComposedConfig)]
     raw = OmegaConf.to_container(OmegaConf.masked_copy(cfg, names), resolve=False)
     try:
-        # Into a fresh schema: it refuses keys that `+key=value` forced into the composed one.
+        # A fresh schema refuses keys that `+key=value` added to the composed one.
         composed = OmegaConf.merge(OmegaConf.structured(ComposedConfig), raw)
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
-    if composed.trust and not any(_key(override) == "trust" for override in overrides):
-        raise ConfigError(f"trust={_spelled(composed.trust)} stands in a file: type it instead")
+        raise ConfigError(_describe(error)) from error
+    if composed.trust and not any(_override_key(override) == "trust" for override in overrides):
+        raise ConfigError(
+            f"trust={_to_list_override(composed.trust)} is set in a file: type it in the command instead"
+        )
     if composed.resume == AUTO:
-        return _automatic(composed)
+        return _resume_automatically(composed)
     if composed.resume is not None:
-        composed = _continued(composed, overrides)
-    return _complete(composed)
+        composed = _resume(composed, overrides)
+    return _to_checked_config(composed)
 
 
-def folder_in(output_root: str, name: str) -> Path:
+def run_folder(output_root: str, name: str) -> Path:
     """Return the folder of a run by its name.
 
     Raises:
-        ConfigError: if it would lie outside output_root.
+        ConfigError: if the folder would be outside output_root.
     """
     root = Path(output_root).expanduser()
     folder = root / name
     if not folder.resolve().is_relative_to(root.resolve()):
-        raise ConfigError(f"run_name={name}: {folder} leads outside output_root={root}")
+        raise ConfigError(f"run_name={name}: {folder} is outside output_root={root}")
     return folder
 
 
@@ -99,13 +96,13 @@ def to_yaml(cfg: Config) -> str:
 
 
 def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
-    """Read what `to_yaml` wrote. The file is data: nothing in it is looked up or run.
+    """Read a configuration that `to_yaml` wrote. The file is data: nothing in it is resolved or run.
 
     Args:
-        trust: packages whose code the file may name; whom it trusts itself does not count.
+        trust: packages whose code the file may name. The file's own `trust` is ignored.
 
     Raises:
-        ConfigError: if the file is missing, is not YAML, or holds other keys than the schema's.
+        ConfigError: if the file is missing, is not YAML, lacks a value, or holds an unknown key.
     """
     try:
         raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -116,13 +113,13 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a saved configuration (not a mapping)")
     if "${" in str(raw):
-        raise ConfigError(f"{path}: a saved configuration holds values, not ${{...}}")
+        raise ConfigError(f"{path}: a saved configuration must not contain ${{...}}")
     try:
         saved = OmegaConf.merge(OmegaConf.structured(Config), raw)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from error
+        raise ConfigError(f"{path}: {_describe(error)}") from error
     try:
-        config = _typed(saved)
+        config = _to_config(saved)
         config.trust = list(trust)
         check(config)
     except ConfigError as error:
@@ -131,34 +128,34 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
 
 
 def read_run_config(run_dir: Path, trust: Sequence[str]) -> Config:
-    """The configuration of a run that has checkpoints; see `from_yaml`. Raises ConfigError."""
+    """Read the configuration of a run that has checkpoints, as `from_yaml`. Raises ConfigError."""
     if not (run_dir / "checkpoints").is_dir():
         raise ConfigError(f"missing checkpoint: {run_dir} has no checkpoints/")
     return from_yaml(run_dir / "config.yaml", trust)
 
 
-def _complete(cfg: Any) -> Config:
-    config = _typed(cfg)
-    _fill(config)
+def _to_checked_config(cfg: Any) -> Config:
+    config = _to_config(cfg)
+    _fill_defaults(config)
     check(config)
     return config
 
 
-def _typed(cfg: Any) -> Config:
+def _to_config(cfg: Any) -> Config:
     try:
         config = OmegaConf.to_object(cfg)
     except MissingMandatoryValue as error:
-        raise ConfigError(f"{error.full_key} is needed: give {error.full_key}=...") from error
+        raise ConfigError(f"{error.full_key} is missing: set {error.full_key}=...") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
+        raise ConfigError(_describe(error)) from error
     assert isinstance(config, Config)
     return Config(
         **{field.name: getattr(config, field.name) for field in dataclasses.fields(Config)}
     )
 
 
-def _fill(cfg: Config) -> None:
-    """Replace each null that stands for a number that depends on other values."""
+def _fill_defaults(cfg: Config) -> None:
+    """Replace each null whose default depends on other values."""
     algo = cfg.algo
     if algo.learning_starts is None:
         algo.learning_starts = min(500, max(0, algo.total_steps) // 4)
@@ -166,80 +163,83 @@ def _fill(cfg: Config) -> None:
         algo.imag_starts = algo.per_rank_sequence_length
 
 
-def _continued(composed: Any, overrides: Sequence[str]) -> Any:
+def _resume(composed: Any, overrides: Sequence[str]) -> Any:
     """Lay the typed overrides over the saved configuration of the run in `composed.resume`."""
     if not composed.resume:
-        raise ConfigError("resume=: give a run's folder, or auto")
+        raise ConfigError("resume=: set it to a run's folder, or to auto")
     folder = Path(composed.resume)
     if not folder.is_dir():
         raise ConfigError(f"missing checkpoint: resume={folder} is not a run's folder")
-    for needed in ("config.yaml", "checkpoints"):
-        if not (folder / needed).exists():
-            raise ConfigError(f"missing checkpoint: {folder} has no {needed}; start the run anew")
-    typed = [_key(override) for override in overrides]
+    for required in ("config.yaml", "checkpoints"):
+        if not (folder / required).exists():
+            raise ConfigError(f"missing checkpoint: {folder} has no {required}; start a new run")
+    typed = [_override_key(override) for override in overrides]
     for key in typed:
         if key.partition("@")[0] in GROUPS:
-            raise ConfigError(f"resume={folder} keeps that run's own {key}: leave out {key}=...")
+            raise ConfigError(f"resume={folder} keeps the {key} of that run: leave out {key}=...")
     saved = OmegaConf.structured(from_yaml(folder / "config.yaml", composed.trust))
-    written = OmegaConf.to_container(composed, resolve=False)
+    unresolved = OmegaConf.to_container(composed, resolve=False)
     for leaf in leaves():
-        # A value follows what was typed if it is that key, or refers to it: `${replay_ratio}`.
-        sources = [leaf, *_REFERENCE.findall(str(_at(written, leaf)))]
-        follows = any(_related(source, key) for source in sources for key in typed)
-        if follows or REDACTED in str(OmegaConf.select(saved, leaf)):
+        # A typed key sets its own value and every value that refers to it: `${replay_ratio}`.
+        sources = [leaf, *_REFERENCE.findall(str(_get(unresolved, leaf)))]
+        is_typed = any(_overlap(source, key) for source in sources for key in typed)
+        if is_typed or REDACTED in str(OmegaConf.select(saved, leaf)):
             OmegaConf.update(saved, leaf, OmegaConf.select(composed, leaf))
     return saved
 
 
-def _key(override: str) -> str:
+def _override_key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def _spelled(names: Sequence[str]) -> str:
+def _to_list_override(names: Sequence[str]) -> str:
     return f"[{','.join(names)}]"
 
 
-def _automatic(composed: Any) -> Config:
-    """The configuration as typed; if the run called so has a checkpoint, that run's, which must agree."""
-    typed = _complete(composed)
+def _resume_automatically(composed: Any) -> Config:
+    """Return the typed configuration, or that of the run `run_name` if it has a checkpoint.
+
+    The two must agree, except in `_MAY_CHANGE`.
+    """
+    typed = _to_checked_config(composed)
     if typed.run_name is None:
-        raise ConfigError("resume=auto: give run_name=..., the run to look for")
-    folder = folder_in(typed.output_root, typed.run_name)
+        raise ConfigError("resume=auto: set run_name=... to the run to resume or start")
+    folder = run_folder(typed.output_root, typed.run_name)
     if not any(folder.glob("checkpoints/step-*.pt")):
         return typed
-    if not (folder / "config.yaml").exists():  # to begin anew here would remove them
+    if not (folder / "config.yaml").exists():  # a new run here would delete the checkpoints
         raise ConfigError(
-            f"resume=auto: {folder} holds checkpoints and no config.yaml to go on with: put it back,"
+            f"resume=auto: {folder} holds checkpoints but no config.yaml: restore the file,"
             " or change run_name"
         )
     saved = OmegaConf.structured(from_yaml(folder / "config.yaml", composed.trust))
-    now = OmegaConf.structured(typed)
+    command = OmegaConf.structured(typed)
     for leaf in leaves():
-        was, wanted = OmegaConf.select(saved, leaf), OmegaConf.select(now, leaf)
-        if leaf.startswith(_MAY_CHANGE) or REDACTED in str(was):
-            OmegaConf.update(saved, leaf, wanted)
-        # A null was filled in when the run began, perhaps for another length.
-        elif was != wanted and OmegaConf.select(composed, leaf) is not None:
+        old, new = OmegaConf.select(saved, leaf), OmegaConf.select(command, leaf)
+        if leaf.startswith(_MAY_CHANGE) or REDACTED in str(old):
+            OmegaConf.update(saved, leaf, new)
+        # A null was filled when the run started, perhaps for another total_steps.
+        elif old != new and OmegaConf.select(composed, leaf) is not None:
             raise ConfigError(
-                f"resume=auto: {folder} was begun with {leaf}={was}, this command has {wanted};"
-                f" change run_name, or type resume={folder} {leaf}={wanted}"
+                f"resume=auto: {folder} has {leaf}={old}, this command has {new}; change run_name,"
+                f" or type resume={folder} {leaf}={new}"
             )
     OmegaConf.update(saved, "resume", str(folder))
-    return _complete(saved)
+    return _to_checked_config(saved)
 
 
-def _related(one: str, other: str) -> bool:
-    """Whether two dotted keys are the same, or one lies below the other."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+def _overlap(first: str, second: str) -> bool:
+    """Return True if two dotted keys are equal or one lies below the other."""
+    return f"{first}.".startswith(f"{second}.") or f"{second}.".startswith(f"{first}.")
 
 
-def _at(tree: Any, key: str) -> Any:
-    for part in key.split("."):
-        tree = tree[part]
+def _get(tree: Any, key: str) -> Any:
+    for name in key.split("."):
+        tree = tree[name]
     return tree
 
 
-def _first_line(error: OmegaConfBaseException) -> str:
+def _describe(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         return f"unknown key '{error.full_key}'{did_you_mean(str(error.full_key), leaves(ComposedConfig))}"
     return f"{error.full_key or 'configuration'}: {(error.msg or str(error)).splitlines()[0]}"

@@ -1,4 +1,4 @@
-"""The names of all metrics that runs log, as docs/metrics.md explains them, and which runs log them."""
+"""Names of all metrics that runs log (docs/metrics.md explains them), and which runs log them."""
 
 from __future__ import annotations
 
@@ -43,46 +43,56 @@ _NAMES = {
     ),
 }
 METRICS = frozenset(f"{group}/{name}" for group, names in _NAMES.items() for name in names.split())
-ADAPTERS = "lora/"
-"""What the names of adapted layers begin with."""
-# Logged with updates, and not without any.
-_LEARNED = ("behavior/", "compute/", "optimizer/", "replay/", "time/", "world_model/")
-_LEARNED_TOO = "system/peak_memory_bytes"
-_NOT_LEARNED = "time/checkpoint_seconds"
+ADAPTER_PREFIX = "lora/"
+"""Prefix of the metrics of adapted layers."""
+# Logged only by runs with updates.
+_UPDATE_PREFIXES = ("behavior/", "compute/", "optimizer/", "replay/", "time/", "world_model/")
+_LOGGED_WITH_UPDATES = "system/peak_memory_bytes"
+_LOGGED_ALWAYS = "time/checkpoint_seconds"
 
 
 def refuse_unlogged(cfg: Config) -> None:
-    """Refuse an objective that a run of this configuration never logs; another's agent may log more.
+    """Refuse an objective that a run of this configuration never logs.
+
+    An agent of another package may log more, so its objectives pass. This does not check whether an
+    episode ends or whether a GPU exists.
 
     Raises:
-        ConfigError: naming what it lacks. Whether an episode ends, or a GPU is there, it does not tell.
+        ConfigError: with what the metric requires.
     """
-    for one in parse_objectives(cfg.objective):
-        what = _lacking(one.metric, cfg)
-        if what is not None and cfg.algo.agent is None:
+    for objective in parse_objectives(cfg.objective):
+        required = _missing_requirement(objective.metric, cfg)
+        if required is not None and cfg.algo.agent is None:
             raise ConfigError(
-                f"objective={cfg.objective}: this run never logs {one.metric}, which takes {what}"
+                f"objective={cfg.objective}: this run never logs {objective.metric}, which requires"
+                f" {required}"
             )
 
 
-def _lacking(metric: str, cfg: Config) -> str | None:
-    algo, begins = cfg.algo, metric.startswith
-    adapters = begins(ADAPTERS) or metric == "optimizer/lora_gradient_norm"
-    learned = (begins(_LEARNED) or metric == _LEARNED_TOO) and metric != _NOT_LEARNED
-    a_choice = cfg.eval.keep_best and 0 < cfg.eval.every < algo.total_steps
-    needs = (
-        (adapters, algo.world_model.hf_model.peft, "adapters (peft=true)"),
-        (begins("eval/best_"), a_choice, "eval.keep_best=true and eval.every < algo.total_steps"),
+def _missing_requirement(metric: str, cfg: Config) -> str | None:
+    """Return what a run must have to log the metric, or None if this run logs it."""
+    algo, starts = cfg.algo, metric.startswith
+    of_adapters = starts(ADAPTER_PREFIX) or metric == "optimizer/lora_gradient_norm"
+    of_updates = starts(_UPDATE_PREFIXES) or metric == _LOGGED_WITH_UPDATES
+    of_updates = of_updates and metric != _LOGGED_ALWAYS
+    selects_best = cfg.eval.keep_best and 0 < cfg.eval.every < algo.total_steps
+    requirements = (
+        (of_adapters, algo.world_model.hf_model.peft, "adapters (peft=true)"),
+        (
+            starts("eval/best_"),
+            selects_best,
+            "eval.keep_best=true and eval.every < algo.total_steps",
+        ),
         (
             metric == "behavior/action_value_loss",
             algo.critic.action_value_loss_weight > 0,
             "algo.critic.action_value_loss_weight > 0",
         ),
-        (begins("open_loop/"), cfg.eval.open_loop_windows > 0, "eval.open_loop_windows > 0"),
-        (begins("open_loop/image"), algo.cnn_keys.decoder, "images (algo.cnn_keys.decoder)"),
-        (begins("open_loop/vector"), algo.mlp_keys.decoder, "vectors (algo.mlp_keys.decoder)"),
-        (begins("system/gpu"), cfg.device != "cpu", "a GPU"),
+        (starts("open_loop/"), cfg.eval.open_loop_windows > 0, "eval.open_loop_windows > 0"),
+        (starts("open_loop/image"), algo.cnn_keys.decoder, "images (algo.cnn_keys.decoder)"),
+        (starts("open_loop/vector"), algo.mlp_keys.decoder, "vectors (algo.mlp_keys.decoder)"),
+        (starts("system/gpu"), cfg.device != "cpu", "a GPU"),
         (metric == "time/compile_seconds", algo.compile, "compile=true"),
-        (learned, algo.replay_ratio > 0, "updates (replay_ratio > 0)"),
+        (of_updates, algo.replay_ratio > 0, "updates (replay_ratio > 0)"),
     )
-    return next((what for asked, there, what in needs if asked and not there), None)
+    return next((text for applies, met, text in requirements if applies and not met), None)

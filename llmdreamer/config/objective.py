@@ -1,4 +1,4 @@
-"""What a sweep optimises: logged metrics, each with the way from its curve to one number."""
+"""Objectives of a sweep: logged metrics, each with the reduction of its curve to one number."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 REDUCTIONS = ("last", "best", "auc")
 NEVER_LOGGED = "was never logged; choose from"
-"""By these words a study knows that a trial failed for what was asked of all of them."""
+"""Marks the error of a metric that no trial logs. A study that finds it in a trial's error stops."""
 
 Curve = Sequence[tuple[int, float]]
-"""(env_step, value), in the order of the steps."""
+"""(env_step, value) pairs in the order of the steps."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric and its reduction: the last value, the best one, or the mean height of the curve."""
+    """A metric and its reduction: the last value, the best value, or the mean over the curve."""
 
     metric: str
     reduction: str = "last"
@@ -29,8 +29,8 @@ class Objective:
     def value(self, curve: Curve, *, maximize: bool) -> float:
         """Reduce a curve of at least one point.
 
-        `auc` is the area under the straight lines between the points, divided by the steps they
-        span; of points at a single step, the last value.
+        `auc` is the area under the piecewise linear curve, divided by the number of steps it spans.
+        For points at a single step it is the last value.
         """
         values = [value for _, value in curve]
         if self.reduction == "best":
@@ -42,21 +42,21 @@ class Objective:
         return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs) / span
 
 
-def never_logged(lost: Iterable[str], logged: Iterable[str]) -> str:
-    """Say that metrics are not there, and which are."""
-    there = ", ".join(sorted(logged)) or "nothing"
-    return f"objective={', '.join(lost)} {NEVER_LOGGED} {there}"
+def never_logged_message(missing: Iterable[str], logged: Iterable[str]) -> str:
+    """Return the error message that lists the missing metrics and the logged ones."""
+    choices = ", ".join(sorted(logged)) or "nothing"
+    return f"objective={', '.join(missing)} {NEVER_LOGGED} {choices}"
 
 
 def parse_objectives(text: str) -> list[Objective]:
-    """Read `eval/return`, `eval/return:best` or, for a Pareto study, several with commas between.
+    """Parse `eval/return`, `eval/return:best` or, for a Pareto study, several separated by commas.
 
     Raises:
-        ConfigError: if a reduction is none of `REDUCTIONS`, or a metric is empty or named twice.
+        ConfigError: if a reduction is not in `REDUCTIONS`, or a metric is empty or named twice.
     """
-    found = []
-    for part in text.split(","):
-        metric, _, reduction = part.strip().partition(":")
+    objectives: list[Objective] = []
+    for item in text.split(","):
+        metric, _, reduction = item.strip().partition(":")
         reduction = reduction or "last"
         if not metric:
             raise ConfigError(f"objective='{text}': names no metric")
@@ -65,7 +65,7 @@ def parse_objectives(text: str) -> list[Objective]:
             raise ConfigError(
                 f"objective={text}: no reduction '{reduction}'; choose from {', '.join(REDUCTIONS)}{near}"
             )
-        found.append(Objective(metric, reduction))
-    if len({str(one) for one in found}) < len(found):
+        objectives.append(Objective(metric, reduction))
+    if len({str(objective) for objective in objectives}) < len(objectives):
         raise ConfigError(f"objective={text}: names a metric twice")
-    return found
+    return objectives

@@ -1,4 +1,4 @@
-"""Code of other packages: found by its dotted name, if the user has said that it may run."""
+"""Code of other packages, called by its dotted name if the user trusts the package."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 
 def check_trusted(key: str, name: str, trust: Sequence[str]) -> None:
-    """Refuse the name of something outside the packages that the user has named.
+    """Refuse a dotted name outside the packages that the user trusts.
 
     Args:
-        key: of the configuration, where the name stands.
-        name: dotted, `package.module.function`.
-        trust: packages or modules, all below which may run.
+        key: the configuration key that holds the name.
+        name: `package.module.function`.
+        trust: packages or modules; everything below them may run.
 
     Raises:
-        ConfigError: saying what to type.
+        ConfigError: with what to type.
     """
     if not all(part.isidentifier() for part in name.split(".")) or "." not in name:
-        raise ConfigError(f"{key}={name}: must be like package.module.function")
+        raise ConfigError(f"{key}={name}: must have the form package.module.function")
     if not any(name.startswith(f"{package}.") for package in trust):
         package = name.partition(".")[0]
         raise ConfigError(
-            f"{key}={name} is code of another package: type trust=[{package}] to let it run"
+            f"{key}={name} is code of another package: type trust=[{package}] to allow it"
         )
 
 
-def folder_of(package: str) -> Path:
-    """Where the code of a package or module lies. Raises ConfigError if it is not installed."""
+def package_folder(package: str) -> Path:
+    """Return the folder of a package, or the file of a module. Raises ConfigError if it is missing."""
     top = package.partition(".")[0]
-    found = find_spec(top) if top.isidentifier() else None
-    if found is None:
-        raise ConfigError(f"--trust {package}: there is no package {top} installed")
-    folders = [*(found.submodule_search_locations or [])]
-    return Path(folders[0] if folders else str(found.origin))
+    spec = find_spec(top) if top.isidentifier() else None
+    if spec is None:
+        raise ConfigError(f"--trust {package}: package {top} is not installed")
+    folders = [*(spec.submodule_search_locations or [])]
+    return Path(folders[0] if folders else str(spec.origin))
 
 
 def call(
@@ -48,7 +48,7 @@ def call(
     """Call the function or class `name` with `args`, and `options` as keyword arguments.
 
     Raises:
-        ConfigError: if it is not trusted, not there, or does not take these options.
+        ConfigError: if it is not trusted, is missing, or does not accept these options.
     """
     check_trusted(key, name, trust)
     function = _find(key, name)
@@ -64,13 +64,13 @@ def _find(key: str, name: str) -> Callable[..., Any]:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:
-        # What a module of theirs misses in turn is not this name's fault, and deserves its traceback.
+        # If the plugin's module exists but an import inside it fails, keep that traceback.
         if f"{module_name}.".startswith(f"{error.name}."):
-            raise ConfigError(f"{key}={name}: there is no module {error.name} installed") from error
+            raise ConfigError(f"{key}={name}: module {error.name} is not installed") from error
         raise
-    found = getattr(module, attribute, None)
-    if not callable(found):
+    function = getattr(module, attribute, None)
+    if not callable(function):
         near = did_you_mean(attribute, vars(module))
         raise ConfigError(f"{key}={name}: {module_name} has no function {attribute}{near}")
-    function: Callable[..., Any] = found
-    return function
+    result: Callable[..., Any] = function
+    return result

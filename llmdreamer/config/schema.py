@@ -1,8 +1,7 @@
 """The typed schema of every configuration value.
 
-Hydra composes `conf/` against these dataclasses, so a value of the wrong type or an unknown key is
-refused while composing. The meaning, unit and range of each value are told where a user sets it: in
-the YAML files of `conf/`.
+Hydra composes `conf/` against these dataclasses and refuses values of the wrong type and unknown
+keys. The YAML files of `conf/` document the meaning, unit and range of each value.
 """
 
 from __future__ import annotations
@@ -113,7 +112,7 @@ class OptimizerConfig:
 @dataclass
 class AlgoConfig:
     name: str = MISSING
-    agent: str | None = None  # of another package; the next is its own
+    agent: str | None = None  # dotted name in another package, which also reads `options`
     options: dict[str, Any] = field(default_factory=dict)
     total_steps: int = MISSING
     learning_starts: int | None = None
@@ -144,9 +143,10 @@ class BackboneConfig:
     name: str = MISSING
     path: str | None = None
     model_type: str | None = None
-    width: int | None = None  # of one that the catalogue says may have any
-    config: Any = None  # a dict[str, Any]; Hydra takes no new key into a dict of that type
-    factory: str | None = None  # of another package; the next two are its own
+    width: int | None = None  # only for a family with `any_width` in the catalog
+    config: Any = None  # a dict[str, Any]; Hydra accepts no new keys in a dict of that type
+    # Dotted name in another package. The next two values are read only with it.
+    factory: str | None = None
     language_model: bool = False
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -229,10 +229,10 @@ class Config:
 
 @dataclass
 class ComposedConfig(Config):
-    """What Hydra composes: `Config` and the short keys of six values below `algo`.
+    """`Config` as Hydra composes it, with short keys for six values below `algo`.
 
     In conf/algo these values refer to the short keys, so a user may type either. `load` resolves the
-    references and drops the short keys: code reads each value below `algo`.
+    references and drops the short keys: code reads only the values below `algo`.
     """
 
     peft: bool = MISSING  # algo.world_model.hf_model.peft
@@ -244,11 +244,11 @@ class ComposedConfig(Config):
 
 
 def leaves(cls: type = Config, prefix: str = "") -> dict[str, Any]:
-    """Return the type of every single value, by its dotted key."""
-    found: dict[str, Any] = {}
+    """Return the type of every value by its dotted key."""
+    types: dict[str, Any] = {}
     for name, kind in get_type_hints(cls).items():
         if is_dataclass(kind) and isinstance(kind, type):
-            found |= leaves(kind, f"{prefix}{name}.")
+            types |= leaves(kind, f"{prefix}{name}.")
         else:
-            found[prefix + name] = kind
-    return found
+            types[prefix + name] = kind
+    return types

@@ -15,7 +15,7 @@ from pathlib import Path
 from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
-from llmdreamer.config.checks import NAME
+from llmdreamer.config.checks import FOLDER_NAME
 from llmdreamer.sweep.driver_lock import DriverLock
 from llmdreamer.sweep.grid import Grid
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
@@ -128,7 +128,7 @@ def make_source(plan: Plan) -> RunSource:
                 " set hydra.sweeper.study_per_arm=true, or n_trials=null for a grid"
             )
         return Study(plan)
-    if invalid := [arm for arm in plan.arms if not NAME.fullmatch(arm)]:
+    if invalid := [arm for arm in plan.arms if not FOLDER_NAME.fullmatch(arm)]:
         raise ConfigError(
             f"hydra.sweeper.arms: {invalid[0]!r} names a folder;"
             " use 1 to 100 of the characters A-Z a-z 0-9 . _ -"

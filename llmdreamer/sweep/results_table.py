@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from llmdreamer.config.objective import never_logged
+from llmdreamer.config.objective import never_logged_message
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.utils.files import write_atomically
@@ -60,7 +60,7 @@ def objective_values(plan: Plan, curves: Curves) -> list[float] | None:
 def missing_objective(plan: Plan, curves: Curves) -> str:
     """Return an error line that names the objectives without a curve and the metrics that have one."""
     metrics = [objective.metric for objective in plan.objectives]
-    return never_logged([metric for metric in metrics if metric not in curves], curves)
+    return never_logged_message([metric for metric in metrics if metric not in curves], curves)
 
 
 def write_results(plan: Plan, rows: Sequence[ResultRow]) -> Path:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.config import AUTO, parse_objectives
-from llmdreamer.config.objective import never_logged
+from llmdreamer.config.objective import never_logged_message
 from llmdreamer.evaluation.episodes import Evaluation, evaluate, record_video
 from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.windows import evaluate_open_loop
@@ -284,7 +284,7 @@ class Run:
             self.tracker.log_artifact(self.run_dir / BEST_FOLDER)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if missing := [metric for metric in metrics if metric not in self.journal.newest]:
-            raise ConfigError(never_logged(missing, self.journal.newest))
+            raise ConfigError(never_logged_message(missing, self.journal.newest))
         checkpoints = self.writer.checkpoints.describe(
             trainer.policy_step, config.env.action_repeat
         )

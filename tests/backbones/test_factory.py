@@ -8,7 +8,7 @@ from refusals import refused
 from transformers import AutoConfig, AutoModel
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.config.catalog import CATALOGUE
+from llmdreamer.config.catalog import CATALOG
 from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -63,7 +63,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(("name", "size", "words"), PUBLISHED)
 def test_shape_has_as_many_weights_as_published_checkpoint(name, size, words):
-    family = CATALOGUE[name]
+    family = CATALOG[name]
     shape = family.sizes[size]
     keys = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, **shape.config}
     config = AutoConfig.for_model(family.model_type, vocab_size=words, **keys, pad_token_id=None)
@@ -73,7 +73,7 @@ def test_shape_has_as_many_weights_as_published_checkpoint(name, size, words):
     assert millions == pytest.approx(PUBLISHED[name, size, words], rel=2e-3)
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", CATALOG)
 def test_size_xs_has_similar_weight_count_for_all_backbones(name, compose):
     backbone = make_backbone(compose(f"backbone={name}"))
     assert 0.38e6 < sum(p.numel() for p in backbone.parameters()) < 0.48e6

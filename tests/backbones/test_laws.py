@@ -8,7 +8,7 @@ from llmdreamer.backbones import attention, make_backbone
 from llmdreamer.backbones.attention import AttentionBackbone, RingKVCache
 from llmdreamer.backbones.shared_prefix import SharedPrefixCache
 from llmdreamer.backbones.window import WindowBackbone
-from llmdreamer.config.catalog import DEAF, ROTARY
+from llmdreamer.config.catalog import IGNORES_ATTENTION_KWARGS, ROTARY_POSITIONS
 from llmdreamer.testing.backbone_laws import LAWS, T, assert_close, encode_episode
 
 torch.set_num_threads(1)
@@ -218,7 +218,7 @@ def test_scan_equals_transformers_forward(kind, config, compose):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", sorted(ROTARY))
+@pytest.mark.parametrize("kind", sorted(ROTARY_POSITIONS))
 def test_rotary_architecture_satisfies_laws(kind, compose, always_share_prefix):
     default = AutoConfig.for_model(kind)
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -241,7 +241,7 @@ def test_rotary_architecture_satisfies_laws(kind, compose, always_share_prefix):
         assert_close(stepped, deter[:, t])
     starts = torch.tensor([[2, 5, 8, 9]])
     cache = backbone.select(caches, starts, 2)
-    assert isinstance(cache, SharedPrefixCache) == (kind not in DEAF)
+    assert isinstance(cache, SharedPrefixCache) == (kind not in IGNORES_ATTENTION_KWARGS)
     for offset in (1, 2):
         stepped, cache = backbone.step(tokens[0, starts[0] + offset], cache)
         assert_close(stepped, deter[0, starts[0] + offset])

@@ -1,4 +1,4 @@
-"""The seed document's spelling of run.py: `python main.py exp=llm_dreamer_v3`."""
+"""The same as run.py, under the name in the seed document: `python main.py exp=llm_dreamer_v3`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Train one run or, with -m, a sweep of them: `python run.py --help` tells the rest."""
+"""Train one run or, with -m, a sweep of runs. `python run.py --help` lists the options."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from llmdreamer import cli, config
 from llmdreamer.sweep.run_lock import hold_run_lock
 
 ROOT = Path(__file__).resolve().parent
-os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # where sweeps/ is looked for
+os.environ["LLMDREAMER_ROOT"] = str(ROOT)  # the folder that contains sweeps/
 config.register()
 cli.register_resolvers()
 
@@ -23,12 +23,12 @@ def run(cfg: DictConfig) -> float | None:
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
     with hold_run_lock(folder), cli.remove_if_refused(folder):
-        # Read only now: who held the folder before may have left a checkpoint to go on from.
+        # Read under the lock: a process that held it before may have written a checkpoint to resume from.
         settings = config.load(cfg, hydra_cfg.overrides.task)
-        if cfg.resume == config.AUTO and cli.finished(settings):
+        if cfg.resume == config.AUTO and cli.already_finished(settings):
             print(f"{folder} is finished: {settings.algo.total_steps} policy steps are done")
             return None
-        # Imported late: --help, --cfg and every refusal above do without torch.
+        # Imported late: --help, --cfg and refused commands do not need torch.
         from llmdreamer.training.loop import train
 
         return train(settings, folder, hydra_cfg.overrides.task).objective

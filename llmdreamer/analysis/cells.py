@@ -61,8 +61,8 @@ def describe(runs: pd.DataFrame) -> pd.Series:
         last = Counter(_last(name) for name in columns)
         for name in columns:
             value = group[name if name in KNOBS else PARAM + name]
-            # Of a version that had no such parameter. As NaN it would make the whole label one, and
-            # the run would belong to no arm at all.
+            # A run may lack a parameter, such as an option of another environment. A NaN would make
+            # the whole label NaN, and the run would belong to no arm.
             value = value.astype(object).where(value.notna(), "unset").astype(str)
             short = _last(name) if last[_last(name)] == 1 else name
             parts += " " + (value if name in ("backbone", "size") else short + "=" + value)

@@ -1,13 +1,13 @@
-"""The command line: what is refused before Hydra starts, where a run goes, how errors are told."""
+"""Command line: checks before Hydra starts, the folder of a run, error messages."""
 
 from llmdreamer.cli.main import TRUSTED, JobReport, entry, group_options, job
-from llmdreamer.cli.rundir import finished, register_resolvers, remove_if_refused
+from llmdreamer.cli.rundir import already_finished, register_resolvers, remove_if_refused
 
 __all__ = [
     "TRUSTED",
     "JobReport",
+    "already_finished",
     "entry",
-    "finished",
     "group_options",
     "job",
     "register_resolvers",

@@ -17,7 +17,7 @@ COMMANDS = {
     "sync": "upload records that MLflow has not received",
     "fetch": "pretrained weights from a package registry",
 }
-"""Each is a module of `llmdreamer.cli`. It is imported when it is called, so that help stays fast."""
+"""Modules of `llmdreamer.cli`. Each is imported only when it is called, so that help stays fast."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The shell around `@hydra.main`: exit codes, one line for a user's mistake, a traceback for ours."""
+"""Wrapper of `@hydra.main`: exit codes, one line for a user's mistake, a traceback for a bug."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
 TRUSTED = ("llmdreamer.cli.main.JobReport", "llmdreamer.sweep.hydra_callback.ParentRunCallback")
 
@@ -40,37 +40,37 @@ log = logging.getLogger("llmdreamer")
 def entry(task: Callable[[], Any]) -> int:
     """Run the `@hydra.main` function `task` on sys.argv and return the process's exit code.
 
-    0: done; 2: a mistake of the user's, told in one line; 130: interrupted. An error with an
-    `exit_code` of its own is told in one line too. Anything else is a bug: it is raised, and Python
-    shows its traceback and exits 1.
+    0: done; 2: a user's mistake, printed in one line; 130: interrupted. An error with an `exit_code`
+    is printed in one line and exits with that code. Any other error is a bug: it is raised, so Python
+    shows its traceback and exits with 1.
     """
     try:
         refuse_misused_flags(sys.argv[1:])
         with _raw_errors(), execution_whitelist(_trusted(sys.argv[1:])):
             task()
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     except _Mistake as mistake:
         if _traceback_wanted():
             raise mistake.error from None
-        return _print_error(mistake.told)
+        return _print_error(mistake.message)
     except Exception as error:
-        told = explain(error, task)
+        message = explain(error, task)
         if _traceback_wanted():
             raise
-        if told is None:
-            # Hydra's twelve frames above ours help nobody.
+        if message is None:
+            # Drop Hydra's twelve frames above the task's own.
             error.__traceback__ = task_traceback(error, task) or error.__traceback__
             raise
-        return _print_error(told)
+        return _print_error(message)
     return 0
 
 
 def job(function: Callable[P, R]) -> Callable[P, R]:
-    """Carry a single run's one-line errors past Hydra, which would print lines of its own.
+    """Carry the one-line errors of a single run past Hydra, which would print lines of its own.
 
-    Hydra hands on what is not an `Exception` as it is. In a sweep the others must go on, so there
-    the error stays one.
+    Hydra does not catch a `BaseException`. In a sweep the other runs must continue, so there the error
+    stays an `Exception`.
     """
 
     @functools.wraps(function)
@@ -78,38 +78,38 @@ def job(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except Exception as error:
-            told = explain(error, function)
-            if told is None or HydraConfig.get().mode is RunMode.MULTIRUN:
+            message = explain(error, function)
+            if message is None or HydraConfig.get().mode is RunMode.MULTIRUN:
                 raise
-            raise _Mistake(error, told) from error
+            raise _Mistake(error, message) from error
 
     return wrapped
 
 
 class _Mistake(BaseException):
-    def __init__(self, error: Exception, told: UserError) -> None:
-        super().__init__(told.line)
-        self.error, self.told = error, told
+    def __init__(self, error: Exception, message: UserError) -> None:
+        super().__init__(message.line)
+        self.error, self.message = error, message
 
 
-def _print_error(told: UserError) -> int:
-    print(told.line, file=sys.stderr)
-    return told.exit_code
+def _print_error(message: UserError) -> int:
+    print(message.line, file=sys.stderr)
+    return message.exit_code
 
 
 def refuse_misused_flags(argv: Sequence[str]) -> None:
-    """Refuse what Hydra would take for something else: lists and sweeps without -m, resume with it.
+    """Refuse flags that Hydra would misread: lists and sweeps without -m, and resume with it.
 
     Raises:
         ConfigError: with what to type instead.
     """
     parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]  # argparse would print its usage too
+    parser.error = _refuse  # type: ignore[method-assign]  # argparse would also print its usage
     args = parser.parse_intermixed_args(list(argv))
     if args.help or args.hydra_help or args.info or args.shell_completion:
         return
     overrides = OverridesParser.create().parse_overrides(args.overrides)
-    many = args.multirun or any(
+    multirun = args.multirun or any(
         o.key_or_group == "hydra.mode" and str(o.value()).endswith("MULTIRUN") for o in overrides
     )
     for override in overrides:
@@ -122,47 +122,50 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
             raise ConfigError(
                 f"{line}: give one sweep specification at a time (python run.py -m sweeps={first})"
             )
-        if key == "resume" and many and not override.is_delete() and override.value() is not None:
-            raise ConfigError(f"{line} goes on with one run: leave out -m")
-        if override.is_sweep_override() and not many:
+        if (
+            key == "resume"
+            and multirun
+            and not override.is_delete()
+            and override.value() is not None
+        ):
+            raise ConfigError(f"{line} resumes one run: leave out -m")
+        if override.is_sweep_override() and not multirun:
             raise ConfigError(f"{line} is a list of values: add -m (python run.py -m {line})")
-        # The runs of a sweep have its specification's values, and are told so by their driver.
-        alone = not many and not args.cfg and DRIVER_VARIABLE not in os.environ
-        if key in ("seeds", "rerun") and override.value() not in (None, False) and alone:
+        # A sweep's driver gives its runs these values and sets DRIVER_VARIABLE.
+        single_run = not multirun and not args.cfg and DRIVER_VARIABLE not in os.environ
+        if key in ("seeds", "rerun") and override.value() not in (None, False) and single_run:
             raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
-        if key == "hydra/launcher" and override.value() in LAUNCHERS and alone:
-            raise ConfigError(
-                f"{line} places the runs of a sweep: add -m (python run.py -m {line})"
-            )
-        if key == "sweeps" and override.value() is not None and alone:
+        if key == "hydra/launcher" and override.value() in LAUNCHERS and single_run:
+            raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
+        if key == "sweeps" and override.value() is not None and single_run:
             raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
 
 
 def _trusted(argv: Sequence[str]) -> list[str]:
-    """What Hydra may call beside its own and ours: all below the packages of a typed `trust=[...]`."""
+    """Return the patterns of names that Hydra may call because of a typed `trust=[...]`."""
     parser = get_args_parser()
     typed = OverridesParser.create().parse_overrides(
         [word for word in parser.parse_intermixed_args(list(argv)).overrides if "trust=" in word]
     )
-    named = [one.value() for one in typed if one.key_or_group == "trust"]
-    packages = named[-1] if named and isinstance(named[-1], list) else []
+    values = [override.value() for override in typed if override.key_or_group == "trust"]
+    packages = values[-1] if values and isinstance(values[-1], list) else []
     if any(str(package).partition(".")[0] == "torch" for package in packages):
         raise ConfigError(
-            "trust=[torch]: what a file could call there runs whatever it holds: never"
+            "trust=[torch] is never allowed: a file could then run any code through torch"
         )
     return [f"{package}.*" for package in packages]
 
 
 def _refuse_unknown(override: Override) -> None:
-    """Refuse what Hydra would let pass, or explain in its own words only."""
+    """Refuse unknown keys and options that Hydra would accept or explain badly."""
     key = override.key_or_group
     top = key.partition(".")[0]
     if top.partition("/")[0] != "hydra" and top not in {
         *GROUPS,
-        *(x.split(".")[0] for x in leaves(ComposedConfig)),
+        *(leaf.split(".")[0] for leaf in leaves(ComposedConfig)),
     }:
         raise ConfigError(describe_unknown_key(key))
-    # Hydra refuses a number as an option, whatever the group.
+    # Hydra refuses a number as an option with a message that does not name the choices.
     if key in GROUPS and isinstance(override.value(), int | float):
         options = group_options(key)
         near = did_you_mean(str(override.value()), options)
@@ -172,20 +175,20 @@ def _refuse_unknown(override: Override) -> None:
 
 
 def _refuse_missing_path(override: Override) -> None:
-    """Refuse a search path that is not there: Hydra would warn, and not find the options below it."""
+    """Refuse a search path that does not exist: Hydra would only warn."""
     paths = override.value()
     for path in paths if isinstance(paths, list) else [paths]:
-        scheme, _, place = str(path).rpartition("://")
-        if scheme == "pkg" and not _is_package(place):
-            raise ConfigError(f"{override.input_line}: there is no package {place} installed")
-        if scheme in ("", "file") and not Path(place).is_dir():
-            raise ConfigError(f"{override.input_line}: there is no folder {place}")
+        scheme, _, location = str(path).rpartition("://")
+        if scheme == "pkg" and not _is_package(location):
+            raise ConfigError(f"{override.input_line}: package {location} is not installed")
+        if scheme in ("", "file") and not Path(location).is_dir():
+            raise ConfigError(f"{override.input_line}: there is no folder {location}")
 
 
 def _is_package(name: str) -> bool:
     try:
         return find_spec(name) is not None
-    except ModuleNotFoundError:  # a package that it would lie in
+    except ModuleNotFoundError:  # its parent package is missing
         return False
 
 
@@ -206,10 +209,10 @@ def _traceback_wanted() -> bool:
 
 @contextmanager
 def _raw_errors() -> Iterator[None]:
-    """Have Hydra raise its errors to us instead of printing them and exiting.
+    """Make Hydra raise its errors instead of printing them and exiting.
 
-    HYDRA_FULL_ERROR is its only switch for that. What the user had set is kept under a name of our
-    own, which processes started meanwhile inherit.
+    HYDRA_FULL_ERROR is its only switch for that. The user's value is kept in LLMDREAMER_FULL_ERROR,
+    which child processes inherit.
     """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ.setdefault("LLMDREAMER_FULL_ERROR", before or "0")
@@ -224,7 +227,7 @@ def _raw_errors() -> Iterator[None]:
 
 
 class JobReport(Callback):
-    """Tell of a sweep's failed jobs when they fail: Hydra itself waits until the last is done."""
+    """Report failed jobs of a sweep when they fail. Hydra itself waits until the last job is done."""
 
     def __init__(self) -> None:
         self.jobs = self.failed = 0
@@ -235,14 +238,14 @@ class JobReport(Callback):
         self.jobs += 1
         if job_return.status is JobStatus.FAILED:
             self.failed += 1
-            log.error("job %s failed: %s", config.hydra.job.num, _cause(job_return))
+            log.error("job %s failed: %s", config.hydra.job.num, _describe_failure(job_return))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if self.failed:
             log.error("%d of %d jobs failed", self.failed, self.jobs)
 
 
-def _cause(job_return: JobReturn) -> str:
+def _describe_failure(job_return: JobReturn) -> str:
     error = job_return._return_value  # the public property prints
     if hasattr(error, "exit_code"):
         return str(error)

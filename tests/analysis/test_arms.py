@@ -133,20 +133,8 @@ def test_a_label_that_no_picture_holds_is_a_number_that_the_first_table_explains
     assert table["which is"][1].startswith("scratch one_of_many_0=2 one_of_many_1=2")
 
 
-def test_a_run_from_before_a_choice_is_of_the_arm_that_does_as_was_done_then():
-    tags = {"arm": "scratch", "env": "E", "seed": "0"}
-    lives = [{}, {"eval.greedy": "True"}, {"eval.greedy": "False"}]
-    frame = _frame(
-        [
-            StoredRun(str(n), "r", "FINISHED", 0.0, 1.0, params, tags)
-            for n, params in enumerate(lives)
-        ]
-    )
-    assert list(frame["label"]) == [*["scratch greedy=True"] * 2, "scratch greedy=False"]
-
-
 def test_a_run_without_a_parameter_that_others_have_is_an_arm_too():
-    """A version before had no such parameter; its runs must not fall out of every table."""
+    """A value typed with + exists only in some runs; the others must stay in every table."""
     tags = {"arm": "scratch", "env": "E", "seed": "0"}
     lives = [{"algo.lr": "1"}, {"algo.lr": "1", "algo.new": "2"}]
     frame = _frame(

@@ -1,4 +1,4 @@
-"""What every test relies on: no network, one thread a process, a composed configuration on demand."""
+"""Setup of all tests: no network, one thread per process, and fixtures that many tests use."""
 
 import importlib.util
 import os
@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-# The package of somebody else's, whose environments are `lightroom:...`.
+# A package of another author in tests/data, with environments `lightroom:...`.
 sys.path.insert(0, str(ROOT / "tests" / "data"))
 sys.path.insert(0, str(ROOT / "tests" / "shared"))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["LLMDREAMER_ROOT"] = str(ROOT)
-# Read by torch when it is first imported, so tests that do without it stay without it.
+# torch reads it at its first import, so it must be set here without importing torch.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -25,8 +25,7 @@ from llmdreamer import config
 from llmdreamer.config import Config
 
 if importlib.util.find_spec("absl") is not None:
-    # dm_control's logging keeps the stderr it found, which is pytest's, and closes it when Hydra
-    # sets up its own.
+    # dm_control's logging keeps pytest's stderr and closes it when Hydra sets up logging.
     from absl import logging as absl_logging
 
     absl_logging.get_absl_handler().python_handler.stream = sys.__stderr__
@@ -34,7 +33,7 @@ if importlib.util.find_spec("absl") is not None:
 
 @pytest.fixture(scope="session")
 def compose() -> Callable[..., Config]:
-    """The checked configuration of a command line: `compose("model=S", "algo.horizon=5")`."""
+    """Return a function that composes a configuration: `compose("model=S", "algo.horizon=5")`."""
 
     def composed(*overrides: str) -> Config:
         config.register()
@@ -46,19 +45,19 @@ def compose() -> Callable[..., Config]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """`disk("size=1m")` is a folder on a disk of its own; once more, the same with other options."""
+    """Return a function that mounts a tmpfs, `disk("size=1m")`, or remounts it with new options."""
     folder = tmp_path / "disk"
 
     def mount(options: str) -> Path:
-        again = folder.exists()
+        mounted = folder.exists()
         folder.mkdir(exist_ok=True)
-        options = f"remount,{options}" if again else options
+        options = f"remount,{options}" if mounted else options
         command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
         try:
             subprocess.run(command, check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             folder.rmdir()
-            pytest.skip("only root mounts")
+            pytest.skip("mounting needs root")
         return folder
 
     yield mount

@@ -1,4 +1,4 @@
-"""The command line in this process: `command("model=Q")` with training replaced by a stand-in."""
+"""Fixtures that run the command line in this process, `command("model=Q")`, without training."""
 
 import logging
 import sys
@@ -21,7 +21,7 @@ class Result:
 
 @dataclass
 class Training:
-    """Stands in for llmdreamer.training.loop, which needs torch: notes what it is asked to train."""
+    """Replacement of llmdreamer.training.loop, which needs torch: records the requested runs."""
 
     runs: list[tuple[Config, Path]] = field(default_factory=list)
     errors: dict[int, BaseException] = field(default_factory=dict)  # by seed
@@ -46,8 +46,8 @@ def training(monkeypatch):
 
 @pytest.fixture
 def command(training, monkeypatch, tmp_path, capsys):
-    """Run the command in an empty folder; returns (exit code, stdout, stderr)."""
-    # MLflow takes seconds to make a store; tests/sweep looks at what is recorded in it.
+    """Return a function that runs the command in an empty folder: (exit code, stdout, stderr)."""
+    # MLflow takes seconds to create a store; tests/sweep checks its contents.
     monkeypatch.setattr(ParentRunCallback, "on_multirun_start", lambda *_, **__: None)
     with typing_in(tmp_path, monkeypatch, capsys) as typed:
         yield typed

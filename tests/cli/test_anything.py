@@ -1,6 +1,6 @@
-"""Whatever is typed, it is refused in one line or it composes, or runs: no other error comes out.
+"""Property tests: any typed command composes and runs, or is refused in one line.
 
-`LLMDREAMER_EXAMPLES=5000 pytest tests/cli/test_anything.py` looks further than the tests do, at random.
+`LLMDREAMER_EXAMPLES=5000 pytest tests/cli/test_anything.py` tries more examples, chosen at random.
 """
 
 import os
@@ -17,11 +17,11 @@ from llmdreamer.cli.explain import explain
 from llmdreamer.cli.main import refuse_misused_flags
 from llmdreamer.config import GROUPS, ComposedConfig, Config, leaves
 
-FURTHER = int(os.environ.get("LLMDREAMER_EXAMPLES", "0"))
+EXTRA_EXAMPLES = int(os.environ.get("LLMDREAMER_EXAMPLES", "0"))
 CONF = str(Path(os.environ["LLMDREAMER_ROOT"]) / "conf")
 LEAVES = leaves(ComposedConfig)
 KEYS = sorted({*LEAVES, *GROUPS, *(leaf.rpartition(".")[0] or leaf for leaf in LEAVES)})
-HYDRAS = [
+HYDRA_KEYS = [
     *("hydra.verbose", "hydra.job.name", "hydra.job.num", "hydra.searchpath", "hydra.callbacks"),
     *(
         "hydra.sweeper",
@@ -57,7 +57,7 @@ values = st.one_of(
     st.sampled_from(
         ["${oc.env:HOME}", "${oc.env:NOT_THERE}", "${now:%Y}", "${", "$", "interval(1,2)"]
     ),
-    # Lists of values, which want -m; and bytes that are no text, as a shell may hand them over.
+    # Lists of values, which need -m, and bytes that are not text, as a shell may pass them.
     st.sampled_from(
         ["1,2", "choice(1,2)", "range(3)", "glob(*)", "sort(3,2)", "[1,2", "\udcff", ""]
     ),
@@ -66,7 +66,7 @@ values = st.one_of(
 typed = st.builds(
     lambda sign, key, tail, equals, value: f"{sign}{key}{tail}{equals}{value if equals else ''}",
     st.sampled_from(["", "", "", "", "+", "++", "~", "~~"]),
-    st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(HYDRAS), words),
+    st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS), st.sampled_from(HYDRA_KEYS), words),
     st.sampled_from(["", "", "", "", ".x", "@here", "@a.b:c", "/x", "[0]"]),
     st.sampled_from(["=", "=", "=", "=", ""]),
     values,
@@ -80,38 +80,40 @@ def compose(overrides: list[str]) -> Config:
         return config.load(hydra.compose("config", overrides=overrides), overrides)
 
 
-def looking(examples: int) -> settings:
-    """The same examples each time, unless it is asked for more."""
+def tries(examples: int) -> settings:
+    """Return settings with the same examples each time, or with more random ones on request."""
     return settings(
-        max_examples=FURTHER or examples,
+        max_examples=EXTRA_EXAMPLES or examples,
         deadline=None,
-        derandomize=not FURTHER,
+        derandomize=not EXTRA_EXAMPLES,
         database=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
 
 
-@looking(80)
+@tries(80)
 @given(st.lists(typed, min_size=1, max_size=3))
-def test_anything_composes_or_is_refused_in_one_line(overrides):
+def test_any_command_composes_or_is_refused_in_one_line(overrides):
     try:
         assert isinstance(compose(overrides), Config)
     except Exception as error:
-        told = explain(error, run.run)
-        if told is None:
+        message = explain(error, run.run)
+        if message is None:
             raise
-        assert told.exit_code == 2 and told.line and "\n" not in told.line
+        assert message.exit_code == 2 and message.line and "\n" not in message.line
 
 
-@looking(12)
+@tries(12)
 @given(
-    st.lists(typed, max_size=3).filter(lambda all_: not any("output_root" in one for one in all_))
+    st.lists(typed, max_size=3).filter(
+        lambda items: not any("output_root" in item for item in items)
+    )
 )
-def test_anything_typed_runs_or_is_refused_in_one_line(command, overrides):
+def test_any_command_runs_or_is_refused_in_one_line(command, overrides):
     code, _, err = command("threads=1", *overrides)
     assert (code, err.count("\n")) in [(0, 0), (2, 1)], err
 
 
 @pytest.mark.parametrize("overrides", [["algo.horizon=5"], ["env.kwargs={}"], ["eval.every=0"]])
-def test_what_is_meant_composes(overrides):
+def test_valid_override_composes(overrides):
     assert isinstance(compose(overrides), Config)

@@ -1,4 +1,4 @@
-"""A specification that cannot be meant so is refused by one line, before any trial."""
+"""Invalid sweep specifications are refused in one line, before any trial."""
 
 import pytest
 from refusals import assert_names
@@ -10,12 +10,12 @@ TWO = "direction: [maximize, minimize]"
 
 @pytest.fixture
 def specified(command, tmp_path):
-    """Type `sweeps=own`, whose `hydra.sweeper` is the YAML text given."""
+    """Return a function that runs `sweeps=own` with the given YAML text as `hydra.sweeper`."""
     folder = tmp_path / "specs"
     (folder / "sweeps").mkdir(parents=True)
 
     def typed(sweeper, *words):
-        # A trial would leave its arguments.
+        # Each trial appends its arguments to a file.
         trial = f"[sh, -c, 'echo \"$@\" >> {tmp_path}/trials']"
         text = f"# @package _global_\nhydra: {{sweeper: {{{sweeper}, command: {trial}}}}}\n"
         (folder / "sweeps" / "own.yaml").write_text(text)
@@ -46,7 +46,7 @@ def specified(command, tmp_path):
         (STUDY, "", ["sweeps=own", "(python run.py -m sweeps=own)"]),
     ],
 )  # fmt: skip
-def test_a_bad_specification_is_one_line(specified, tmp_path, sweeper, typed, parts):
+def test_invalid_specification_is_refused_in_one_line(specified, tmp_path, sweeper, typed, parts):
     code, out, err = specified(sweeper, *typed.split())
     assert_names(err, *parts)
     assert (code, err.count("\n"), out) == (2, 1, "")
@@ -54,14 +54,14 @@ def test_a_bad_specification_is_one_line(specified, tmp_path, sweeper, typed, pa
     assert not (tmp_path / "outputs").exists()
 
 
-def test_another_space_on_an_old_study_is_one_line(specified, tmp_path):
+def test_changed_search_space_of_a_study_is_refused_in_one_line(specified, tmp_path):
     assert (
         specified(f"{STUDY}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")[0] == 2
     )  # nothing was logged
-    tried = (tmp_path / "trials").read_text()
+    trials = (tmp_path / "trials").read_text()
     wider = STUDY.replace("range(5,9)", "range(5,12)")
     code, out, err = specified(f"{wider}, storage: 'sqlite:///{tmp_path}/s.db'", "-m")
     assert (code, err.count("\n"), out) == (2, 1, "")
     before, now = ("{'step': 1, 'low': 5, 'high': 8}", "{'step': 1, 'low': 5, 'high': 11}")
     assert_names(err, "algo.horizon", before, now, "hydra.sweeper.study_name")
-    assert (tmp_path / "trials").read_text() == tried
+    assert (tmp_path / "trials").read_text() == trials

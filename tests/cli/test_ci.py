@@ -1,4 +1,4 @@
-"""CI runs what the README tells people to type."""
+"""CI runs the test command of the README."""
 
 import os
 import subprocess
@@ -10,9 +10,9 @@ TEST_LINE = (
 )
 
 
-def test_ci_finds_the_readmes_test_line(tmp_path):
+def test_ci_runs_the_test_line_of_the_readme(tmp_path):
     (tmp_path / ".ci").mkdir()
-    # The script as it is, in a folder whose README says to run something harmless.
+    # The real script, with a README whose test line only prints.
     (tmp_path / ".ci" / "run").write_bytes((ROOT / ".ci" / "run").read_bytes())
     (tmp_path / "README.md").write_text("# a\n\ntext\n    echo ran python -m pytest\n")
     done = subprocess.run(

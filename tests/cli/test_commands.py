@@ -1,4 +1,4 @@
-"""The commands that the README gives, typed as they are there, at budgets of seconds."""
+"""Commands of the README, run with budgets of seconds."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def typed(folder, *argv):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """The folder and the output of a sweep over LoRA and seeds, four runs."""
+    """Return the folder and the output of a sweep of four runs over LoRA and seeds."""
     folder = tmp_path_factory.mktemp("swept")
     argv = ["-m", "model=XS", "peft=true,false", "seed=0,1", "algo.imag_starts=2", *SHORT]
     done = typed(folder, str(ROOT / "run.py"), *argv)
@@ -46,7 +46,7 @@ def swept(tmp_path_factory):
     return folder, done.stdout
 
 
-def test_a_sweep_is_four_child_runs_under_one_parent(swept):
+def test_sweep_records_four_child_runs_under_one_parent(swept):
     folder, out = swept
     client = connect(f"sqlite:///{folder}/mlflow.db")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
@@ -69,7 +69,7 @@ def test_a_sweep_is_four_child_runs_under_one_parent(swept):
     assert len(re.findall(r"^start ", out, re.MULTILINE)) == 4
 
 
-def test_a_sweep_leaves_a_table_of_its_results(swept):
+def test_sweep_writes_a_table_of_results(swept):
     folder, _ = swept
     (table,) = folder.glob("outputs/sweeps/*/results.csv")
     head, *rows = table.read_text().splitlines()
@@ -88,18 +88,18 @@ def test_evaluate_prints_mean_and_deviation(swept):
     )
 
 
-def test_evaluate_without_a_checkpoint_is_one_line(tmp_path):
+def test_evaluate_without_a_checkpoint_is_refused_in_one_line(tmp_path):
     done = typed(tmp_path, "-m", "llmdreamer", "evaluate", "nowhere")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert_names(done.stderr, "nowhere", "checkpoint")
 
 
-def test_the_seed_documents_command_finishes(tmp_path):
-    # Full size, so few updates.
+def test_command_of_the_seed_document_finishes(tmp_path):
+    # A full-size model, so only few updates.
     argv = ("exp=llm_dreamer_v3", "run_name=seed", "algo.learning_starts=12", *SHORT)
     done = typed(tmp_path, str(ROOT / "main.py"), *argv)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^evaluation return  \d+\.\d{1,2} ± ", done.stdout, re.MULTILINE)
     written = list((tmp_path / "outputs/seed/checkpoints").glob("step-000000000016-*.pt"))
-    assert written, done.stdout  # of 0.54 GB: it says there if the disk did not hold it
+    assert written, done.stdout  # 0.54 GB; the output says if the disk is full

@@ -1,4 +1,4 @@
-"""Code of another package: installed for real, run by the user's word, and by no file's."""
+"""Code of another package: it runs only if the user trusts it on the command line."""
 
 import os
 import subprocess
@@ -10,12 +10,12 @@ from refusals import assert_names
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 SEARCH = "hydra.searchpath=[pkg://llmdreamer_example.conf]"
-WORD = "trust=[llmdreamer_example]"
+TRUST = "trust=[llmdreamer_example]"
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """examples/llmdreamer_example, built and installed where nothing else lies."""
+    """Return a folder with only examples/llmdreamer_example, built and installed."""
     target = tmp_path_factory.mktemp("packages")
     pip = [
         sys.executable,
@@ -50,32 +50,30 @@ def assert_refused(done, *parts):
     assert_names(done.stderr, *parts)
 
 
-def test_another_packages_backbone_environment_and_variant_train_by_the_users_word(
-    installed, tmp_path
-):
+def test_plugin_backbone_environment_and_agent_train_if_trusted(installed, tmp_path):
     run = str(ROOT / "run.py")
     theirs = [SEARCH, "backbone=minlstm", "algo=signs", "env=thermostat"]
-    assert_refused(typed(installed, tmp_path, run, *theirs), "=llmdreamer_example.", WORD)
+    assert_refused(typed(installed, tmp_path, run, *theirs), "=llmdreamer_example.", TRUST)
     assert list(tmp_path.iterdir()) == []
 
     small = ["algo.total_steps=48", "algo.learning_starts=44", "eval.every=0", "run_name=first"]
     small += ["backbone.options.width=64", "eval.final_episodes=1", "checkpoint.every=40"]
-    done = typed(installed, tmp_path, run, *theirs, WORD, *small)
+    done = typed(installed, tmp_path, run, *theirs, TRUST, *small)
     assert done.returncode == 0, done.stderr
     assert "evaluation return" in done.stdout
 
-    # A saved configuration is data of whoever wrote it: the word is typed again.
+    # A saved configuration does not grant trust: it must be typed again.
     again = [run, "resume=outputs/first", "algo.total_steps=52"]
-    assert_refused(typed(installed, tmp_path, *again), "=llmdreamer_example.", WORD)
-    looked_at = ["-m", "llmdreamer", "evaluate", "outputs/first", "--episodes", "1"]
-    assert_refused(typed(installed, tmp_path, *looked_at), "=llmdreamer_example.", WORD)
-    done = typed(installed, tmp_path, *looked_at, "--trust", "llmdreamer_example")
+    assert_refused(typed(installed, tmp_path, *again), "=llmdreamer_example.", TRUST)
+    evaluate = ["-m", "llmdreamer", "evaluate", "outputs/first", "--episodes", "1"]
+    assert_refused(typed(installed, tmp_path, *evaluate), "=llmdreamer_example.", TRUST)
+    done = typed(installed, tmp_path, *evaluate, "--trust", "llmdreamer_example")
     assert (done.returncode, done.stdout[:7]) == (0, "return ")
 
 
 @pytest.fixture
 def written(tmp_path_factory):
-    """A folder of options that say whom to trust."""
+    """Return a search path of options that set `trust`."""
     folder = tmp_path_factory.mktemp("options")
     for group, text in (
         ("exp/own", "trust: [os]\nbackbone: {name: x, factory: os.system}"),
@@ -97,13 +95,13 @@ def written(tmp_path_factory):
         (["exp=own", "trust=[sys]"], ["backbone.factory=os.system", "trust=[os]"]),
     ],
 )
-def test_no_file_says_whom_to_trust(command, written, tmp_path, argv, parts):
+def test_trust_set_in_a_file_is_refused(command, written, tmp_path, argv, parts):
     code, _, err = command(written, *argv)
     assert (code, err.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
     assert_names(err, *parts)
 
 
-def test_hydras_own_whitelist_opens_by_the_same_word(command, training):
+def test_trust_also_allows_targets_of_hydra(command, training):
     theirs = "+hydra.callbacks.theirs._target_=lightroom.callback.Listener"
     assert command(theirs)[0] == command(theirs, "trust=[light]")[0] == 2
     assert command(theirs, "trust=[lightroom]")[0] == 0

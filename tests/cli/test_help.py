@@ -1,4 +1,4 @@
-"""The help names every group and option there is, and fits on a screen or so."""
+"""Text of --help: it names every group and option, and is short."""
 
 import os
 import re
@@ -18,7 +18,7 @@ ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
 @pytest.fixture(scope="module")
 def help_text(tmp_path_factory):
-    # In a process of its own, as it is typed.
+    # In a separate process, as a user runs it.
     done = subprocess.run(
         [sys.executable, str(ROOT / "run.py"), "--help"],
         cwd=tmp_path_factory.mktemp("help"),
@@ -36,7 +36,7 @@ def test_help_names_every_option_of_every_group(help_text):
             assert re.search(rf"\b{group}=([\w|]+\|)?{option}\b", help_text), f"{group}={option}"
 
 
-def test_help_is_short_and_tells_of_sweeps_and_exit_codes(help_text):
+def test_help_is_short_and_names_sweeps_and_exit_codes(help_text):
     lines = help_text.splitlines()
     assert len(lines) <= 50
     assert max(map(len, lines)) <= 100
@@ -44,7 +44,7 @@ def test_help_is_short_and_tells_of_sweeps_and_exit_codes(help_text):
     assert "Exit codes" in help_text
 
 
-def test_hydra_looks_into_no_folder_of_the_checkout_but_sweeps(tmp_path):
+def test_hydra_searches_only_the_sweeps_folder_of_the_checkout(tmp_path):
     for name in (".venv/lib/theirs.yml", "sweeps/mine.yaml", "docs/page.yaml"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text("a: 1\n")

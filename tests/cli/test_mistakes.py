@@ -1,4 +1,4 @@
-"""Every mistake in a command is one line that names it, exits 2 and leaves nothing behind."""
+"""Mistakes in a command: one line that names the mistake, exit code 2, and no files."""
 
 import errno
 import os
@@ -48,7 +48,7 @@ MISTAKES = [
     ("env.kwargs={a:1}", "env.kwargs", "+env.kwargs.NAME="),
     ("run_name=../../x", "run_name='../../x'", "A-Z a-z 0-9 . _ -"),
     ("output_root=/etc/passwd", "/etc/passwd", "folder"),
-    ("output_root=/proc/nowhere", "/proc/nowhere"),  # where even root may make no folder
+    ("output_root=/proc/nowhere", "/proc/nowhere"),  # even root cannot create a folder here
     ("-m seed=0,1 output_root=/proc/nowhere", "/proc/nowhere", os.strerror(errno.ENOENT)),
     ("resume=auto", "resume=auto", "run_name="),
     ("resume=nope", "resume=nope"),
@@ -125,7 +125,7 @@ MISTAKES = [
 @pytest.mark.parametrize(
     ("typed", "parts"), [pytest.param(typed, parts, id=typed) for typed, *parts in MISTAKES]
 )
-def test_a_mistake_is_one_line(command, tmp_path, training, typed, parts):
+def test_mistake_is_refused_in_one_line(command, tmp_path, training, typed, parts):
     code, out, err = command(*typed.split())
     assert_names(err, *parts)
     assert (code, err.count("\n"), out) == (2, 1, "")
@@ -133,7 +133,7 @@ def test_a_mistake_is_one_line(command, tmp_path, training, typed, parts):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_in_a_folder_that_no_uri_names_is_one_line(command, tmp_path, monkeypatch):
+def test_sweep_in_a_folder_with_percent_is_refused_in_one_line(command, tmp_path, monkeypatch):
     folder = tmp_path / "feature%2Fx"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -144,7 +144,9 @@ def test_a_sweep_in_a_folder_that_no_uri_names_is_one_line(command, tmp_path, mo
 
 
 @pytest.mark.parametrize("name", ["submitit_slurm", "ray"])
-def test_an_engine_that_is_not_installed_is_one_line(command, tmp_path, monkeypatch, name):
+def test_launcher_that_is_not_installed_is_refused_in_one_line(
+    command, tmp_path, monkeypatch, name
+):
     package = name.partition("_")[0]
     monkeypatch.setitem(sys.modules, package, None)
     code, _, err = command("-m", "seed=0,1", f"hydra/launcher={name}")
@@ -153,14 +155,14 @@ def test_an_engine_that_is_not_installed_is_one_line(command, tmp_path, monkeypa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_decides_over_its_devices_itself(command, monkeypatch):
+def test_devices_are_refused_with_a_cluster_launcher(command, monkeypatch):
     monkeypatch.setattr("llmdreamer.sweep.plan.find_spec", lambda name: name)
     code, _, err = command("-m", "seed=0,1", "hydra/launcher=ray", "hydra.sweeper.devices=[0]")
     assert (code, err.count("\n")) == (2, 1)
     assert_names(err, "hydra.sweeper.devices=[0]")
 
 
-def test_a_misspelt_option_in_one_cell_fails_before_any_job(command, training):
+def test_misspelled_option_in_one_cell_is_refused_before_any_job(command, training):
     code, _, err = command("-m", "model=XS,Q", "seed=0,1")
     assert (code, training.runs) == (2, [])
     assert err.count("\n") == 1
@@ -168,7 +170,7 @@ def test_a_misspelt_option_in_one_cell_fails_before_any_job(command, training):
 
 
 @pytest.mark.parametrize(
-    ("word", "choices", "near"),
+    ("word", "choices", "suggested"),
     [
         ("gtp2", ["gpt2", "gru"], ["'gpt2'"]),
         ("lr", ["lora.r", "algo.optimizer.lr"], ["'algo.optimizer.lr'"]),
@@ -176,6 +178,6 @@ def test_a_misspelt_option_in_one_cell_fails_before_any_job(command, training):
         ("x", [], []),
     ],
 )
-def test_only_a_near_choice_is_offered(word, choices, near):
-    assert re.findall("'.*?'", did_you_mean(word, choices)) == near
-    assert bool(did_you_mean(word, choices)) == bool(near)
+def test_only_a_close_choice_is_suggested(word, choices, suggested):
+    assert re.findall("'.*?'", did_you_mean(word, choices)) == suggested
+    assert bool(did_you_mean(word, choices)) == bool(suggested)

@@ -1,4 +1,4 @@
-"""The command as a process of its own: from another folder, light, and with Python's exit codes."""
+"""The command in its own process: any working directory, light imports, exit codes."""
 
 import os
 import subprocess
@@ -25,20 +25,20 @@ def command(script, *argv, cwd, **env):
 
 
 @pytest.mark.parametrize("script", ["run.py", "main.py"])
-def test_the_configuration_is_shown_from_any_folder(tmp_path, script):
+def test_configuration_is_shown_from_any_folder(tmp_path, script):
     done = command(script, "exp=llm_dreamer_v3", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "total_steps: 5000000" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_sweep_specification_is_found_from_any_folder(tmp_path):
+def test_sweep_specification_is_found_from_any_folder(tmp_path):
     done = command("run.py", "sweeps=smoke", "--cfg", "job", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "total_steps: 128" in done.stdout
 
 
-def test_a_mistake_is_one_line_and_exit_code_2(tmp_path):
+def test_mistake_is_one_line_and_exit_code_2(tmp_path):
     done = command("run.py", "backbone=gtp2", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
@@ -53,7 +53,7 @@ def test_hydra_full_error_shows_the_traceback(tmp_path):
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["--cfg", "job"], ["algo.horizon=0"]])
-def test_what_trains_nothing_loads_nothing_heavy(tmp_path, argv):
+def test_command_without_training_imports_no_heavy_package(tmp_path, argv):
     done = command("run.py", *argv, cwd=tmp_path, PYTHONPROFILEIMPORTTIME="1")
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "hydra" in loaded

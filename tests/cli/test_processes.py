@@ -1,4 +1,4 @@
-"""A run of two processes, as torchrun starts it: lived apart, recorded once, resumed by as many."""
+"""A run of two processes under torchrun: separate random states and replays, one record."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ RUN = (
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """The folder where two processes have trained."""
+    """Return the working directory in which two processes have trained."""
     folder = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
@@ -53,12 +53,12 @@ def two(tmp_path_factory):
     return folder
 
 
-def test_a_run_of_two_processes_is_recorded_once(two):
+def test_run_of_two_processes_is_recorded_once(two):
     assert [path.name for path in (two / "outputs").iterdir()] == ["two"]
     rows = list(read_metrics(two / "outputs" / "two" / "metrics.jsonl"))
     steps = [row.env_step for row in rows]
     assert steps == sorted(steps) and steps[-1] == 72
-    # 40 steps of both after the prefill owe 8 updates at 0.2, which two batches each make 4.
+    # 40 steps after the prefill are 8 batches at ratio 0.2. An update uses two batches: 4 updates.
     last = [row.metrics for row in rows if "replay/updates" in row.metrics][-1]
     assert last["replay/updates"] == 4
     assert last["replay/ratio"] == pytest.approx(0.2)
@@ -66,17 +66,18 @@ def test_a_run_of_two_processes_is_recorded_once(two):
     assert sum("eval/return" in row.metrics for row in rows) == 2
 
 
-def test_two_processes_live_apart(two):
+def test_two_processes_have_separate_random_states_and_replays(two):
     folder = two / "outputs" / "two"
     state = Checkpoints(folder / "checkpoints", 2).newest(torch.device("cpu"))["trainer"]
     (other,) = state["others"]
     assert not torch.equal(state["torch_rng"], other["torch_rng"])
     assert (folder / "replay").is_dir() and (folder / "replay-1").is_dir()
-    seen = [own["collector"]["time_step"]["observations"]["state"] for own in (state, other)]
-    assert not torch.equal(*seen)
+    states = (state, other)
+    observed = [each["collector"]["time_step"]["observations"]["state"] for each in states]
+    assert not torch.equal(*observed)
 
 
-def test_one_process_does_not_go_on_for_two(two, monkeypatch, capsys):
+def test_resume_with_fewer_processes_is_refused(two, monkeypatch, capsys):
     monkeypatch.chdir(two)
     monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "0")
     monkeypatch.setattr(sys, "argv", ["run.py", "resume=outputs/two", "algo.total_steps=80"])
@@ -84,7 +85,7 @@ def test_one_process_does_not_go_on_for_two(two, monkeypatch, capsys):
     assert_names(capsys.readouterr().err, "of 2 process", "has 1", "torchrun --nproc-per-node")
 
 
-def test_only_the_first_process_chooses_a_folder(command, training, monkeypatch, tmp_path):
+def test_only_the_first_process_chooses_the_run_folder(command, training, monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
     monkeypatch.setattr(rundir.tempfile, "tempdir", str(tmp_path / "own"))
     (tmp_path / "own").mkdir()

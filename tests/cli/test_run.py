@@ -1,4 +1,4 @@
-"""Where a run goes, what a sweep does when one of its jobs fails, and what the exit code says."""
+"""Folder of a run, failed jobs of a sweep, and exit codes."""
 
 import re
 
@@ -16,7 +16,7 @@ class Diverged(RuntimeError):
     exit_code = 3
 
 
-def test_a_run_gets_a_folder_of_its_own_where_the_command_was_typed(command, training, tmp_path):
+def test_run_gets_a_new_folder_in_the_working_directory(command, training, tmp_path):
     code, out, err = command("backbone=gru", "env=acrobot", "seed=7")
     (folder,) = (tmp_path / "outputs").iterdir()
     assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_gru_Acrobot-v1_7", folder.name)
@@ -32,18 +32,18 @@ def test_a_run_gets_a_folder_of_its_own_where_the_command_was_typed(command, tra
     }
 
 
-def test_an_environments_name_stays_within_one_folder(command, training, tmp_path):
+def test_environment_id_with_slashes_stays_in_one_folder(command, training, tmp_path):
     command("env=gym", "env.id=my.module:../../Grid/Big-v0")
     ((_, run_dir),) = training.runs
     assert run_dir.parent == tmp_path / "outputs"
 
 
-def test_run_name_and_output_root_say_where(command, training, tmp_path):
+def test_run_name_and_output_root_set_the_folder(command, training, tmp_path):
     command("run_name=first", "output_root=here")
     assert training.runs[0][1] == tmp_path / "here" / "first"
 
 
-def test_a_link_out_of_the_output_root_is_not_followed(command, training, tmp_path):
+def test_link_out_of_the_output_root_is_refused(command, training, tmp_path):
     (tmp_path / "outputs").mkdir()
     (tmp_path / "outputs" / "first").symlink_to(tmp_path.parent)
     code, _, err = command("run_name=first")
@@ -51,7 +51,7 @@ def test_a_link_out_of_the_output_root_is_not_followed(command, training, tmp_pa
     assert_names(err, "run_name=first", "output_root=outputs")
 
 
-def test_a_folder_that_holds_a_run_is_not_reused(command, training):
+def test_folder_that_holds_a_run_is_refused(command, training):
     assert command("run_name=first")[0] == 0
     code, _, err = command("run_name=first")
     assert (code, len(training.runs)) == (2, 1)
@@ -59,7 +59,7 @@ def test_a_folder_that_holds_a_run_is_not_reused(command, training):
     assert_names(err, "resume=outputs/first", "run_name")
 
 
-def test_resume_goes_on_in_the_same_folder_and_makes_no_other(command, training, tmp_path):
+def test_resume_continues_in_the_same_folder(command, training, tmp_path):
     command("run_name=first", "seed=3", "algo.horizon=4")
     code, _, err = command("resume=outputs/first", "algo.total_steps=6000")
     assert (code, err) == (0, "")
@@ -78,9 +78,9 @@ def leave_checkpoint(folder):
     (folder / "checkpoints" / "step-000000000009-0123456789abcdef.pt").touch()
 
 
-def test_auto_begins_a_run_and_then_goes_on_with_it(command, training, tmp_path):
+def test_resume_auto_starts_a_run_and_then_resumes_it(command, training, tmp_path):
     folder = tmp_path / "outputs" / "first"
-    for _ in range(2):  # killed before its first checkpoint, it begins anew in its folder
+    for _ in range(2):  # killed before its first checkpoint, it starts again in its folder
         assert command(*AUTO)[::2] == (0, "")
     leave_checkpoint(folder)
     assert command(*AUTO, "algo.total_steps=6000", "eval.every=0", "model=XS")[::2] == (0, "")
@@ -88,11 +88,11 @@ def test_auto_begins_a_run_and_then_goes_on_with_it(command, training, tmp_path)
     assert [cfg.resume for cfg, _ in training.runs] == ["auto", "auto", "outputs/first"]
     last = training.runs[-1][0]
     assert (last.algo.horizon, last.algo.total_steps, last.eval.every) == (4, 6000, 0)
-    # The prefill was chosen by the length that the run began with.
+    # The prefill follows from the total_steps that the run started with.
     assert last.algo.learning_starts == training.runs[0][0].algo.learning_starts
 
 
-def test_auto_refuses_a_run_that_was_begun_otherwise(command, training, tmp_path):
+def test_resume_auto_refuses_a_run_with_other_values(command, training, tmp_path):
     command(*AUTO)
     leave_checkpoint(tmp_path / "outputs" / "first")
     code, _, err = command(*AUTO, "replay_ratio=1.0")
@@ -103,7 +103,7 @@ def test_auto_refuses_a_run_that_was_begun_otherwise(command, training, tmp_path
     )
 
 
-def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, training, tmp_path):
+def test_resume_auto_reports_a_finished_run_and_extends_it(command, training, tmp_path):
     command(*AUTO)
     folder = tmp_path / "outputs" / "first"
     leave_checkpoint(folder)
@@ -117,7 +117,7 @@ def test_auto_says_that_a_run_is_finished_and_a_longer_one_goes_on(command, trai
     assert len(training.runs) == before + 1
 
 
-def test_a_folder_in_use_is_refused_at_once(command, training, tmp_path):
+def test_folder_in_use_is_refused(command, training, tmp_path):
     command("run_name=first")
     leave_checkpoint(tmp_path / "outputs" / "first")
     with FileLock(tmp_path / "outputs" / "first" / "run.lock"):
@@ -128,7 +128,7 @@ def test_a_folder_in_use_is_refused_at_once(command, training, tmp_path):
             assert_names(err, "outputs/first", "process")
 
 
-def test_hydras_own_sweeper_runs_every_combination_once(command, training):
+def test_basic_sweeper_runs_every_combination_once(command, training):
     code, out, _ = command("-m", "hydra/sweeper=basic", "replay_ratio=0.25,0.5", "seed=0,1")
     assert code == 0
     assert [(cfg.algo.replay_ratio, cfg.seed) for cfg, _ in training.runs] == [
@@ -141,7 +141,7 @@ def test_hydras_own_sweeper_runs_every_combination_once(command, training):
 @pytest.mark.parametrize(
     ("error", "code"), [(ConfigError("no such environment"), 2), (Diverged("NaN"), 3)]
 )
-def test_one_failing_job_does_not_stop_the_others(command, training, error, code):
+def test_failed_job_does_not_stop_the_others(command, training, error, code):
     training.errors[1] = error
     got, out, _ = command("-m", "hydra/sweeper=basic", "seed=0,1,2")
     assert got == code
@@ -151,7 +151,7 @@ def test_one_failing_job_does_not_stop_the_others(command, training, error, code
     assert_names(out.splitlines()[-1], "1 of 3")
 
 
-def test_a_range_error_in_one_cell_is_told_and_the_others_run(command, training):
+def test_range_error_in_one_cell_is_reported_and_the_others_run(command, training):
     code, out, _ = command("-m", "hydra/sweeper=basic", "algo.horizon=0,5")
     assert (code, len(training.runs)) == (2, 1)
     (line,) = (line for line in out.splitlines() if "algo.horizon=0: " in line)
@@ -161,34 +161,34 @@ def test_a_range_error_in_one_cell_is_told_and_the_others_run(command, training)
 @pytest.mark.parametrize(
     ("error", "code"), [(ConfigError("no such environment"), 2), (Diverged("NaN"), 3)]
 )
-def test_a_told_error_from_training_is_one_line(command, training, error, code):
+def test_error_with_an_exit_code_is_one_line(command, training, error, code):
     training.errors[0] = error
     assert command()[0::2] == (code, f"{error}\n")
 
 
-def test_a_bug_is_raised_with_its_traceback(command, training):
+def test_bug_is_raised_with_its_traceback(command, training):
     training.errors[0] = ValueError("shapes differ")
     with pytest.raises(ValueError, match="shapes differ"):
         command()
 
 
-def test_the_traceback_of_a_mistake_is_shown_on_demand(command, monkeypatch):
+def test_full_error_shows_the_traceback_of_a_mistake(command, monkeypatch):
     monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "1")
     with pytest.raises(MissingConfigException, match="model/Q"):
         command("model=Q")
 
 
-def test_an_interrupt_is_quiet(command, training):
+def test_interrupt_prints_nothing(command, training):
     training.errors[0] = KeyboardInterrupt()
     assert command()[0::2] == (130, "")
 
 
-def test_an_exit_code_of_trainings_own_is_kept(command, training):
+def test_exit_code_of_training_is_kept(command, training):
     training.errors[0] = SystemExit(143)
     with pytest.raises(SystemExit, match="143"):
         command()
 
 
-def test_the_saved_configuration_reads_back(command, training, tmp_path):
+def test_saved_configuration_of_a_run_loads_unchanged(command, training, tmp_path):
     command("run_name=first")
     assert from_yaml(tmp_path / "outputs/first/config.yaml") == training.runs[0][0]

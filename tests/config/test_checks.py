@@ -1,4 +1,4 @@
-"""Each number keeps to its range, and combinations without sense are refused."""
+"""Checks: numbers out of range and invalid combinations are refused."""
 
 import dataclasses
 import os
@@ -27,19 +27,19 @@ def cfg(compose):
     return compose()
 
 
-def test_an_objective_may_be_any_metric_of_the_documentation():
+def test_documentation_lists_every_metric():
     lines = (Path(os.environ["LLMDREAMER_ROOT"]) / "docs" / "metrics.md").read_text().splitlines()
     first = " ".join(line.split(" | ")[0] for line in lines)
     assert set(re.findall(r"`([a-z_]+/[a-z_]+)`", first)) == METRICS
 
 
-def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
+def test_unknown_objective_is_refused_unless_an_agent_plugin_may_log_it(cfg):
     check(with_value(cfg, "objective", "eval/return:auc,lora/h.0.attn.c_attn"))
     wrong = with_value(cfg, "objective", "eval/return,eval/lenght:best")
     with refused(ConfigError, "objective=", "eval/lenght", "'eval/length'"):
         check(wrong)
-    theirs = with_value(with_value(wrong, "algo.agent", "theirs.Agent"), "trust", ["theirs"])
-    check(theirs)
+    plugin = with_value(with_value(wrong, "algo.agent", "theirs.Agent"), "trust", ["theirs"])
+    check(plugin)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_a_metric_that_no_run_logs_is_refused_but_an_agent_may_log_its_own(cfg):
         ("behavior/action_value_loss", "algo.critic.action_value_loss_weight", 1.0),
     ],
 )
-def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, value):
-    asked = with_value(cfg, "objective", f"eval/return,{metric}:best")
+def test_objective_that_needs_a_setting_is_refused_without_it(cfg, metric, key, value):
+    requested = with_value(cfg, "objective", f"eval/return,{metric}:best")
     with refused(ConfigError, "objective=", metric):
-        refuse_unlogged(asked)
-    refuse_unlogged(with_value(asked, key, value))
-    # An agent of somebody else's may log it.
-    refuse_unlogged(with_value(asked, "algo.agent", "theirs.Agent"))
+        refuse_unlogged(requested)
+    refuse_unlogged(with_value(requested, key, value))
+    # An agent of another package may log it.
+    refuse_unlogged(with_value(requested, "algo.agent", "theirs.Agent"))
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,16 @@ def test_an_objective_that_this_run_never_logs_is_refused(cfg, metric, key, valu
         ("system/peak_memory_bytes", "algo.replay_ratio", 0),
     ],
 )
-def test_what_is_logged_is_so_only_where_it_can_be(cfg, metric, key, value):
-    asked = with_value(cfg, "objective", metric)
-    refuse_unlogged(asked)
+def test_objective_that_a_setting_disables_is_refused(cfg, metric, key, value):
+    requested = with_value(cfg, "objective", metric)
+    refuse_unlogged(requested)
     with refused(ConfigError, "objective=", metric):
-        refuse_unlogged(with_value(asked, key, value))
+        refuse_unlogged(with_value(requested, key, value))
 
 
-def test_a_checkpoint_is_timed_without_updates_too(cfg):
-    asked = with_value(cfg, "objective", "time/checkpoint_seconds")
-    refuse_unlogged(with_value(asked, "algo.replay_ratio", 0))
+def test_checkpoint_time_is_an_objective_without_updates(cfg):
+    requested = with_value(cfg, "objective", "time/checkpoint_seconds")
+    refuse_unlogged(with_value(requested, "algo.replay_ratio", 0))
 
 
 def test_every_number_has_a_range():
@@ -91,14 +91,14 @@ def test_every_number_has_a_range():
 
 
 @pytest.mark.parametrize("key", RANGES)
-def test_minus_one_is_out_of_every_range(cfg, key):
+def test_minus_one_is_out_of_range(cfg, key):
     with refused(ConfigError, f"{key}=-1"):
         check(with_value(cfg, key, -1))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("key", ["algo.optimizer.lr", "algo.replay_ratio", "algo.gamma"])
-def test_a_number_is_finite(cfg, key, value):
+def test_non_finite_number_is_refused(cfg, key, value):
     with refused(ConfigError, f"{key}={value}", "finite"):
         check(with_value(cfg, key, value))
 
@@ -132,23 +132,23 @@ def test_a_number_is_finite(cfg, key, value):
         ),
     ],
 )
-def test_a_bad_value_is_told_with_its_range(cfg, key, value, parts):
+def test_invalid_value_is_refused_with_its_range(cfg, key, value, parts):
     with refused(ConfigError, *parts):
         check(with_value(cfg, key, value))
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../../x", "a b", "a\n", "é", "x" * 101])
-def test_a_run_name_is_one_plain_folder_name(cfg, name):
+def test_run_name_that_is_not_a_plain_folder_name_is_refused(cfg, name):
     with refused(ConfigError, f"run_name={name!r}"):
         check(with_value(cfg, "run_name", name))
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1"])
-def test_devices_are_spelled_as_torch_spells_them(cfg, device):
+def test_device_names_of_torch_are_accepted(cfg, device):
     check(with_value(cfg, "device", device))
 
 
-def test_null_means_the_default_and_passes(cfg):
+def test_null_is_accepted_where_it_means_the_default(cfg):
     for key in ("threads", "run_name", "algo.optimizer.lora_lr", "env.max_episode_steps"):
         assert attrgetter(key)(cfg) is None
     check(cfg)
@@ -162,7 +162,7 @@ def test_null_means_the_default_and_passes(cfg):
         ("backbone.path=/models/x", "backbone.path=/models/x"),
     ],
 )
-def test_the_gru_is_no_language_model(compose, override, part):
+def test_gru_refuses_options_of_language_models(compose, override, part):
     with refused(ConfigError, "backbone=gru", part):
         compose("backbone=gru", override)
 
@@ -195,7 +195,7 @@ def test_the_gru_is_no_language_model(compose, override, part):
         ),
     ],
 )
-def test_what_a_backbone_is_not_asked_for(compose, overrides, parts):
+def test_invalid_backbone_option_is_refused(compose, overrides, parts):
     with refused(ConfigError, *parts):
         compose(*overrides)
 
@@ -211,14 +211,12 @@ def test_what_a_backbone_is_not_asked_for(compose, overrides, parts):
         ("behavior_eps=1e-5", ["algo.optimizer.behavior_eps=1e-05", "kind=adam"]),
     ],
 )
-def test_a_constant_of_one_optimiser_is_not_silently_left_unread_by_the_other(
-    compose, override, parts
-):
+def test_constant_of_the_other_optimizer_is_refused(compose, override, parts):
     with refused(ConfigError, *parts):
         compose(f"algo.optimizer.{override}")
 
 
-def test_pretrained_weights_that_train_whole_may_wait(compose):
+def test_fully_trained_pretrained_backbone_can_be_frozen_first(compose):
     cfg = compose("pretrained=true", "algo.optimizer.freeze_backbone_updates=5")
     assert cfg.algo.optimizer.freeze_backbone_updates == 5
 
@@ -236,5 +234,5 @@ def test_pretrained_weights_that_train_whole_may_wait(compose):
         (["exp=llm_dreamer_v3"], "random-frozen-lora"),
     ],
 )
-def test_arms_have_the_names_the_docs_use(compose, overrides, name):
+def test_arm_has_its_documented_name(compose, overrides, name):
     assert arm(compose(*overrides)) == name

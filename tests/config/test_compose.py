@@ -1,4 +1,4 @@
-"""Every file of conf/ composes, and the presets hold the values they promise."""
+"""Composition of conf/: every option composes, and presets hold their documented values."""
 
 import math
 import os
@@ -23,12 +23,12 @@ RECIPES = [path.stem for path in sorted(CONF.glob("recipe/*.yaml"))]
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_of_every_group_composes(compose, option):
-    needed = {"env=gym": ["env.id=CartPole-v1"], "backbone=hf": ["backbone.model_type=llama"]}
-    assert isinstance(compose(option, *needed.get(option, [])), Config)
+def test_option_composes(compose, option):
+    required = {"env=gym": ["env.id=CartPole-v1"], "backbone=hf": ["backbone.model_type=llama"]}
+    assert isinstance(compose(option, *required.get(option, [])), Config)
 
 
-def test_the_groups_are_all_there():
+def test_every_group_has_options():
     assert {option.partition("=")[0] for option in OPTIONS} == {
         "algo", "backbone", "env", "exp", "lora", "model", "recipe",
     }  # fmt: skip
@@ -55,14 +55,14 @@ WIDTHS = {
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_sizes_with_one_recipe_differ_in_widths_only(compose, recipe):
     flat = [flatten(asdict(compose(f"model={size}", f"recipe={recipe}"))) for size in SIZES]
-    assert {key for key in flat[0] if len({one[key] for one in flat}) > 1} == WIDTHS
-    assert {one["recipe"] for one in flat} == {recipe}
+    assert {key for key in flat[0] if len({values[key] for values in flat}) > 1} == WIDTHS
+    assert {values["recipe"] for values in flat} == {recipe}
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_recipes_of_one_size_do_not_change_widths(compose, size):
     flat = [flatten(asdict(compose(f"model={size}", f"recipe={name}"))) for name in RECIPES]
-    assert {key for key in flat[0] if len({one[key] for one in flat}) > 1}.isdisjoint(WIDTHS)
+    assert {key for key in flat[0] if len({values[key] for values in flat}) > 1}.isdisjoint(WIDTHS)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_size_has_its_default_recipe(compose, size, recipe):
     assert compose(f"model={size}").recipe == recipe
 
 
-def test_the_seed_experiment_has_the_seed_documents_values(compose):
+def test_seed_experiment_has_the_values_of_the_seed_document(compose):
     cfg = compose("exp=llm_dreamer_v3")
     world = cfg.algo.world_model
     assert cfg.algo.total_steps == 5_000_000
@@ -88,7 +88,7 @@ def test_the_seed_experiment_has_the_seed_documents_values(compose):
     assert (world.hf_model.peft, world.hf_model.from_pretrained) == (True, False)
 
 
-def test_the_recipe_of_2023_has_its_papers_values(compose):
+def test_algorithm_of_2023_has_the_values_of_its_paper(compose):
     algo = compose("algo=dreamer_v3_2023", "model=S").algo
     optimizer, world = algo.optimizer, algo.world_model
     assert (optimizer.kind, optimizer.lr, optimizer.eps, optimizer.clip) == (
@@ -115,7 +115,7 @@ def test_the_recipe_of_2023_has_its_papers_values(compose):
     assert (algo.horizon, algo.lmbda, algo.actor.ent_coef) == (15, 0.95, 3e-4)
 
 
-def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_smallest_size(compose):
+def test_dmc_reference_has_the_published_values_at_the_smallest_size(compose):
     cfg, recipe = compose("exp=dmc_reference"), compose("model=S", "env=dmc")
     algo, world = cfg.algo, cfg.algo.world_model
     assert (cfg.backbone.name, world.posterior, cfg.backbone.width) == ("block_gru", "coupled", 512)
@@ -128,8 +128,8 @@ def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_small
     assert cfg.env.action_repeat * algo.total_steps == 500_000
     assert cfg.recipe == "dreamer_v3"
     # The constants are the algorithm's own; the other values are widths.
-    for part in ("actor", "critic", "return_norm", "optimizer"):
-        assert getattr(algo, part) == getattr(recipe.algo, part), part
+    for group in ("actor", "critic", "return_norm", "optimizer"):
+        assert getattr(algo, group) == getattr(recipe.algo, group), group
     for key in ("horizon", "gamma", "lmbda"):
         assert getattr(algo, key) == getattr(recipe.algo, key), key
     for key in (
@@ -142,24 +142,29 @@ def test_the_reference_on_the_control_suite_is_the_published_recipe_at_its_small
         assert getattr(world, key) == getattr(recipe.algo.world_model, key), key
 
 
-def test_the_test_of_memory_can_be_passed_by_remembering(compose):
+def test_tmaze_experiment_can_be_solved_with_memory(compose):
     cfg = compose("exp=tmaze")
     world, length = cfg.algo.world_model, cfg.env.kwargs["length"]
-    assert length + 2 < world.hf_model.seq_len  # all of an episode is in sight
-    assert length < cfg.algo.horizon  # a dream from the sign reaches the fork
-    assert world.kl_free_nats < math.log(2)  # what a sign tells
-    assert cfg.algo.critic.action_value_loss_weight > 0  # and the actor is to see it
+    assert length + 2 < world.hf_model.seq_len  # the context covers the episode
+    assert length < cfg.algo.horizon  # imagination from the sign reaches the fork
+    assert world.kl_free_nats < math.log(2)  # the information of a sign
+    assert cfg.algo.critic.action_value_loss_weight > 0  # the loss puts the sign into the features
 
 
-def test_a_mission_is_told_where_it_matters_and_can_be_left_out(compose):
-    cfg, silent = compose("exp=fetch_two"), compose("exp=fetch_two", "algo.text_keys.encoder=[]")
+def test_fetch_two_has_a_mission_text_that_can_be_removed(compose):
+    cfg, without_text = (
+        compose("exp=fetch_two"),
+        compose("exp=fetch_two", "algo.text_keys.encoder=[]"),
+    )
     assert cfg.algo.text_keys.encoder == cfg.algo.text_keys.decoder == ["mission"]
-    assert silent.algo.text_keys.decoder == [] and silent.algo.cnn_keys.encoder == ["image"]
-    # Whoever sees the wrong ball has to look on.
+    assert without_text.algo.text_keys.decoder == [] and without_text.algo.cnn_keys.encoder == [
+        "image"
+    ]
+    # An agent that faces the wrong ball must explore.
     assert cfg.algo.actor.ent_coef > compose().algo.actor.ent_coef
 
 
-def test_a_typed_value_beats_the_experiment(compose):
+def test_typed_value_overrides_the_experiment(compose):
     cfg = compose("exp=llm_dreamer_v3", "peft=false", "model=XS", "env=acrobot")
     assert (cfg.size, cfg.env.id) == ("XS", "Acrobot-v1")
     assert not cfg.algo.world_model.hf_model.peft
@@ -185,25 +190,25 @@ def test_short_and_nested_posterior_give_the_same_configuration(compose):
     assert short.algo.world_model.posterior == "coupled"
 
 
-def test_short_keys_are_composed_and_not_kept():
+def test_short_keys_are_not_part_of_the_configuration():
     assert leaves(ComposedConfig).keys() - leaves().keys() == {
         "peft", "pretrained", "posterior", "replay_ratio", "precision", "compile",
     }  # fmt: skip
 
 
-def test_prefill_is_500_steps_or_a_quarter_of_the_run(compose):
+def test_default_prefill_is_500_steps_or_a_quarter_of_the_run(compose):
     for total, prefill in [(5000, 500), (2000, 500), (1000, 250), (50, 12)]:
         assert compose(f"algo.total_steps={total}").algo.learning_starts == prefill
 
 
-def test_imagination_starts_everywhere_unless_told(compose):
+def test_null_imag_starts_is_every_position(compose):
     assert compose("algo.imag_starts=null").algo.imag_starts == 32
 
 
-def test_an_unknown_key_forced_in_is_refused(compose):
+def test_added_unknown_key_is_refused(compose):
     with refused(ConfigError, "'algo.horizn'", "'algo.horizon'"):
         compose("+algo.horizn=3")
 
 
-def test_seed_zero_is_a_seed(compose):
+def test_seed_zero_is_saved(compose):
     assert "seed: 0" in to_yaml(compose("seed=0"))

@@ -1,4 +1,4 @@
-"""Which runs are the same: by what reaches the training, not by how it was typed."""
+"""Identity of runs: equal if the values that affect training are equal."""
 
 import pytest
 
@@ -8,7 +8,7 @@ GPT2_XS = "model=XS", "backbone=gpt2"
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         (["peft=false", "lora.r=8"], ["peft=false", "lora.r=16"]),
         (["peft=false"], ["peft=false", "algo.optimizer.lora_lr=1e-3"]),
@@ -22,12 +22,12 @@ GPT2_XS = "model=XS", "backbone=gpt2"
         ([], ["checkpoint.every=7", "tracking.log_every=3", "eval.video=true"]),
     ],
 )
-def test_what_does_not_reach_the_training_does_not_tell_cells_apart(compose, one, other):
-    assert digest(compose(*one)) == digest(compose(*other))
+def test_values_without_effect_on_training_keep_the_digest(compose, first, second):
+    assert digest(compose(*first)) == digest(compose(*second))
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "second"),
     [
         (["peft=true", "lora.r=8"], ["peft=true", "lora.r=16"]),
         (["peft=true"], ["peft=true", "algo.optimizer.lora_lr=1e-3"]),
@@ -44,17 +44,17 @@ def test_what_does_not_reach_the_training_does_not_tell_cells_apart(compose, one
         ([], ["eval.every=100"]),
     ],
 )
-def test_what_reaches_the_training_does(compose, one, other):
-    assert digest(compose(*one)) != digest(compose(*other))
+def test_values_that_affect_training_change_the_digest(compose, first, second):
+    assert digest(compose(*first)) != digest(compose(*second))
 
 
-def test_a_run_is_named_by_its_cell_and_its_seed(compose):
-    one, other = (run_name(compose("backbone=gru", f"seed={seed}")) for seed in (1, 2))
-    assert one.startswith("gru_gru-XS_CartPole-v1_")
-    assert one.endswith("_seed1")
-    assert one.removesuffix("_seed1") == other.removesuffix("_seed2")
+def test_run_name_is_that_of_the_cell_plus_the_seed(compose):
+    first, second = (run_name(compose("backbone=gru", f"seed={seed}")) for seed in (1, 2))
+    assert first.startswith("gru_gru-XS_CartPole-v1_")
+    assert first.endswith("_seed1")
+    assert first.removesuffix("_seed1") == second.removesuffix("_seed2")
 
 
-def test_a_password_is_not_part_of_a_cell(compose):
+def test_identity_holds_no_password(compose):
     config = compose("tracking.uri=postgresql://me:secret@host/db")
     assert "secret" not in str(identity(config))

@@ -1,4 +1,4 @@
-"""A saved configuration comes back as it was, tells no secret, and is data only."""
+"""Saved configurations: they load unchanged, hold no passwords, and are data only."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ from llmdreamer.utils.errors import ConfigError
 
 @pytest.fixture
 def saved_run(tmp_path, compose):
-    """A run's folder as training leaves it."""
+    """Return the folder of a run with a saved configuration and checkpoints."""
     folder = tmp_path / "run"
     (folder / "checkpoints").mkdir(parents=True)
     cfg = compose("algo.total_steps=777", "algo.horizon=3", "backbone=gru", "seed=5")
@@ -23,13 +23,13 @@ def saved_run(tmp_path, compose):
 
 
 @pytest.mark.parametrize("overrides", [[], ["exp=llm_dreamer_v3"], ["+env.kwargs={a: [1, b]}"]])
-def test_yaml_there_and_back_changes_nothing(tmp_path, compose, overrides):
+def test_saved_configuration_loads_unchanged(tmp_path, compose, overrides):
     cfg = compose(*overrides)
     (tmp_path / "config.yaml").write_text(to_yaml(cfg))
     assert from_yaml(tmp_path / "config.yaml") == cfg
 
 
-def test_saved_configurations_hold_no_passwords(compose):
+def test_saved_configuration_holds_no_password(compose):
     cfg = compose("tracking.uri='postgresql://me:hunter2@host/db'", "+env.kwargs.api_key=hunter2")
     text = to_yaml(cfg)
     assert "hunter2" not in text
@@ -49,40 +49,40 @@ def test_saved_configurations_hold_no_passwords(compose):
         ("seed: 1", ["=..."]),  # the first key that is missing
     ],
 )
-def test_a_saved_configuration_is_data_and_complete(tmp_path, text, parts):
+def test_invalid_saved_configuration_is_refused(tmp_path, text, parts):
     (tmp_path / "config.yaml").write_text(text)
     with refused(ConfigError, tmp_path / "config.yaml", *parts):
         from_yaml(tmp_path / "config.yaml")
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_missing_saved_configuration_is_refused(tmp_path):
     with refused(ConfigError, tmp_path / "config.yaml", os.strerror(errno.ENOENT)):
         from_yaml(tmp_path / "config.yaml")
 
 
-def test_resume_takes_the_runs_own_configuration(saved_run, compose):
+def test_resume_uses_the_saved_configuration(saved_run, compose):
     cfg = compose(f"resume={saved_run}")
     assert cfg == replace(from_yaml(saved_run / "config.yaml"), resume=str(saved_run))
 
 
-def test_what_is_typed_beside_resume_is_laid_over(saved_run, compose):
+def test_resume_applies_typed_overrides(saved_run, compose):
     cfg = compose(f"resume={saved_run}", "algo.total_steps=999", "replay_ratio=2")
     assert (cfg.algo.total_steps, cfg.algo.horizon, cfg.seed) == (999, 3, 5)
-    assert cfg.algo.replay_ratio == 2  # follows the public key, as in a new run
+    assert cfg.algo.replay_ratio == 2  # follows the short key, as in a new run
 
 
-def test_an_environments_argument_can_be_added_on_resume(saved_run, compose):
+def test_resume_accepts_an_added_environment_argument(saved_run, compose):
     cfg = compose(f"resume={saved_run}", "+env.kwargs.sutton_barto_reward=true")
     assert cfg.env.kwargs == {"sutton_barto_reward": True}
 
 
 @pytest.mark.parametrize("group", ["model=S", "backbone=gpt2", "exp=llm_dreamer_v3"])
-def test_resume_keeps_the_runs_groups(saved_run, compose, group):
+def test_resume_refuses_a_typed_group(saved_run, compose, group):
     with refused(ConfigError, f"resume={saved_run}", f"{group.partition('=')[0]}="):
         compose(f"resume={saved_run}", group)
 
 
-def test_a_redacted_value_is_asked_for_again(saved_run, compose):
+def test_resume_takes_a_redacted_value_from_the_command(saved_run, compose):
     text = (saved_run / "config.yaml").read_text()
     (saved_run / "config.yaml").write_text(
         text.replace("  uri: null", "  uri: postgresql://***@host/db")
@@ -91,13 +91,13 @@ def test_a_redacted_value_is_asked_for_again(saved_run, compose):
 
 
 @pytest.mark.parametrize("missing", ["config.yaml", "checkpoints"])
-def test_resume_needs_a_runs_folder(saved_run, compose, missing):
-    (saved_run / missing).rename(saved_run / "elsewhere")
+def test_resume_refuses_an_incomplete_run_folder(saved_run, compose, missing):
+    (saved_run / missing).rename(saved_run / "moved")
     with refused(ConfigError, saved_run, missing):
         compose(f"resume={saved_run}")
 
 
-def test_resume_needs_a_folder(tmp_path, compose):
+def test_resume_refuses_a_missing_folder(tmp_path, compose):
     with refused(ConfigError, f"resume={tmp_path}/none"):
         compose(f"resume={tmp_path}/none")
 

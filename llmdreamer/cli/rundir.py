@@ -118,7 +118,7 @@ def sweep_name(choice: str | None, typed: Sequence[str], flags: Sequence[str] = 
 
     Args:
         choice: the specification (`sweeps=NAME`); if given, it is the name.
-        typed: the typed overrides. Keys with lists give the readable part, all of them the digest.
+        typed: the typed overrides. Keys with lists give the readable part; the values of lists do not count.
         flags: typed flags of Hydra, which are part of the digest.
     """
     if choice is not None:

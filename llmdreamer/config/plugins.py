@@ -23,7 +23,7 @@ def check_trusted(key: str, name: str, trust: Sequence[str]) -> None:
     Raises:
         ConfigError: with what to type.
     """
-    if not all(part.isidentifier() for part in name.split(".")) or "." not in name:
+    if not all(word.isidentifier() for word in name.split(".")) or "." not in name:
         raise ConfigError(f"{key}={name}: must have the form package.module.function")
     if not any(name.startswith(f"{package}.") for package in trust):
         package = name.partition(".")[0]

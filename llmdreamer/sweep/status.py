@@ -32,7 +32,7 @@ END_STATES = ("finished", "pruned", "failed")
 
 @dataclass
 class SweepHeader:
-    """What a sweep was asked for, as its last driver read it."""
+    """The request of a sweep, as its last driver read it."""
 
     command: str  # without passwords
     total: int  # runs of a grid, trials of a study

@@ -40,7 +40,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """How a sweep starts its runs; the same for all workers."""
+    """Options for starting the runs of a sweep, shared by all workers."""
 
     command: list[str]
     launcher: Launcher

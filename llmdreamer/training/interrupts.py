@@ -31,7 +31,7 @@ class Interrupts:
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
-        # Python allows handlers in the main thread only; elsewhere signals keep their usual meaning.
+        # Python allows handlers in the main thread only. In other threads signals keep their default action.
         if threading.current_thread() is threading.main_thread():
             self._before = {signum: signal.signal(signum, self._note) for signum in STOPPING}
         return self

@@ -63,7 +63,7 @@ def torch_device(name: str) -> torch.device:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Return True if the device computes in bfloat16; elsewhere it is emulated, and slower than float32."""
+    """Return True if the device has bfloat16 units. Emulated bfloat16 is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()

@@ -103,7 +103,7 @@ def barrier() -> None:
 
 
 def gather_objects(item: T) -> list[T]:
-    """Return the items of all processes, by rank, in rank 0; an empty list elsewhere."""
+    """Return the items of all processes, by rank, in rank 0; return an empty list in other ranks."""
     if size() == 1:
         return [item]
     items: list[T | None] | None = [None] * size() if is_first() else None

@@ -1,4 +1,4 @@
-"""The records that stages pass to each other; shapes as in docs/shapes.md.
+"""The records that the stages pass to each other. Shapes are those of docs/shapes.md.
 
 B batch, T time, H horizon, N imagined starts, A action, E embedding, D recurrent state,
 S x K stochastic state, F = D + S*K feature.
@@ -25,14 +25,14 @@ Kind = Literal["vector", "image", "text"]
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Observations and actions of an environment, after wrapping.
+    """The observations and actions of an environment, after wrapping.
 
     Every observation has a key. It is a float32 array (a vector), a uint8 array (H, W, C) (an image), or
     uint8 bytes of UTF-8 padded with zeros (a text). An observation space that is no Dict has the single
     key `state`, `image` or `text`.
 
-    An action is A float32 numbers. If `discrete`, they are the one-hot choices of one or several
-    independent categoricals, side by side. Otherwise each is in [-1, 1], the bounds of the Box.
+    An action is A float32 numbers. If `discrete`, they are the concatenated one-hot vectors of one or several
+    independent categoricals. Otherwise each number is in [-1, 1], the bounds of the Box.
     """
 
     observations: dict[str, tuple[int, ...]]
@@ -40,13 +40,13 @@ class EnvSpec:
     discrete: bool
     action_repeat: int = 1
     groups: tuple[int, ...] = ()
-    """Number of choices of each categorical, A in sum; empty: one categorical of A choices."""
+    """Size of each categorical, A in sum; empty: one categorical of size A."""
     texts: tuple[str, ...] = ()
-    """Keys of the observations that are texts."""
+    """The keys of the observations that are texts."""
 
     @property
     def choices(self) -> tuple[int, ...]:
-        """The sizes of a discrete action's categoricals, at least one."""
+        """The size of each categorical of a discrete action."""
         return self.groups or (self.action_size,)
 
     def kind(self, key: str) -> Kind:
@@ -62,7 +62,7 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class TimeStep:
-    """One time step of n environments side by side.
+    """One time step of n environments.
 
     `reward` was received on arriving at `observations`. A step with `terminated` or `truncated` is the
     last of its episode: no action follows it. A step with `is_first` has reward 0 and both flags false.
@@ -80,8 +80,8 @@ class TimeStep:
 class SequenceBatch:
     """B sequences, each of T + 1 consecutive time steps of one environment.
 
-    Step 0 is context: its observation and action enter the first token and nothing else. Episodes may
-    begin and end anywhere inside. `action[:, t]` is chosen after seeing step t (zeros on an episode's
+    Step 0 is context: its observation and action enter the first token and nothing else. Episodes may begin
+    and end at any step. `action[:, t]` is chosen after seeing step t (zeros on an episode's
     last step); `reward[:, t]` is received on arriving at step t.
     """
 

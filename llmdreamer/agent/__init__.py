@@ -1,1 +1,1 @@
-"""The agent, its steps in the environments, and its restoration from a run's folder."""
+"""The agent, its collection of experience, and its restoration from a checkpoint."""

@@ -1,4 +1,4 @@
-"""The whole agent: a world model and a behavior that act together."""
+"""The agent: a world model and a behavior, and how they choose actions."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AgentState:
-    """The part of an agent that changes from one time step of its n environments to the next."""
+    """The values that an agent carries from one time step of its n environments to the next."""
 
-    stoch: Tensor  # (n, S, K), of the last time step
-    action: Tensor  # (n, A), chosen there
+    stoch: Tensor  # (n, S, K), at the last time step
+    action: Tensor  # (n, A), chosen at the last time step
     cache: Cache  # of the backbone
 
 
 class Agent(nn.Module):
-    """World model and behavior, with their weights in one module.
+    """World model and behavior in one module.
 
-    A variant of the algorithm is a subclass that names other parts. `learner_type` is called with the agent,
-    its optimizer and the configuration of `algo`; None means `llmdreamer.training.step.Learner`.
+    A variant of the algorithm is a subclass with other types. `learner_type` is called with the agent, its
+    optimizer and the `algo` configuration; None means `llmdreamer.training.step.Learner`.
 
     Raises:
         ConfigError: if an observation key, the backbone or its checkpoint does not exist.
@@ -64,7 +64,7 @@ class Agent(nn.Module):
         return next(self.parameters()).device
 
     def initial_state(self, streams: int) -> AgentState:
-        """Return the state before an episode. Its contents do not matter: `is_first` resets them."""
+        """Return a state for `streams` environments. Its values do not matter: `is_first` resets them."""
         config = self.world_model.config
         like = next(self.parameters())
         return AgentState(
@@ -84,12 +84,12 @@ class Agent(nn.Module):
     ) -> tuple[Tensor, AgentState]:
         """Choose an action in each of n environments.
 
-        The action depends on the newest observation: the latent is the posterior's, not the prior's.
+        The latent comes from the posterior, not the prior, so the action depends on the current observation.
 
         Args:
             observations: each (n, ...), of the current time step.
             is_first: (n,), bool.
-            explore: sample latent and action as in training; else take the mode of both.
+            explore: if True, sample latent and action, as in training; if False, take the mode of both.
 
         Returns:
             The action, (n, A), and the state for the next time step.
@@ -107,10 +107,10 @@ class Agent(nn.Module):
 
 
 def make_agent(config: Config, spec: EnvSpec) -> Agent:
-    """Build the agent of `config`: the package's own, or the variant that `algo.agent` names.
+    """Build the agent of a configuration: `Agent`, or the variant that `algo.agent` names.
 
     Raises:
-        ConfigError: as `Agent`, or if the variant does not exist or is no `Agent`.
+        ConfigError: as `Agent` does, or if the variant does not exist or is not an `Agent`.
     """
     name = config.algo.agent
     if name is None:

@@ -19,7 +19,7 @@ from llmdreamer.utils.errors import Diverged
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode that has ended: the undiscounted sum of its rewards, and its number of actions."""
+    """A completed episode: the undiscounted sum of its rewards, and its number of actions."""
 
     episode_return: float
     length: int
@@ -48,8 +48,8 @@ class Collector:
         """
         time_step = self._current()
         action = self.envs.random_action(self._rng) if explore_at_random else None
-        # The agent reads every time step even while actions are random, so that its state is right when
-        # its own actions begin.
+        # The agent reads every time step even while actions are random, so that its state is up to date
+        # when it takes over.
         action = self._act(time_step, action)
         self._time_step = self.envs.step(action)
         self._store(time_step, action, lost=self._time_step.is_first)
@@ -59,10 +59,10 @@ class Collector:
     def _store(
         self, time_step: TimeStep, action: NDArray[np.float32], lost: NDArray[np.bool_]
     ) -> None:
-        """Append the time step that was acted on.
+        """Append the time step that the action was chosen in.
 
-        Where the environment failed on the action, the step is stored as its episode's last: truncated,
-        and without the action.
+        If an environment failed on the action, its episode ends at this step: it is stored as truncated,
+        without the action.
         """
         if lost.any():
             time_step = replace(time_step, truncated=time_step.truncated | lost)
@@ -70,7 +70,7 @@ class Collector:
         self.replay.append(time_step, action)
 
     def _current(self) -> TimeStep:
-        """Return the time step to act on. Where an episode has ended, store its last step and reset."""
+        """Return the time step to act on. If an episode has ended, store its last step and reset."""
         if self._time_step is None:
             return self.envs.reset()
         ended = self._time_step.terminated | self._time_step.truncated
@@ -96,7 +96,7 @@ class Collector:
         return random_action
 
     def _finished(self, time_step: TimeStep) -> list[Episode]:
-        """Add the rewards of a time step. Return the episodes that it ends."""
+        """Add the rewards of a time step to the episodes. Return the episodes that it ends."""
         self._returns += time_step.reward
         self._lengths += 1
         # An environment that failed begins a new episode; the return of the lost one is dropped.
@@ -131,7 +131,7 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> bool:
-        """Resume from `state_dict`; the replay has been cut back to the same moment already.
+        """Resume from `state_dict`. The replay has already been truncated to the same policy step.
 
         Returns:
             True if the current episodes continue. If False, they are stored as truncated and new ones
@@ -166,17 +166,17 @@ def to_tensors(time_step: TimeStep, device: torch.device) -> tuple[dict[str, Ten
     return observations, torch.from_numpy(time_step.is_first).to(device)
 
 
-FLAGS = ("reward", "is_first", "terminated", "truncated")
+SCALAR_FIELDS = ("reward", "is_first", "terminated", "truncated")
 
 
 def _to_plain(time_step: TimeStep) -> dict[str, Any]:
-    flags = {name: torch.from_numpy(getattr(time_step, name).copy()) for name in FLAGS}
+    scalars = {name: torch.from_numpy(getattr(time_step, name).copy()) for name in SCALAR_FIELDS}
     observations = {
         key: torch.from_numpy(value.copy()) for key, value in time_step.observations.items()
     }
-    return {"observations": observations, **flags}
+    return {"observations": observations, **scalars}
 
 
 def _from_plain(state: dict[str, Any]) -> TimeStep:
     observations = {key: value.cpu().numpy() for key, value in state["observations"].items()}
-    return TimeStep(observations, *(state[name].cpu().numpy() for name in FLAGS))
+    return TimeStep(observations, *(state[name].cpu().numpy() for name in SCALAR_FIELDS))

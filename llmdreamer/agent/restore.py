@@ -1,4 +1,4 @@
-"""Builds an agent again from a checkpoint, without what trains it."""
+"""Restores an agent from a checkpoint, without the rest of the training state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def load_agent(agent: Agent, state: dict[str, Any]) -> None:
     """Load an agent's weights.
 
     Raises:
-        ConfigError: naming the first weight that does not fit.
+        ConfigError: if the weights do not match; the message names the first one that differs.
     """
     own = agent.state_dict()
     if own.keys() != state.keys():
@@ -36,7 +36,7 @@ def load_agent(agent: Agent, state: dict[str, Any]) -> None:
 
 
 def restore_agent(config: Config, checkpoints: Checkpoints) -> Agent:
-    """The agent of a run's newest checkpoint, without anything that trains it.
+    """Build the agent of a run's newest checkpoint.
 
     Raises:
         ConfigError: if there is no undamaged checkpoint, or it is of another agent.

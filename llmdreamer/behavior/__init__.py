@@ -1,1 +1,1 @@
-"""Actor and critic, trained on imagined trajectories."""
+"""Actor and critic, and the imagination that they are trained on."""

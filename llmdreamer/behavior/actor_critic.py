@@ -80,7 +80,7 @@ class Behavior(nn.Module):
         return BehaviorLoss(actor_loss + critic_loss, returns, metrics)
 
     def actor_objective(self, log_prob: Tensor, advantage: Tensor) -> Tensor:
-        """The objective that the actor maximizes beside its entropy: REINFORCE. All (N, H)."""
+        """The objective that the actor maximizes in addition to its entropy: REINFORCE. All (N, H)."""
         return log_prob * advantage
 
     def replay_loss(
@@ -88,9 +88,9 @@ class Behavior(nn.Module):
     ) -> BehaviorLoss:
         """Compute the critic's loss on replayed sequences; its gradient also shapes the world model.
 
-        Source: danijar/dreamerv3 (2025), `repl_loss`. Returns are of the real rewards. They are
+        Source: danijar/dreamerv3 (2025), `repl_loss`. Returns are computed from the real rewards. They are
         bootstrapped from the imagined return at time steps that imagination started from, and from the
-        critic elsewhere.
+        critic at all others.
 
         With `action_value_loss_weight`, which DreamerV3 does not have, these returns are also predicted from
         the feature and the action. A backbone with attention looks up a past observation only at the time
@@ -101,12 +101,12 @@ class Behavior(nn.Module):
         Args:
             features: (B, T, F), of time steps 1..T of the batch, with gradient into the world model.
             starts: (B, n), indices of the features that imagination started from.
-            imagined_return: (B, n), of those.
+            imagined_return: (B, n), of the same time steps.
         """
         logits = self.critic(features)
         bootstrap = self.critic.mean(logits).detach().scatter(1, starts, imagined_return)
-        # Returns are of time steps 1..T-1, whose rewards arrive one step later. If an episode starts
-        # there, the return is unknown, and no return is carried over it.
+        # Returns are of time steps 1..T-1, whose rewards arrive one step later. If that next step starts an
+        # episode, the return is unknown: it has no loss, and the return before it is bootstrapped.
         follows = ~batch.is_first[:, 2:]
         discount = self.algo.gamma * (~batch.terminated[:, 2:]).to(bootstrap.dtype)
         carry = torch.ones_like(discount)

@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DiscretePolicy:
-    """Independent categoricals, side by side, of sizes `choices`, A in sum."""
+    """Independent categoricals, concatenated. Their sizes are `choices`, A in sum."""
 
     log_probs: Tensor  # (..., A), normalized for each choice
     choices: tuple[int, ...]
 
     def sample(self) -> Tensor:
-        """Return one-hot vectors side by side, (..., A)."""
+        """Sample each choice: concatenated one-hot vectors, (..., A)."""
         return torch.cat([sample_one_hot(choice) for choice in self._choices()], -1)
 
     def mode(self) -> Tensor:
-        """Return one-hot vectors side by side, (..., A)."""
+        """Take the most probable class of each choice: concatenated one-hot vectors, (..., A)."""
         return torch.cat([mode_one_hot(choice) for choice in self._choices()], -1)
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """One-hot vectors (..., A) -> (...), in nats, summed over the choices."""
+        """Log-probability of concatenated one-hot vectors, summed over choices: (..., A) -> (...)."""
         return (self.log_probs * action).sum(-1)
 
     def entropy(self) -> Tensor:
-        """Return (...), in nats, summed over the choices; at most the log of the product of their sizes."""
+        """Entropy (...), in nats, summed over choices; at most the log of the product of their sizes."""
         return torch.stack([categorical_entropy(choice) for choice in self._choices()]).sum(0)
 
     def _choices(self) -> tuple[Tensor, ...]:
@@ -53,15 +53,15 @@ class NormalPolicy:
     std: Tensor  # (..., A)
 
     def sample(self) -> Tensor:
-        """(..., A)."""
+        """Sample without gradient: (..., A)."""
         return self.mean.detach() + self.std.detach() * torch.randn_like(self.mean)
 
     def mode(self) -> Tensor:
-        """(..., A), in (-1, 1)."""
+        """Return the mean: (..., A), in (-1, 1)."""
         return self.mean
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Density of a sample before it is clipped, (..., A) -> (...), in nats, summed over A."""
+        """Log-density of a sample before clipping, summed over A: (..., A) -> (...), in nats."""
         distance = (action - self.mean) / self.std
         density = -0.5 * (distance.square() + math.log(2 * math.pi)) - self.std.log()
         return density.sum(-1)
@@ -77,8 +77,8 @@ ActionDistribution = DiscretePolicy | NormalPolicy
 class Actor(nn.Module):
     """Maps features to a discrete or a continuous distribution, as the environment's actions require.
 
-    Discrete: every choice's distribution is mixed with the uniform one, so that no probability is
-    zero. Continuous: `bounded_normal` of danijar/dreamerv3 (2025), mean tanh(m) and standard deviation
+    Discrete: each choice's distribution is mixed with the uniform one, so that no probability is zero.
+    Continuous: `bounded_normal` of danijar/dreamerv3 (2025), mean tanh(m) and standard deviation
     (max_std - min_std) * sigmoid(s + 2) + min_std, of the outputs m and s.
     """
 
@@ -87,7 +87,7 @@ class Actor(nn.Module):
         self.config = algo.actor
         self.discrete, self.choices = spec.discrete, spec.choices
         outputs = spec.action_size * (1 if spec.discrete else 2)
-        # At initialization the policy hardly depends on the feature: uniform, or of mean zero.
+        # The small scale makes the initial policy nearly uniform, or normal with a mean near zero.
         self.mlp = MLP(features, algo.dense_units, algo.mlp_layers, outputs, out_scale=0.01)
 
     def forward(self, features: Tensor | IndexedLatent) -> ActionDistribution:

@@ -1,4 +1,4 @@
-"""The arithmetic of DreamerV3 as pure functions of tensors; nothing here holds a parameter."""
+"""DreamerV3's distributions, losses and returns as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def symlog(x: Tensor) -> Tensor:
 
 
 def symexp(x: Tensor) -> Tensor:
-    """The inverse of `symlog`: sign(x) * (exp(|x|) - 1), elementwise."""
+    """sign(x) * (exp(|x|) - 1), elementwise: the inverse of `symlog`."""
     return torch.sign(x) * torch.expm1(torch.abs(x))
 
 
@@ -59,24 +59,20 @@ def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     return weighted[..., middle] + (lower + upper).sum(-1)
 
 
-def two_hot_loss(logits: Tensor, target: Tensor, bins: Tensor) -> Tensor:
-    """Cross-entropy against the two bins around `target`, weighted by nearness in raw space.
+def two_hot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
+    """Cross-entropy of each distribution against M two-hot targets.
 
-    Source: arXiv:2301.04104v2, "Critic learning", twohot. Targets beyond the outer bins are clamped.
+    A target's weight is on the two bins around it, in proportion to its nearness in raw space. Targets
+    beyond the outer bins are clamped. Source: arXiv:2301.04104v2, "Critic learning", twohot.
 
     Args:
-        logits: (..., bins).
-        target: (...), in the unit of the bins; no gradient flows into it.
+        logits: (..., bins), normalized once for all targets.
+        targets: (..., M), in the unit of the bins; no gradient flows into them.
         bins: (bins,), increasing.
 
     Returns:
-        (...) in nats.
+        (..., M) in nats.
     """
-    return two_hot_losses(logits, target.unsqueeze(-1), bins).squeeze(-1)
-
-
-def two_hot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
-    """Compute `two_hot_loss` of each distribution against M targets, normalizing it once: (..., M)."""
     targets = targets.detach().clamp(bins[0], bins[-1])
     above = torch.searchsorted(bins, targets.contiguous(), right=True).clamp(1, bins.shape[0] - 1)
     below = above - 1
@@ -87,7 +83,7 @@ def two_hot_losses(logits: Tensor, targets: Tensor, bins: Tensor) -> Tensor:
 
 
 def unimix(logits: Tensor, share: float) -> Tensor:
-    """Log-probabilities of the categorical mixed with `share` of the uniform one: (..., K).
+    """Log-probabilities of (1 - share) * softmax(logits) + share * uniform: (..., K).
 
     Source: arXiv:2301.04104v2, "World model learning", 1% unimix.
     """
@@ -97,15 +93,18 @@ def unimix(logits: Tensor, share: float) -> Tensor:
 
 
 def sample_class(log_probs: Tensor) -> Tensor:
-    """A sample of a categorical by inverting its cumulative distribution: (..., K) -> (..., 1), int64.
+    """Sample categoricals by inverting their cumulative distributions: (..., K) -> (..., 1), int64.
 
-    Several times faster than `multinomial` on a CPU, and the same distribution up to rounding.
+    Several times faster than `torch.multinomial` on a CPU; the distribution is the same up to rounding.
     """
     return _draw(log_probs.detach().exp().cumsum(-1))
 
 
 def sample_mixed(logits: Tensor, share: float) -> Tensor:
-    """Sample like `sample_class(unimix(logits, share))`, at the same draw, without the logarithm."""
+    """Sample as `sample_class(unimix(logits, share))` does, without computing logarithms.
+
+    The same random numbers give the same classes.
+    """
     cumulative = logits.detach().softmax(-1).cumsum(-1)
     if share > 0.0:
         count = logits.shape[-1]
@@ -115,7 +114,7 @@ def sample_mixed(logits: Tensor, share: float) -> Tensor:
 
 
 def _draw(cumulative: Tensor) -> Tensor:
-    """Draw a class of each cumulative distribution (..., K) by one uniform number: (..., 1)."""
+    """Draw a class from each cumulative distribution (..., K), using one uniform number: (..., 1)."""
     # Scale by the total, which rounding leaves a little off 1, so that no draw exceeds it.
     draw = torch.rand_like(cumulative[..., :1]) * cumulative[..., -1:]
     classes = torch.searchsorted(cumulative, draw, right=True)
@@ -123,31 +122,31 @@ def _draw(cumulative: Tensor) -> Tensor:
 
 
 def sample_one_hot(log_probs: Tensor) -> Tensor:
-    """Return `sample_class` one-hot: (..., K)."""
+    """Sample categoricals as one-hot vectors: log-probabilities (..., K) -> (..., K)."""
     return _one_hot(sample_class(log_probs), log_probs)
 
 
 def mode_one_hot(log_probs: Tensor) -> Tensor:
-    """The most probable class, one-hot: (..., K)."""
+    """Return the most probable class as a one-hot vector: (..., K) -> (..., K)."""
     return _one_hot(log_probs.argmax(-1, keepdim=True), log_probs)
 
 
 def _one_hot(index: Tensor, like: Tensor) -> Tensor:
-    """One-hot of `index` (..., 1) in the shape and type of `like`; `F.one_hot` gives 64-bit integers."""
+    """One-hot vectors of `index` (..., 1), with shape and dtype of `like`; `F.one_hot` returns int64."""
     return torch.zeros_like(like).scatter_(-1, index, 1.0)
 
 
 def ones_at(columns: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """Return zeros with ones at `columns` (..., S): (..., width)."""
+    """Return vectors of zeros with ones at `columns` (..., S): (..., width)."""
     zeros = torch.zeros(*columns.shape[:-1], width, dtype=dtype, device=columns.device)
     return zeros.scatter_(-1, columns, 1.0)
 
 
 def linear_at(columns: Tensor, weight: Tensor) -> Tensor:
-    """`F.linear(ones_at(columns, ...), weight)`: the sum of those columns of `weight`, without the zeros.
+    """Compute `F.linear(ones_at(columns, ...), weight)` by summing those columns of `weight`.
 
-    With S ones among S * K numbers that is 1 / K of the additions. If `columns` holds fewer vectors than the
-    weight has columns, transposing the weight costs more than this saves, and the dense product is used.
+    With S ones among S * K numbers this takes 1 / K of the additions. If `columns` holds fewer vectors than
+    the weight has columns, transposing the weight costs more than that saves; the dense product is used.
 
     Args:
         columns: (..., S), int64, distinct in each vector.
@@ -163,29 +162,33 @@ def linear_at(columns: Tensor, weight: Tensor) -> Tensor:
 
 
 class _LinearAt(torch.autograd.Function):
-    """Forward looks columns up; backward sums the gradients of the vectors that used each column."""
+    """Forward sums the selected columns; backward sums, for each column, the gradients of its vectors."""
 
     @staticmethod
     def forward(ctx: Any, columns: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(columns)
         ctx.width = weight.shape[1]
-        rows = F.embedding_bag(columns.flatten(0, -2), weight.t().contiguous(), mode="sum")
-        return rows.unflatten(0, columns.shape[:-1])
+        sums = F.embedding_bag(columns.flatten(0, -2), weight.t().contiguous(), mode="sum")
+        return sums.unflatten(0, columns.shape[:-1])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
         (columns,) = ctx.saved_tensors
-        # Sorted by column, the rows that a column's gradient is the sum of are neighbours.
-        ordered, places = columns.flatten().int().sort(stable=True)
-        every = torch.arange(ctx.width, dtype=torch.int32, device=columns.device)
-        begin = torch.searchsorted(ordered, every)
-        rows = places.div_(columns.shape[-1], rounding_mode="floor")
-        pulls = F.embedding_bag(rows, gradient.flatten(0, -2).contiguous(), begin, mode="sum")
-        return None, pulls.t()
+        # Sorting by column makes the vectors that selected the same column adjacent.
+        sorted_columns, order = columns.flatten().int().sort(stable=True)
+        all_columns = torch.arange(ctx.width, dtype=torch.int32, device=columns.device)
+        begin = torch.searchsorted(sorted_columns, all_columns)
+        vectors = order.div_(columns.shape[-1], rounding_mode="floor")
+        vector_gradients = gradient.flatten(0, -2).contiguous()
+        weight_gradient = F.embedding_bag(vectors, vector_gradients, begin, mode="sum")
+        return None, weight_gradient.t()
 
 
 def straight_through(sample: Tensor, log_probs: Tensor) -> Tensor:
-    """The sample's value with the probabilities' gradient (arXiv:1308.3432): (..., K)."""
+    """Straight-through estimator (arXiv:1308.3432): the sample's value, the probabilities' gradient.
+
+    Both are (..., K).
+    """
     probs = log_probs.exp()
     return sample + probs - probs.detach()
 
@@ -194,7 +197,7 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
     """KL(left || right) of S independent categoricals, summed over them.
 
     Args:
-        left, right: (..., S, K) normalised log-probabilities.
+        left, right: (..., S, K) normalized log-probabilities.
 
     Returns:
         (...) in nats.
@@ -203,18 +206,18 @@ def categorical_kl(left: Tensor, right: Tensor) -> Tensor:
 
 
 def categorical_entropy(log_probs: Tensor) -> Tensor:
-    """Entropy of a categorical, (..., K) -> (...), in nats."""
+    """Entropy of each categorical in nats: (..., K) -> (...)."""
     return -(log_probs.exp() * log_probs).sum(-1)
 
 
 def balanced_kl(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Tensor, Tensor]:
-    """The dynamics and the representation loss: the same KL, each side's gradient stopped in turn.
+    """Dynamics and representation loss: the same KL, with the gradient of one side stopped in each.
 
-    Source: arXiv:2301.04104v2, "World model learning". Below `free_nats` a loss is that constant, so it
-    gives no gradient.
+    Source: arXiv:2301.04104v2, "World model learning". A loss below `free_nats` is replaced by that
+    constant, so it has no gradient.
 
     Args:
-        posterior, prior: (..., S, K) normalised log-probabilities.
+        posterior, prior: (..., S, K) normalized log-probabilities.
 
     Returns:
         Both losses, (...), in nats: KL(sg(posterior) || prior), KL(posterior || sg(prior)).
@@ -235,8 +238,8 @@ def lambda_return(
         reward: (B, H). `reward[:, t]` is received on entering state t + 1.
         value: (B, H + 1), in reward units, not two-hot bins.
         discount: (B, H). gamma * P(continue) of state t + 1; 0 where the episode ended.
-        lambda_: in [0, 1]; 0 is one-step TD. A tensor (B, H) where it differs by step: 0 on entering
-            a state after which the return is not known, such as a truncated episode's last.
+        lambda_: in [0, 1]; 0 is one-step TD. A tensor (B, H) sets it for each step: 0 on entering a state
+            whose return is unknown, such as the last one of a truncated episode.
 
     Returns:
         (B, H) returns of states 0..H-1.

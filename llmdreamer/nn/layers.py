@@ -1,4 +1,4 @@
-"""The plain networks around the backbone: MLPs, vector encoder and decoder, heads."""
+"""The networks around the backbone: MLPs, the encoder and decoder of vectors, and heads."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Linear = TypeVar("Linear", bound=nn.Linear)
 
 
 def init_linear(layer: Linear, scale: float = 1.0) -> Linear:
-    """Truncated normal of variance scale² / fan_in, zero bias: DreamerV3's initializer."""
+    """Initialize as DreamerV3 does: truncated normal of variance scale² / fan_in, zero bias."""
     # 0.8796 is the standard deviation of a unit normal truncated at two standard deviations.
     std = scale / math.sqrt(layer.in_features) / 0.87962566103423978
     if scale == 0.0:
@@ -40,7 +40,7 @@ def init_linear(layer: Linear, scale: float = 1.0) -> Linear:
 
 
 class FeatureLinear(nn.Linear):
-    """A linear layer whose input may also be an `IndexedLatent`, read as its feature."""
+    """A linear layer that also accepts an `IndexedLatent`; the result is that of its feature."""
 
     def forward(self, input: Tensor | IndexedLatent) -> Tensor:
         """(..., F) -> (..., out)."""
@@ -54,10 +54,10 @@ class FeatureLinear(nn.Linear):
 class BlockLinear(nn.Module):
     """A block-diagonal linear layer: (..., features) -> (..., out), with `blocks` equal blocks.
 
-    Initialized like a dense layer with as many inputs: danijar/dreamerv3 (2025), `nets.py:BlockLinear`.
+    Initialized like a dense layer of `features` inputs: danijar/dreamerv3 (2025), `nets.py:BlockLinear`.
 
     Args:
-        scale: of the initializer.
+        scale: scale of the initializer.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(out)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
-        parts = x.flatten(0, -2).unflatten(-1, (len(self.weight), -1)).transpose(0, 1)
-        joined = torch.bmm(parts, self.weight).transpose(0, 1).reshape(*x.shape[:-1], -1)
-        return joined if self.bias is None else joined + self.bias
+        inputs = x.flatten(0, -2).unflatten(-1, (len(self.weight), -1)).transpose(0, 1)
+        outputs = torch.bmm(inputs, self.weight).transpose(0, 1).reshape(*x.shape[:-1], -1)
+        return outputs if self.bias is None else outputs + self.bias
 
 
 class RMSNorm(nn.RMSNorm):
-    """Torch's RMSNorm in the precision of its weight, even under autocast; eps is 1e-4."""
+    """torch's RMSNorm with eps 1e-4, computed in the precision of its weight even under autocast."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features, 1e-4)
@@ -85,14 +85,14 @@ class RMSNorm(nn.RMSNorm):
 
 
 class MLP(nn.Sequential):
-    """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if it is given.
+    """`layers` times (linear, RMSNorm, SiLU), then a linear layer to `out` features if `out` is given.
 
-    Takes (..., features), or an `IndexedLatent` of as many. The output has the weights' precision even under
-    autocast, so that losses and probabilities have it.
+    The input is (..., features), or an `IndexedLatent` whose feature has that size. The output has the
+    weights' precision even under autocast, and so have losses and probabilities.
 
     Args:
-        out_scale: of the last layer's initializer; 0 makes the output start at zero.
-        exact: if true, the last layer runs without autocast.
+        out_scale: scale of the last layer's initializer; 0 makes the output zero at initialization.
+        exact: run the last layer without autocast.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class MLP(nn.Sequential):
 
     def forward(self, input: Tensor | IndexedLatent) -> Tensor:
         """(..., features) -> (..., out or units)."""
-        *before, last = self
+        *hidden, last = self
         x: Any = input
-        for block in before:
+        for block in hidden:
             x = block(x)
         if self.exact:
             with torch.autocast(x.device.type, enabled=False):
@@ -131,7 +131,7 @@ class MLP(nn.Sequential):
 
 
 class VectorEncoder(nn.Module):
-    """Symlog of the vector observations, concatenated in the order of `keys`, through an MLP."""
+    """An MLP on the symlog of the vector observations, concatenated in the order of `keys`."""
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], keys: Sequence[str], units: int, layers: int
@@ -141,7 +141,7 @@ class VectorEncoder(nn.Module):
         self.mlp = MLP(sum(math.prod(shapes[key]) for key in keys), units, layers)
 
     def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
-        """(*lead dims, ...) of each key -> (*lead dims, E); `lead` is how many leading dims there are."""
+        """(*lead dims, ...) of each key -> (*lead dims, E); `lead` is the number of leading dims."""
         vectors = [observations[key].flatten(lead) for key in self.keys]
         embedding: Tensor = self.mlp(symlog(torch.cat(vectors, -1)))
         return embedding
@@ -164,9 +164,9 @@ class VectorDecoder(nn.Module):
         self.mlp = MLP(features, units, layers, sum(self.sizes))
 
     def forward(self, feature: Tensor) -> dict[str, Tensor]:
-        """(..., F) -> the predicted symlog of each key, flattened: (..., size)."""
-        parts = self.mlp(feature).split(self.sizes, -1)
-        return dict(zip(self.keys, parts, strict=True))
+        """Predict the symlog of each key, flattened: (..., F) -> (..., size)."""
+        predictions = self.mlp(feature).split(self.sizes, -1)
+        return dict(zip(self.keys, predictions, strict=True))
 
     def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
         """Squared error in symlog space, summed over numbers and keys: (B, T, F) -> (B, T)."""
@@ -179,11 +179,12 @@ class VectorDecoder(nn.Module):
 
 
 class TwoHotHead(nn.Module):
-    """A scalar predicted as a categorical over symexp-spaced bins, zero at initialization.
+    """Predicts a scalar by a categorical over symexp-spaced bins; its mean is zero at initialization.
 
     Args:
-        in_symlog: predict the scalar's symlog over even bins instead, as in 2023 (arXiv:2301.04104v1): the
-            mean is then taken in symlog space, so it is not the scalar's expectation.
+        in_symlog: predict the scalar's symlog over evenly spaced bins instead, as in 2023
+            (arXiv:2301.04104v1). The mean is then taken in symlog space, so it is not the scalar's
+            expectation.
     """
 
     bins: Tensor
@@ -204,10 +205,12 @@ class TwoHotHead(nn.Module):
         return logits
 
     def mean(self, logits: Tensor) -> Tensor:
+        """Return the predicted scalar: logits (..., bins) -> (...)."""
         mean = two_hot_mean(logits, self.bins)
         return symexp(mean) if self.in_symlog else mean
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Loss of each distribution (..., bins) against its target (...): (...)."""
         return self.losses(logits, target.unsqueeze(-1)).squeeze(-1)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -221,7 +224,8 @@ class ContinueHead(nn.Module):
     Source: danijar/dreamerv3 (2025), `contdisc`: the target is (1 - 1/horizon) * not terminated.
 
     Args:
-        learn_gamma: False: the target is not terminated, and gamma a factor outside, as in 2023.
+        learn_gamma: if False, the head predicts P(not terminated), and `discount` multiplies it by gamma,
+            as in 2023.
     """
 
     def __init__(
@@ -238,6 +242,7 @@ class ContinueHead(nn.Module):
         return logits
 
     def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:
+        """Binary cross-entropy: logits (...), terminated (...), bool -> (...)."""
         target = (~terminated).to(logits.dtype)
         target = self.gamma * target if self.learn_gamma else target
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
@@ -249,7 +254,7 @@ class ContinueHead(nn.Module):
 
 
 class CategoricalHead(nn.Module):
-    """S independent categoricals of K classes: the distributions of the latent.
+    """Predicts S independent categoricals of K classes: the distribution of a latent.
 
     Returns unimixed log-probabilities (..., S, K).
     """
@@ -271,7 +276,7 @@ class CategoricalHead(nn.Module):
         return unimix(self._logits(features), self.unimix_share)
 
     def sample(self, features: Tensor) -> Tensor:
-        """Sample the class of each categorical: (..., S, 1), int64, with `sample_class`'s distribution."""
+        """Sample the class of each categorical: (..., S, 1), int64, as `forward` distributes it."""
         return sample_mixed(self._logits(features), self.unimix_share)
 
     def _logits(self, features: Tensor) -> Tensor:

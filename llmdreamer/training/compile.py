@@ -29,8 +29,8 @@ def compile_agent(agent: Agent) -> None:
     - `WorldModel.observe_step` of a coupled posterior, and `WorldModel.imagine_step`, if its `step` compiles;
     - `Behavior.imagination_loss` and `Behavior.replay_loss`, with any backbone.
 
-    Forward and backward passes are compiled. Not compiled are the choice of start states, the optimizer
-    (its list operations are 3% of an update), acting and evaluation (their batches are small and vary).
+    Forward and backward passes are compiled. Left out are the sampling of start states, the optimizer (its
+    list operations take 3% of an update), acting and evaluation (their batches are small and vary in size).
     """
     world_model, behavior = agent.world_model, agent.behavior
     if world_model.loss_compiles:
@@ -44,10 +44,10 @@ def compile_agent(agent: Agent) -> None:
 
 
 def _compile(module: nn.Module, name: str) -> None:
-    """Replace a method of one module by its compiled form, which the first call compiles."""
-    # One graph, or an error: an unnoticed graph break would cost what compiling gains. Shapes are those
-    # of the configuration, so none is dynamic. Random numbers are torch's own, so that a seed gives the
-    # same ones compiled or not, and a checkpoint of torch's generator state is complete.
+    """Replace a method of one module by its compiled form. The first call compiles it."""
+    # fullgraph: a graph break is an error, because it would cost what compiling gains. dynamic: all shapes
+    # are fixed by the configuration. fallback_random: torch's own generator is used, so that a seed gives
+    # the same numbers compiled or not, and a checkpoint of the generator's state is complete.
     compiled = torch.compile(
         getattr(module, name), fullgraph=True, dynamic=False, options={"fallback_random": True}
     )
@@ -57,8 +57,8 @@ def _compile(module: nn.Module, name: str) -> None:
 def _compile_observe_step(world_model: WorldModel) -> None:
     """Compile `observe_step` for all time steps but the first.
 
-    The first one's cache carries no gradient, which would need a second graph. For the same reason
-    evaluation, which needs no gradient at all, runs the plain method.
+    The cache before the first one has no gradient, which would need a second graph. Evaluation computes no
+    gradient either, so it also runs the plain method.
     """
     plain, to_dict = world_model.observe_step, world_model.backbone.cache_to_dict
     _compile(world_model, "observe_step")
@@ -73,22 +73,23 @@ def _compile_observe_step(world_model: WorldModel) -> None:
 
 
 def uncompiled(enabled: bool) -> AbstractContextManager[Any]:
-    """Run compiled functions uncompiled for the duration, so that operations and modules can be watched.
+    """Run compiled functions uncompiled while the context is open, so that hooks see operations and modules.
 
     Args:
-        enabled: False if nothing is compiled. Then torch.compile, which takes seconds to import, is not.
+        enabled: False if nothing is compiled; then torch.compile, which takes seconds to import, is not
+            imported.
     """
     return torch.compiler.set_stance("force_eager") if enabled else nullcontext()
 
 
 @contextmanager
 def compile_errors() -> Iterator[None]:
-    """Report an update that torch.compile cannot compile.
+    """Turn the errors of torch.compile into one line.
 
     Raises:
         ConfigError: with torch's reason.
     """
-    # Takes a second to import, but compiling imports it anyway.
+    # The import takes a second, but compiling needs it anyway.
     from torch._dynamo.exc import TorchDynamoException
 
     try:
@@ -96,19 +97,20 @@ def compile_errors() -> Iterator[None]:
     except TorchDynamoException as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
-            f"compile=true: torch cannot compile this update ({reason}); compile=false does without"
+            f"compile=true: torch cannot compile this update ({reason}); choose compile=false"
         ) from error
 
 
 def check_compiler(device: torch.device) -> None:
-    """Check that torch.compile has a compiler, before anything is built.
+    """Check that torch.compile can run on a device, before anything is built.
 
     Raises:
-        ConfigError: if it has none, or the run has several processes.
+        ConfigError: if it finds no compiler, or the run has several processes.
     """
     if distributed.size() > 1:
         raise ConfigError(
-            f"compile=true: {distributed.size()} processes of one run cannot be compiled; set compile=false"
+            f"compile=true: a run of {distributed.size()} processes cannot be compiled; set"
+            " compile=false"
         )
     if device.type == "cuda":
         if find_spec("triton") is None:

@@ -1,4 +1,4 @@
-"""The optimizer of the whole agent: LaProp or Adam, with rates and clipping by parameter group."""
+"""The optimizer of the whole agent: LaProp or Adam, with a learning rate for each parameter group."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ SKIPPED = "optimizer/skipped"
 """The metric that is 1 if an update was skipped, else 0."""
 
 CONSTANTS = {"betas", "eps", "agc"}
-"""Values that a group takes from the configuration, not from a checkpoint; rates are set at each update."""
+"""Options that a group takes from the configuration, not from a checkpoint. Rates are set at each update."""
 
-SMALLEST_NORM = 1e-3
-"""Tensors of a smaller norm are clipped as if they had this one; otherwise zeros could never grow."""
+MIN_NORM = 1e-3
+"""Tensors of a smaller norm are clipped as if they had this norm; otherwise zeros could never grow."""
 
 
 class LaProp(torch.optim.Optimizer):
-    """Adam with momentum after the normalization. Each gradient is first clipped by its tensor's norm.
+    """LaProp: Adam whose momentum averages normalized gradients. Gradients are clipped per tensor first.
 
     Sources: LaProp, arXiv:2002.04839; AGC, arXiv:2102.06171, per tensor as in danijar/dreamerv3
     (2025). No packaged LaProp clips per tensor and runs as fused list operations.
 
     Args:
-        agc: largest gradient norm, as a share of its tensor's norm.
+        agc: largest norm of a gradient, as a share of its parameter's norm.
     """
 
     def __init__(
@@ -47,16 +47,15 @@ class LaProp(torch.optim.Optimizer):
         agc: float = 0.3,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "agc": agc, "updates": 0})
-        self.sound: Tensor | None = None
-        """False if the gradients must not be used: a scalar bool on their device; None: they are used."""
+        self.finite: Tensor | None = None
+        """False if the gradients must not be used: a scalar bool on their device. None: they are used."""
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient.
+        """Update every parameter that has a gradient.
 
-        With `sound` (a scalar bool tensor, set by the caller) false, gradients are replaced by zeros and
-        every weight and moment stays bit for bit as it was. The decision is arithmetic on the device, so the
-        CPU does not wait for it, as an `if` would.
+        If the caller has set `finite` to a false tensor, every weight and moment stays bit for bit as it was.
+        The decision is arithmetic on the device, so the CPU does not wait for it, as it would with an `if`.
         """
         assert closure is None, "LaProp takes no closure"
         for group in self.param_groups:
@@ -74,37 +73,36 @@ class LaProp(torch.optim.Optimizer):
         square = [self.state[param]["square"] for param in params]
         momentum = [self.state[param]["momentum"] for param in params]
         like, (beta1, beta2) = params[0], group["betas"]
-        sound = like.new_ones((), dtype=torch.bool) if self.sound is None else self.sound
-        # In double precision: 1 - beta ** updates is the difference of two numbers near 1.
-        updates = (group["updates"] + sound).double()
+        finite = like.new_ones((), dtype=torch.bool) if self.finite is None else self.finite
+        # Double precision, because 1 - beta ** updates is the difference of two numbers near 1.
+        updates = (group["updates"] + finite).double()
         group["updates"] = updates
-        unsound = ~sound
+        not_finite = ~finite
         for param in params:
-            _gradient(param).masked_fill_(unsound, 0.0)  # times zero, NaN would stay NaN
+            _gradient(param).masked_fill_(not_finite, 0.0)  # NaN * 0 would be NaN
         gradient = clip_adaptively(params, [_gradient(param) for param in params], group["agc"])
-        torch._foreach_mul_(square, torch.where(sound, beta2, 1.0).to(like.dtype))
+        torch._foreach_mul_(square, torch.where(finite, beta2, 1.0).to(like.dtype))
         torch._foreach_addcmul_(square, gradient, gradient, 1 - beta2)
-        # Before the first sound update the correction is 0, and so are gradient and square.
+        # Before the first finite update the correction is 0, and so are gradient and square.
         correction = (1 - beta2**updates).clamp(min=1 - beta2).to(like.dtype)
         scale = torch._foreach_div(square, correction)
         torch._foreach_sqrt_(scale)
-        # Squares below the smallest number are zero (machine.prepare), and a gradient over 1e-20 is hundreds.
+        # Denormal squares are flushed to zero, so sqrt(square) can be 0 for a gradient of 1e-18. Divided by
+        # eps = 1e-20 alone, it would be hundreds.
         smallest = math.sqrt(torch.finfo(like.dtype).tiny / (1 - beta2))
         torch._foreach_add_(scale, max(group["eps"], smallest))
         torch._foreach_div_(gradient, scale)
-        torch._foreach_mul_(momentum, torch.where(sound, beta1, 1.0).to(like.dtype))
+        torch._foreach_mul_(momentum, torch.where(finite, beta1, 1.0).to(like.dtype))
         torch._foreach_add_(momentum, gradient, alpha=1 - beta1)
         rate = group["lr"] / (1 - beta1**updates).clamp(min=1 - beta1)
-        change = torch._foreach_mul(momentum, torch.where(sound, -rate, 0.0).to(like.dtype))
+        change = torch._foreach_mul(momentum, torch.where(finite, -rate, 0.0).to(like.dtype))
         torch._foreach_add_(params, change)
 
 
 def clip_adaptively(params: list[Tensor], gradients: list[Tensor], share: float) -> list[Tensor]:
     """Scale each gradient down to at most `share` of its parameter's norm."""
-    limit = torch.stack(torch._foreach_norm(params)).clamp(min=SMALLEST_NORM) * share
-    limit = limit.clamp(
-        min=torch.finfo(limit.dtype).tiny
-    )  # otherwise a zero gradient divided by it is NaN
+    limit = torch.stack(torch._foreach_norm(params)).clamp(min=MIN_NORM) * share
+    limit = limit.clamp(min=torch.finfo(limit.dtype).tiny)  # 0 / 0 would be NaN
     norm = torch.stack(torch._foreach_norm(gradients))
     factor = 1 / (norm / limit).clamp(min=1)
     return list(torch._foreach_mul(gradients, list(factor.unbind())))
@@ -142,12 +140,12 @@ class AgentOptimizer:
         self.inner = _optimizer(groups, config)
 
     def step(self, loss: Tensor) -> Metrics:
-        """Take one step on `loss`, or on its mean over all processes.
+        """Make one update that lowers `loss`, or its mean over all processes.
 
-        If the loss or a gradient is not finite, only the count of updates moves, and with it the schedule.
+        If the loss or a gradient is not finite, the update is skipped: only the schedule advances.
 
         Returns:
-            Norms of the gradients, and `skipped`, 1 or 0.
+            The gradient norm of each group, and `SKIPPED`, which is 1 or 0.
         """
         for group in self.inner.param_groups:
             still = self.config.freeze_backbone_updates if group["name"] == "backbone" else 0
@@ -158,18 +156,18 @@ class AgentOptimizer:
             param for group in self.inner.param_groups for param in group["params"]
         )
         norms = {group["name"]: _norm(group["params"]) for group in self.inner.param_groups}
-        # A norm is finite only if every number below it is.
+        # A norm is finite only if every gradient in it is.
         numbers = torch.stack([distributed.mean(loss.detach()), *norms.values()])
-        sound = numbers.isfinite().all()
+        finite = numbers.isfinite().all()
         if isinstance(self.inner, LaProp):
-            self.inner.sound = sound
+            self.inner.finite = finite
             self.inner.step()
-        elif sound:  # torch's Adam cannot decide on the device, so the CPU waits here
+        elif finite:  # torch's Adam has no such flag, so the CPU waits for the device here
             self._clip()
             self.inner.step()
         self.updates += 1
         metrics = {f"optimizer/{name}_gradient_norm": norm for name, norm in norms.items()}
-        return metrics | {SKIPPED: (~sound).float()}
+        return metrics | {SKIPPED: (~finite).float()}
 
     def _clip(self) -> None:
         """Scale the gradients of world model, actor and critic down to their largest norms."""
@@ -183,7 +181,7 @@ class AgentOptimizer:
             nn.utils.clip_grad_norm_(world, self.config.clip)
 
     def _schedule(self, still: int) -> float:
-        """Return the factor of the full rate: zero, linear rise, plateau, linear fall."""
+        """Return the share of the full learning rate: zero, linear rise, plateau, linear fall."""
         if self.updates < still:
             return 0.0
         rise = min(1.0, (self.updates - still + 1) / max(1, self.config.warmup))
@@ -206,13 +204,13 @@ class AgentOptimizer:
                 f"algo.optimizer.kind={self.config.kind}: the checkpoint is of another kind"
             )
         self.updates = state["updates"]
-        typed = [
+        configured = [
             {key: group[key] for key in CONSTANTS & group.keys()}
             for group in self.inner.param_groups
         ]
         self.inner.load_state_dict(state[self.config.kind])
-        # torch has overwritten these with the checkpoint's.
-        for group, constants in zip(self.inner.param_groups, typed, strict=True):
+        # torch has overwritten these with the values in the checkpoint.
+        for group, constants in zip(self.inner.param_groups, configured, strict=True):
             group.update(constants)
 
 
@@ -231,7 +229,7 @@ def _optimizer(groups: dict[str, list[Tensor]], config: OptimizerConfig) -> torc
 
 
 def _groups(agent: nn.Module) -> dict[str, list[Tensor]]:
-    """Group the trainable parameters by their learning rate; empty groups are left out."""
+    """Sort the trainable parameters into groups; empty groups are left out."""
     groups: dict[str, list[Tensor]] = {name: [] for name in ("backbone", "lora", "rest", *BEHAVIOR)}
     for name, param in agent.named_parameters():
         if param.requires_grad:

@@ -38,7 +38,7 @@ class Learner:
         return metrics
 
     def loss(self, batch: SequenceBatch) -> tuple[Tensor, Metrics]:
-        """Compute the sum of the losses of world model, actor and critic."""
+        """Compute the loss of an update: the sum of the losses of world model, actor and critic."""
         world_model, behavior, algo = self.agent.world_model, self.agent.behavior, self.algo
         sequences, length = batch.reward[:, 1:].shape
 
@@ -67,9 +67,8 @@ class Learner:
     def _stage(self, name: str) -> Iterator[None]:
         """Time a stage, with matrix products in bfloat16 if precision=bf16.
 
-        Each stage needs its own autocast context, because autocast caches the weights that it has
-        rounded until it exits. Those that imagination rounds carry no gradient, and later losses would
-        use them.
+        Each stage needs its own autocast context. Autocast caches the weights that it has rounded until it
+        exits. Those that imagination rounds carry no gradient, and later losses must not reuse them.
         """
         device, enabled = self.agent.device.type, self.algo.precision == "bf16"
         with self.clock.stage(name), torch.autocast(device, torch.bfloat16, enabled=enabled):

@@ -1,4 +1,4 @@
-"""The training state of a run: built from its configuration, saved and restored as one."""
+"""Builds all parts of a run from its configuration, trains them, and saves and restores their state."""
 
 from __future__ import annotations
 
@@ -32,23 +32,24 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 MAX_SKIP_REPORTS = 5
-"""Log lines about skipped updates in a run; after them, only the metric counts them."""
+"""Largest number of log lines about skipped updates in a run. The metric counts all of them."""
 
 REQUIRED_STATE = {
     *("agent", "optimizer", "non_finite", "credit", "flops_per_update"),
     *("replay", "collector", "torch_rng", "others"),
 }
-"""Keys that a trainer's state must have to resume from it."""
+"""Keys that a saved state must have, to resume from it."""
 
 
 class Trainer:
     """Environments, replay, agent and optimizer of one run, or of one of its processes.
 
-    Each process has its own environments, replay and random numbers. `policy_step` and `env_step` count the
-    steps of all processes.
+    Each process has its own environments, replay and random numbers. `policy_step` and `env_step` are summed
+    over all processes.
 
     Raises:
-        ConfigError: if a part of the configuration does not exist, or this many processes would never train.
+        ConfigError: if something that the configuration names does not exist, or so many processes would
+            never train.
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
@@ -91,13 +92,13 @@ class Trainer:
         self.skipped = SkippedUpdates()
         self._last_batch: SequenceBatch | None = None
         self._reports = 0
-        # Counted at the run's first update and saved. Counting uses other kernels and nothing compiled,
-        # which rounds differently, so a resumed run must not count again.
+        # Counted at the run's first update and saved. Counting runs other kernels, uncompiled, which round
+        # differently, so a resumed run must not count again.
         self.flops_per_update = 0.0
         self.compile_seconds: float | None = None
-        """Seconds of the first compiled update, nearly all of them compiling; None before it."""
+        """Duration of the first compiled update, which is nearly all compilation; None before it."""
         distributed.broadcast_parameters(self.agent)
-        if rank > 0:  # all processes draw the same weights, but different everything else
+        if rank > 0:  # from here on, each process draws its own random numbers
             torch.manual_seed(seed)
 
     @property
@@ -119,20 +120,20 @@ class Trainer:
 
     def update_due(self) -> bool:
         """Return True if the replay ratio asks for an update before the next policy step."""
-        # Replays fill at different times, but all processes must agree on an update.
+        # Each process fills its replay at another time, but all must make the same updates.
         self._ready = self._ready or distributed.all_true(self.replay.ready)
         return self._ready and self.credit.due(self.policy_step, self.prefill) > 0
 
     def train_updates(self) -> Iterator[Metrics]:
-        """Make the gradient updates that are due, one for each item that the caller takes.
+        """Make the gradient updates that are due, and yield the metrics of each.
 
-        The first call may make thousands: those that were due while the replay had no whole sequence. The
-        run may be saved between any two updates; a resumed run makes the rest.
+        The first call may make thousands: all that were due while the replay had no whole sequence. The run
+        may be saved between any two updates; a resumed run makes the rest.
 
         Raises:
             Diverged: if too many updates in a row were not finite.
         """
-        # Read the flags of earlier updates here: choosing an action has waited for the device already.
+        # Read the flags of earlier updates here, because choosing an action has already synchronized.
         self.skipped.sync()
         while True:
             if self.skipped.unreported:
@@ -146,7 +147,7 @@ class Trainer:
         with self.clock.stage("replay"):
             sampled = self.replay.sample(self.config.algo.per_rank_batch_size)
             batch = self._last_batch = sampled.to(self.device, but=self.envs.spec.texts)
-        # The learner's own stages do not cover the backward pass and the optimizer; this one does.
+        # This stage measures the backward pass and the optimizer; the learner measures its own stages.
         with self.clock.stage("gradient"):
             if self.flops_per_update > 0:
                 metrics = self._update_timing_compilation(batch)
@@ -166,7 +167,7 @@ class Trainer:
         return metrics
 
     def _report(self) -> None:
-        """Log the updates skipped since the last report, or give up.
+        """Log the updates skipped since the last report, or stop the run.
 
         Raises:
             Diverged: if too many updates in a row were skipped.
@@ -178,7 +179,7 @@ class Trainer:
             return
         self._reports += 1
         origin = "an earlier batch"
-        # Trace only if the last update was skipped, and not with several processes: all would have to.
+        # Trace only if the last update was skipped. With several processes, all would have to trace.
         if skipped.consecutive and self._last_batch is not None and distributed.size() == 1:
             origin = self._trace(self._last_batch)
         if ending:
@@ -198,9 +199,10 @@ class Trainer:
         return origin
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state to resume from; with several processes, the first one returns that of all.
+        """Return the state to resume from. With several processes, the first one returns the state of all.
 
-        Tensors are not copied: training changes them. The replay's steps are on disk after `replay.flush()`.
+        Tensors are not copied, and training changes them. Call `replay.flush()` to write the replay's steps
+        to disk.
         """
         if distributed.size() > 1:  # the caller flushes only the first process's replay
             self.replay.flush()
@@ -216,7 +218,7 @@ class Trainer:
         }
 
     def _own_state(self) -> dict[str, Any]:
-        """Return the state that processes do not share."""
+        """Return the state of this process alone."""
         state = {
             "replay": self.replay.state_dict(),
             "collector": self.collector.state_dict(),
@@ -227,36 +229,36 @@ class Trainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from `state_dict`; the replay is cut back to the same moment.
+        """Resume from `state_dict`. The replay is truncated to the same policy step.
 
         Raises:
-            ConfigError: if the checkpoint is of an agent of another shape, or of more or fewer processes.
+            ConfigError: if the checkpoint is of another agent, or of another number of processes.
         """
         others = state["others"]
         if len(others) + 1 != distributed.size():
             raise ConfigError(
-                f"the checkpoint is of {len(others) + 1} processes, this run has {distributed.size()}:"
+                f"the checkpoint is of {len(others) + 1} processes, but this run has {distributed.size()}:"
                 " start it with torchrun --nproc-per-node"
             )
         load_agent(self.agent, state["agent"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.skipped.load_state_dict(state["non_finite"])
         self.credit.load_state_dict(state["credit"])
-        # The schedule ends with the run, which may have a new length or replay ratio.
+        # The schedule ends with the run, and the resumed run may have another length or replay ratio.
         self.optimizer.total_updates = self.credit.total(self.config.algo.total_steps, self.prefill)
         self.flops_per_update = state["flops_per_update"]
         state = [state, *others][distributed.rank()]
         self.replay.load_state_dict(state["replay"])
         if not self.collector.load_state_dict(state["collector"]):
             log.warning(
-                "%s has no verified snapshot: going on at an episode boundary", self.config.env.id
+                "%s has no verified snapshot: resuming with a new episode", self.config.env.id
             )
         torch.set_rng_state(state["torch_rng"].cpu())
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
     def counts(self) -> dict[str, float]:
-        """Count the parameters of the agent and of its backbone: all, and those that train."""
+        """Count the parameters of the agent and of its backbone: all, and the trainable ones."""
         return {
             "parameters/total": _count(self.agent, trainable=False),
             "parameters/trainable": _count(self.agent, trainable=True),
@@ -267,10 +269,10 @@ class Trainer:
         }
 
     def adapter_norms(self) -> dict[str, float]:
-        """Return `lora/LAYER` for each layer that has an adapter: see `lora.adapter_norms`."""
+        """Return the metric `lora/LAYER` for each layer that has an adapter: see `lora.adapter_norms`."""
         if not self.config.algo.world_model.hf_model.peft:
             return {}
-        # peft and transformers take seconds to import; here they are imported already.
+        # peft and transformers take seconds to import; with adapters they are imported already.
         from llmdreamer.backbones.lora import adapter_norms
 
         norms = adapter_norms(self.agent.world_model.backbone)
@@ -293,21 +295,21 @@ def check_finite(state: dict[str, Any]) -> None:
 
 
 def _slack(config: Config, envs: int) -> int:
-    """Return the steps of each environment to keep beyond its share of the capacity.
+    """Return the number of steps that each environment keeps beyond its share of the capacity.
 
-    A resumed run goes back to a checkpoint and needs the steps that were in the replay then. The oldest one
-    kept may be `keep` + 1 intervals old, because the next is not written yet. A policy step stores two
-    steps if its episode ends. A quarter of the capacity is kept at least.
+    A resumed run returns to a checkpoint and needs the steps that were in the replay then. The oldest
+    checkpoint may be `keep` + 1 intervals old, because the next one is not written yet. A policy step stores
+    two steps if its episode ends. At least a quarter of the capacity is kept.
     """
     steps = min((config.checkpoint.keep + 1) * config.checkpoint.every, config.algo.total_steps)
     return max(config.replay.capacity // envs // 4, 2 * -(-steps // envs))
 
 
 def _check_processes(config: Config, processes: int) -> None:
-    """Check for several processes that a sequence fits, as `config.checks` does for one.
+    """Check that several processes collect enough steps for a sequence; `config.checks` does so for one.
 
     Raises:
-        ConfigError: if none does.
+        ConfigError: if no environment fills a sequence.
     """
     envs, length = config.env.num_envs * processes, config.algo.per_rank_sequence_length + 1
     if processes > 1 and config.algo.total_steps // envs < length:

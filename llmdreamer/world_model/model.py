@@ -41,9 +41,8 @@ class ObservedSequence:
 
     latent: Latent  # (B, T, ...), with gradient
     caches: Cache  # after every token that the backbone has encoded
-    token_index: (
-        Tensor | None
-    )  # (B, T), each time step's token among those; None: tokens are time steps
+    token_index: Tensor | None
+    """(B, T), the position of each time step's token among them; None: each token is a time step."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class WorldModelOutput:
 class PosteriorStep(NamedTuple):
     """One time step of B sequences with a coupled posterior."""
 
-    log_probs: Tensor  # (B, S, K), of the posterior
+    log_probs: Tensor  # (B, S, K), the posterior's
     deter: Tensor  # (B, D)
     stoch: Tensor  # (B, S, K)
     cache: Cache  # after this step
@@ -77,9 +76,9 @@ class WorldModel(nn.Module):
     token_t = Proj(z_{t-1}, a_{t-1}); h_t = backbone(token_{<=t}); prior p(z_t | h_t); posterior
     q(z_t | x_t). The posterior sees the observation alone, so all tokens of a sequence are known
     before the backbone runs, and training is one parallel pass. A recurrent backbone can have
-    DreamerV3's own posterior instead, q(z_t | h_t, x_t), at the price of a loop over time.
+    DreamerV3's own posterior instead, q(z_t | h_t, x_t). It needs a loop over time.
 
-    Texts that `algo.text_keys.sequence` names are tokens in front of each episode, too.
+    The texts that `algo.text_keys.sequence` names become tokens in front of each episode.
 
     Args:
         text_embedding: embeds texts, if `algo.text_keys` names any.
@@ -109,10 +108,10 @@ class WorldModel(nn.Module):
                 "posterior=coupled needs a backbone that is trained step by step: set"
                 " backbone=gru, backbone=block_gru or posterior=decoupled"
             )
-        seen = self.encoder.width + (backbone.width if self.coupled else 0)
+        inputs = self.encoder.width + (backbone.width if self.coupled else 0)
         sizes = config.representation_model
         self.posterior = CategoricalHead(
-            seen, sizes.hidden_size, sizes.layers, stoch, config.unimix
+            inputs, sizes.hidden_size, sizes.layers, stoch, config.unimix
         )
         self.tokens = TokenProjection(
             stoch, spec.action_size, config.recurrent_model.dense_units, backbone
@@ -185,10 +184,10 @@ class WorldModel(nn.Module):
     def _observe_coupled(
         self, embedding: Tensor, batch: SequenceBatch
     ) -> tuple[Tensor, ObservedSequence]:
-        """Observe one time step after the other, because z_t needs h_t, and h_{t+1} needs z_t."""
+        """Observe the time steps one by one, because z_t needs h_t and h_{t+1} needs z_t."""
         action, is_first = batch.action, batch.is_first[:, 1:]
         resets = is_first.clone()
-        resets[:, 0] = True  # texts, if any, are read at the first step in any case
+        resets[:, 0] = True  # so that texts, if any, are read before time step 1 in any case
         cache = self.backbone.initial_cache(embedding.shape[0])
         deter = embedding.new_zeros(embedding.shape[0], self.backbone.width)
         # The context step has no history.
@@ -300,7 +299,7 @@ class WorldModel(nn.Module):
     def imagine_step(
         self, policy: Callable[[IndexedLatent], Tensor], latent: IndexedLatent, cache: Cache
     ) -> tuple[Tensor, IndexedLatent, Cache]:
-        """Choose actions in N latents, and imagine where they lead: actions (N, A), latents and cache."""
+        """Choose actions (N, A) in N latents and imagine the next latents and cache."""
         action = policy(latent)
         return action, *self.transition(latent, action, cache)
 
@@ -315,7 +314,7 @@ class WorldModel(nn.Module):
         return IndexedLatent.from_classes(deter, self.prior.sample(deter), size), cache
 
     def merged_adapters(self) -> AbstractContextManager[None]:
-        """Merge LoRA adapters into the backbone's weights for the duration, for passes without gradient."""
+        """Merge LoRA adapters into the backbone's weights while the context is open; no gradient flows."""
         return self.backbone.merged()
 
     def predict(self, features: Tensor | IndexedLatent) -> tuple[Tensor, Tensor]:

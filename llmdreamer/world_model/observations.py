@@ -1,4 +1,4 @@
-"""Encoder and decoder of whole observations, and which key of an environment goes to which network."""
+"""Encodes and decodes whole observations, and checks that the configured keys exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from llmdreamer.backbones.text import TextEncoder
-from llmdreamer.nn.conv import SHRINK, ImageDecoder, ImageEncoder
+from llmdreamer.nn.conv import DOWNSCALE, ImageDecoder, ImageEncoder
 from llmdreamer.nn.functional import symexp
 from llmdreamer.nn.layers import VectorDecoder, VectorEncoder
 from llmdreamer.types import EnvSpec, Kind
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GROUP: dict[Kind, str] = {
+KEY_GROUPS: dict[Kind, str] = {
     "vector": "algo.mlp_keys",
     "image": "algo.cnn_keys",
     "text": "algo.text_keys",
 }
-"""Where the keys of a kind are listed."""
+"""The configuration group that lists the keys of each kind."""
 
 
 class ObservationEncoder(nn.Module):
-    """The embeddings of vectors, images and texts, concatenated: E = `width` numbers."""
+    """Encodes vectors, images and texts, and concatenates their embeddings: E = `width` numbers."""
 
     def __init__(self, spec: EnvSpec, algo: AlgoConfig, text_embedding: nn.Module | None) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
         """(*lead dims, ...) of each key -> (*lead dims, E)."""
-        parts = [part for part in (self.vector, self.image, self.text) if part is not None]
-        return torch.cat([part(observations, lead) for part in parts], -1)
+        encoders = [e for e in (self.vector, self.image, self.text) if e is not None]
+        return torch.cat([encoder(observations, lead) for encoder in encoders], -1)
 
 
 class ObservationDecoder(nn.Module):
-    """What of an observation the feature must hold: vectors, images, and which words a text has."""
+    """Predicts the observation from the feature: vectors, images, and the words of texts."""
 
     def __init__(self, features: int, spec: EnvSpec, algo: AlgoConfig) -> None:
         super().__init__()
@@ -71,35 +71,37 @@ class ObservationDecoder(nn.Module):
 
     @property
     def vectors(self) -> list[str]:
-        """The keys that are predicted, of numbers."""
+        """The keys of the vectors that are predicted."""
         return [] if self.vector is None else self.vector.keys
 
     @property
     def images(self) -> list[str]:
-        """The keys that are predicted, of pictures."""
+        """The keys of the images that are predicted."""
         return [] if self.image is None else self.image.keys
 
     def predict(self, feature: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Vectors (..., numbers) in their own unit and images (..., H, W, C) in [0, 1], by key."""
+        """Predict by key: vectors (..., size) in their own unit, and images (..., H, W, C) in [0, 1]."""
         vectors = {} if self.vector is None else self.vector(feature)
         images = {} if self.image is None else self.image(feature)
         return {key: symexp(value) for key, value in vectors.items()}, images
 
     def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the decoders' errors, 0 without any: (B, T, F) -> (B, T)."""
+        """The sum of the decoders' losses, 0 if there is none: (B, T, F) -> (B, T)."""
         total = feature.new_zeros(feature.shape[:-1])
-        for part in (self.vector, self.image, self.words):
-            if part is not None:
-                total = total + part.loss(feature, observations)
+        for decoder in (self.vector, self.image, self.words):
+            if decoder is not None:
+                total = total + decoder.loss(feature, observations)
         return total
 
 
 def check_keys(spec: EnvSpec, algo: AlgoConfig) -> None:
-    """Compare the keys asked for with those the environment shows.
+    """Compare the configured keys with the observations of the environment.
+
+    Images and texts that no key names get a warning.
 
     Raises:
-        ConfigError: if a key is not there, is of another kind, or an image has no side to halve
-            four times.
+        ConfigError: if a key does not exist or is of another kind, or the side of an image cannot be
+            halved four times.
     """
     groups: list[tuple[str, Kind, Sequence[str]]] = [
         ("algo.mlp_keys.encoder", "vector", algo.mlp_keys.encoder),
@@ -114,33 +116,34 @@ def check_keys(spec: EnvSpec, algo: AlgoConfig) -> None:
         for key in keys:
             if key not in spec.observations:
                 raise ConfigError(
-                    f"{name}={_list(keys)}: the environment has no '{key}'; it has {_shown(spec)}"
+                    f"{name}={_format_list(keys)}: the environment has no '{key}'; it has {_describe(spec)}"
                 )
             if spec.kind(key) != kind:
                 raise ConfigError(
-                    f"{name}={_list(keys)}: '{key}' is no {kind}; the environment has {_shown(spec)}"
+                    f"{name}={_format_list(keys)}: '{key}' is of kind {spec.kind(key)}, not {kind};"
+                    f" the environment has {_describe(spec)}"
                 )
     for key in [*algo.cnn_keys.encoder, *algo.cnn_keys.decoder]:
         side = spec.observations[key][0]
-        if side % SHRINK:
-            raise ConfigError(f"env.image_size={side}: must be a multiple of {SHRINK}")
+        if side % DOWNSCALE:
+            raise ConfigError(f"env.image_size={side}: must be a multiple of {DOWNSCALE}")
     listed = {key for _, _, keys in groups for key in keys}
     for kind in ("image", "text"):
         unread = [key for key in spec.keys(kind) if key not in listed]
         if unread:
             log.warning(
-                "the environment's %s is not read; %s.encoder=%s would read it",
+                "the environment's %s is not read; set %s.encoder=%s to read it",
                 kind,
-                GROUP[kind],
-                _list(unread),
+                KEY_GROUPS[kind],
+                _format_list(unread),
             )
 
 
-def _shown(spec: EnvSpec) -> str:
-    """`state (vector: algo.mlp_keys), image (image: algo.cnn_keys)`."""
+def _describe(spec: EnvSpec) -> str:
+    """List the observations: `state (vector: algo.mlp_keys), image (image: algo.cnn_keys)`."""
     kinds = {key: spec.kind(key) for key in spec.observations}
-    return ", ".join(f"{key} ({kind}: {GROUP[kind]})" for key, kind in kinds.items())
+    return ", ".join(f"{key} ({kind}: {KEY_GROUPS[kind]})" for key, kind in kinds.items())
 
 
-def _list(keys: Sequence[str]) -> str:
+def _format_list(keys: Sequence[str]) -> str:
     return f"[{','.join(keys)}]"

@@ -1,4 +1,4 @@
-"""Inserts the texts of an episode in front of it, in the backbone's own sequence."""
+"""Inserts the texts of an episode into the backbone's sequence, in front of its time steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from llmdreamer.backbones.text import TextPrompt
 
 @dataclass(frozen=True)
 class PromptedSequence:
-    """The backbone's output for sequences with texts in them."""
+    """The backbone's output for sequences that contain texts."""
 
-    deter: Tensor  # (B, T, D), of the time steps alone
+    deter: Tensor  # (B, T, D), of the time steps, without the texts
     caches: Cache  # of the whole sequence
-    token_index: Tensor  # (B, T), the position of each time step's token in it
+    token_index: Tensor  # (B, T), the position of each time step's token in the sequence
 
 
 def observe_with_prompt(
@@ -28,10 +28,11 @@ def observe_with_prompt(
     is_first: Tensor,
     observations: Mapping[str, Tensor],
 ) -> PromptedSequence:
-    """Run `Backbone.observe` with texts inserted before time step 0 and wherever an episode begins.
+    """Run `Backbone.observe` with texts inserted before time step 0 and before each episode's first step.
 
-    A sequence that begins in the middle of an episode gets the texts of its first step, because the agent
-    has read them, too. Padding comes after a sequence's last step, where a causal model does not look.
+    A sequence that begins in the middle of an episode gets the texts of its time step 0, because the acting
+    agent has read them at the start of that episode. Padding follows the last time step, so a causal model
+    does not see it.
 
     Args:
         tokens: (B, T, D).
@@ -51,14 +52,16 @@ def observe_with_prompt(
     total = int(token_index[:, -1].max()) + 1
     sequence = tokens.new_zeros(batch, total, tokens.shape[-1])
     sequence[batch_index, token_index] = tokens
-    ahead = torch.arange(words.shape[1], 0, -1, device=tokens.device)  # P .. 1 before the step
+    ahead = torch.arange(
+        words.shape[1], 0, -1, device=tokens.device
+    )  # tokens before the step: P .. 1
     is_word = ahead <= length.unsqueeze(1)
     word_index = token_index[begins].unsqueeze(1) - ahead
-    of = batch_index.expand(batch, time)[begins]
-    word_batch = of.unsqueeze(1).expand_as(word_index)
+    prompt_batch = batch_index.expand(batch, time)[begins]
+    word_batch = prompt_batch.unsqueeze(1).expand_as(word_index)
     sequence[word_batch[is_word], word_index[is_word]] = words[is_word].to(tokens.dtype)
     first = begins.new_zeros(batch, total)
-    first[of, token_index[begins] - length] = True
+    first[prompt_batch, token_index[begins] - length] = True
     deter, caches = backbone.observe(sequence, first)
     return PromptedSequence(deter[batch_index, token_index], caches, token_index)
 
@@ -70,7 +73,7 @@ def reset_with_prompt(
     is_first: Tensor,
     observations: Mapping[str, Tensor],
 ) -> Cache:
-    """Replace the cache of streams whose episode begins by one that has read the episode's texts.
+    """Give the streams whose episode begins a new cache that has read the episode's texts.
 
     Args:
         is_first: (N,), bool.
@@ -81,7 +84,7 @@ def reset_with_prompt(
     words, length = prompt({key: observations[key] for key in prompt.keys})
     prompted = backbone.initial_cache(len(length))
     longest = words.shape[1]
-    # Texts are padded in front, and the padding is dropped by a reset where each text begins.
+    # Texts are padded in front. The reset where a text begins removes its padding from the cache.
     for i in range(longest):
         prompted = backbone.reset(prompted, length == longest - i)
         _, prompted = backbone.step(words[:, i], prompted)

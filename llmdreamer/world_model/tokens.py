@@ -11,7 +11,7 @@ from llmdreamer.types import IndexedLatent
 
 
 class SeparateInputProjection(nn.Module):
-    """The action and z each through a layer of `units`, then both through one linear layer.
+    """Projects the action and z by one layer of `units` each, and both results by one linear layer.
 
     Source: danijar/dreamerv3 (2025), `rssm.py:RSSM._core`: `dynin2`, `dynin1` and their part of `dynhid0`.
 
@@ -38,7 +38,7 @@ class SeparateInputProjection(nn.Module):
 
 
 class TokenProjection(nn.Module):
-    """Proj(z, a), scaled to the size of the word embeddings that the backbone was trained on.
+    """Projects z and the action to a token with the RMS of the backbone's own word embeddings.
 
     For a backbone with `uses_rssm_input` it is DreamerV3's projection, without a norm.
     """
@@ -53,7 +53,8 @@ class TokenProjection(nn.Module):
         self.norm: nn.Module
         if backbone.uses_rssm_input:
             self.project = SeparateInputProjection(*sizes, units, width, backbone.input_rms)
-            # DreamerV3 begins an episode with zeros for both. Here that is learned from a start at zero.
+            # DreamerV3 sets z and action to zero at the start of an episode. Here the first token is
+            # learned, and initialized to zero.
             self.start = nn.Parameter(torch.zeros(width))
             self.norm = nn.Identity()
             return
@@ -68,14 +69,14 @@ class TokenProjection(nn.Module):
         Args:
             is_first: (...), bool: true where an episode begins, so that there is no previous step.
         """
-        # A continuous action enters as it was executed: clipped. Others are unchanged by it.
+        # A continuous action enters clipped, as it was executed. Clipping does not change one-hot actions.
         previous = torch.cat([action.clamp(-1.0, 1.0), stoch.flatten(-2)], -1)
         first = is_first.unsqueeze(-1).to(previous.dtype)
         return self._scaled(self.project(previous * (1 - first)) + first * self.start)
 
     def imagined(self, stoch_index: Tensor, action: Tensor) -> Tensor:
-        """Project a z by the indices of its ones (..., S) and an action, inside an episode."""
-        # The action takes the place of `deter`: both are dense numbers in front of the categoricals.
+        """Project z, given by the indices of its ones (..., S), and an action (..., A), inside an episode."""
+        # The action takes the place of `deter`: either is a dense vector in front of the categoricals.
         return self._scaled(self.project(IndexedLatent(action.clamp(-1.0, 1.0), stoch_index)))
 
     def _scaled(self, token: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which words a text has, as something that the world model can predict."""
+"""Predicts the words of texts, hashed into bins."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from llmdreamer.nn.layers import MLP
 from llmdreamer.utils.text_bytes import distinct_texts
 
 BINS = 128
-"""Words are told apart by a checksum of so many values; of ten words, two fall together every third time."""
+"""Words are hashed into this many bins. With ten words, the chance of a collision is about 1 in 3."""
 
-KNOWN_TEXTS = 65_536
-"""Texts whose words are remembered."""
+CACHED_TEXTS = 65_536
+"""Number of texts whose bins are cached."""
 
 
 class WordsDecoder(nn.Module):
-    """Predicts which words each text has, not in what order.
+    """Predicts which words each text has, regardless of their order.
 
-    What a mission says matters at its end, and is rewarded seldom. Without this nothing else asks the latent
-    to keep it.
+    A mission's words matter at the end of its episode, and rewards are rare. Without this loss, nothing else
+    makes the latent keep them.
 
     Args:
-        keys: observations that are texts.
+        keys: keys of observations that are texts.
     """
 
     def __init__(self, features: int, keys: list[str], units: int, layers: int) -> None:
@@ -37,31 +37,38 @@ class WordsDecoder(nn.Module):
         self.mlp = MLP(features, units, layers, BINS * len(keys))
 
     def forward(self, feature: Tensor) -> Tensor:
-        """(..., F) -> logits of each word of each key (..., keys * BINS)."""
+        """(..., F) -> logits of each bin of each key, (..., keys * BINS)."""
         logits: Tensor = self.mlp(feature)
         return logits
 
     def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy, summed over words and keys: (B, T, F), UTF-8 bytes (B, T, bytes) -> (B, T)."""
-        there = torch.cat([words_of(observations[key]) for key in self.keys], -1)
+        """Binary cross-entropy, summed over bins and keys: (B, T, F), UTF-8 (B, T, bytes) -> (B, T)."""
+        present = torch.cat([word_bins(observations[key]) for key in self.keys], -1)
         logits = self(feature)
         losses = F.binary_cross_entropy_with_logits(
-            logits, there.to(logits.device, logits.dtype), reduction="none"
+            logits, present.to(logits.device, logits.dtype), reduction="none"
         )
         return losses.sum(-1)
 
 
-def words_of(rows: Tensor) -> Tensor:
-    """UTF-8 bytes (..., bytes), zeros behind -> which words are there (..., BINS), bool, on the CPU."""
-    texts, which = distinct_texts(rows)
-    there = torch.zeros(len(texts), BINS, dtype=torch.bool)
-    for row, text in zip(there, texts, strict=True):
-        row[_bins(text)] = True
-    return there[which]
+def word_bins(encoded: Tensor) -> Tensor:
+    """Mark the bins of each text's words.
+
+    Args:
+        encoded: (..., bytes), UTF-8, padded with zeros.
+
+    Returns:
+        (..., BINS), bool, on the CPU.
+    """
+    texts, text_index = distinct_texts(encoded)
+    present = torch.zeros(len(texts), BINS, dtype=torch.bool)
+    for bins, text in zip(present, texts, strict=True):
+        bins[_hash_words(text)] = True
+    return present[text_index]
 
 
-@lru_cache(KNOWN_TEXTS)
-def _bins(text: bytes) -> list[int]:
-    # Of all letters, not those of English alone; what is no UTF-8 was cut in the midst of a letter.
+@lru_cache(CACHED_TEXTS)
+def _hash_words(text: bytes) -> list[int]:
+    # \w matches the letters of every language. Bytes that are not UTF-8 are a letter cut in two: ignored.
     words = re.findall(r"\w+", text.decode("utf-8", "ignore").lower())
     return [zlib.crc32(word.encode()) % BINS for word in words]

@@ -1,4 +1,4 @@
-"""The networks of images: their norm, their loss by hand, and that they learn."""
+"""Image encoder and decoder: shapes, norm, a loss computed by hand, and learning."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ SHAPES = {"left": (32, 32, 3), "right": (32, 32, 1)}
 KEYS = ["left", "right"]
 
 
-def pictures(*lead: int) -> dict[str, torch.Tensor]:
+def random_images(*lead: int) -> dict[str, torch.Tensor]:
     rng = torch.Generator().manual_seed(0)
     return {
         key: torch.randint(256, (*lead, *shape), generator=rng).to(torch.uint8)
@@ -18,23 +18,23 @@ def pictures(*lead: int) -> dict[str, torch.Tensor]:
     }
 
 
-def test_the_norm_is_torchs_over_channels():
+def test_channel_norm_matches_torch_rms_norm_over_channels():
     x, norm = torch.randn(2, 5, 3, 4), ChannelNorm(5)
-    theirs = torch.nn.RMSNorm(5, 1e-4)
-    close(norm(x), theirs(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+    expected = torch.nn.RMSNorm(5, 1e-4)
+    close(norm(x), expected(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize(("size", "numbers"), [(16, 16), (32, 64), (64, 256), (96, 576)])
-def test_four_stages_halve_the_side_four_times(size: int, numbers: int):
+def test_image_encoder_width_is_of_side_halved_four_times(size: int, numbers: int):
     encoder = ImageEncoder({"image": (size, size, 3)}, ["image"], depth=4)
     assert encoder.width == numbers  # (size / 16)² * 4 * depth
     seen = {"image": torch.zeros(2, 3, size, size, 3, dtype=torch.uint8)}
     assert encoder(seen, 2).shape == (2, 3, numbers)
 
 
-def test_every_image_is_seen_and_rows_do_not_mix():
+def test_image_encoder_reads_every_image_without_mixing_the_batch():
     encoder = ImageEncoder(SHAPES, KEYS, depth=2)
-    seen = pictures(3)
+    seen = random_images(3)
     before = encoder(seen, 1)
     seen["right"][1] = 255 - seen["right"][1]
     after = encoder(seen, 1)
@@ -42,18 +42,18 @@ def test_every_image_is_seen_and_rows_do_not_mix():
     assert not torch.allclose(before[1], after[1])
 
 
-def test_the_decoder_draws_every_image_in_zero_to_one():
-    drawn = ImageDecoder(7, SHAPES, KEYS, depth=2)(10 * torch.randn(2, 5, 7))
-    assert {key: tuple(value.shape) for key, value in drawn.items()} == {
+def test_image_decoder_predicts_every_image_in_zero_to_one():
+    images = ImageDecoder(7, SHAPES, KEYS, depth=2)(10 * torch.randn(2, 5, 7))
+    assert {key: tuple(value.shape) for key, value in images.items()} == {
         "left": (2, 5, 32, 32, 3),
         "right": (2, 5, 32, 32, 1),
     }
-    assert all((value >= 0).all() and (value <= 1).all() for value in drawn.values())
+    assert all((value >= 0).all() and (value <= 1).all() for value in images.values())
 
 
-def test_the_loss_is_the_squared_error_summed_over_pixels():
+def test_image_decoder_loss_is_squared_error_summed_over_pixels():
     decoder = ImageDecoder(7, {"image": (16, 16, 1)}, ["image"], depth=2)
-    torch.nn.init.zeros_(decoder.stages[-1].weight)  # draws sigmoid(0) = 0.5 everywhere
+    torch.nn.init.zeros_(decoder.stages[-1].weight)  # predicts sigmoid(0) = 0.5 for every pixel
     seen = torch.full((1, 2, 16, 16, 1), 255, dtype=torch.uint8)
     seen[0, 1] = 0
     seen[0, 1, 3, 4] = 51  # 0.2
@@ -61,11 +61,11 @@ def test_the_loss_is_the_squared_error_summed_over_pixels():
     close(loss, torch.tensor([[256 * 0.25, 255 * 0.25 + 0.09]]))
 
 
-def test_a_picture_can_be_learned_by_heart():
+def test_image_autoencoder_overfits_one_image():
     torch.manual_seed(0)
     encoder, decoder = ImageEncoder(SHAPES, KEYS, 2), ImageDecoder(32, SHAPES, KEYS, 2)
-    seen = {key: value // 128 * 255 for key, value in pictures(1, 2).items()}
-    seen["left"][:, :, 16:], seen["right"][:, 1] = 0, 255
+    seen = {key: value // 128 * 255 for key, value in random_images(1, 2).items()}
+    seen["left"][:, :, 16:], seen["right"][:, 1] = 0, 255  # large uniform areas are easy to learn
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 0.01)
     losses = []
     for _ in range(30):

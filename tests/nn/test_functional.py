@@ -1,4 +1,4 @@
-"""The pure functions, against numbers by hand or plain NumPy."""
+"""Compares the pure functions with values computed by hand or in plain NumPy."""
 
 import math
 
@@ -11,17 +11,17 @@ from llmdreamer.nn import functional as fn
 close = torch.testing.assert_close
 
 
-def test_symlog_of_e_minus_1_is_1_on_both_sides():
+def test_symlog_of_e_minus_1_is_1_with_either_sign():
     x = torch.tensor([math.e - 1, 0.0, 1 - math.e])
     close(fn.symlog(x), torch.tensor([1.0, 0.0, -1.0]))
 
 
-def test_symexp_undoes_symlog():
+def test_symexp_inverts_symlog():
     x = torch.tensor([-1e6, -3.0, -1e-4, 0.0, 0.5, 1e6])
     close(fn.symexp(fn.symlog(x)), x, rtol=1e-4, atol=1e-7)
 
 
-def test_bins_are_exactly_antisymmetric_and_increase():
+def test_symexp_bins_are_antisymmetric_and_increasing():
     bins = fn.symexp_bins(255)
     assert bins.shape == (255,) and bins[127] == 0
     assert torch.equal(bins, -bins.flip(0))
@@ -29,16 +29,16 @@ def test_bins_are_exactly_antisymmetric_and_increase():
     assert bins[-1].item() == pytest.approx(math.exp(20) - 1, rel=1e-5)
 
 
-def test_an_even_number_of_bins_is_refused():
+def test_symexp_bins_even_count_raises_value_error():
     with pytest.raises(ValueError, match="bins=4: must be odd"):
         fn.symexp_bins(4)
 
 
-def test_uniform_logits_mean_exactly_zero():
+def test_two_hot_mean_of_uniform_logits_is_exactly_zero():
     assert fn.two_hot_mean(torch.zeros(3, 255), fn.symexp_bins(255)).tolist() == [0.0, 0.0, 0.0]
 
 
-def test_the_mean_weighs_bins_by_their_probability():
+def test_two_hot_mean_weighs_bins_by_probability():
     logits = torch.tensor([0.1, 0.2, 0.3, 0.25, 0.15]).log()
     bins = torch.tensor([-10.0, -1.0, 0.0, 1.0, 10.0])
     close(fn.two_hot_mean(logits, bins), torch.tensor(-1.0 - 0.2 + 0.25 + 1.5))
@@ -54,33 +54,33 @@ def test_the_mean_weighs_bins_by_their_probability():
         (-99.0, [1, 0, 0, 0, 0]),
     ],
 )
-def test_two_hot_loss_is_the_cross_entropy_with_the_two_nearest_bins(target, two_hot):
+def test_two_hot_loss_is_cross_entropy_with_the_two_nearest_bins(target, two_hot):
     logits = np.array([0.3, -1.0, 0.5, 2.0, 0.0], np.float32)
     log_probs = logits - np.log(np.exp(logits).sum())
-    loss = fn.two_hot_loss(
-        torch.tensor(logits), torch.tensor(target), torch.tensor([-10.0, -1.0, 0.0, 1.0, 10.0])
+    loss = fn.two_hot_losses(
+        torch.tensor(logits), torch.tensor([target]), torch.tensor([-10.0, -1.0, 0.0, 1.0, 10.0])
     )
     assert loss.item() == pytest.approx(-(np.array(two_hot) * log_probs).sum(), rel=1e-5)
 
 
-def test_the_losses_of_several_targets_are_each_ones():
+def test_two_hot_losses_of_several_targets_equal_separate_calls():
     logits = torch.randn(6, 2, 255, dtype=torch.float64)
     targets = 10 * torch.randn(6, 2, 3, dtype=torch.float64)
     bins = fn.symexp_bins(255).double()
-    each = [fn.two_hot_loss(logits, targets[..., m], bins) for m in range(3)]
-    close(fn.two_hot_losses(logits, targets, bins), torch.stack(each, -1))
+    each = [fn.two_hot_losses(logits, targets[..., m : m + 1], bins) for m in range(3)]
+    close(fn.two_hot_losses(logits, targets, bins), torch.cat(each, -1))
 
 
-def test_unimix_leaves_every_class_its_share():
+def test_unimix_gives_every_class_its_uniform_share():
     probs = fn.unimix(torch.tensor([1000.0, 0.0, 0.0, 0.0]), 0.2).exp()
     close(probs, torch.tensor([0.85, 0.05, 0.05, 0.05]))
 
 
-def test_without_a_share_unimix_is_log_softmax():
+def test_unimix_with_share_zero_is_log_softmax():
     close(fn.unimix(torch.tensor([1.0, 3.0]).log(), 0.0).exp(), torch.tensor([0.25, 0.75]))
 
 
-def test_samples_are_one_hot_at_the_frequencies_of_the_distribution():
+def test_one_hot_samples_have_the_frequencies_of_the_distribution():
     torch.manual_seed(0)
     probs = torch.tensor([0.5, 0.0, 0.2, 0.3])
     samples = fn.sample_one_hot(probs.log().expand(20_000, 4))
@@ -90,7 +90,7 @@ def test_samples_are_one_hot_at_the_frequencies_of_the_distribution():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1])
-def test_sampling_from_logits_is_sampling_from_their_mixed_probabilities(share):
+def test_sample_mixed_equals_sampling_from_unimix_probabilities(share):
     logits = 3 * torch.randn(500, 4, 7, dtype=torch.float64)
     torch.manual_seed(0)
     samples = fn.sample_mixed(logits, share)
@@ -98,11 +98,11 @@ def test_sampling_from_logits_is_sampling_from_their_mixed_probabilities(share):
     assert torch.equal(samples, fn.sample_class(fn.unimix(logits, share)))
 
 
-def test_the_mode_is_the_most_probable_class():
+def test_mode_is_the_most_probable_class():
     assert fn.mode_one_hot(torch.tensor([0.2, 0.5, 0.3]).log()).tolist() == [0, 1, 0]
 
 
-def test_straight_through_has_the_samples_value_and_the_probabilities_gradient():
+def test_straight_through_has_value_of_sample_and_gradient_of_probabilities():
     log_probs = torch.tensor([0.25, 0.75]).log().requires_grad_()
     through = fn.straight_through(torch.tensor([1.0, 0.0]), log_probs)
     close(through.detach(), torch.tensor([1.0, 0.0]))
@@ -111,7 +111,7 @@ def test_straight_through_has_the_samples_value_and_the_probabilities_gradient()
     close(log_probs.grad, torch.tensor([1.0, 6.0]))
 
 
-def test_kl_sums_over_the_categoricals():
+def test_categorical_kl_sums_over_the_categoricals():
     left = torch.tensor([[0.5, 0.5], [1.0 - 1e-7, 1e-7]]).log()
     right = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log()
     expected = 0.5 * math.log(2) + 0.5 * math.log(2 / 3) + math.log(2)
@@ -135,7 +135,7 @@ def _kl_pair(free_nats):
     )
 
 
-def test_each_kl_loss_moves_its_own_side_only():
+def test_each_balanced_kl_loss_has_gradient_on_one_side_only():
     posterior, prior, (dynamics, _) = _kl_pair(1.0)
     dynamics.backward()
     assert posterior.grad is None and prior.grad.abs().sum() > 0
@@ -145,27 +145,27 @@ def test_each_kl_loss_moves_its_own_side_only():
     assert dynamics.item() == representation.item() == pytest.approx(2 * math.tanh(1), rel=1e-5)
 
 
-def test_below_the_free_nats_neither_side_moves():
+def test_balanced_kl_below_free_nats_has_no_gradient():
     posterior, prior, (dynamics, representation) = _kl_pair(2.0)
     assert dynamics.item() == representation.item() == 2.0
     (dynamics + representation).backward()
     assert posterior.grad.abs().sum() == 0 and prior.grad.abs().sum() == 0
 
 
-def test_termination_cuts_the_bootstrap():
+def test_lambda_return_at_termination_does_not_bootstrap():
     discount = torch.tensor([[0.5, 0.0, 0.5]])  # the episode ends after the second step
     returns = fn.lambda_return(torch.ones(1, 3), torch.full((1, 4), 100.0), discount, 1.0)
     close(returns, torch.tensor([[1.5, 1.0, 51.0]]))
 
 
-def test_lambda_0_is_one_step_td():
+def test_lambda_return_with_lambda_0_is_one_step_td():
     reward, value = torch.tensor([[1.0, 2.0]]), torch.tensor([[9.0, 10.0, 20.0]])
     close(
         fn.lambda_return(reward, value, torch.full((1, 2), 0.5), 0.0), torch.tensor([[6.0, 12.0]])
     )
 
 
-def test_lambda_mixes_value_and_return():
+def test_lambda_return_mixes_value_and_next_return():
     reward, value = torch.tensor([[1.0, 2.0]]), torch.tensor([[9.0, 10.0, 20.0]])
     # 1 + 0.5 * (0.75 * 10 + 0.25 * 12)
     close(
@@ -173,48 +173,48 @@ def test_lambda_mixes_value_and_return():
     )
 
 
-def test_lambda_may_differ_by_step():
+def test_lambda_return_accepts_a_lambda_per_step():
     reward, value = torch.zeros(1, 2), torch.tensor([[0.0, 10.0, 20.0]])
     returns = fn.lambda_return(reward, value, torch.ones(1, 2), torch.tensor([[0.0, 1.0]]))
     close(returns, torch.tensor([[10.0, 20.0]]))
 
 
-def test_a_value_of_the_wrong_length_is_refused():
+def test_lambda_return_with_short_value_raises_value_error():
     with pytest.raises(ValueError, match="2 steps for 2 rewards: must be one more"):
         fn.lambda_return(torch.zeros(1, 2), torch.zeros(1, 2), torch.zeros(1, 2), 1.0)
 
 
-# --- Ones among zeros ------------------------------------------------------------------------
+# --- Sparse ones ------------------------------------------------------------------------
 
 
-def test_ones_at_columns():
-    rows = fn.ones_at(torch.tensor([[0, 3], [1, 2]]), 4, torch.float64)
-    assert rows.dtype == torch.float64
-    assert rows.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
+def test_ones_at_sets_the_given_columns():
+    vectors = fn.ones_at(torch.tensor([[0, 3], [1, 2]]), 4, torch.float64)
+    assert vectors.dtype == torch.float64
+    assert vectors.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
 
 
-@pytest.mark.parametrize("rows", [(3,), (5, 8)])  # fewer and more than the weight has columns
-def test_looking_columns_up_is_multiplying_by_ones_and_zeros(rows):
-    columns = torch.randint(3, (*rows, 4)) + torch.tensor([0, 3, 6, 9])
+@pytest.mark.parametrize("batch", [(3,), (5, 8)])  # fewer and more vectors than weight columns
+def test_linear_at_equals_dense_product_and_gradient(batch):
+    columns = torch.randint(3, (*batch, 4)) + torch.tensor([0, 3, 6, 9])
     weights = [torch.randn(5, 12, dtype=torch.float64).requires_grad_() for _ in range(2)]
     with torch.no_grad():
         weights[1].copy_(weights[0])
-    looked_up = fn.linear_at(columns, weights[0])
-    multiplied = fn.ones_at(columns, 12, torch.float64) @ weights[1].t()
-    close(looked_up, multiplied)
-    pull = torch.randn_like(multiplied)
-    looked_up.backward(pull)
-    multiplied.backward(pull)
+    sparse = fn.linear_at(columns, weights[0])
+    dense = fn.ones_at(columns, 12, torch.float64) @ weights[1].t()
+    close(sparse, dense)
+    gradient = torch.randn_like(dense)
+    sparse.backward(gradient)
+    dense.backward(gradient)
     close(weights[0].grad, weights[1].grad)
 
 
-def test_a_column_that_no_row_has_gets_no_gradient():
+def test_linear_at_unused_column_gets_no_gradient():
     weight = torch.randn(2, 4, requires_grad=True)
     fn.linear_at(torch.tensor([[0, 3]] * 5), weight).backward(torch.ones(5, 2))
     assert weight.grad.tolist() == [[5, 0, 0, 5]] * 2
 
 
-def test_the_gradient_of_looked_up_columns_is_that_of_finite_differences():
+def test_linear_at_gradient_matches_finite_differences():
     columns = torch.randint(3, (20, 2)) + torch.tensor([0, 3])
     weight = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w: fn.linear_at(columns, w), weight)

@@ -1,4 +1,4 @@
-"""Which key goes where, and what is said when it cannot."""
+"""Observation keys: the network that reads each, and the errors and warnings of wrong keys."""
 
 import logging
 
@@ -32,7 +32,7 @@ KEYS = ["algo.cnn_keys.encoder=[image]", "algo.text_keys.encoder=[mission]"]
         (
             ALL,
             ["algo.mlp_keys.encoder=[state,image]"],
-            "algo.mlp_keys.encoder=[state,image]: 'image' is no vector; the environment has "
+            "algo.mlp_keys.encoder=[state,image]: 'image' is of kind image, not vector; the environment has "
             "state (vector: algo.mlp_keys), image (image: algo.cnn_keys), "
             "mission (text: algo.text_keys)",
         ),
@@ -44,22 +44,22 @@ KEYS = ["algo.cnn_keys.encoder=[image]", "algo.text_keys.encoder=[mission]"]
         (
             ALL,
             ["algo.text_keys.encoder=[state]"],
-            "algo.text_keys.encoder=[state]: 'state' is no text; ",
+            "algo.text_keys.encoder=[state]: 'state' is of kind vector, not text; ",
         ),
     ],
 )
-def test_a_key_that_is_not_there_is_told_with_those_that_are(compose, spec, overrides, message):
+def test_unknown_observation_key_error_lists_the_existing_keys(compose, spec, overrides, message):
     with pytest.raises(ConfigError) as error:
         check_keys(spec, compose(*overrides).algo)
     assert str(error.value).startswith(message) and "\n" not in str(error.value)
 
 
-def test_an_image_or_text_that_nobody_reads_is_told_with_the_key_to_set(compose, caplog):
+def test_unread_image_or_text_warning_names_the_key_to_set(compose, caplog):
     with caplog.at_level(logging.WARNING):
         check_keys(ALL, compose().algo)
     assert [record.getMessage() for record in caplog.records] == [
-        "the environment's image is not read; algo.cnn_keys.encoder=[image] would read it",
-        "the environment's text is not read; algo.text_keys.encoder=[mission] would read it",
+        "the environment's image is not read; set algo.cnn_keys.encoder=[image] to read it",
+        "the environment's text is not read; set algo.text_keys.encoder=[mission] to read it",
     ]
     caplog.clear()
     check_keys(ALL, compose(*KEYS).algo)
@@ -80,26 +80,26 @@ def seen():
     }
 
 
-def test_embeddings_stand_side_by_side_and_each_input_moves_its_own(algo, seen):
+def test_each_observation_changes_only_its_own_part_of_the_embedding(algo, seen):
     encoder = ObservationEncoder(ALL, algo, ByteEmbedding())
-    parts = {"state": slice(0, 8), "image": slice(8, 16), "mission": slice(16, 24)}
+    embeddings = {"state": slice(0, 8), "image": slice(8, 16), "mission": slice(16, 24)}
     assert encoder.width == 24
     before = encoder(seen, 2)
-    for key, own in parts.items():
-        other = {**seen, key: seen[key].flip(0)}
-        moved = (encoder(other, 2) - before).abs().amax((0, 1)) > 0
+    for key, own in embeddings.items():
+        changed = {**seen, key: seen[key].flip(0)}
+        moved = (encoder(changed, 2) - before).abs().amax((0, 1)) > 0
         assert moved[own].any() and moved.sum() == moved[own].sum(), key
 
 
-def test_the_loss_is_the_sum_of_vectors_images_and_words(algo, seen):
+def test_observation_decoder_loss_sums_vectors_images_and_words(algo, seen):
     decoder = ObservationDecoder(5, ALL, algo)
     feature = torch.randn(2, 3, 5)
-    parts = (decoder.vector, decoder.image, decoder.words)
-    alone = sum(part.loss(feature, seen) for part in parts)
-    torch.testing.assert_close(decoder.loss(feature, seen), alone)
+    decoders = (decoder.vector, decoder.image, decoder.words)
+    total = sum(one.loss(feature, seen) for one in decoders)
+    torch.testing.assert_close(decoder.loss(feature, seen), total)
 
 
-def test_without_a_decoder_nothing_is_to_be_reconstructed(compose, seen):
+def test_observation_decoder_without_keys_has_zero_loss(compose, seen):
     algo = compose("algo.mlp_keys.decoder=[]").algo
     loss = ObservationDecoder(5, ALL, algo).loss(torch.randn(2, 3, 5), seen)
     assert loss.shape == (2, 3) and (loss == 0).all()

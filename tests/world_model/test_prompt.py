@@ -33,7 +33,7 @@ ARMS = {
     "gru": ["backbone=gru"],
     "reference": ["backbone=gru", "posterior=coupled"],
 }
-ANY_CONTEXT = [5, 32]  # shorter than a text with what follows, and long enough for all
+CONTEXTS = [5, 32]  # shorter than a text and its episode; long enough for both
 
 
 def text(words: str) -> torch.Tensor:
@@ -81,8 +81,8 @@ def deters(agent, batch):
     return agent.world_model.observe(batch)[1].latent.deter
 
 
-def part(batch, index, begin, end):
-    """Steps begin..end of one sequence, alone."""
+def cut(batch, index, begin, end):
+    """Return a batch of one sequence with its steps begin..end."""
     steps = (slice(index, index + 1), slice(begin, end))
     observations = {key: value[steps] for key, value in batch.observations.items()}
     flags = [value[steps] for value in (batch.action, batch.reward, batch.is_first)]
@@ -90,32 +90,32 @@ def part(batch, index, begin, end):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("context", ANY_CONTEXT)
+@pytest.mark.parametrize("context", CONTEXTS)
 def test_packed_episodes_read_the_same_texts_as_alone(arm, context, make):
     agent, batch = make(*arm, context=context), make_batch("ab", "abcdef", "c")
     together = deters(agent, batch)
-    close(together[:1], deters(agent, part(batch, 0, 0, T + 1)))
-    close(together[1:, :3], deters(agent, part(batch, 1, 0, 4)))
-    if "posterior=coupled" not in arm:  # its context step is of the episode before
-        close(together[1:, 3:], deters(agent, part(batch, 1, 3, T + 1)))
+    close(together[:1], deters(agent, cut(batch, 0, 0, T + 1)))
+    close(together[1:, :3], deters(agent, cut(batch, 1, 0, 4)))
+    if "posterior=coupled" not in arm:  # its context step belongs to the previous episode
+        close(together[1:, 3:], deters(agent, cut(batch, 1, 3, T + 1)))
 
 
 @torch.no_grad()
 def test_episode_depends_on_its_own_text_from_its_first_step(arm, make):
     agent = make(*arm)
-    one, two, three = (
+    base, other_last, other_first = (
         deters(agent, make_batch(*missions))
         for missions in (("ab", "abc", "c"), ("ab", "abc", "d"), ("ab", "x", "c"))
     )
-    close(one[0], two[0])
-    close(one[1, :3], two[1, :3])
-    assert ((one - two)[1, 3:].abs().amax(-1) > 1e-4).all()
-    close(one[1, 3:], three[1, 3:])
-    assert ((one - three)[1, :3].abs().amax(-1) > 1e-4).all()
+    close(base[0], other_last[0])
+    close(base[1, :3], other_last[1, :3])
+    assert ((base - other_last)[1, 3:].abs().amax(-1) > 1e-4).all()
+    close(base[1, 3:], other_first[1, 3:])
+    assert ((base - other_first)[1, :3].abs().amax(-1) > 1e-4).all()
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("context", ANY_CONTEXT)
+@pytest.mark.parametrize("context", CONTEXTS)
 def test_act_reads_texts_as_training_does(arm, context, make):
     agent, batch = make(*arm, context=context), make_batch("ab", "abcdef", "c")
     # Step 0 of a batch is context only; an episode that begins in step 1 is compared whole.
@@ -132,8 +132,10 @@ def test_act_reads_texts_as_training_does(arm, context, make):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("context", ANY_CONTEXT)
-@pytest.mark.parametrize("steps", [None, 1])  # with a number, attention may share its past
+@pytest.mark.parametrize("context", CONTEXTS)
+@pytest.mark.parametrize(
+    "steps", [None, 1]
+)  # with a number, attention may share the prefix of the cache
 def test_imagination_depends_on_the_texts_as_training_does(arm, context, steps, make, monkeypatch):
     monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", 0)
     world, batch = make(*arm, context=context).world_model, make_batch("ab", "abcdef", "c")
@@ -141,10 +143,10 @@ def test_imagination_depends_on_the_texts_as_training_does(arm, context, steps, 
     starts = torch.arange(T).expand(B, T)
     latent, cache = world.start_imagination(observed, starts, steps)
     imagined, _ = world.transition(latent, batch.action[:, 1:].flatten(0, 1), cache)
-    # The next time step gets the same token, if it is of the same episode.
-    goes_on = ~batch.is_first[:, 2:]
+    # The next time step gets the same token, if it belongs to the same episode.
+    continues = ~batch.is_first[:, 2:]
     following = observed.latent.deter[:, 1:]
-    close(imagined.deter.unflatten(0, (B, T))[:, :-1][goes_on], following[goes_on])
+    close(imagined.deter.unflatten(0, (B, T))[:, :-1][continues], following[continues])
 
 
 def test_prompt_gets_gradient_through_the_backbone(arm, make):
@@ -152,7 +154,7 @@ def test_prompt_gets_gradient_through_the_backbone(arm, make):
     deters(agent, make_batch("ab", "abc", "c"))[1, 4:].square().sum().backward()
     prompt = agent.world_model.prompt
     assert all(weight.grad.abs().sum() > 0 for weight in prompt.parameters())
-    # Only the bytes of that episode's text.
+    # Only the bytes of that episode's text have a gradient.
     reached = prompt.text_embedding.embedding.weight.grad.abs().sum(-1) > 0
     assert reached.nonzero().flatten().tolist() == [ord("c")]
 
@@ -163,29 +165,31 @@ def test_backbone_without_the_sequence_key_reads_no_text(compose):
     assert agent.world_model.prompt is None and agent.world_model.encoder.text is not None
 
 
-def test_one_table_serves_the_encoder_and_the_sequence(make):
+def test_encoder_and_prompt_share_one_text_embedding(make):
     world = make("backbone=gru", "algo.text_keys.encoder=[mission]").world_model
     assert world.prompt.text_embedding is world.encoder.text.text_embedding
 
 
-def test_a_key_that_is_no_text_is_refused(compose):
-    with pytest.raises(ConfigError, match=r"algo.text_keys.sequence=\[state\]: 'state' is no text"):
+def test_sequence_key_that_is_not_text_is_refused(compose):
+    with pytest.raises(
+        ConfigError, match=r"algo.text_keys.sequence=\[state\]: 'state' is of kind vector, not text"
+    ):
         Agent(compose("backbone=gru", "algo.text_keys.sequence=[state]"), SPEC)
 
 
-class Words:
-    """A tokenizer of single letters."""
+class LetterTokenizer:
+    """A tokenizer with one token per letter."""
 
     def encode(self, text, *, add_special_tokens):
         return [ord(letter) - ord("a") for letter in text]
 
 
 @torch.no_grad()
-def test_words_of_the_backbones_own_enter_as_its_model_had_them(make):
+def test_prompt_with_backbone_tokens_uses_their_embeddings_unchanged(make):
     backbone = make("backbone=gru").world_model.backbone
     weight = 0.02 * torch.randn(26, backbone.width)
     backbone.input_rms = weight.square().mean().sqrt().item()
-    prompt = TextPrompt(TokenEmbedding(Words(), weight), ["mission"], backbone)
+    prompt = TextPrompt(TokenEmbedding(LetterTokenizer(), weight), ["mission"], backbone)
     words, length = prompt({"mission": torch.stack([text("abc"), text("d"), text("")])})
     assert length.tolist() == [3, 1, 1] and not list(prompt.parameters())
     torch.testing.assert_close(words[0], weight[:3])
@@ -194,7 +198,7 @@ def test_words_of_the_backbones_own_enter_as_its_model_had_them(make):
 
 
 @torch.no_grad()
-def test_several_texts_are_told_one_after_the_other_at_the_size_of_tokens(make):
+def test_prompt_concatenates_several_texts_scaled_to_the_rms_of_tokens(make):
     backbone = make("backbone=gru").world_model.backbone
     backbone.input_rms = 0.5
     table = make("backbone=gru").world_model.prompt.text_embedding

@@ -1,4 +1,4 @@
-"""DreamerV3's own memory and what it is told, against its author's way of computing them, in NumPy."""
+"""The block GRU and its token projection, compared with NumPy code that follows danijar/dreamerv3."""
 
 import math
 
@@ -39,15 +39,15 @@ def layer(x, weights, name):
 
 
 def core(deter, stoch, action, weights):
-    """One step, each group beside its own copies of three layers, as in danijar/dreamerv3's `RSSM._core`."""
+    """One step of danijar/dreamerv3's `RSSM._core`: each group gets its own copy of three layers' outputs."""
     x0 = layer(deter, weights, "summary")
     x1 = layer(stoch.reshape(N, -1), weights, "stoch")
     x2 = layer(action / np.maximum(1, np.abs(action)), weights, "action")
     copies = np.concatenate([x0, x2, x1], -1)[:, None].repeat(BLOCKS, 1)
     x = np.concatenate([deter.reshape(N, BLOCKS, -1), copies], -1).reshape(N, -1)
-    # The kernel that reads a group has its part of the plain layers' columns below it.
-    plain = np.concatenate([weights["from_summary.weight"], weights["join.weight"]], 1)
-    per_group = plain.reshape(BLOCKS, D // BLOCKS, -1).transpose(0, 2, 1)
+    # Below the kernel that reads a group are its columns of the dense layers.
+    dense = np.concatenate([weights["from_summary.weight"], weights["join.weight"]], 1)
+    per_group = dense.reshape(BLOCKS, D // BLOCKS, -1).transpose(0, 2, 1)
     kernel = np.concatenate([weights["from_block.weight"], per_group], 1)
     x = block_linear(x, kernel, weights["from_summary.bias"] + weights["join.bias"])
     x = silu(rms_norm(x, weights["norm.weight"]))
@@ -61,15 +61,15 @@ def core(deter, stoch, action, weights):
 
 @torch.no_grad()
 @pytest.mark.parametrize("imagined", [False, True])
-def test_a_step_is_the_one_of_its_authors_code(imagined):
+def test_block_gru_step_matches_danijar_dreamerv3(imagined):
     torch.manual_seed(0)
     backbone = BlockGRUBackbone(D).double()
     tokens = TokenProjection((S, K), 2, D // BLOCKS, backbone).double()
     for weight in [*backbone.parameters(), *tokens.project.parameters()]:
-        weight.add_(0.3 * torch.randn_like(weight))  # biases and scales are not what they were made
-    parts = backbone.state_dict() | tokens.project.state_dict()
-    weights = {name: value.numpy() for name, value in parts.items()}
-    deter, state = np.zeros((N, D)), backbone.initial_cache(N).double()
+        weight.add_(0.3 * torch.randn_like(weight))  # so that biases and scales are not 0 and 1
+    tensors = backbone.state_dict() | tokens.project.state_dict()
+    weights = {name: value.numpy() for name, value in tensors.items()}
+    deter, cache = np.zeros((N, D)), backbone.initial_cache(N).double()
     for t in range(4):
         is_first = torch.arange(N) == t
         classes = torch.randint(K, (N, S))
@@ -78,45 +78,45 @@ def test_a_step_is_the_one_of_its_authors_code(imagined):
         if imagined:
             token = tokens.imagined(classes + K * torch.arange(S), action)
         else:
-            # Where an episode begins, memory, z and action are zeros.
+            # Where an episode begins, deter, z and action are zeros.
             token = tokens(stoch, action, is_first)
-            state = backbone.reset(state, is_first)
+            cache = backbone.reset(cache, is_first)
             keep = ~is_first.numpy()
             deter = deter * keep[:, None]
             stoch, action = stoch * ~is_first[:, None, None], action * ~is_first[:, None]
         deter = core(deter, stoch.numpy(), action.numpy(), weights)
-        stepped, state = backbone.step(token, state)
-        np.testing.assert_allclose(stepped.numpy(), deter, rtol=1e-9)
+        hidden, cache = backbone.step(token, cache)
+        np.testing.assert_allclose(hidden.numpy(), deter, rtol=1e-9)
     assert np.abs(deter).max() > 0.1
 
 
 @torch.no_grad()
-def test_groups_hear_of_each_other_through_the_summary_alone():
+def test_block_gru_groups_interact_only_through_the_summary():
     torch.manual_seed(0)
     backbone = BlockGRUBackbone(D).double()
-    one = torch.randn(1, D, dtype=torch.double)
-    other = one.clone()
-    other[0, : D // BLOCKS] += 1
+    cache = torch.randn(1, D, dtype=torch.double)
+    changed = cache.clone()
+    changed[0, : D // BLOCKS] += 1
     token = torch.zeros(1, D, dtype=torch.double)
 
-    # The norm over all groups carries their common scale; it is not what is asked here.
+    # The norm over all groups couples them by their common scale, which is not tested here.
     backbone.norm = torch.nn.Identity()
 
     def groups_that_differ():
-        told = [backbone.step(token, memory)[0].view(BLOCKS, -1) for memory in (one, other)]
-        return (told[0] - told[1]).abs().amax(-1) > 0
+        before, after = (backbone.step(token, x)[0].view(BLOCKS, -1) for x in (cache, changed))
+        return (before - after).abs().amax(-1) > 0
 
     assert groups_that_differ().all()
     backbone.from_summary.weight.zero_()
     assert groups_that_differ().tolist() == [True] + [False] * (BLOCKS - 1)
 
 
-def test_what_one_kernel_reads_there_is_drawn_as_that_kernel_here():
+def test_block_gru_weights_have_the_initial_scale_of_danijar_dreamerv3():
     torch.manual_seed(0)
     width = 512
     backbone = BlockGRUBackbone(width)
     tokens = TokenProjection((32, 4), 1, width // BLOCKS, backbone)
-    # dynhid0 reads deter, and eight copies of three layers of an eighth of its width.
+    # dynhid0 reads deter, and eight copies of the outputs of three layers, each an eighth as wide.
     std = 1 / math.sqrt(width + BLOCKS * 3 * width // BLOCKS)
     for weight in (
         backbone.from_block.weight,
@@ -144,7 +144,7 @@ def test_reference_networks_have_dreamerv3s_depths(compose):
     world = agent.world_model
     nets = (world.prior, world.posterior, world.reward, world.continues, agent.behavior.critic)
     layers = [sum(isinstance(part, torch.nn.Linear) for part in net.mlp) for net in nets]
-    assert layers == [2 + 1, 1 + 1, 1 + 1, 1 + 1, 3 + 1]  # hidden, and the last
+    assert layers == [2 + 1, 1 + 1, 1 + 1, 1 + 1, 3 + 1]  # hidden layers and the output layer
 
 
 def test_block_gru_width_that_blocks_do_not_divide_is_refused(compose):
@@ -155,6 +155,6 @@ def test_block_gru_width_that_blocks_do_not_divide_is_refused(compose):
 def test_block_gru_has_dreamerv3s_number_of_weights(compose):
     backbone = make_backbone(compose("exp=dmc_reference"))
     weights = sum(p.numel() for p in backbone.parameters())
-    # From the memory, from the summary, of each group, gates; biases and norms.
+    # Summary, from summary, from block, gates; then biases and norms.
     products = 512 * 64 + 64 * 512 + 512 * 64 + 512 * 192
     assert weights == products + 64 + 512 + 3 * 512 + (64 + 512)

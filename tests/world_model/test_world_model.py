@@ -57,9 +57,9 @@ def test_context_step_enters_the_first_token_unless_an_episode_begins(world, bat
     assert not torch.equal(observe(world, other).latent.deter, observe(world, batch).latent.deter)
     is_first = batch.is_first.clone()
     is_first[:, 1] = True
-    begun = observe(world, replace(batch, is_first=is_first))
-    begun_other = observe(world, replace(other, is_first=is_first))
-    torch.testing.assert_close(begun_other.latent.deter, begun.latent.deter)
+    reset = observe(world, replace(batch, is_first=is_first))
+    reset_other = observe(world, replace(other, is_first=is_first))
+    torch.testing.assert_close(reset_other.latent.deter, reset.latent.deter)
 
 
 def test_action_changes_deter_from_the_next_step_on(world, batch):
@@ -134,7 +134,7 @@ def test_transition_gives_the_deter_of_the_next_observed_step(kind, batch, reque
     imagined, _ = world.transition(latent, batch.action[:, 1:].flatten(0, 1), cache)
     categorical = imagined.stoch_index // world.config.discrete_size
     assert torch.equal(categorical, torch.arange(categorical.shape[1]).expand(B * T, -1))
-    # The next time step gets the same token, if it is of the same episode.
+    # The next time step gets the same token.
     close = torch.testing.assert_close
     following = observed.latent.deter[:, 1:]
     close(imagined.deter.unflatten(0, (B, T))[:, :-1], following, atol=1e-4, rtol=1e-4)

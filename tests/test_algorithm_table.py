@@ -1,4 +1,4 @@
-"""docs/algorithm.md names files and functions that are there."""
+"""Checks that the files and functions that docs/algorithm.md names exist."""
 
 import os
 import re
@@ -14,13 +14,13 @@ ROWS = [
 ]
 
 
-def test_every_part_has_its_place_its_source_and_its_difference():
+def test_algorithm_table_has_no_empty_cell():
     assert len(ROWS) > 25
     assert all(len(row) == 4 and all(cell.strip(" |") for cell in row) for row in ROWS)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0].strip("| "))
-def test_what_the_table_names_is_there(row):
+def test_algorithm_table_names_existing_code(row):
     file = None
     for named in re.findall("`([^`]+)`", row[1]):
         symbol = named
@@ -30,6 +30,6 @@ def test_what_the_table_names_is_there(row):
             assert file.exists(), file
         assert file is not None
         files = [file] if file.is_file() else sorted(file.glob("*.py"))
-        source = "\n".join(one.read_text() for one in files)
+        source = "\n".join(path.read_text() for path in files)
         for name in filter(None, symbol.split(".")):
             assert re.search(rf"^ *(def|class) {name}\b", source, re.MULTILINE), (file, name)

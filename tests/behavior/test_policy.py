@@ -1,4 +1,4 @@
-"""Policies agree with torch.distributions, and with numbers by hand."""
+"""Compares policies with torch.distributions and with values computed by hand."""
 
 import math
 
@@ -20,59 +20,59 @@ def normal() -> tuple[NormalPolicy, Normal]:
 
 
 def choices() -> tuple[DiscretePolicy, list[Categorical]]:
-    parts = LOGITS.split(CHOICES, -1)
-    log_probs = torch.cat([part.log_softmax(-1) for part in parts], -1)
-    return DiscretePolicy(log_probs, CHOICES), [Categorical(logits=part) for part in parts]
+    logits = LOGITS.split(CHOICES, -1)
+    log_probs = torch.cat([choice.log_softmax(-1) for choice in logits], -1)
+    return DiscretePolicy(log_probs, CHOICES), [Categorical(logits=choice) for choice in logits]
 
 
-def test_a_normal_policys_numbers_are_torchs_summed_over_the_action():
-    policy, theirs = normal()
-    action = torch.tensor([[1.7, -0.3], [-2.0, 0.2]])  # also beyond the bounds: samples may be
-    close(policy.log_prob(action), theirs.log_prob(action).sum(-1))
-    close(policy.entropy(), theirs.entropy().sum(-1))
-    close(policy.mode(), theirs.mode)
+def test_normal_policy_matches_torch_summed_over_the_action():
+    policy, reference = normal()
+    action = torch.tensor([[1.7, -0.3], [-2.0, 0.2]])  # also beyond the bounds, as samples may be
+    close(policy.log_prob(action), reference.log_prob(action).sum(-1))
+    close(policy.entropy(), reference.entropy().sum(-1))
+    close(policy.mode(), reference.mode)
 
 
-def test_a_normal_policys_density_by_hand():
+def test_normal_policy_log_prob_matches_hand_computed_density():
     policy = NormalPolicy(torch.tensor([0.0]), torch.tensor([0.5]))
     # exp(-(1/0.5)²/2) / (0.5 sqrt(2 pi)) = 0.135335 / 1.253314
     close(policy.log_prob(torch.tensor([1.0])), torch.tensor(math.log(0.135335 / 1.253314)))
 
 
-def test_normal_samples_have_the_mean_and_deviation_and_no_gradient():
+def test_normal_policy_samples_have_mean_and_std_without_gradient():
     torch.manual_seed(0)
     mean, std = MEAN.clone().requires_grad_(), STD.clone().requires_grad_()
-    drawn = torch.stack([NormalPolicy(mean, std).sample() for _ in range(4000)])
-    close(drawn.mean(0), MEAN, atol=0.06, rtol=0)
-    close(drawn.std(0), STD, atol=0.04, rtol=0)
-    assert not drawn.requires_grad and (drawn.abs() > 1).any()
+    samples = torch.stack([NormalPolicy(mean, std).sample() for _ in range(4000)])
+    close(samples.mean(0), MEAN, atol=0.06, rtol=0)
+    close(samples.std(0), STD, atol=0.04, rtol=0)
+    assert not samples.requires_grad and (samples.abs() > 1).any()
 
 
-def test_several_choices_are_independent_and_their_numbers_torchs():
-    policy, theirs = choices()
+def test_discrete_policy_of_several_choices_matches_torch():
+    policy, reference = choices()
     index = [torch.tensor([0, 1, 1, 0]), torch.tensor([2, 0, 1, 1])]
     one_hot = [torch.nn.functional.one_hot(i, n) for i, n in zip(index, CHOICES, strict=True)]
     action = torch.cat(one_hot, -1).float()
-    expected = sum(part.log_prob(i) for part, i in zip(theirs, index, strict=True))
+    expected = sum(dist.log_prob(i) for dist, i in zip(reference, index, strict=True))
     close(policy.log_prob(action), expected)
-    close(policy.entropy(), theirs[0].entropy() + theirs[1].entropy())
+    close(policy.entropy(), reference[0].entropy() + reference[1].entropy())
     modes = torch.cat(
         [
-            torch.nn.functional.one_hot(part.probs.argmax(-1), part.probs.shape[-1])
-            for part in theirs
+            torch.nn.functional.one_hot(dist.probs.argmax(-1), dist.probs.shape[-1])
+            for dist in reference
         ],
         -1,
     )
     close(policy.mode(), modes.float())
 
 
-def test_every_sample_of_several_choices_is_one_of_each():
+def test_discrete_policy_samples_one_class_of_each_choice():
     torch.manual_seed(0)
-    policy, theirs = choices()
-    drawn = torch.stack([policy.sample() for _ in range(3000)])
-    for part, dist in zip(drawn.split(CHOICES, -1), theirs, strict=True):
-        assert (part.sum(-1) == 1).all() and ((part == 0) | (part == 1)).all()
-        close(part.mean(0), dist.probs, atol=0.04, rtol=0)
+    policy, reference = choices()
+    samples = torch.stack([policy.sample() for _ in range(3000)])
+    for choice, dist in zip(samples.split(CHOICES, -1), reference, strict=True):
+        assert (choice.sum(-1) == 1).all() and ((choice == 0) | (choice == 1)).all()
+        close(choice.mean(0), dist.probs, atol=0.04, rtol=0)
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def actor(compose):
     return make
 
 
-def test_the_continuous_actor_is_bounded_normal(actor):
+def test_continuous_actor_outputs_a_bounded_normal(actor):
     actor = actor(EnvSpec({}, 2, False))
     last = actor.mlp[-1]
     torch.nn.init.zeros_(last.weight)
@@ -91,14 +91,14 @@ def test_the_continuous_actor_is_bounded_normal(actor):
         last.bias.copy_(torch.tensor([0.5, -20.0, 0.0, 30.0]))  # two means, two deviations
     policy = actor(torch.randn(3, 6))
     close(policy.mean[0], torch.tensor([0.46211716, -1.0]))  # tanh
-    # 0.9 * sigmoid(2) + 0.1, and the largest
+    # 0.9 * sigmoid(2) + 0.1, and the largest deviation
     close(policy.std[0], torch.tensor([0.9 * 0.88079708 + 0.1, 1.0]))
     with torch.no_grad():
         last.bias[2] = -30.0
     close(actor(torch.randn(3, 6)).std[0, 0], torch.tensor(0.1))
 
 
-def test_a_discrete_actor_mixes_the_uniform_into_each_choice(actor):
+def test_discrete_actor_applies_unimix_to_each_choice(actor):
     actor = actor(EnvSpec({}, 5, True, groups=CHOICES), "algo.actor.unimix=0.3")
     torch.nn.init.zeros_(actor.mlp[-1].weight)
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_a_discrete_actor_mixes_the_uniform_into_each_choice(actor):
     close(probs, torch.tensor([0.85, 0.15, 0.1, 0.1, 0.8]))
 
 
-def test_at_first_the_policy_is_nearly_the_same_everywhere(actor):
+def test_actor_at_initialization_hardly_depends_on_the_feature(actor):
     features = 10 * torch.randn(50, 6)
     discrete = actor(EnvSpec({}, 5, True, groups=CHOICES))(features)
     assert (discrete.entropy() > math.log(6) - 0.01).all()

@@ -65,7 +65,7 @@ def test_image_autoencoder_overfits_one_image():
     torch.manual_seed(0)
     encoder, decoder = ImageEncoder(SHAPES, KEYS, 2), ImageDecoder(32, SHAPES, KEYS, 2)
     seen = {key: value // 128 * 255 for key, value in random_images(1, 2).items()}
-    seen["left"][:, :, 16:], seen["right"][:, 1] = 0, 255  # large uniform areas are easy to learn
+    seen["left"][:, :, 16:], seen["right"][:, 1] = 0, 255
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], 0.01)
     losses = []
     for _ in range(30):

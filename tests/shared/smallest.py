@@ -1,4 +1,4 @@
-"""The smallest run that learns, and how two of them are compared: for every test that trains one."""
+"""Options of the smallest run that learns, and functions that compare two such runs."""
 
 import subprocess
 from pathlib import Path
@@ -32,23 +32,23 @@ TINY = (
 
 
 def wait_only(folder: Path, uri: str) -> subprocess.Popen[bytes]:
-    """Stands in for the process that uploads, which takes longer to start than a tiny run lasts."""
+    """Replace the upload process, which takes longer to start than a tiny run lasts."""
     return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
 def saved(run_dir: Path) -> dict:
-    """What the newest checkpoint holds of the trainer."""
+    """Return the trainer's state in the newest checkpoint."""
     return Checkpoints(run_dir / "checkpoints", 2).newest(torch.device("cpu"))["trainer"]
 
 
 def rows(run_dir: Path) -> list:
-    """Every row's values but the clock's and the machine's; rows of those alone come when they come."""
-    own = ("time/", "system/")
-    found = [
-        (row.env_step, {k: v for k, v in row.metrics.items() if not k.startswith(own)})
-        for row in read_metrics(run_dir / "metrics.jsonl")
+    """Return all logged metrics except times and system load, which differ between equal runs."""
+    varying = ("time/", "system/")
+    records = [
+        (record.env_step, {k: v for k, v in record.metrics.items() if not k.startswith(varying)})
+        for record in read_metrics(run_dir / "metrics.jsonl")
     ]
-    return [row for row in found if row[1]]
+    return [record for record in records if record[1]]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

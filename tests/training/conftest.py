@@ -1,4 +1,4 @@
-"""What tests of whole runs share."""
+"""Fixtures shared by tests of whole runs."""
 
 import pytest
 from smallest import wait_only
@@ -8,5 +8,5 @@ from llmdreamer.tracking import tracker
 
 @pytest.fixture
 def untracked(monkeypatch):
-    """Rows stay in the run's folder."""
+    """Keep metrics in the run's folder: no upload process starts."""
     monkeypatch.setattr(tracker, "_start_upload_process", wait_only)

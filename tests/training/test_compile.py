@@ -36,8 +36,8 @@ GPT2 = [
     *("backbone=hf", "backbone.model_type=gpt2"),
     "backbone.config={n_embd:16,n_layer:1,n_head:2,n_positions:16}",
 ]
-"""One layer, since compiling is what takes these tests their time."""
-FAMILIES = {  # overrides, and the number of compiled functions
+"""One layer, because compilation takes most of these tests' time."""
+FAMILIES = {  # overrides and number of graphs
     "lora": (["backbone=gpt2", "peft=true"], 4),
     "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss_weight=1"], 4),
     "reference": (["backbone=block_gru", "backbone.width=16", "posterior=coupled"], 4),
@@ -61,12 +61,12 @@ def fresh_compiler():
 
 @pytest.fixture
 def traced(monkeypatch):
-    """Graphs as they would be compiled, but run by torch's own kernels: seconds instead of a minute."""
-    whole = torch.compile
+    """Trace the same graphs, but run them by torch's own kernels: seconds instead of a minute."""
+    full_compile = torch.compile
     monkeypatch.setattr(
         torch,
         "compile",
-        lambda f, *, fullgraph, dynamic, options: whole(
+        lambda f, *, fullgraph, dynamic, options: full_compile(
             f, fullgraph=fullgraph, dynamic=dynamic, backend="aot_eager"
         ),
     )
@@ -100,8 +100,8 @@ def losses_and_gradients(learner, data):
     torch.manual_seed(1)
     loss, metrics = learner.loss(data)
     params = {name: p for name, p in learner.agent.named_parameters() if p.requires_grad}
-    found = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-    gradients = dict(zip(params, found, strict=True))
+    values = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+    gradients = dict(zip(params, values, strict=True))
     return metrics | {"loss": loss.detach()}, {k: g for k, g in gradients.items() if g is not None}
 
 
@@ -137,7 +137,7 @@ def test_compiled_update_of_gpt2_equals_the_plain_one(learner):
 @needs_compiler
 def test_compiled_imagination_of_gru_equals_the_plain_one(learner):
     one = learner("backbone=gru")
-    # The losses of actor and critic do not depend on the backbone: the test above compiles them.
+    # The losses of actor and critic do not depend on the backbone; the test above compiles them.
     for name in ("imagination_loss", "replay_loss"):
         delattr(one.agent.behavior, name)
     check_whole(one, 1)
@@ -145,24 +145,24 @@ def test_compiled_imagination_of_gru_equals_the_plain_one(learner):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_kind_of_backbone_compiles_to_whole_graphs_once(learner, traced, family):
-    overrides, pieces = FAMILIES[family]
-    check_whole(learner(*overrides), pieces)
+    overrides, graphs = FAMILIES[family]
+    check_whole(learner(*overrides), graphs)
 
 
 def test_imagination_with_a_shared_past_compiles_to_whole_graphs(learner, traced, monkeypatch):
     monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", 0)
     one = learner(*GPT2, "algo.horizon=2", "algo.world_model.hf_model.seq_len=4")
-    begun, select = [], one.agent.world_model.backbone.select
+    caches, select = [], one.agent.world_model.backbone.select
     monkeypatch.setattr(
-        one.agent.world_model.backbone, "select", lambda *a: begun.append(select(*a)) or begun[-1]
+        one.agent.world_model.backbone, "select", lambda *a: caches.append(select(*a)) or caches[-1]
     )
     check_whole(one, 4)
-    assert begun and all(isinstance(state, SharedPrefixCache) for state in begun)
+    assert caches and all(isinstance(cache, SharedPrefixCache) for cache in caches)
 
 
 def test_compiled_update_in_bfloat16_is_near_the_plain_one(learner, traced):
     one = learner(*GPT2, "precision=bf16")
-    # Its products have three digits, and what is rounded when is not the same.
+    # bfloat16 has three digits, and compiled code rounds at other places.
     check_the_same(one, batch(5), tolerance=0.05)
 
 
@@ -212,7 +212,7 @@ def test_run_without_a_compiler_is_refused_before_it_starts(monkeypatch, compose
 
 def test_compile_with_several_processes_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    with pytest.raises(ConfigError, match="compile=true: 2 processes"):
+    with pytest.raises(ConfigError, match="compile=true: a run of 2 processes"):
         check_compiler(torch.device("cpu"))
 
 
@@ -220,10 +220,10 @@ def test_update_that_is_not_one_graph_is_an_error_in_one_line(learner, traced):
     one = learner("backbone=gru")
     cell = one.agent.world_model.backbone.cell
 
-    def looks(projected, memory):
-        return cell(projected, memory) if memory.sum() > 0 else memory
+    def data_dependent(projected, cache):
+        return cell(projected, cache) if cache.sum() > 0 else cache
 
-    one.agent.world_model.backbone.cell = looks
+    one.agent.world_model.backbone.cell = data_dependent
     refused = pytest.raises(ConfigError, match="compile=true: torch cannot compile this update")
     with refused as error, compile_errors():
         one.update(batch(0))

@@ -1,4 +1,4 @@
-"""Two processes make the update that one would make of both batches."""
+"""Two processes make the same update as one process with both batches."""
 
 from dataclasses import fields
 
@@ -23,7 +23,7 @@ SMALL = [
     "algo.dense_units=16",
     "algo.horizon=3",
     "algo.per_rank_sequence_length=8",
-    "algo.imag_starts=null",  # from all rows: none is drawn
+    "algo.imag_starts=null",  # from all time steps, so that none is sampled
     "algo.world_model.stochastic_size=4",
     "algo.world_model.discrete_size=4",
     "algo.world_model.recurrent_model.dense_units=16",
@@ -34,11 +34,13 @@ SMALL = [
 
 
 def updates(cfg, batches):
-    """The agent after some updates. Latents and actions are modes: what is drawn cannot tell a row's
-    place in its batch, so two halves see what the whole does."""
+    """Return an agent's weights after some updates.
+
+    Latents and actions are modes, so that nothing depends on a sequence's position in its batch.
+    """
     torch.manual_seed(0)
     agent = Agent(cfg, SPEC)
-    torch.nn.init.normal_(agent.behavior.critic.mlp[-1].weight)  # returns worth a percentile
+    torch.nn.init.normal_(agent.behavior.critic.mlp[-1].weight)  # so that returns differ
     learner = Learner(agent, AgentOptimizer(agent, cfg.algo.optimizer, 100), cfg.algo)
     for batch in batches:
         learner.update(batch)
@@ -46,7 +48,7 @@ def updates(cfg, batches):
 
 
 def half(batch, rank):
-    """Sequences of even or odd place."""
+    """Return the sequences of even or of odd index."""
 
     def cut(value):
         return {k: cut(v) for k, v in value.items()} if isinstance(value, dict) else value[rank::2]
@@ -69,7 +71,7 @@ def batch_of(seed):
 
 
 BATCHES = [batch_of(seed) for seed in range(3)]
-# Rounding errors, which LaProp would take for gradients, move nothing.
+# With this eps, rounding errors of tiny gradients change no weight.
 EPS = "algo.optimizer.eps=1e-3"
 
 
@@ -78,11 +80,11 @@ def mode_class(logits, share):
 
 
 def process(rank, cfg, folder):
-    """One of two: what it hears, and the agent that half of each batch makes of it."""
+    """Run one of two processes: save its collective results, and its agent after half of each batch."""
     torch.set_num_threads(1)
     store = f"file://{folder}/store"
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    heard = {
+    collected = {
         "rank": distributed.rank(),
         "size": distributed.size(),
         "largest": distributed.all_reduce_max(rank + 3),
@@ -94,21 +96,21 @@ def process(rank, cfg, folder):
     policy.sample_one_hot = model.sample_one_hot = mode_one_hot
     nets.sample_mixed = mode_class
     state = updates(cfg, [half(batch, rank) for batch in BATCHES])
-    torch.save((heard, state), folder / f"found-{rank}.pt")
+    torch.save((collected, state), folder / f"results-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def found(compose, tmp_path_factory):
-    """By two processes, once for both tests: importing torch takes them most of their time."""
+def results(compose, tmp_path_factory):
+    """Results of two processes, shared by the tests, because starting the processes is slow."""
     folder = tmp_path_factory.mktemp("parallel")
     mp.spawn(process, (compose(*SMALL, EPS), folder), nprocs=2)
-    return [torch.load(folder / f"found-{rank}.pt") for rank in (0, 1)]
+    return [torch.load(folder / f"results-{rank}.pt") for rank in (0, 1)]
 
 
-def test_processes_hear_what_they_tell_each_other(found):
-    for rank, (heard, _) in enumerate(found):
-        assert heard == {
+def test_collectives_of_two_processes_return_both_values(results):
+    for rank, (collected, _) in enumerate(results):
+        assert collected == {
             "rank": rank,
             "size": 2,
             "largest": 4,
@@ -119,7 +121,7 @@ def test_processes_hear_what_they_tell_each_other(found):
         }
 
 
-def test_one_process_alone_hears_what_it_says():
+def test_collectives_of_one_process_return_its_own_value():
     assert (distributed.rank(), distributed.size(), distributed.is_first()) == (0, 1, True)
     assert (
         distributed.all_reduce_max(7),
@@ -132,18 +134,18 @@ def test_one_process_alone_hears_what_it_says():
     )
 
 
-def test_two_halves_of_a_batch_make_the_update_that_the_whole_makes(compose, found, monkeypatch):
-    (_, first), (_, second) = found
+def test_two_processes_make_the_update_of_the_whole_batch(compose, results, monkeypatch):
+    (_, first), (_, second) = results
     for module in (policy, model):
         monkeypatch.setattr(module, "sample_one_hot", mode_one_hot)
     monkeypatch.setattr(nets, "sample_mixed", mode_class)
     cfg = compose(*SMALL, EPS)
-    whole, begun = updates(cfg, BATCHES), updates(cfg, [])
+    whole, initial = updates(cfg, BATCHES), updates(cfg, [])
     for name, value in whole.items():
         assert torch.equal(first[name], second[name])
         torch.testing.assert_close(first[name], value, rtol=1e-4, atol=1e-5)
-    moved = [name for name in whole if not torch.allclose(whole[name], begun[name], atol=1e-4)]
+    moved = [name for name in whole if not torch.allclose(whole[name], initial[name], atol=1e-4)]
     assert len(moved) > 0.7 * len(whole)
-    # One half alone makes another.
+    # One half alone makes another update.
     alone = updates(cfg, [half(batch, 0) for batch in BATCHES])
     assert max((alone[name] - whole[name]).abs().max() for name in whole) > 1e-3

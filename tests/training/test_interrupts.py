@@ -1,4 +1,4 @@
-"""What is left of the signals' handlers when training is over."""
+"""Signal handlers during and after training."""
 
 import signal
 
@@ -15,7 +15,7 @@ def handlers():
         signal.signal(signum, handler)
 
 
-def test_the_first_is_noted_and_the_handlers_come_back(handlers):
+def test_first_signal_is_recorded_and_handlers_are_restored(handlers):
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGTERM)
@@ -23,7 +23,7 @@ def test_the_first_is_noted_and_the_handlers_come_back(handlers):
     assert {signum: signal.getsignal(signum) for signum in STOPPING} == handlers
 
 
-def test_on_the_way_out_another_signal_does_not_change_the_exit_code(handlers):
+def test_signal_during_shutdown_does_not_change_the_exit_code(handlers):
     with pytest.raises(Stopped) as stopped, Interrupts():
         raise Stopped(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)
@@ -32,14 +32,14 @@ def test_on_the_way_out_another_signal_does_not_change_the_exit_code(handlers):
     assert signal.getsignal(signal.SIGINT) == handlers[signal.SIGINT]
 
 
-def test_a_second_ctrl_c_interrupts_at_once():
+def test_second_ctrl_c_interrupts_immediately():
     with pytest.raises(KeyboardInterrupt), Interrupts():
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
 
 @pytest.mark.parametrize("earlier", [True, False])
-def test_where_nothing_can_be_lost_the_first_ends_it_at_once(earlier):
+def test_first_signal_stops_immediately_when_nothing_can_be_lost(earlier):
     with pytest.raises(Stopped) as stopped, Interrupts() as interrupts:
         if earlier:
             signal.raise_signal(signal.SIGUSR1)

@@ -1,4 +1,4 @@
-"""Every kind of observation and action through a whole run in small: live, learn, judge, resume."""
+"""Every kind of observation and action through a small run: collect, train, evaluate, resume."""
 
 from dataclasses import replace
 
@@ -30,35 +30,35 @@ SMALL = [
     "env.image_size=16",
     "env.max_text_bytes=40",
 ]
-ROOM = ["env=gym", "env.id=lightroom:LightRoom-v0", "algo.mlp_keys.encoder=[]"]
+LIGHT_ROOM = ["env=gym", "env.id=lightroom:LightRoom-v0", "algo.mlp_keys.encoder=[]"]
 IMAGE, TEXT = "algo.cnn_keys.encoder=[image]", "algo.text_keys.encoder=[mission]"
 CASES = {
-    "image": [*ROOM, IMAGE, "+env.kwargs.show=[image]"],
-    "image and text, two environments": [*ROOM, IMAGE, TEXT, "env.num_envs=2"],
-    "text, told before each episode too": [
-        *ROOM,
+    "image": [*LIGHT_ROOM, IMAGE, "+env.kwargs.show=[image]"],
+    "image and text, two environments": [*LIGHT_ROOM, IMAGE, TEXT, "env.num_envs=2"],
+    "text, also as a prompt of each episode": [
+        *LIGHT_ROOM,
         TEXT,
         "algo.text_keys.sequence=[mission]",
         "algo.mlp_keys.encoder=[]",
         "env.num_envs=2",
     ],
-    "text alone": [*ROOM, "algo.text_keys.encoder=[text]", "+env.kwargs.show=[mission]"],
-    "several choices": [*ROOM, IMAGE, "+env.kwargs.act=multi"],
+    "text alone": [*LIGHT_ROOM, "algo.text_keys.encoder=[text]", "+env.kwargs.show=[mission]"],
+    "several choices": [*LIGHT_ROOM, IMAGE, "+env.kwargs.act=multi"],
     "continuous": ["env=pendulum"],
-    "continuous, image, text": [*ROOM, IMAGE, TEXT, "+env.kwargs.act=box"],
+    "continuous, image, text": [*LIGHT_ROOM, IMAGE, TEXT, "+env.kwargs.act=box"],
 }
 
 
 @pytest.fixture
 def trainer(compose, tmp_path):
-    open_ = []
+    trainers = []
 
     def make(*overrides, folder="run"):
-        open_.append(Trainer(compose(*SMALL, *overrides), tmp_path / folder))
-        return open_[-1]
+        trainers.append(Trainer(compose(*SMALL, *overrides), tmp_path / folder))
+        return trainers[-1]
 
     yield make
-    for one in open_:
+    for one in trainers:
         one.close()
 
 
@@ -76,22 +76,22 @@ def test_two_updates_reach_every_parameter(case, trainer):
     agent = trainer.agent
     before = {name: param.detach().clone() for name, param in agent.named_parameters()}
     metrics = train(trainer, 2)
-    # Heads that start at zero hand no gradient on before they have moved, and not every batch has an
-    # episode's first row: hence some more.
+    # Heads that start at zero pass no gradient on until they have moved, and not every batch has an
+    # episode's first step: hence some more updates.
     metrics += train(trainer, 6)
-    assert all(value.isfinite().all() for row in metrics for value in row.values())
+    assert all(value.isfinite().all() for update in metrics for value in update.values())
     for name, param in agent.named_parameters():
         assert param.isfinite().all() and not torch.equal(param, before[name]), name
     world = agent.world_model
     assert (world.encoder.image is not None) == ("image" in case or case == "several choices")
     assert (world.encoder.text is not None) == ("text" in case)
     if "continuous" in case:
-        last = agent.behavior.actor.mlp[-1]  # its outputs are A means, then A deviations
+        last = agent.behavior.actor.mlp[-1]  # outputs A means, then A deviations
         means, deviations = last.weight.grad.chunk(2)
         assert means.abs().sum() > 0 and deviations.abs().sum() > 0
 
 
-def test_a_continuous_action_is_executed_and_remembered_clipped(trainer):
+def test_continuous_action_enters_the_next_token_clipped(trainer):
     trainer = trainer("env=pendulum")
     seen = []
     trainer.envs.step = lambda action, plain=trainer.envs.step: seen.append(action) or plain(action)
@@ -102,39 +102,39 @@ def test_a_continuous_action_is_executed_and_remembered_clipped(trainer):
     assert (np.abs(actions[12:]) > 1).any()  # the policy's own samples are not bounded
     tokens = trainer.agent.world_model.tokens
     stoch = torch.zeros(2, 4, 4)
-    nowhere = torch.zeros(2, dtype=torch.bool)
-    wild, tame = (tokens(stoch, torch.full((2, 1), value), nowhere) for value in (7.0, 1.0))
-    assert torch.equal(wild, tame)
+    is_first = torch.zeros(2, dtype=torch.bool)
+    beyond, within = (tokens(stoch, torch.full((2, 1), value), is_first) for value in (7.0, 1.0))
+    assert torch.equal(beyond, within)
 
 
-def test_two_missions_give_different_latents_and_the_mission_has_a_gradient(trainer):
+def test_posterior_depends_on_the_mission_and_passes_gradient_to_it(trainer):
     world = trainer(*CASES["image and text, two environments"]).agent.world_model
-    room = torch.zeros(2, 40, dtype=torch.uint8)
-    for row, mission in zip(room, (b"light the red lamp", b"light the blue lamp"), strict=True):
-        row[: len(mission)] = torch.tensor(list(mission))
-    seen = {"image": torch.zeros(2, 16, 16, 3, dtype=torch.uint8), "mission": room}
+    texts = torch.zeros(2, 40, dtype=torch.uint8)
+    for text, mission in zip(texts, (b"light the red lamp", b"light the blue lamp"), strict=True):
+        text[: len(mission)] = torch.tensor(list(mission))
+    seen = {"image": torch.zeros(2, 16, 16, 3, dtype=torch.uint8), "mission": texts}
     posterior = world.posterior(world.encoder(seen, 1))
     assert (posterior[0] - posterior[1]).abs().max() > 1e-3
     posterior.exp()[..., 0].sum().backward()
-    table = world.encoder.text.text_embedding.embedding.weight.grad
-    told = table.abs().sum(1) > 0
-    assert set(torch.nonzero(told).flatten().tolist()) == set(b"light the red lamp blue")
+    gradient = world.encoder.text.text_embedding.embedding.weight.grad
+    reached = gradient.abs().sum(1) > 0
+    assert set(torch.nonzero(reached).flatten().tolist()) == set(b"light the red lamp blue")
 
 
 @pytest.mark.parametrize("case", ["image and text, two environments", "continuous"])
-def test_a_policy_is_judged_and_filmed(case, trainer, tmp_path):
+def test_policy_is_evaluated_and_recorded_as_video(case, trainer, tmp_path):
     trainer = trainer(*CASES[case], "env.max_episode_steps=6")
     config = trainer.config
     one, two = (evaluate(trainer.agent, config.env, 2, config.seed, greedy=True) for _ in range(2))
     assert np.array_equal(one.returns, two.returns) and one.lengths.tolist() == [6, 6]
-    film = record_video(
+    video = record_video(
         trainer.agent, config.env, config.seed, tmp_path / "policy.gif", greedy=True
     )
-    assert film.read_bytes()[:3] == b"GIF"
+    assert video.read_bytes()[:3] == b"GIF"
 
 
 @pytest.mark.parametrize("case", ["continuous", "continuous, image, text"])
-def test_a_run_goes_on_from_its_checkpoint(case, trainer, tmp_path):
+def test_trainer_resumes_from_its_checkpoint(case, trainer, tmp_path):
     first = trainer(*CASES[case], folder="first")
     train(first, 2)
     torch.save(first.state_dict(), tmp_path / "state.pt")
@@ -147,31 +147,33 @@ def test_a_run_goes_on_from_its_checkpoint(case, trainer, tmp_path):
         return train(second, 2)
 
     mine, theirs = resumed(), resumed()
-    if case == "continuous":  # Pendulum has a verified snapshot; elsewhere a new episode begins
+    if case == "continuous":  # only Pendulum has a verified snapshot; others begin a new episode
         assert all(torch.equal(mine[1][key], theirs[1][key]) for key in mine[1])
 
 
-def test_an_episode_cut_off_by_a_fault_ends_truncated_in_the_replay(trainer, tmp_path):
+def test_episode_ended_by_a_fault_is_truncated_in_the_replay(trainer, tmp_path):
     fault = ["+env.kwargs.show=[state,mission]", "+env.kwargs.fault=raise"]
     once = f"+env.kwargs.once={tmp_path / 'broken'}"
-    trainer = trainer(*ROOM, "algo.mlp_keys.encoder=[state]", TEXT, *fault, once)
-    rows = []
+    trainer = trainer(*LIGHT_ROOM, "algo.mlp_keys.encoder=[state]", TEXT, *fault, once)
+    stored = []
     append = trainer.replay.append
     trainer.replay.append = lambda step, action, mask=None: (
-        rows.append((replace(step), action.copy())) or append(step, action, mask)
+        stored.append((replace(step), action.copy())) or append(step, action, mask)
     )
     for _ in range(8):
         trainer.collect_step()
-    # Row 2 is the last that was seen: the action chosen there never happened.
-    assert [bool(step.truncated[0]) for step, _ in rows] == [False, False, True] + [False] * 5
-    assert [bool(step.is_first[0]) for step, _ in rows] == [True, False, False, True] + [False] * 4
-    assert not rows[2][1].any() and rows[3][1].any()
+    # Step 2 is the last one before the fault: the action chosen there was not executed.
+    assert [bool(step.truncated[0]) for step, _ in stored] == [False, False, True] + [False] * 5
+    assert [bool(step.is_first[0]) for step, _ in stored] == [True, False, False, True] + [
+        False
+    ] * 4
+    assert not stored[2][1].any() and stored[3][1].any()
     assert trainer.policy_step == 8 and trainer.collector._lengths[0] == 5
 
 
-def test_pixels_and_texts_are_bytes_in_the_replay(trainer):
+def test_replay_stores_pixels_and_texts_as_bytes(trainer):
     trainer = trainer(*CASES["image and text, two environments"])
     row = trainer.replay._row
     assert row["observations/image"].base == row["observations/mission"].base == np.uint8
-    # Picture, mission, four one-hot numbers, reward, three flags: no padding between them.
+    # Image, mission, four one-hot numbers, reward, three flags, without padding.
     assert row.itemsize == 16 * 16 * 3 + 40 + 4 * 4 + 4 + 3

@@ -1,4 +1,4 @@
-"""A whole run at a tiny budget: what it owes, and that going on changes nothing."""
+"""Whole runs with a tiny budget: number of updates, resuming, and evaluation."""
 
 import json
 import math
@@ -30,8 +30,8 @@ from llmdreamer.types import EnvSpec
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
 
-class Unknown(gym.Env):
-    """An environment that nobody has written a snapshot for: ten steps of the step's number."""
+class CountingEnv(gym.Env):
+    """An environment without a snapshot. Observations count the ten steps of an episode."""
 
     def __init__(self, render_mode=None):
         self.observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
@@ -49,22 +49,22 @@ class Unknown(gym.Env):
 
 
 if "LoopUnknown-v0" not in gym.registry:
-    gym.register("LoopUnknown-v0", Unknown)
+    gym.register("LoopUnknown-v0", CountingEnv)
 
 
-def folder_of(path):
+def make_folder(path):
     path.mkdir(parents=True)
     return path
 
 
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
-def test_updates_are_the_replay_ratios_share_of_the_steps(compose, tmp_path, untracked, ratio):
+def test_number_of_updates_follows_the_replay_ratio(compose, tmp_path, untracked, ratio):
     train(compose(*TINY, "backbone=gru", f"replay_ratio={ratio}"), tmp_path)
     assert saved(tmp_path)["optimizer"]["updates"] == math.floor(ratio * (64 - 16))
 
 
-def test_updates_that_wait_for_the_first_sequence_are_made_up_for(compose, tmp_path, untracked):
-    # With four environments, twelve steps are three rows each: no sequence of eight to learn from.
+def test_updates_due_before_the_first_sequence_are_made_later(compose, tmp_path, untracked):
+    # With four environments, twelve steps are three time steps each: too few for a sequence of eight.
     train(
         compose(
             *TINY, "backbone=gru", "env.num_envs=4", "algo.learning_starts=12", "replay_ratio=0.5"
@@ -75,20 +75,20 @@ def test_updates_that_wait_for_the_first_sequence_are_made_up_for(compose, tmp_p
 
 
 @pytest.mark.parametrize("backbone", ["gpt2", "gru"])
-def test_a_resumed_run_is_the_uninterrupted_one(compose, tmp_path, untracked, backbone):
+def test_resumed_run_equals_the_uninterrupted_one(compose, tmp_path, untracked, backbone):
     anneal = "algo.optimizer.anneal=0.5"
     config = compose(*TINY, f"backbone={backbone}", "env.num_envs=2", "checkpoint.every=40", anneal)
-    whole, killed = folder_of(tmp_path / "whole"), tmp_path / "killed"
-    straight = train(config, whole)
+    whole, killed = make_folder(tmp_path / "whole"), tmp_path / "killed"
+    uninterrupted = train(config, whole)
     # As if killed just before the end: replay and metrics are ahead of the newest checkpoint.
     shutil.copytree(whole, killed)
     max((killed / "checkpoints").iterdir()).unlink()
     assert saved(killed)["collector"]["policy_step"] == 40
-    torch.manual_seed(123)  # what the process did before must not matter
+    torch.manual_seed(123)  # random numbers drawn before must not matter
     resumed = train(replace(config, resume=str(killed)), killed)
     assert differing(saved(whole), saved(killed)) == []
     assert rows(killed) == rows(whole)
-    assert resumed.evaluation.returns.tolist() == straight.evaluation.returns.tolist()
+    assert resumed.evaluation.returns.tolist() == uninterrupted.evaluation.returns.tolist()
 
 
 FAMILIES = {
@@ -112,7 +112,7 @@ def test_every_backbone_resumes_bit_for_bit(compose, tmp_path, untracked, family
         "eval.open_loop_windows=0",
     ]
     config = compose(*TINY, *FAMILIES[family], *few, "replay_ratio=0.25", "eval.final_episodes=1")
-    whole, killed = folder_of(tmp_path / "whole"), tmp_path / "killed"
+    whole, killed = make_folder(tmp_path / "whole"), tmp_path / "killed"
     train(config, whole)
     shutil.copytree(whole, killed)
     max((killed / "checkpoints").iterdir()).unlink()
@@ -123,22 +123,20 @@ def test_every_backbone_resumes_bit_for_bit(compose, tmp_path, untracked, family
     assert rows(killed) == rows(whole)
 
 
-class Elsewhere(Unknown):
-    """The same, of which each episode begins at another place."""
+class RandomStartEnv(CountingEnv):
+    """The same environment, but each episode starts with a random observation."""
 
     def reset(self, *, seed=None, options=None):
         _, info = super().reset(seed=seed)
         return self.np_random.random(1, np.float32), info
 
 
-if "LoopElsewhere-v0" not in gym.registry:
-    gym.register("LoopElsewhere-v0", Elsewhere)
+if "LoopRandomStart-v0" not in gym.registry:
+    gym.register("LoopRandomStart-v0", RandomStartEnv)
 
 
-def test_no_life_of_a_run_without_snapshots_lives_the_episodes_of_another(
-    compose, tmp_path, untracked
-):
-    config = compose(*TINY, "backbone=gru", "env=gym", "env.id=LoopElsewhere-v0")
+def test_resumed_run_without_snapshots_repeats_no_episode(compose, tmp_path, untracked):
+    config = compose(*TINY, "backbone=gru", "env=gym", "env.id=LoopRandomStart-v0")
     for total in (25, 45, 64):
         longer = replace(config, algo=replace(config.algo, total_steps=total))
         train(longer if total == 25 else replace(longer, resume=str(tmp_path)), tmp_path)
@@ -148,8 +146,8 @@ def test_no_life_of_a_run_without_snapshots_lives_the_episodes_of_another(
     assert len(begins) == 3 + 2 + 2 and len({*begins}) == len(begins)
 
 
-def test_a_killed_run_of_a_small_replay_goes_on(compose, tmp_path, untracked):
-    # Between two checkpoints it lives more than its replay holds.
+def test_killed_run_with_a_small_replay_resumes(compose, tmp_path, untracked):
+    # Between two checkpoints it collects more steps than its replay holds.
     small = ["replay.capacity=20", "checkpoint.every=24", "algo.total_steps=96", "replay_ratio=0.1"]
     config = compose(*TINY, *small, "backbone=gru", "eval.open_loop_windows=0")
     train(config, tmp_path)
@@ -160,7 +158,7 @@ def test_a_killed_run_of_a_small_replay_goes_on(compose, tmp_path, untracked):
     assert saved(tmp_path)["collector"]["policy_step"] == 96
 
 
-def test_a_run_gone_on_with_at_another_ratio_makes_up_for_nothing(compose, tmp_path, untracked):
+def test_run_resumed_at_another_replay_ratio_makes_no_extra_updates(compose, tmp_path, untracked):
     schedule = ["algo.optimizer.anneal=1", "algo.optimizer.warmup=0", "algo.optimizer.lr=1e-3"]
     config = compose(*TINY, "backbone=gru", "replay_ratio=0.5", *schedule)
     train(replace(config, algo=replace(config.algo, total_steps=40)), tmp_path)
@@ -170,26 +168,26 @@ def test_a_run_gone_on_with_at_another_ratio_makes_up_for_nothing(compose, tmp_p
     optimizer = saved(tmp_path)["optimizer"]
     assert optimizer["updates"] == 36 == (40 - 16) // 2 + (64 - 40)
     groups = {group["name"]: group for group in optimizer["laprop"]["param_groups"]}
-    assert groups["rest"]["lr"] == pytest.approx(1e-3 / 36)  # of the last of them
+    assert groups["rest"]["lr"] == pytest.approx(1e-3 / 36)  # the rate of the last update
 
 
-def test_a_run_stopped_before_its_first_checkpoint_begins_anew_as_another_run(
+def test_run_stopped_before_its_first_checkpoint_restarts_as_a_new_run(
     compose, tmp_path, untracked
 ):
-    """It may be of another configuration, which no record of the life before may tell as its own."""
+    """The new attempt may have another configuration, so no record of the old one may remain."""
     files = RunFiles(tmp_path)
     save(RunRecord("u", "e", "old", {"algo.per_rank_batch_size": 16}, {}, 1000.0), files.run_record)
-    save(MlflowRunRef("u", "e", key="k", run_id="of the life before"), files.mlflow_run)
+    save(MlflowRunRef("u", "e", key="k", run_id="old-run"), files.mlflow_run)
     Spool(files.metrics).append({"loss": 1.0}, 7)
     train(compose(*TINY, "backbone=gru", "run_name=x", "resume=auto"), tmp_path)
     assert not files.mlflow_run.exists()
     wanted = load(RunRecord, files.run_record)
     assert wanted.params["algo.per_rank_batch_size"] == 4 and wanted.started > 1000
     assert all("loss" not in metrics for _, metrics in rows(tmp_path))
-    assert json.loads(files.orphaned_runs.read_text())["run_id"] == "of the life before"
+    assert json.loads(files.orphaned_runs.read_text())["run_id"] == "old-run"
 
 
-def test_an_environment_without_snapshot_resumes_with_a_new_episode(
+def test_environment_without_snapshot_resumes_with_a_new_episode(
     compose, tmp_path, untracked, caplog
 ):
     config = compose(*TINY, "backbone=gru", "env=gym", "env.id=LoopUnknown-v0")
@@ -197,25 +195,25 @@ def test_an_environment_without_snapshot_resumes_with_a_new_episode(
     train(replace(config, resume=str(tmp_path)), tmp_path)
     assert "LoopUnknown-v0 has no verified snapshot" in caplog.text
     collector = saved(tmp_path)["collector"]
-    # Steps 46 to 64 begin an episode, not at its fifth step: one of ten steps, then nine.
+    # Steps 46 to 64 begin with a new episode: one of ten steps, then nine steps.
     assert (collector["policy_step"], collector["lengths"]) == (64, [9])
-    # In replay the episode that the stop cut ends as truncated, and the next row begins one.
+    # In the replay, the interrupted episode ends truncated, and the next step begins an episode.
     raw = b"".join(path.read_bytes() for path in sorted((tmp_path / "replay").rglob("*.steps")))
     stored = np.frombuffer(raw, step_dtype(EnvSpec({"state": (1,)}, 2, True)))
-    # Four of eleven rows each, then rows 44 to 49, of observations 0 to 5.
+    # Four episodes of eleven steps each, then steps 44 to 49, with observations 0 to 5.
     assert np.flatnonzero(stored["truncated"]).tolist() == [49]
     assert stored["is_first"][50] and stored["observations/state"][49:51, 0].tolist() == [5, 0]
 
 
-def test_an_evaluation_leaves_training_as_it_was(compose, tmp_path, untracked):
+def test_evaluation_does_not_change_training(compose, tmp_path, untracked):
     config = compose(*TINY, "backbone=gru")
-    often, never = folder_of(tmp_path / "often"), folder_of(tmp_path / "never")
+    often, never = make_folder(tmp_path / "often"), make_folder(tmp_path / "never")
     train(replace(config, eval=replace(config.eval, every=8)), often)
     train(config, never)
     assert differing(saved(often), saved(never)) == []
 
 
-def test_evaluations_by_one_seed_are_the_same_and_draw_nothing_of_trainings(
+def test_evaluations_with_one_seed_are_equal_and_leave_the_rng_alone(
     compose, tmp_path, untracked, capsys
 ):
     config = compose(*TINY, "backbone=gpt2", "eval.greedy=false")
@@ -234,7 +232,7 @@ def test_evaluations_by_one_seed_are_the_same_and_draw_nothing_of_trainings(
     assert again.returns.tolist() == result.returns.tolist()
 
 
-def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(compose, tmp_path, untracked):
+def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(compose, tmp_path, untracked):
     config = compose(*TINY, "backbone=gru", "checkpoint.every=32")
     first = train(config, tmp_path)
     newest = max((tmp_path / "checkpoints").iterdir())
@@ -245,14 +243,14 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(compose, tmp_p
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
-def test_a_preempted_run_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_path, signum, code):
+def test_preempted_run_leaves_a_checkpoint_and_a_killed_status(tmp_path, signum, code):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    ensure_experiment(uri, "llmdreamer")  # here, where nobody waits for it
-    typed = (*TINY, "backbone=gru", "run_name=stopped", f"tracking.uri={uri}")
-    argv = [sys.executable, str(ROOT / "run.py"), *typed]
-    endless = ["algo.total_steps=1000000", "checkpoint.every=32"]
+    ensure_experiment(uri, "llmdreamer")  # creating the store takes longer than a run waits
+    overrides = (*TINY, "backbone=gru", "run_name=stopped", f"tracking.uri={uri}")
+    argv = [sys.executable, str(ROOT / "run.py"), *overrides]
+    no_end = ["algo.total_steps=1000000", "checkpoint.every=32"]
     process = subprocess.Popen(
-        [*argv, *endless],
+        [*argv, *no_end],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -270,7 +268,7 @@ def test_a_preempted_run_leaves_a_checkpoint_to_go_on_from_and_a_killed_run(tmp_
         process.kill()
     assert (process.returncode, "python run.py resume=" in out) == (code, True)
     assert saved(folder)["collector"]["policy_step"] >= 32
-    # The uploader may outlive the run by a little; it says when it has told all.
+    # The upload process may run a little longer than the run.
     deadline = time.monotonic() + 60
     while (status := [run.info.status for run in runs_in(uri)]) != ["KILLED"]:
         assert time.monotonic() < deadline, status

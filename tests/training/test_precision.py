@@ -1,4 +1,4 @@
-"""Updates in bfloat16: products are rounded, and nothing that is added up or kept."""
+"""Updates in bfloat16: matrix products are rounded; sums, weights and optimizer state are not."""
 
 import pytest
 import torch
@@ -26,12 +26,12 @@ SMALL = [
 
 
 def batch():
-    chance = torch.Generator().manual_seed(5)
-    rows = (8, 9)
-    none = torch.zeros(rows, dtype=torch.bool)
-    action = torch.nn.functional.one_hot(torch.randint(2, rows, generator=chance), 2).float()
-    state = torch.randn(*rows, 4, generator=chance)
-    return SequenceBatch({"state": state}, action, torch.randn(rows, generator=chance), none, none)
+    rng = torch.Generator().manual_seed(5)
+    shape = (8, 9)
+    none = torch.zeros(shape, dtype=torch.bool)
+    action = torch.nn.functional.one_hot(torch.randint(2, shape, generator=rng), 2).float()
+    state = torch.randn(*shape, 4, generator=rng)
+    return SequenceBatch({"state": state}, action, torch.randn(shape, generator=rng), none, none)
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def learner(compose):
 
 
 def trained(learner):
-    """Names of the weights that one update gives a gradient other than zero."""
+    """Return the names of the weights whose gradient is not zero."""
     weights = learner.agent.named_parameters()
     return {name for name, p in weights if p.grad is not None and p.grad.any()}
 
@@ -68,7 +68,7 @@ ARMS = {
 
 
 @pytest.mark.parametrize("arm", ARMS)
-def test_an_update_in_bf16_is_near_one_in_fp32_and_trains_the_same(arm, learner):
+def test_bf16_update_is_near_fp32_and_trains_the_same_weights(arm, learner):
     losses, names = {}, {}
     for precision in ("fp32", "bf16"):
         one = learner(*ARMS[arm], f"precision={precision}")
@@ -76,18 +76,20 @@ def test_an_update_in_bf16_is_near_one_in_fp32_and_trains_the_same(arm, learner)
         metrics = one.update(batch())
         assert all(value.dtype == torch.float32 for value in metrics.values())
         losses[precision] = metrics["world_model/loss"]
-        # Weights rounded in imagination, where nothing has a gradient, must not be used again behind it.
+        # Imagination rounds weights without gradient. Later losses must not reuse those.
         names[precision] = trained(one)
         kept = [*one.agent.parameters(), *one.agent.behavior.return_norm.buffers()]
-        kept += [part for state in one.optimizer.inner.state.values() for part in state.values()]
-        assert {part.dtype for part in kept} == {torch.float32}
+        kept += [
+            moment for state in one.optimizer.inner.state.values() for moment in state.values()
+        ]
+        assert {tensor.dtype for tensor in kept} == {torch.float32}
     assert names["bf16"] == names["fp32"]
-    assert losses["bf16"] != losses["fp32"]  # or nothing was rounded
+    assert losses["bf16"] != losses["fp32"]  # bf16 is really in use
     torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.05, atol=0.05)
 
 
 @torch.no_grad()
-def test_what_networks_say_is_in_full_precision():
+def test_network_outputs_under_autocast_are_float32():
     x = torch.randn(5, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert MLP(8, 16, 1)(x).dtype == MLP(8, 16, 1, 3)(x).dtype == torch.float32
@@ -96,11 +98,11 @@ def test_what_networks_say_is_in_full_precision():
 
 
 @torch.no_grad()
-def test_a_scalars_mean_does_not_feel_the_rounding_of_bins_far_out():
+def test_two_hot_mean_under_autocast_ignores_rounding_of_outer_bins():
     torch.manual_seed(0)
     head = TwoHotHead(8, 16, 1, 255)
     last = head.mlp[-1]
-    # Bins beyond 5 nats are unlikely, by numbers that bfloat16 has not.
+    # Bins beyond 5 are unlikely; bfloat16 cannot represent their logits exactly.
     last.bias.copy_(-4.013 * torch.linspace(-20, 20, 255).abs().sub(5).clamp(min=0).sqrt())
     torch.nn.init.normal_(last.weight, std=0.01)
     x = torch.randn(64, 8)

@@ -1,4 +1,4 @@
-"""What a finished run leaves, in its folder and in MLflow, and what can be asked of it afterwards."""
+"""A finished run's records in its folder and in MLflow, and the commands that read them."""
 
 import json
 import os
@@ -31,21 +31,21 @@ ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
 @pytest.fixture(scope="module")
 def recorded(compose, tmp_path_factory):
-    """A finished run and what MLflow says of it."""
+    """A finished run: its folder, and its record in MLflow."""
     folder = tmp_path_factory.mktemp("recorded")
     run_dir = folder / "run"
     run_dir.mkdir()
     uri = f"sqlite:///{folder}/mlflow.db"
-    # Making the store takes longer than a run's end waits on a busy machine.
+    # On a busy machine, creating the store takes longer than the end of a run waits.
     ensure_experiment(uri, "llmdreamer")
     before = Path.cwd()
-    os.chdir(folder)  # the store's artifacts lie where the command was typed
+    os.chdir(folder)  # artifacts are stored below the working directory
     try:
         often = [one for one in TINY if one != "eval.every=0"] + ["eval.every=32"]
         train(compose(*often, "seed=3", f"tracking.uri={uri}"), run_dir, ["seed=3"])
     finally:
         os.chdir(before)
-    # On a busy machine the upload goes on after the run has stopped waiting for it; its end comes last.
+    # On a busy machine, the upload continues after the run has ended. The status is uploaded last.
     deadline = time.monotonic() + 60
     while not (runs := [run for run in runs_in(uri) if run.info.status == "FINISHED"]):
         assert time.monotonic() < deadline
@@ -54,13 +54,13 @@ def recorded(compose, tmp_path_factory):
     return run_dir, uri, run
 
 
-def test_the_table_of_metrics_names_every_one_and_no_other(recorded):
+def test_metrics_table_names_exactly_the_logged_metrics(recorded):
     run_dir = recorded[0]
     logged = {key for row in read_metrics(run_dir / "metrics.jsonl") for key in row.metrics}
     lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
     named = set(re.findall(r"`([a-z_]+/[a-z_]+)`", " ".join(x.split(" | ")[0] for x in lines)))
-    # Neither adapters nor Adam nor images nor values of actions are in this run, and no evaluations and
-    # checkpoints on the way.
+    # This run has no adapters, no compilation, no images, no GPU and no action values. Evaluations and
+    # checkpoints may take no measurable time.
     named -= {"optimizer/lora_gradient_norm", "time/compile_seconds", "behavior/action_value_loss"}
     named -= {"time/evaluation_share", "time/checkpoint_share"}
     named -= {"open_loop/image_error", "open_loop/image_error_repeated"}
@@ -78,7 +78,7 @@ def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):
     assert {key: run.data.tags[key] for key in tags} == tags
 
 
-def test_mlflow_has_every_row_by_environment_step(recorded):
+def test_mlflow_has_every_metrics_record_by_environment_step(recorded):
     run_dir, uri, run = recorded
     rows = [
         row for row in read_metrics(run_dir / "metrics.jsonl") if "world_model/loss" in row.metrics
@@ -90,23 +90,23 @@ def test_mlflow_has_every_row_by_environment_step(recorded):
     assert rows[-1].env_step == 64
 
 
-def test_compute_and_the_time_split_add_up(recorded):
+def test_flops_and_time_shares_add_up(recorded):
     rows = [row.metrics for row in read_metrics(recorded[0] / "metrics.jsonl")]
     rows = [row for row in rows if "compute/flops" in row]
     assert rows
     for row in rows:
         assert row["compute/flops"] == row["replay/updates"] * row["compute/flops_per_update"] > 0
-        parts = {stage: row[f"time/{stage}_share"] for stage in PARTS}
-        assert all(share > 0 for share in parts.values())
-        assert sum(parts.values()) <= 1
-        # Imagining means many steps of the backbone, each after the other.
-        assert parts["imagination"] > parts["tracking"]
+        shares = {stage: row[f"time/{stage}_share"] for stage in STAGES}
+        assert all(share > 0 for share in shares.values())
+        assert sum(shares.values()) <= 1
+        # Imagination is slow: its backbone steps run one after the other.
+        assert shares["imagination"] > shares["tracking"]
 
 
-PARTS = ("environment", "replay", "world_model", "imagination", "behavior", "gradient", "tracking")
+STAGES = ("environment", "replay", "world_model", "imagination", "behavior", "gradient", "tracking")
 
 
-def test_mlflow_has_the_runs_files(recorded):
+def test_mlflow_has_the_files_of_the_run(recorded):
     run_dir, uri, run = recorded
     client = connect(uri)
     top = {item.path for item in client.list_artifacts(run.info.run_id)}
@@ -118,7 +118,7 @@ def test_mlflow_has_the_runs_files(recorded):
     assert kept == {path.name for path in (run_dir / "checkpoints").iterdir()}
 
 
-def test_the_best_policy_is_kept_and_evaluated_anew(recorded, capsys):
+def test_best_policy_is_saved_and_can_be_evaluated_again(recorded, capsys):
     run_dir = recorded[0]
     best, config = Checkpoints(run_dir / "best", 1), from_yaml(run_dir / "config.yaml")
     again = evaluate(
@@ -133,29 +133,29 @@ def test_the_best_policy_is_kept_and_evaluated_anew(recorded, capsys):
     assert re.match(r"return \d+\.\d{1,2} ± ", capsys.readouterr().out)
 
 
-def test_the_saved_configuration_is_the_runs_own(recorded):
+def test_saved_configuration_is_that_of_the_run(recorded):
     run_dir, _, _ = recorded
     assert from_yaml(run_dir / "config.yaml").seed == 3
 
 
 @pytest.mark.parametrize("source", [[], ["--replay"]])
-def test_a_runs_world_model_is_measured_from_its_folder(recorded, tmp_path, capsys, source):
+def test_imagine_command_measures_the_world_model_of_a_run(recorded, tmp_path, capsys, source):
     run_dir = recorded[0]
     assert imagine([str(run_dir), "--windows=4", "--samples=2", f"--out={tmp_path}", *source]) == 0
     assert "steps ahead" in capsys.readouterr().out
-    found = open_loop.load(tmp_path / open_loop.FILE)
-    assert (found.context, found.horizon) == (5, 3) and found.windows[0] <= 4
+    result = open_loop.load(tmp_path / open_loop.FILE)
+    assert (result.context, result.horizon) == (5, 3) and result.windows[0] <= 4
     assert (tmp_path / "prediction-error.png").exists()
     assert (tmp_path / "imagined-state.svg").exists()
 
 
-def test_what_a_run_measured_at_its_end_lies_in_its_folder_and_its_artifacts(recorded):
+def test_open_loop_evaluation_is_saved_in_the_run_and_in_mlflow(recorded):
     run_dir, uri, run = recorded
-    found = open_loop.load(run_dir / open_loop.FILE)
+    result = open_loop.load(run_dir / open_loop.FILE)
     (row,) = [
         r for r in read_metrics(run_dir / "metrics.jsonl") if "open_loop/vector_error" in r.metrics
     ]
-    assert row.metrics == found.metrics()
+    assert row.metrics == result.metrics()
     names = [item.path for item in connect(uri).list_artifacts(run.info.run_id)]
     assert open_loop.FILE in names
 
@@ -164,7 +164,7 @@ def test_what_a_run_measured_at_its_end_lies_in_its_folder_and_its_artifacts(rec
     ("typed", "said"),
     [(["--horizon=0"], "--horizon 0: must be >= 1"), (["--replay"], "missing replay")],
 )
-def test_what_cannot_be_imagined_is_one_line(recorded, tmp_path, capsys, typed, said):
+def test_imagine_command_reports_mistakes_in_one_line(recorded, tmp_path, capsys, typed, said):
     shutil.copytree(recorded[0] / "checkpoints", tmp_path / "checkpoints")
     shutil.copy(recorded[0] / "config.yaml", tmp_path)
     assert imagine([str(tmp_path), *typed]) == 2

@@ -1,4 +1,4 @@
-"""The losses against a second implementation in plain NumPy, which loops over single numbers."""
+"""Compares the losses with a second implementation in plain NumPy, which loops over single numbers."""
 
 import math
 
@@ -18,10 +18,10 @@ BINS = np.sign(np.linspace(-20, 20, 255)) * np.expm1(np.abs(np.linspace(-20, 20,
 
 @pytest.fixture
 def agent(compose):
-    return made(compose)
+    return make_agent(compose)
 
 
-def made(compose, *overrides):
+def make_agent(compose, *overrides):
     torch.manual_seed(0)
     agent = Agent(
         compose(
@@ -36,8 +36,8 @@ def made(compose, *overrides):
         ),
         SPEC,
     ).double()
-    agent.behavior.return_norm.float()  # as it always is
-    # Heads that start at zero would agree with many a wrong formula.
+    agent.behavior.return_norm.float()  # its buffers stay float32 in training
+    # With heads that start at zero, many wrong formulas would agree.
     for head in (agent.world_model.reward, agent.behavior.critic, agent.behavior.slow_critic):
         torch.nn.init.normal_(head.mlp[-1].weight, std=0.3)
     torch.nn.init.normal_(agent.behavior.actor.mlp[-1].weight)
@@ -50,7 +50,7 @@ def log_softmax(x):
 
 
 def cross_entropy_two_hot(logits, target):
-    """Of one distribution (255,) and one number."""
+    """Return the two-hot cross-entropy of one distribution (255,) against one number."""
     target = min(max(target, BINS[0]), BINS[-1])
     above = min(max(int(np.searchsorted(BINS, target, side="right")), 1), 254)
     share = (target - BINS[above - 1]) / (BINS[above] - BINS[above - 1])
@@ -58,13 +58,13 @@ def cross_entropy_two_hot(logits, target):
     return -((1 - share) * log_probs[above - 1] + share * log_probs[above])
 
 
-def means_of(logits):
-    """Of distributions (..., 255), each summed exactly."""
+def two_hot_means(logits):
+    """Return the means of distributions (..., 255), summed exactly."""
     weighted = (np.exp(log_softmax(logits)) * BINS).reshape(-1, 255)
     return np.array([math.fsum(terms) for terms in weighted]).reshape(logits.shape[:-1])
 
 
-def returns_of(reward, value, discount, lambda_):
+def lambda_returns(reward, value, discount, lambda_):
     """G_t = r + discount * ((1 - lambda) * V_{t+1} + lambda * G_{t+1}), backwards."""
     out = np.zeros_like(reward)
     for n in range(reward.shape[0]):
@@ -88,8 +88,8 @@ def test_imagination_loss_matches_numpy(agent):
     discount = 0.9 * torch.rand(N, H + 1, dtype=torch.float64)
 
     logits, slow = (numpy(c(features)) for c in (behavior.critic, behavior.slow_critic))
-    value, slow_value = means_of(logits), means_of(slow)
-    G = returns_of(numpy(reward), value, numpy(discount)[:, 1:], np.full((N, H), 0.95))
+    value, slow_value = two_hot_means(logits), two_hot_means(slow)
+    G = lambda_returns(numpy(reward), value, numpy(discount)[:, 1:], np.full((N, H), 0.95))
     low, high = (0.01 * np.quantile(G, q) for q in (0.05, 0.95))  # from zero, decay 0.99
     scale = max(1.0, high - low)
     raw = numpy(behavior.actor.mlp(features))
@@ -113,13 +113,13 @@ def test_imagination_loss_matches_numpy(agent):
 
 @pytest.mark.parametrize("weight", [0, 0.7])
 def test_replay_loss_matches_numpy(compose, weight):
-    agent = made(compose, f"algo.critic.action_value_loss_weight={weight}")
+    agent = make_agent(compose, f"algo.critic.action_value_loss_weight={weight}")
     behavior = agent.behavior
     assert (behavior.action_value is not None) == (weight > 0)
     features = torch.randn(B, T, agent.world_model.features, dtype=torch.float64)
     reward = torch.randn(B, T, dtype=torch.float64)
     is_first, terminated = torch.zeros(2, B, T, dtype=torch.bool)
-    terminated[0, 2] = is_first[0, 3] = is_first[1, 4] = True  # ended; cut short
+    terminated[0, 2] = is_first[0, 3] = is_first[1, 4] = True  # terminated; truncated
     starts = torch.tensor([[1, 5], [0, 2]])
     imagined = torch.randn(B, 2, dtype=torch.float64)
 
@@ -130,14 +130,14 @@ def test_replay_loss_matches_numpy(compose, weight):
         executed = np.clip(numpy(action), -1, 1)
         acted = torch.from_numpy(np.concatenate([numpy(features), executed], -1))
         value_logits = numpy(behavior.action_value(acted))
-    boot, slow_value = means_of(logits), means_of(slow)
+    bootstrap, slow_value = two_hot_means(logits), two_hot_means(slow)
     for b in range(B):
-        boot[b, starts[b].numpy()] = numpy(imagined)[b]
+        bootstrap[b, starts[b].numpy()] = numpy(imagined)[b]
     discount = np.where(numpy(terminated)[:, 1:], 0.0, 0.9)
-    # The return of the step before an episode's last bootstraps there; the last step has none.
+    # The return of the step before an episode's last one bootstraps there; the last step has no return.
     lambda_ = np.full((B, T - 1), 0.95)
     lambda_[0, 1] = lambda_[1, 2] = 0.0
-    G = returns_of(numpy(reward)[:, 1:], boot, discount, lambda_)
+    G = lambda_returns(numpy(reward)[:, 1:], bootstrap, discount, lambda_)
     expected = 0.0
     for b in range(B):
         for t in range(T - 1):
@@ -193,10 +193,10 @@ def test_world_model_loss_matches_numpy(agent):
             kl = (q[b, t] * (np.log(q[b, t]) - np.log(p[b, t]))).sum()
             ended = bool(terminated[b, t + 1])
             target = 0.0 if ended else 0.9
-            proceeds = 1 / (1 + math.exp(-seen["continues"][b, t]))
+            continues = 1 / (1 + math.exp(-seen["continues"][b, t]))
             total = 1.1 * max(1.0, kl)
             total += 2 * ((seen["decoder"][b, t] - symlog[b, t + 1]) ** 2).sum()
             total += cross_entropy_two_hot(seen["reward"][b, t], reward[b, t + 1].item())
-            total -= target * math.log(proceeds) + (1 - target) * math.log(1 - proceeds)
+            total -= target * math.log(continues) + (1 - target) * math.log(1 - continues)
             expected += total / (B * T)
     assert loss.item() == pytest.approx(expected, rel=1e-5)

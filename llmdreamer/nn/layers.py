@@ -224,17 +224,17 @@ class ContinueHead(nn.Module):
     Source: danijar/dreamerv3 (2025), `contdisc`: the target is (1 - 1/horizon) * not terminated.
 
     Args:
-        learn_gamma: if False, the head predicts P(not terminated), and `discount` multiplies it by gamma,
-            as in 2023.
+        discount_in_head: if False, the head predicts P(not terminated) and `discount` multiplies it by
+            gamma, as in 2023.
     """
 
     def __init__(
-        self, features: int, units: int, layers: int, gamma: float, learn_gamma: bool = True
+        self, features: int, units: int, layers: int, gamma: float, discount_in_head: bool = True
     ) -> None:
         super().__init__()
         self.mlp = MLP(features, units, layers, 1)
         self.gamma = gamma
-        self.learn_gamma = learn_gamma
+        self.discount_in_head = discount_in_head
 
     def forward(self, feature: Tensor | IndexedLatent) -> Tensor:
         """(..., F) -> logits (...)."""
@@ -244,13 +244,13 @@ class ContinueHead(nn.Module):
     def loss(self, logits: Tensor, terminated: Tensor) -> Tensor:
         """Binary cross-entropy: logits (...), terminated (...), bool -> (...)."""
         target = (~terminated).to(logits.dtype)
-        target = self.gamma * target if self.learn_gamma else target
+        target = self.gamma * target if self.discount_in_head else target
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
     def discount(self, logits: Tensor) -> Tensor:
         """(...) logits -> gamma * P(not terminated), (...)."""
         probability = logits.sigmoid()
-        return probability if self.learn_gamma else self.gamma * probability
+        return probability if self.discount_in_head else self.gamma * probability
 
 
 class CategoricalHead(nn.Module):

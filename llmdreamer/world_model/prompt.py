@@ -52,9 +52,7 @@ def observe_with_prompt(
     total = int(token_index[:, -1].max()) + 1
     sequence = tokens.new_zeros(batch, total, tokens.shape[-1])
     sequence[batch_index, token_index] = tokens
-    ahead = torch.arange(
-        words.shape[1], 0, -1, device=tokens.device
-    )  # tokens before the step: P .. 1
+    ahead = torch.arange(words.shape[1], 0, -1, device=tokens.device)  # P .. 1 before the step
     is_word = ahead <= length.unsqueeze(1)
     word_index = token_index[begins].unsqueeze(1) - ahead
     prompt_batch = batch_index.expand(batch, time)[begins]

@@ -84,7 +84,9 @@ def test_continue_target_is_the_discount_and_zero_if_terminated():
 
 
 def test_continue_head_without_learned_gamma_multiplies_by_gamma():
-    inside, outside = (ContinueHead(2, 4, 1, 0.75, learn_gamma=learn) for learn in (True, False))
+    inside, outside = (
+        ContinueHead(2, 4, 1, 0.75, discount_in_head=value) for value in (True, False)
+    )
     logits = torch.zeros(2, requires_grad=True)
     outside.loss(logits, torch.tensor([False, True])).sum().backward()
     torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 1.0, 0.5]))

@@ -19,33 +19,33 @@ from llmdreamer.utils.errors import ConfigError, Diverged
 from llmdreamer.utils.seeds import SeedOffset
 
 CPU = torch.device("cpu")
-LIMIT = 60  # seconds for anything to happen
+TIMEOUT_SECONDS = 60
 
 
 @pytest.fixture
-def saver(tmp_path):
-    with CheckpointWriter(Checkpoints(tmp_path / "checkpoints", keep=9)) as one:
-        yield one
+def writer(tmp_path):
+    with CheckpointWriter(Checkpoints(tmp_path / "checkpoints", keep=9)) as writer:
+        yield writer
 
 
 def agent(value: float) -> nn.Module:
-    made = nn.Linear(2, 1)
-    nn.init.constant_(made.weight, value)
-    return made
+    module = nn.Linear(2, 1)
+    nn.init.constant_(module.weight, value)
+    return module
 
 
-def scored(*returns: float) -> Evaluation:
+def evaluation(*returns: float) -> Evaluation:
     return Evaluation(np.array(returns), np.ones(len(returns), np.int64))
 
 
-def kept(best: BestPolicy) -> float:
+def restored_weight(best: BestPolicy) -> float:
     target = agent(0.0)
     best.restore(target)
     return target.weight[0, 0].item()
 
 
 @pytest.mark.parametrize(
-    ("returns", "told"),
+    ("returns", "printed"),
     [
         ([500.0, 475.0], "487.5 ± 17.7"),
         ([0.955, 0.0], "0.48 ± 0.68"),
@@ -53,84 +53,84 @@ def kept(best: BestPolicy) -> float:
         ([0.0, 30.0], "15.0 ± 21.2"),
     ],
 )
-def test_small_returns_are_told_to_a_hundredth(returns, told):
-    assert str(scored(*returns)) == told
+def test_evaluation_prints_small_returns_with_two_decimals(returns, printed):
+    assert str(evaluation(*returns)) == printed
 
 
-def test_the_highest_mean_is_kept_and_of_equal_ones_the_latest(tmp_path, saver):
-    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
+def test_best_policy_has_highest_mean_and_is_the_latest_of_equals(tmp_path, writer):
+    best = BestPolicy(tmp_path, CPU, writer, resumed=False)
     assert best.policy_step is None
-    best.save_if_best(agent(1.0), scored(10, 20), 100)
-    best.save_if_best(agent(2.0), scored(30, 10), 200)
-    best.save_if_best(agent(3.0), scored(20, 20), 300)
-    best.save_if_best(agent(4.0), scored(19, 20), 400)
-    assert (kept(best), best.policy_step) == (3.0, 300)
+    best.save_if_best(agent(1.0), evaluation(10, 20), 100)
+    best.save_if_best(agent(2.0), evaluation(30, 10), 200)
+    best.save_if_best(agent(3.0), evaluation(20, 20), 300)
+    best.save_if_best(agent(4.0), evaluation(19, 20), 400)
+    assert (restored_weight(best), best.policy_step) == (3.0, 300)
 
 
-def test_a_run_that_goes_on_keeps_what_was_best_and_a_new_one_forgets_it(tmp_path, saver):
-    first = BestPolicy(tmp_path, CPU, saver, resumed=False)
-    first.save_if_best(agent(1.0), scored(50), 100)
+def test_resumed_run_keeps_the_best_policy_and_a_new_run_discards_it(tmp_path, writer):
+    first = BestPolicy(tmp_path, CPU, writer, resumed=False)
+    first.save_if_best(agent(1.0), evaluation(50), 100)
     assert first.policy_step == 100
-    again = BestPolicy(tmp_path, CPU, saver, resumed=True)
-    again.save_if_best(agent(2.0), scored(40), 200)
-    assert kept(again) == 1.0
-    new = BestPolicy(tmp_path, CPU, saver, resumed=False)
+    again = BestPolicy(tmp_path, CPU, writer, resumed=True)
+    again.save_if_best(agent(2.0), evaluation(40), 200)
+    assert restored_weight(again) == 1.0
+    new = BestPolicy(tmp_path, CPU, writer, resumed=False)
     assert new.policy_step is None
-    new.save_if_best(agent(2.0), scored(40), 200)
-    assert kept(new) == 2.0
+    new.save_if_best(agent(2.0), evaluation(40), 200)
+    assert restored_weight(new) == 2.0
 
 
-def test_a_better_one_replaces_what_a_life_that_is_gone_had_found_later(tmp_path, saver):
-    first = BestPolicy(tmp_path, CPU, saver, resumed=False)
-    first.save_if_best(agent(1.0), scored(50), 200)
+def test_better_policy_replaces_one_saved_after_the_resumed_checkpoint(tmp_path, writer):
+    first = BestPolicy(tmp_path, CPU, writer, resumed=False)
+    first.save_if_best(agent(1.0), evaluation(50), 200)
     assert first.policy_step == 200
-    again = BestPolicy(tmp_path, CPU, saver, resumed=True)  # from a checkpoint of step 50
-    again.save_if_best(agent(2.0), scored(60), 100)
-    assert (kept(again), again.policy_step) == (2.0, 100)
+    again = BestPolicy(tmp_path, CPU, writer, resumed=True)  # from a checkpoint of step 50
+    again.save_if_best(agent(2.0), evaluation(60), 100)
+    assert (restored_weight(again), again.policy_step) == (2.0, 100)
     assert len(list((tmp_path / "best").iterdir())) == 1
 
 
-def test_a_damaged_file_is_not_loaded_and_the_run_goes_on_without(tmp_path, saver, caplog):
-    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
-    best.save_if_best(agent(1.0), scored(50), 100)
+def test_damaged_best_policy_is_not_loaded_and_the_run_continues(tmp_path, writer, caplog):
+    best = BestPolicy(tmp_path, CPU, writer, resumed=False)
+    best.save_if_best(agent(1.0), evaluation(50), 100)
     assert best.policy_step == 100
     (path,) = (tmp_path / "best").glob("*.pt")
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ConfigError, match="no undamaged one"):
         best.restore(agent(0.0))
-    again = BestPolicy(tmp_path, CPU, saver, resumed=True)
+    again = BestPolicy(tmp_path, CPU, writer, resumed=True)
     assert "the best policy so far is discarded" in caplog.text
-    again.save_if_best(agent(2.0), scored(1), 200)
-    assert kept(again) == 2.0
+    again.save_if_best(agent(2.0), evaluation(1), 200)
+    assert restored_weight(again) == 2.0
 
 
-def test_training_goes_on_while_it_is_written_and_a_checkpoint_comes_after_it(
-    tmp_path, saver, monkeypatch
+def test_best_policy_is_written_in_background_before_the_next_checkpoint(
+    tmp_path, writer, monkeypatch
 ):
     reached, opened, fsync = threading.Event(), threading.Event(), os.fsync
 
     def slow(descriptor):
         reached.set()
-        assert opened.wait(LIMIT)
+        assert opened.wait(TIMEOUT_SECONDS)
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", slow)
-    best, trained = BestPolicy(tmp_path, CPU, saver, resumed=False), agent(1.0)
-    best.save_if_best(trained, scored(50), 100)
-    assert reached.wait(LIMIT)
+    best, trained = BestPolicy(tmp_path, CPU, writer, resumed=False), agent(1.0)
+    best.save_if_best(trained, evaluation(50), 100)
+    assert reached.wait(TIMEOUT_SECONDS)
     torch.nn.init.constant_(trained.weight, 9.0)
     there = []
-    saver.save({"step": 100}, 100, lambda: there.extend((tmp_path / "best").glob("*.pt")))
+    writer.save({"step": 100}, 100, lambda: there.extend((tmp_path / "best").glob("*.pt")))
     assert not list(tmp_path.rglob("*.pt"))
     opened.set()
-    assert kept(best) == 1.0
-    saver.wait()
+    assert restored_weight(best) == 1.0
+    writer.wait()
     assert len(there) == 1
 
 
-def test_what_a_full_disk_did_not_take_is_not_the_best(tmp_path, saver, monkeypatch):
-    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
-    best.save_if_best(agent(1.0), scored(50), 100)
+def test_best_policy_that_a_full_disk_refused_does_not_count(tmp_path, writer, monkeypatch):
+    best = BestPolicy(tmp_path, CPU, writer, resumed=False)
+    best.save_if_best(agent(1.0), evaluation(50), 100)
     assert best.policy_step == 100
 
     def full(descriptor):
@@ -138,26 +138,24 @@ def test_what_a_full_disk_did_not_take_is_not_the_best(tmp_path, saver, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
-        best.save_if_best(agent(2.0), scored(70), 200)
+        best.save_if_best(agent(2.0), evaluation(70), 200)
         assert best.policy_step == 100
-    best.save_if_best(agent(3.0), scored(60), 300)
-    assert (kept(best), best.policy_step) == (3.0, 300)
+    best.save_if_best(agent(3.0), evaluation(60), 300)
+    assert (restored_weight(best), best.policy_step) == (3.0, 300)
 
 
-def test_at_the_end_it_is_the_best_that_is_evaluated_on_episodes_it_was_not_chosen_by(
-    tmp_path, saver, monkeypatch
-):
-    best, trained = BestPolicy(tmp_path, CPU, saver, resumed=False), agent(1.0)
-    best.save_if_best(trained, scored(50), 100)
-    torch.nn.init.constant_(trained.weight, 9.0)  # it got worse
-    judged = []
+def test_final_evaluation_of_the_best_policy_uses_new_episodes(tmp_path, writer, monkeypatch):
+    best, trained = BestPolicy(tmp_path, CPU, writer, resumed=False), agent(1.0)
+    best.save_if_best(trained, evaluation(50), 100)
+    torch.nn.init.constant_(trained.weight, 9.0)  # later training makes it worse
+    calls = []
 
-    def judge(agent, env, episodes, seed, *, greedy):
+    def fake_evaluate(agent, env, episodes, seed, *, greedy):
         assert not greedy  # as the run is evaluated
-        judged.append((agent.weight[0, 0].item(), episodes, seed))
-        return scored(30, 50)
+        calls.append((agent.weight[0, 0].item(), episodes, seed))
+        return evaluation(30, 50)
 
-    monkeypatch.setattr(loop, "evaluate", judge)
+    monkeypatch.setattr(loop, "evaluate", fake_evaluate)
     config = SimpleNamespace(
         eval=SimpleNamespace(keep_best=True, final_episodes=7, greedy=False),
         env=SimpleNamespace(action_repeat=2),
@@ -171,23 +169,23 @@ def test_at_the_end_it_is_the_best_that_is_evaluated_on_episodes_it_was_not_chos
         journal=SimpleNamespace(log=logged.update),
     )
     assert Run._evaluate_best(run).env_step == 200
-    ((weight, episodes, seed),) = judged
+    ((weight, episodes, seed),) = calls
     assert (weight, episodes) == (1.0, 7)
-    # Training's environments, of whom there are few, and evaluations begin elsewhere.
+    # Training environments, which are few, and evaluations during training use other seeds.
     assert abs(seed - config.seed) > 10_000
     assert logged["eval/best_return"] == 40
 
 
-def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver, monkeypatch):
-    best = BestPolicy(tmp_path, CPU, saver, resumed=False)
-    judged, says = [], iter([scored(20, 40), scored(10, 10), scored(30, 50)])
+def test_candidate_for_best_policy_is_evaluated_on_more_episodes(tmp_path, writer, monkeypatch):
+    best = BestPolicy(tmp_path, CPU, writer, resumed=False)
+    calls, results = [], iter([evaluation(20, 40), evaluation(10, 10), evaluation(30, 50)])
 
-    def judge(agent, env, episodes, seed, *, greedy):
+    def fake_evaluate(agent, env, episodes, seed, *, greedy):
         assert not greedy  # as the run is evaluated
-        judged.append((agent.weight[0, 0].item(), episodes, seed))
-        return next(says)
+        calls.append((agent.weight[0, 0].item(), episodes, seed))
+        return next(results)
 
-    monkeypatch.setattr(loop, "evaluate", judge)
+    monkeypatch.setattr(loop, "evaluate", fake_evaluate)
     run = SimpleNamespace(
         config=SimpleNamespace(
             eval=SimpleNamespace(keep_best=True, final_episodes=7, greedy=False), env=None, seed=3
@@ -196,27 +194,27 @@ def test_a_policy_that_seems_the_best_is_chosen_by_more_episodes(tmp_path, saver
         best=best,
     )
 
-    def offer(value, step, *returns):
+    def evaluate_and_save(value, step, *returns):
         run.trainer.agent, run.trainer.policy_step = agent(value), step
-        Run._maybe_save_best(run, scored(*returns))
+        Run._maybe_save_best(run, evaluation(*returns))
 
-    offer(1.0, 100, 50)  # lucky: 30 on more
-    offer(2.0, 200, 29)  # not looked at again
-    offer(3.0, 300, 50)  # luckier: 10
-    assert (kept(best), best.policy_step, best.mean) == (1.0, 100, 30)
-    offer(4.0, 400, 30)
-    assert (kept(best), best.policy_step, best.mean) == (4.0, 400, 40)
-    assert [(weight, episodes) for weight, episodes, _ in judged] == [(1.0, 7), (3.0, 7), (4.0, 7)]
-    (seed,) = {seed for _, _, seed in judged}  # the same for all
-    # Not those of training, of the evaluations before, or of the one at the end.
+    evaluate_and_save(1.0, 100, 50)  # a lucky result: the mean of more episodes is 30
+    evaluate_and_save(2.0, 200, 29)  # below the best mean: not evaluated again
+    evaluate_and_save(3.0, 300, 50)  # a lucky result: the mean of more episodes is 10
+    assert (restored_weight(best), best.policy_step, best.mean) == (1.0, 100, 30)
+    evaluate_and_save(4.0, 400, 30)
+    assert (restored_weight(best), best.policy_step, best.mean) == (4.0, 400, 40)
+    assert [(weight, episodes) for weight, episodes, _ in calls] == [(1.0, 7), (3.0, 7), (4.0, 7)]
+    (seed,) = {seed for _, _, seed in calls}  # the same for all
+    # These seeds are not those of training, of regular evaluations, or of the final one.
     assert min(abs(seed - other) for other in (3, 3 + SeedOffset.FINAL)) > 10_000
 
 
-def test_weights_that_are_not_finite_are_no_best_policy(tmp_path):
+def test_best_policy_with_non_finite_weights_is_not_saved(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    with CheckpointWriter(checkpoints, lambda state: check_finite(state["trainer"])) as saver:
-        best = BestPolicy(tmp_path, CPU, saver, resumed=False)
-        best.save_if_best(agent(float("nan")), scored(50), 100)
+    with CheckpointWriter(checkpoints, lambda state: check_finite(state["trainer"])) as writer:
+        best = BestPolicy(tmp_path, CPU, writer, resumed=False)
+        best.save_if_best(agent(float("nan")), evaluation(50), 100)
         with pytest.raises(Diverged, match="agent.weight is not finite"):
             best.restore(agent(0.0))
     assert not (tmp_path / "best").exists()

@@ -1,4 +1,4 @@
-"""Numbers that are not finite reach nothing that lasts, are counted, and say where they come from."""
+"""Non-finite losses and gradients: no weight changes, updates are counted, and the source is named."""
 
 import copy
 import math
@@ -45,7 +45,7 @@ def bad_loss(pair):
 
 
 def bad_gradient(pair):
-    # The loss is 0, the gradient of a square root there is infinite.
+    # The loss is 0, where the gradient of a square root is infinite.
     return pair.first.weight.sub(pair.first.weight.detach()).abs().sqrt().sum()
 
 
@@ -62,7 +62,7 @@ def make(compose):
     return optimizer
 
 
-def everything(module, optimizer):
+def full_state(module, optimizer):
     return copy.deepcopy([module.state_dict(), optimizer.inner.state_dict()])
 
 
@@ -76,45 +76,45 @@ def same(left, right):
 
 @pytest.mark.parametrize("bad", [bad_loss, bad_gradient, too_large])
 @pytest.mark.parametrize("good_before", [0, 3])
-def test_a_skipped_update_is_as_if_it_had_never_been(make, bad, good_before):
-    pair, calm = Pair(), Pair()
-    optimizer, other = make(pair), make(calm)
+def test_skipped_update_leaves_no_trace(make, bad, good_before):
+    pair, reference = Pair(), Pair()
+    optimizer, other = make(pair), make(reference)
     for data in DATA[:good_before]:
         assert optimizer.step(pair.loss(data))[SKIPPED] == 0
-        other.step(calm.loss(data))
+        other.step(reference.loss(data))
     before = copy.deepcopy(pair.state_dict())
-    told = optimizer.step(bad(pair))
-    assert told[SKIPPED] == 1
+    metrics = optimizer.step(bad(pair))
+    assert metrics[SKIPPED] == 1
     assert same(before, pair.state_dict())
     for data in DATA[good_before:]:
         optimizer.step(pair.loss(data))
-        other.step(calm.loss(data))
-    assert same(everything(pair, optimizer), everything(calm, other))
-    assert (optimizer.updates, other.updates) == (21, 20)  # the replay ratio counts it as one
+        other.step(reference.loss(data))
+    assert same(full_state(pair, optimizer), full_state(reference, other))
+    assert (optimizer.updates, other.updates) == (21, 20)  # a skipped update counts as one
 
 
-def test_deciding_does_not_wait_for_the_device(make):
-    """Fake tensors have no values: whoever asks for one, as an `if` does, is found out."""
+def test_skipping_an_update_does_not_wait_for_the_device(make):
+    """Fake tensors have no values, so reading one, as an `if` does, raises an error."""
     with FakeTensorMode():
         pair = Pair()
         optimizer, data = make(pair), torch.ones(6, 3)
-        norm = ReturnNorm(of_returns())
+        norm = ReturnNorm(return_norm_config())
         for _ in range(2):
-            told = optimizer.step(pair.loss(data))
+            metrics = optimizer.step(pair.loss(data))
             norm.update(data)
         with pytest.raises(DataDependentOutputException):
-            bool(told[SKIPPED])
+            bool(metrics[SKIPPED])
 
 
-def of_returns():
+def return_norm_config():
     from llmdreamer.config import ReturnNormConfig
 
     return ReturnNormConfig(decay=0.9, low=0.05, high=0.95, minimum_scale=1.0)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_the_scale_of_returns_takes_finite_ones_only(bad):
-    norm = ReturnNorm(of_returns())
+def test_return_scale_ignores_non_finite_returns(bad):
+    norm = ReturnNorm(return_norm_config())
     norm.update(torch.linspace(0, 100, 101))
     before = norm.scale.item()
     norm.update(torch.full((4, 5), bad))
@@ -123,7 +123,7 @@ def test_the_scale_of_returns_takes_finite_ones_only(bad):
     assert norm.scale.item() == pytest.approx(0.19 * 90)
 
 
-def test_skipped_updates_are_counted_and_so_are_those_in_a_row():
+def test_skipped_updates_are_counted_in_total_and_in_a_row():
     skipped = SkippedUpdates()
     for flag in (0, 1, 1, 0, 1, 1, 1):
         skipped.add(torch.tensor(float(flag)))
@@ -156,11 +156,11 @@ def batch():
     return SequenceBatch({"state": seen}, action, torch.ones(4, 9), no, no)
 
 
-def test_a_batch_of_nan_moves_no_weight(learner, batch):
+def test_nan_batch_changes_no_weight(learner, batch):
     weights = copy.deepcopy(learner.agent.state_dict())
     batch.reward[2, 3] = math.nan
-    told = learner.update(batch)
-    assert told[SKIPPED] == 1 and told["world_model/reward_loss"].isnan()
+    metrics = learner.update(batch)
+    assert metrics[SKIPPED] == 1 and metrics["world_model/reward_loss"].isnan()
     assert same(weights, learner.agent.state_dict())
     batch.reward[2, 3] = 1.0
     assert learner.update(batch)[SKIPPED] == 0
@@ -169,30 +169,30 @@ def test_a_batch_of_nan_moves_no_weight(learner, batch):
     assert find_non_finite(state) is None
 
 
-def first_in(learner, batch):
+def source_of(learner, batch):
     return trace_source(learner.agent, batch, lambda: learner.loss(batch))
 
 
-def test_the_first_offender_is_named(learner, batch):
+def test_trace_names_the_first_non_finite_module(learner, batch):
     agent = learner.agent
-    assert first_in(learner, batch) == "a loss or a gradient (all module outputs are finite)"
+    assert source_of(learner, batch) == "a loss or a gradient (all module outputs are finite)"
     before = torch.get_rng_state()
     layers = {name: m for name, m in agent.named_modules() if isinstance(m, nn.Linear)}
     name = next(n for n in layers if n.startswith("behavior.actor"))
     with torch.no_grad():
         layers[name].weight.fill_(math.inf)
-    assert first_in(learner, batch) == name
+    assert source_of(learner, batch) == name
     earlier = next(n for n in layers if n.startswith("world_model.encoder"))
     with torch.no_grad():
         layers[earlier].weight.fill_(math.nan)
-    assert first_in(learner, batch) == earlier
+    assert source_of(learner, batch) == earlier
     batch.observations["state"][0, 0, 0] = math.inf
-    assert first_in(learner, batch) == "the replayed observation 'state'"
+    assert source_of(learner, batch) == "the replayed observation 'state'"
     assert torch.equal(before, torch.get_rng_state())
     assert not any(module._forward_hooks for module in agent.modules())
 
 
-def test_what_is_not_finite_is_found_by_its_path():
+def test_non_finite_tensor_is_found_by_its_path():
     state = {"agent": {"a": torch.ones(2)}, "moments": [torch.ones(1), torch.tensor([math.nan])]}
     assert find_non_finite(state) == "moments.1"
     assert find_non_finite({"agent": state["agent"], "names": ["a"], "count": 3}) is None

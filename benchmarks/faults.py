@@ -38,8 +38,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path[:0] = [str(ROOT), *(str(ROOT / "tests" / name) for name in ("faults", "shared"))]
 
 from campaigns import parse
-from smallest import contents, differing, rows, saved
-from tiny import Command
+from run_process import Command
+from tiny_run import differing_paths, folder_contents, metric_records, saved_trainer
 
 from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
@@ -95,7 +95,9 @@ def kills(folder: Path, kill_count: int, overrides: tuple[str, ...], rng: random
         subfolder.mkdir()
     start_time = time.monotonic()
     uninterrupted = Command(reference, *command_line)
-    uninterrupted.until(lambda: newest_step(reference / "outputs" / "run") > 0, TIMEOUT_SECONDS)
+    uninterrupted.wait_until(
+        lambda: newest_step(reference / "outputs" / "run") > 0, TIMEOUT_SECONDS
+    )
     longest = 2 * cpu_seconds(uninterrupted)
     assert uninterrupted.wait(TIMEOUT_SECONDS)[0] == 0
     print(f"uninterrupted: {time.monotonic() - start_time:.0f} s", end="; ")
@@ -107,7 +109,7 @@ def kills(folder: Path, kill_count: int, overrides: tuple[str, ...], rng: random
         command = Command(killed, *command_line)
         if len(hits) < kill_count:
             point, before = rng.uniform(0.0, longest), cpu_seconds(command)
-            command.until(lambda: cpu_seconds(command) - before >= point, TIMEOUT_SECONDS)  # noqa: B023
+            command.wait_until(lambda: cpu_seconds(command) - before >= point, TIMEOUT_SECONDS)  # noqa: B023
             command.send(signal.SIGKILL)
         code = command.wait(TIMEOUT_SECONDS)[0]
         assert code in (0, -signal.SIGKILL), command.log.read_text()
@@ -122,7 +124,10 @@ def kills(folder: Path, kill_count: int, overrides: tuple[str, ...], rng: random
     )
     print(f"newest checkpoints at {len(steps)} different steps, {min(steps)} to {max(steps)};")
     print(f"{drafts} kills while a checkpoint was being written")
-    print(f"{len(rows(run))} records of metrics; differences from the uninterrupted run:", end=" ")
+    print(
+        f"{len(metric_records(run))} records of metrics; differences from the uninterrupted run:",
+        end=" ",
+    )
     different = differences(run, reference / "outputs" / "run")
     print(", ".join(different) or "nothing")
     return 1 if different or len(hits) < kill_count else 0
@@ -130,11 +135,15 @@ def kills(folder: Path, kill_count: int, overrides: tuple[str, ...], rng: random
 
 def differences(first: Path, second: Path) -> list[str]:
     """Return the parts of two runs that are not equal byte for byte."""
-    parts = [f"state {name}" for name in differing(saved(first), saved(second))]
-    if repr(rows(first)) != repr(rows(second)):  # in a repr, NaN equals NaN
+    parts = [
+        f"state {name}" for name in differing_paths(saved_trainer(first), saved_trainer(second))
+    ]
+    if repr(metric_records(first)) != repr(metric_records(second)):  # in a repr, NaN equals NaN
         parts.append("metrics")
     folders = ("replay", "best")
-    parts += [name for name in folders if contents(first / name) != contents(second / name)]
+    parts += [
+        name for name in folders if folder_contents(first / name) != folder_contents(second / name)
+    ]
     return parts
 
 
@@ -173,9 +182,10 @@ def memory(folder: Path, steps: int) -> int:
         print(output)
         return 1
     growth = samples[-1][0] - samples[1][0]
-    files = contents(run / "replay")
+    files = folder_contents(run / "replay")
     print(
-        f"{len(rows(run))} records of metrics; {sum(map(len, files.values())) / 1e6:.1f} MB of replay"
+        f"{len(metric_records(run))} records of metrics;"
+        f" {sum(map(len, files.values())) / 1e6:.1f} MB of replay"
     )
     print(f"grew by {growth:.0f} MB after the first tenth")
     return 0 if growth < 20 else 1

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from inprocess import typing_in
+from command_line import command_in
 
 from llmdreamer.config import Config, to_yaml
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
@@ -49,5 +49,5 @@ def command(training, monkeypatch, tmp_path, capsys):
     """Return a function that runs the command in an empty folder: (exit code, stdout, stderr)."""
     # MLflow takes seconds to create a store; tests/sweep checks its contents.
     monkeypatch.setattr(ParentRunCallback, "on_multirun_start", lambda *_, **__: None)
-    with typing_in(tmp_path, monkeypatch, capsys) as typed:
+    with command_in(tmp_path, monkeypatch, capsys) as typed:
         yield typed

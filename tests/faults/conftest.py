@@ -1,4 +1,4 @@
-"""Lets `tiny` be imported by name, and trains the one finished run that many tests copy."""
+"""Make `run_process` importable by name, and train the one finished run that many tests copy."""
 
 import shutil
 import sys
@@ -8,9 +8,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from inprocess import typing_in
-from smallest import wait_only
-from tiny import TINY
+from command_line import command_in
+from run_process import TINY
+from tiny_run import start_idle_uploader
 
 from llmdreamer.config import Config
 from llmdreamer.tracking import tracker
@@ -19,31 +19,31 @@ from llmdreamer.training.loop import train
 
 @pytest.fixture
 def untracked(monkeypatch):
-    """Rows stay in the run's folder."""
-    monkeypatch.setattr(tracker, "_start_upload_process", wait_only)
+    """Keep records in the run's folder: nothing is uploaded."""
+    monkeypatch.setattr(tracker, "_start_upload_process", start_idle_uploader)
 
 
 @pytest.fixture
 def command(untracked, monkeypatch, tmp_path, capsys):
-    """The smallest run, typed in an empty folder of this process: (exit code, stdout, stderr)."""
-    with typing_in(tmp_path, monkeypatch, capsys) as typed:
-        yield lambda *overrides: typed(*TINY, *overrides)
+    """Run the smallest run in this process and an empty folder; returns (exit code, stdout, stderr)."""
+    with command_in(tmp_path, monkeypatch, capsys) as run:
+        yield lambda *overrides: run(*TINY, *overrides)
 
 
 @pytest.fixture(scope="session")
 def finished(compose, tmp_path_factory) -> tuple[Config, Path]:
-    """64 policy steps, and the checkpoints of the last two of 16, 32, 48, 64. Do not change it."""
+    """Train 64 policy steps; checkpoints 48 and 64 remain. Do not change the folder: copy it."""
     config = compose(*TINY)
     folder = tmp_path_factory.mktemp("finished") / "run"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracker, "_start_upload_process", wait_only)
+        patch.setattr(tracker, "_start_upload_process", start_idle_uploader)
         train(config, folder)
     return config, folder
 
 
 @pytest.fixture
 def copy(finished, tmp_path) -> tuple[Config, Path]:
-    """That run again, to be harmed, where `run_name=run` finds it."""
+    """Copy the finished run to where `run_name=run` finds it, for tests that damage it."""
     config, folder = finished
     return config, Path(shutil.copytree(folder, tmp_path / "outputs" / "run"))

@@ -1,6 +1,6 @@
-"""Whatever numbers the knobs of training are given, a run trains, or ends in one line that says why.
+"""Fuzz the settings of training: a run either trains or ends with a one-line error.
 
-`LLMDREAMER_EXAMPLES=500 pytest -n0 tests/faults/test_anything_trains.py` looks further, at random.
+`LLMDREAMER_EXAMPLES=500 pytest -n0 tests/faults/test_anything_trains.py` tries more, at random.
 """
 
 import os
@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from llmdreamer.config import leaves
 
-FURTHER = int(os.environ.get("LLMDREAMER_EXAMPLES", "0"))
-PARTS = ("algo.", "replay.", "eval.", "checkpoint.", "env.", "backbone.width")
-# What takes memory or time for no other reason than its size, and files outside of the run's folder.
-LEFT_OUT = ("compile", "kwargs", "timeout", "options")
-KNOBS = sorted(name for name in leaves() if name.startswith(PARTS) and not name.endswith(LEFT_OUT))
+RANDOM_EXAMPLES = int(os.environ.get("LLMDREAMER_EXAMPLES", "0"))
+PREFIXES = ("algo.", "replay.", "eval.", "checkpoint.", "env.", "backbone.width")
+# These only cost memory or time by their size, or name files outside the run's folder.
+EXCLUDED_SUFFIXES = ("compile", "kwargs", "timeout", "options")
+SETTINGS = sorted(
+    name for name in leaves() if name.startswith(PREFIXES) and not name.endswith(EXCLUDED_SUFFIXES)
+)
 VALUES = [
     "-1",
     "0",
@@ -32,18 +34,18 @@ VALUES = [
     "true",
     "null",
 ]
-typed = st.builds("{}={}".format, st.sampled_from(KNOBS), st.sampled_from(VALUES))
+random_overrides = st.builds("{}={}".format, st.sampled_from(SETTINGS), st.sampled_from(VALUES))
 
 
 @settings(
-    max_examples=FURTHER or 15,
+    max_examples=RANDOM_EXAMPLES or 15,
     deadline=None,
-    derandomize=not FURTHER,
+    derandomize=not RANDOM_EXAMPLES,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(st.lists(typed, min_size=1, max_size=3))
-def test_a_run_of_any_numbers_trains_or_says_in_one_line_why_not(command, tmp_path, overrides):
+@given(st.lists(random_overrides, min_size=1, max_size=3))
+def test_run_with_random_settings_trains_or_fails_in_one_line(command, tmp_path, overrides):
     shutil.rmtree(tmp_path / "outputs", ignore_errors=True)
     code, _, err = command("run_name=run", *overrides)
     assert code in (0, 1, 2, 3) and "Traceback" not in err, (overrides, err)

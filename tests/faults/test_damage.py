@@ -1,44 +1,44 @@
-"""A run's folder that is not as the run left it: one line that names the file, or the run goes on."""
+"""Test that a damaged run folder gives a one-line error that names the file, or the run resumes."""
 
 import os
 import shutil
 from pathlib import Path
 
 import pytest
-from smallest import contents
-from tiny import Command
+from run_process import Command
+from tiny_run import folder_contents
 
 RESUME = ("run_name=run", "resume=auto")
 
 
-def newest(folder):
+def newest_checkpoint(folder):
     return max(path for path in (folder / "checkpoints").iterdir())
 
 
 @pytest.fixture
-def again(command, copy):
-    """The command that goes on with a run which was stopped, in this process: (its folder, it)."""
+def stopped_run(command, copy):
+    """Return the folder of a stopped run, and a function that resumes it in this process."""
     _, folder = copy
     record = folder / "tracking" / "run.json"
     record.write_text(record.read_text().replace('"FINISHED"', '"KILLED"'))
     return folder, lambda: command(*RESUME)
 
 
-def halve(path):
+def truncate_to_half(path):
     os.truncate(path, path.stat().st_size // 2)
 
 
-def make_a_folder(path):
+def replace_by_folder(path):
     path.unlink()
     path.mkdir()
 
 
-def lead_nowhere(path):
+def replace_by_broken_link(path):
     path.unlink()
     path.symlink_to("/nowhere/at/all")
 
 
-@pytest.mark.parametrize("harm", [halve, make_a_folder, lead_nowhere])
+@pytest.mark.parametrize("damage", [truncate_to_half, replace_by_folder, replace_by_broken_link])
 @pytest.mark.parametrize(
     "name",
     [
@@ -51,30 +51,30 @@ def lead_nowhere(path):
         *("tracking/run.json", "run.lock"),
     ],
 )
-def test_a_damaged_file_is_one_line_that_names_it_or_the_run_goes_on(again, harm, name):
-    folder, go_on = again
+def test_damaged_file_is_named_in_one_line_or_run_resumes(stopped_run, damage, name):
+    folder, resume = stopped_run
     (folder / "run.lock").touch()
-    checkpoints = contents(folder / "checkpoints")
-    harm(folder / name)
-    code, _, err = go_on()
+    checkpoints = folder_contents(folder / "checkpoints")
+    damage(folder / name)
+    code, _, err = resume()
     assert "Traceback" not in err and err.count("\n") == (code != 0), err
     assert code in (0, 1, 2) and (code == 0 or Path(name).parts[0] in err), err
-    assert code == 0 or checkpoints == contents(folder / "checkpoints")
+    assert code == 0 or checkpoints == folder_contents(folder / "checkpoints")
 
 
-def test_a_newest_checkpoint_that_is_a_folder_is_passed_over(again):
-    folder, go_on = again
-    make_a_folder(newest(folder))
-    assert go_on()[::2] == (0, "")
+def test_newest_checkpoint_that_is_a_folder_is_skipped(stopped_run):
+    folder, resume = stopped_run
+    replace_by_folder(newest_checkpoint(folder))
+    assert resume()[::2] == (0, "")
 
 
-def test_a_folder_that_is_removed_under_a_run_ends_it_in_one_line(tmp_path):
+def test_removed_run_folder_ends_the_run_in_one_line(tmp_path):
     folder = tmp_path / "outputs" / "run"
     command = Command(tmp_path, *RESUME, "algo.total_steps=2000", "eval.every=50")
-    assert command.until(
+    assert command.wait_until(
         lambda: (folder / "checkpoints").is_dir() and any((folder / "checkpoints").glob("*.pt"))
     )
     shutil.rmtree(folder, ignore_errors=True)
-    code, said = command.wait()
-    assert code == 1 and "Traceback" not in said, said
-    assert "No such file or directory" in said.splitlines()[-1] and str(folder) in said
+    code, output = command.wait()
+    assert code == 1 and "Traceback" not in output, output
+    assert "No such file or directory" in output.splitlines()[-1] and str(folder) in output

@@ -1,4 +1,4 @@
-"""What a stranger gives us is data: every payload here would leave a mark if anything of it ran."""
+"""Test that untrusted files are only read as data: a payload that runs would create the folder `mark`."""
 
 import hashlib
 import json
@@ -16,9 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from refusals import assert_names
+from run_process import ROOT, TINY, run
 from safetensors.torch import save_file
-from smallest import saved
-from tiny import ROOT, TINY, run
+from tiny_run import saved_trainer
 
 from llmdreamer.analysis.inside import everything
 from llmdreamer.analysis.load import CURVE_COLUMNS, Records
@@ -33,7 +34,9 @@ from llmdreamer.utils.errors import ConfigError
 RESUME = ("run_name=run", "resume=auto")
 
 
-class Hostile:
+class Payload:
+    """Create a folder when unpickled."""
+
     def __init__(self, mark):
         self.mark = mark
 
@@ -46,25 +49,22 @@ def mark(tmp_path):
     return tmp_path / "mark"
 
 
-def test_the_payload_would_leave_a_mark(mark, tmp_path):
-    torch.save(Hostile(mark), tmp_path / "file")
+def test_payload_runs_when_unpickled(mark, tmp_path):
+    torch.save(Payload(mark), tmp_path / "file")
     torch.load(tmp_path / "file", weights_only=False)
     assert mark.exists()
 
 
-def test_a_checkpoint_of_a_stranger_runs_nothing(copy, tmp_path, mark):
+def test_hostile_checkpoint_runs_nothing(copy, tmp_path, mark):
     _, folder = copy
     (folder / "tracking" / "run.json").unlink()
     draft = tmp_path / "draft"
-    torch.save({"trainer": Hostile(mark), "metrics_offset": 0}, draft)
-    digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:16]  # as a stranger can compute it
+    torch.save({"trainer": Payload(mark), "metrics_offset": 0}, draft)
+    digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:16]  # anybody can compute it
     path = draft.rename(folder / "checkpoints" / f"step-{10**6:012d}-{digest}.pt")
-    code, said = run(tmp_path, *RESUME)
-    assert code == 2 and not mark.exists()
-    assert said == (
-        f"{path} is no checkpoint of a run: it holds more than tensors and plain values, and was"
-        " not loaded\n"
-    )
+    code, output = run(tmp_path, *RESUME)
+    assert (code, output.count("\n")) == (2, 1) and not mark.exists()
+    assert_names(output, path, "tensors and plain values")
 
 
 @pytest.mark.parametrize(
@@ -81,11 +81,11 @@ def test_a_checkpoint_of_a_stranger_runs_nothing(copy, tmp_path, mark):
     ],
     ids=lambda overrides: overrides[0] if overrides[0] != "-m" else overrides[2],
 )
-def test_a_configuration_calls_nothing_and_leaves_its_folder_alone(tmp_path, mark, overrides):
+def test_hostile_config_runs_nothing_and_writes_nothing(tmp_path, mark, overrides):
     cwd = tmp_path / "here"
     cwd.mkdir()
-    code, said = run(cwd, *(override.replace("MARK", str(mark)) for override in overrides))
-    assert (code, said.count("\n")) == (2, 1), said
+    code, output = run(cwd, *(override.replace("MARK", str(mark)) for override in overrides))
+    assert (code, output.count("\n")) == (2, 1), output
     assert not mark.exists() and {path.name for path in tmp_path.iterdir()} == {"here"}
 
 
@@ -97,7 +97,7 @@ def test_a_configuration_calls_nothing_and_leaves_its_folder_alone(tmp_path, mar
         "env: {kwargs: {_target_: os.mkdir, path: MARK}}\nseed: ${llmdreamer.run_dir:x}",
     ],
 )
-def test_a_saved_configuration_is_read_as_data(tmp_path, mark, text):
+def test_hostile_saved_config_runs_nothing(tmp_path, mark, text):
     path = tmp_path / "config.yaml"
     path.write_text(text.replace("MARK", str(mark)))
     with pytest.raises(ConfigError):
@@ -107,7 +107,7 @@ def test_a_saved_configuration_is_read_as_data(tmp_path, mark, text):
 
 @pytest.mark.parametrize("model_type", ["evil", "gpt2"])
 @pytest.mark.parametrize("weights", ["none", "pickle"])
-def test_a_backbones_directory_runs_no_code(tmp_path, mark, model_type, weights):
+def test_hostile_backbone_folder_runs_no_code(tmp_path, mark, model_type, weights):
     from llmdreamer.backbones.model_loading import load_pretrained
 
     folder = tmp_path / "backbone"
@@ -118,7 +118,7 @@ def test_a_backbones_directory_runs_no_code(tmp_path, mark, model_type, weights)
     config = {"model_type": model_type, "auto_map": auto, "architectures": ["Evil"], **shape}
     (folder / "config.json").write_text(json.dumps(config))
     if weights == "pickle":
-        torch.save({"wte.weight": Hostile(mark)}, folder / "pytorch_model.bin")
+        torch.save({"wte.weight": Payload(mark)}, folder / "pytorch_model.bin")
     with pytest.raises(ConfigError):
         load_pretrained(str(folder), model_type, "")
     assert not mark.exists()
@@ -126,70 +126,72 @@ def test_a_backbones_directory_runs_no_code(tmp_path, mark, model_type, weights)
 
 @pytest.fixture
 def pickled(mark, tmp_path):
-    """Bytes that call something as soon as they are unpickled."""
+    """Return an .npy file whose array runs code when it is unpickled."""
     path = tmp_path / "pickled"
-    np.save(path.open("wb"), np.array([Hostile(mark)], object), allow_pickle=True)
+    np.save(path.open("wb"), np.array([Payload(mark)], object), allow_pickle=True)
     return path
 
 
-def bundle(path: Path, member: bytes) -> Path:
-    """An archive of one array, as numpy writes them; its bytes are anybody's."""
+def write_npz(path: Path, member: bytes) -> Path:
+    """Write an archive of one array like numpy's, with these bytes as its content."""
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("windows.npy", member)
     return path
 
 
-def test_an_array_of_a_stranger_would_leave_a_mark(mark, pickled):
+def test_pickled_array_runs_when_loaded(mark, pickled):
     np.load(pickled, allow_pickle=True)
     assert mark.exists()
 
 
-def inside(uri: str, artifacts: str) -> str:
-    """What is said of a run's artifacts, by what looks into it."""
-    row = {"run_id": "1", "name": "run", "status": "FINISHED", "started": 0.0}
-    row |= {"artifact_uri": artifacts, "replay_ratio": "1"}
-    records = Records("store", pd.DataFrame([row]), pd.DataFrame(columns=CURVE_COLUMNS), [], uri)
-    last = everything(records)[-1]
-    return " ".join(last.text)
+def analyze_artifacts(uri: str, artifacts: str) -> str:
+    """Return what the analysis says about a run's artifacts."""
+    run_row = {"run_id": "1", "name": "run", "status": "FINISHED", "started": 0.0}
+    run_row |= {"artifact_uri": artifacts, "replay_ratio": "1"}
+    records = Records(
+        "store", pd.DataFrame([run_row]), pd.DataFrame(columns=CURVE_COLUMNS), [], uri
+    )
+    last_section = everything(records)[-1]
+    return " ".join(last_section.text)
 
 
 @pytest.mark.parametrize("kind", ["array", "bundle", "damaged", "link", "folder", "empty"])
-def test_an_artifact_of_a_stranger_is_read_as_numbers(tmp_path, mark, pickled, kind):
+def test_hostile_artifact_runs_nothing(tmp_path, mark, pickled, kind):
     folder = tmp_path / "artifacts"
     folder.mkdir()
     file = folder / "open_loop.npz"
     if kind == "array":
         pickled.rename(file)
     elif kind == "bundle":
-        bundle(file, pickled.read_bytes())
+        write_npz(file, pickled.read_bytes())
     elif kind == "damaged":
         np.savez_compressed(file, windows=np.arange(500))
-        whole = bytearray(file.read_bytes())
-        whole[60:90] = bytes(30)
-        file.write_bytes(whole)
+        content = bytearray(file.read_bytes())
+        content[60:90] = bytes(30)
+        file.write_bytes(content)
     elif kind == "link":
         file.symlink_to(pickled)
     elif kind == "folder":
         file.mkdir()
     else:
         file.touch()
-    said = inside("sqlite:///none.db", folder.as_uri())
-    assert said.startswith("Not shown: ") and not mark.exists()
+    text = analyze_artifacts("sqlite:///none.db", folder.as_uri())
+    assert text.startswith("Not shown: ") and not mark.exists()
 
 
-class Stranger(BaseHTTPRequestHandler):
-    """A tracking server whose artifacts lie above the folder that they are fetched into."""
+class HostileServer(BaseHTTPRequestHandler):
+    """A tracking server that lists artifacts with a path outside the download folder."""
 
-    climbs: ClassVar[str] = ""
+    listed_path: ClassVar[str] = ""
     payload: ClassVar[bytes] = b""
-    asked: ClassVar[list[str]] = []
+    requested_paths: ClassVar[list[str]] = []
 
     def do_GET(self):
         path, _, query = self.path.partition("?")
-        self.asked.append(path)
-        files = [{"path": self.climbs, "is_dir": False, "file_size": 9}]
-        listed = query.endswith("open_loop.npz") and self.climbs
-        listing = json.dumps({"files": files if listed else []}).encode()
+        self.requested_paths.append(path)
+        files = [{"path": self.listed_path, "is_dir": False, "file_size": 9}]
+        is_listed = query.endswith("open_loop.npz") and self.listed_path
+        listing = json.dumps({"files": files if is_listed else []}).encode()
         body = listing if path.endswith("/artifacts") else self.payload
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -200,25 +202,27 @@ class Stranger(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("climbs", ["", "../../../mark", "/../mark", "%2e%2e/%2e%2e/mark", "MARK"])
-def test_a_server_of_a_stranger_writes_nowhere_and_runs_nothing(
-    tmp_path, monkeypatch, mark, pickled, climbs
-):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where a download goes
-    monkeypatch.setattr(Stranger, "climbs", climbs.replace("MARK", str(mark)))
-    monkeypatch.setattr(Stranger, "payload", pickled.read_bytes())
-    Stranger.asked.clear()
+@pytest.mark.parametrize(
+    "listed_path", ["", "../../../mark", "/../mark", "%2e%2e/%2e%2e/mark", "MARK"]
+)
+def test_hostile_server_writes_and_runs_nothing(tmp_path, monkeypatch, mark, pickled, listed_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # downloads go there
+    monkeypatch.setattr(HostileServer, "listed_path", listed_path.replace("MARK", str(mark)))
+    monkeypatch.setattr(HostileServer, "payload", pickled.read_bytes())
+    HostileServer.requested_paths.clear()
     before = {path.name for path in tmp_path.iterdir()}
-    with ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), HostileServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        said = inside(f"http://127.0.0.1:{server.server_port}", "mlflow-artifacts:/1/1/artifacts")
+        text = analyze_artifacts(
+            f"http://127.0.0.1:{server.server_port}", "mlflow-artifacts:/1/1/artifacts"
+        )
         server.shutdown()
-    assert said.startswith("Not shown: ") and Stranger.asked
+    assert text.startswith("Not shown: ") and HostileServer.requested_paths
     assert {path.name for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("name", [CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE])
-def test_a_registered_policy_of_a_stranger_is_data(compose, tmp_path, mark, name):
+def test_hostile_policy_files_run_nothing(compose, tmp_path, mark, name):
     folder = tmp_path / "policy"
     folder.mkdir()
     (folder / CONFIG_FILE).write_text(to_yaml(compose(*TINY)))
@@ -226,7 +230,7 @@ def test_a_registered_policy_of_a_stranger_is_data(compose, tmp_path, mark, name
     (folder / SPACES_FILE).write_text(json.dumps(spaces | {"action": {"discrete": 2, "start": 0}}))
     save_file({}, folder / WEIGHTS_FILE)
     if name == WEIGHTS_FILE:
-        torch.save({"weight": Hostile(mark)}, folder / WEIGHTS_FILE)
+        torch.save({"weight": Payload(mark)}, folder / WEIGHTS_FILE)
     else:
         (folder / name).write_text(f"seed: !!python/object/apply:os.mkdir [{mark}]")
     context = SimpleNamespace(artifacts={name: str(folder / name)}, model_config={"trust": []})
@@ -236,53 +240,53 @@ def test_a_registered_policy_of_a_stranger_is_data(compose, tmp_path, mark, name
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("door", [evaluate, register, imagine])
-def test_a_downloaded_run_of_a_stranger_is_data(copy, tmp_path, mark, capsys, door):
+@pytest.mark.parametrize("main", [evaluate, register, imagine])
+def test_hostile_run_folder_runs_nothing(copy, tmp_path, mark, capsys, main):
     _, folder = copy
     draft = tmp_path / "draft"
-    torch.save({"trainer": Hostile(mark), "metrics_offset": 0}, draft)
+    torch.save({"trainer": Payload(mark), "metrics_offset": 0}, draft)
     digest = hashlib.sha256(draft.read_bytes()).hexdigest()[:16]
     (folder / "checkpoints" / f"step-{10**6:012d}-{digest}.pt").symlink_to(draft)
-    name = ["model"] if door is register else []
-    assert door([str(folder), *name]) == 2
+    name = ["model"] if main is register else []
+    assert main([str(folder), *name]) == 2
     assert "holds more than tensors and plain values" in capsys.readouterr().err
     assert not mark.exists()
 
 
-def test_a_folder_of_a_stranger_uploads_none_of_our_files(copy, tmp_path, capsys):
+def test_sync_uploads_no_file_outside_the_run_folder(copy, tmp_path, capsys):
     _, folder = copy
     secret = tmp_path / "secret"
     secret.write_text("hunter2secret")
     (folder / "link").symlink_to(secret)
     (folder / "folder").mkdir()
     (folder / "folder" / "link").symlink_to(secret)
-    listed = [str(secret), "../../secret", "link", "folder", "config.yaml"]
-    rows = [json.dumps({"path": path, "folder": None}) + "\n" for path in listed]
-    (folder / "tracking" / "artifacts.jsonl").write_text("".join(rows))
+    paths = [str(secret), "../../secret", "link", "folder", "config.yaml"]
+    lines = [json.dumps({"path": path, "folder": None}) + "\n" for path in paths]
+    (folder / "tracking" / "artifacts.jsonl").write_text("".join(lines))
     assert tracking([str(folder), "--uri", f"sqlite:///{tmp_path}/mlflow.db"]) == 0
-    said = capsys.readouterr().err
-    assert said.count("leads out of the run's folder, and was not uploaded") == 4
+    err = capsys.readouterr().err
+    assert err.count("not uploaded") == 4
     stored = [path for path in (tmp_path / "mlartifacts").rglob("*") if path.is_file()]
     assert [path.name for path in stored] == ["config.yaml"]
 
 
 @pytest.mark.parametrize(
-    "typed", ["+env.kwargs.api_key=hunter2secret", "+env.kwargs={api_key:hunter2secret}"]
+    "override", ["+env.kwargs.api_key=hunter2secret", "+env.kwargs={api_key:hunter2secret}"]
 )
-def test_a_refused_secret_is_not_told(tmp_path, typed):
-    code, said = run(tmp_path, typed)
-    assert code == 2 and "hunter2secret" not in said and "api_key" in said
+def test_refused_secret_is_not_printed(tmp_path, override):
+    code, output = run(tmp_path, override)
+    assert code == 2 and "hunter2secret" not in output and "api_key" in output
 
 
-def test_a_password_is_in_no_file_no_line_and_not_in_mlflow(tmp_path, monkeypatch):
+def test_password_is_in_no_file_output_or_mlflow(tmp_path, monkeypatch):
     secret = "hunter2secret"
     uri = f"tracking.uri=http://me:{secret}@127.0.0.1:9"
-    room = ["env=gym", "env.id=lightroom:LightRoom-v0", f"+env.kwargs.api_key={secret}"]
-    few = ["+env.kwargs.show=[state]", "algo.total_steps=20", "algo.learning_starts=19"]
+    env = ["env=gym", "env.id=lightroom:LightRoom-v0", f"+env.kwargs.api_key={secret}"]
+    short = ["+env.kwargs.show=[state]", "algo.total_steps=20", "algo.learning_starts=19"]
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "data"))
-    code, said = run(tmp_path, "run_name=run", uri, *room, *few)
-    assert code == 0 and secret not in said
-    assert saved(tmp_path / "outputs" / "run")["collector"]["policy_step"] == 20
+    code, output = run(tmp_path, "run_name=run", uri, *env, *short)
+    assert code == 0 and secret not in output
+    assert saved_trainer(tmp_path / "outputs" / "run")["collector"]["policy_step"] == 20
     store = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)
     assert tracking([str(tmp_path / "outputs"), "--uri", store]) == 0

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import command_in
 from gymnasium import spaces
-from inprocess import typing_in
 
 from llmdreamer.backbones import make_backbone
 from llmdreamer.checkpoint.files import Checkpoints
@@ -335,7 +335,7 @@ def collect(
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(ParentRunCallback, "on_multirun_start", lambda *_, **__: None)
     monkeypatch.setattr("llmdreamer.sweep.plan.find_spec", lambda name: name)
-    with typing_in(folder, monkeypatch, capsys) as typed:
+    with command_in(folder, monkeypatch, capsys) as typed:
         for words in COMMANDS:
             code, out, err = typed(*shlex.split(words, posix=False))
             messages[f"run.py {words}"] = f"exit {code}: {(out + err).rstrip()}"

@@ -1,4 +1,4 @@
-"""Check what an error names, not its wording: the wordings are in tests/messages."""
+"""Check the facts in an error message, not its wording: tests/messages pins the wordings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ import pytest
 
 
 def assert_names(message: str, *parts: object) -> None:
-    """Fail unless the message contains every part: a key, a value, a path, a suggestion."""
+    """Fail unless the message contains every part, such as a key, a value or a path."""
     missing = [str(part) for part in parts if str(part) not in message]
     assert not missing, f"{message!r} does not name {missing}"
 
@@ -16,13 +16,13 @@ def assert_names(message: str, *parts: object) -> None:
 def refused(
     error: type[BaseException], *parts: object, exact: bool = True
 ) -> Iterator[pytest.ExceptionInfo[BaseException]]:
-    """Expect an error of this class, in one line that names every part.
+    """Expect an error of this class with a one-line message that contains every part.
 
     Args:
         error: the class; with `exact`, a subclass does not count.
         parts: texts that the message must contain.
     """
-    assert parts, "name what the user must see"
+    assert parts, "give at least one part of the message"
     with pytest.raises(error) as caught:
         yield caught
     assert not exact or caught.type is error

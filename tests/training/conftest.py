@@ -1,7 +1,7 @@
 """Fixtures shared by tests of whole runs."""
 
 import pytest
-from smallest import wait_only
+from tiny_run import start_idle_uploader
 
 from llmdreamer.tracking import tracker
 
@@ -9,4 +9,4 @@ from llmdreamer.tracking import tracker
 @pytest.fixture
 def untracked(monkeypatch):
     """Keep metrics in the run's folder: no upload process starts."""
-    monkeypatch.setattr(tracker, "_start_upload_process", wait_only)
+    monkeypatch.setattr(tracker, "_start_upload_process", start_idle_uploader)

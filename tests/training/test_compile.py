@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch._dynamo
-from smallest import TINY, differing, rows, saved
+from tiny_run import TINY, differing_paths, metric_records, saved_trainer
 from torch._dynamo.utils import counters
 
 from llmdreamer.agent.agent import Agent
@@ -196,11 +196,11 @@ def test_compiled_run_resumes_bit_for_bit_and_logs_compile_seconds(
     assert len([one for one in took if one]) == 1
     shutil.copytree(whole, killed)
     max((killed / "checkpoints").iterdir()).unlink()
-    assert saved(killed)["collector"]["policy_step"] == 20
+    assert saved_trainer(killed)["collector"]["policy_step"] == 20
     torch.manual_seed(123)
     train(replace(config, resume=str(killed)), killed)
-    assert differing(saved(whole), saved(killed)) == []
-    assert rows(killed) == rows(whole)
+    assert differing_paths(saved_trainer(whole), saved_trainer(killed)) == []
+    assert metric_records(killed) == metric_records(whole)
 
 
 def test_run_without_a_compiler_is_refused_before_it_starts(monkeypatch, compose, tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from smallest import TINY, differing, rows, runs_in, saved
+from tiny_run import TINY, differing_paths, metric_records, mlflow_runs, saved_trainer
 
 from llmdreamer.agent.restore import restore_agent
 from llmdreamer.checkpoint.files import Checkpoints
@@ -60,7 +60,7 @@ def make_folder(path):
 @pytest.mark.parametrize("ratio", [0.3, 1.0])
 def test_number_of_updates_follows_the_replay_ratio(compose, tmp_path, untracked, ratio):
     train(compose(*TINY, "backbone=gru", f"replay_ratio={ratio}"), tmp_path)
-    assert saved(tmp_path)["optimizer"]["updates"] == math.floor(ratio * (64 - 16))
+    assert saved_trainer(tmp_path)["optimizer"]["updates"] == math.floor(ratio * (64 - 16))
 
 
 def test_updates_due_before_the_first_sequence_are_made_later(compose, tmp_path, untracked):
@@ -71,7 +71,7 @@ def test_updates_due_before_the_first_sequence_are_made_later(compose, tmp_path,
         ),
         tmp_path,
     )
-    assert saved(tmp_path)["optimizer"]["updates"] == (64 - 12) // 2
+    assert saved_trainer(tmp_path)["optimizer"]["updates"] == (64 - 12) // 2
 
 
 @pytest.mark.parametrize("backbone", ["gpt2", "gru"])
@@ -83,11 +83,11 @@ def test_resumed_run_equals_the_uninterrupted_one(compose, tmp_path, untracked, 
     # As if killed just before the end: replay and metrics are ahead of the newest checkpoint.
     shutil.copytree(whole, killed)
     max((killed / "checkpoints").iterdir()).unlink()
-    assert saved(killed)["collector"]["policy_step"] == 40
+    assert saved_trainer(killed)["collector"]["policy_step"] == 40
     torch.manual_seed(123)  # random numbers drawn before must not matter
     resumed = train(replace(config, resume=str(killed)), killed)
-    assert differing(saved(whole), saved(killed)) == []
-    assert rows(killed) == rows(whole)
+    assert differing_paths(saved_trainer(whole), saved_trainer(killed)) == []
+    assert metric_records(killed) == metric_records(whole)
     assert resumed.evaluation.returns.tolist() == uninterrupted.evaluation.returns.tolist()
 
 
@@ -116,11 +116,12 @@ def test_every_backbone_resumes_bit_for_bit(compose, tmp_path, untracked, family
     train(config, whole)
     shutil.copytree(whole, killed)
     max((killed / "checkpoints").iterdir()).unlink()
-    assert saved(killed)["collector"]["policy_step"] == 20 and saved(killed)["optimizer"]["updates"]
+    state = saved_trainer(killed)
+    assert state["collector"]["policy_step"] == 20 and state["optimizer"]["updates"]
     torch.manual_seed(123)
     train(replace(config, resume=str(killed)), killed)
-    assert differing(saved(whole), saved(killed)) == []
-    assert rows(killed) == rows(whole)
+    assert differing_paths(saved_trainer(whole), saved_trainer(killed)) == []
+    assert metric_records(killed) == metric_records(whole)
 
 
 class RandomStartEnv(CountingEnv):
@@ -153,19 +154,19 @@ def test_killed_run_with_a_small_replay_resumes(compose, tmp_path, untracked):
     train(config, tmp_path)
     newest, *_ = sorted((tmp_path / "checkpoints").iterdir(), reverse=True)
     newest.unlink()
-    assert saved(tmp_path)["collector"]["policy_step"] == 72
+    assert saved_trainer(tmp_path)["collector"]["policy_step"] == 72
     train(replace(config, resume=str(tmp_path)), tmp_path)
-    assert saved(tmp_path)["collector"]["policy_step"] == 96
+    assert saved_trainer(tmp_path)["collector"]["policy_step"] == 96
 
 
 def test_run_resumed_at_another_replay_ratio_makes_no_extra_updates(compose, tmp_path, untracked):
     schedule = ["algo.optimizer.anneal=1", "algo.optimizer.warmup=0", "algo.optimizer.lr=1e-3"]
     config = compose(*TINY, "backbone=gru", "replay_ratio=0.5", *schedule)
     train(replace(config, algo=replace(config.algo, total_steps=40)), tmp_path)
-    assert saved(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2
+    assert saved_trainer(tmp_path)["optimizer"]["updates"] == (40 - 16) // 2
     twice = replace(config, algo=replace(config.algo, replay_ratio=1.0), resume=str(tmp_path))
     train(twice, tmp_path)
-    optimizer = saved(tmp_path)["optimizer"]
+    optimizer = saved_trainer(tmp_path)["optimizer"]
     assert optimizer["updates"] == 36 == (40 - 16) // 2 + (64 - 40)
     groups = {group["name"]: group for group in optimizer["laprop"]["param_groups"]}
     assert groups["rest"]["lr"] == pytest.approx(1e-3 / 36)  # the rate of the last update
@@ -183,7 +184,7 @@ def test_run_stopped_before_its_first_checkpoint_restarts_as_a_new_run(
     assert not files.mlflow_run.exists()
     wanted = load(RunRecord, files.run_record)
     assert wanted.params["algo.per_rank_batch_size"] == 4 and wanted.started > 1000
-    assert all("loss" not in metrics for _, metrics in rows(tmp_path))
+    assert all("loss" not in metrics for _, metrics in metric_records(tmp_path))
     assert json.loads(files.orphaned_runs.read_text())["run_id"] == "old-run"
 
 
@@ -194,7 +195,7 @@ def test_environment_without_snapshot_resumes_with_a_new_episode(
     train(replace(config, algo=replace(config.algo, total_steps=45)), tmp_path)
     train(replace(config, resume=str(tmp_path)), tmp_path)
     assert "LoopUnknown-v0 has no verified snapshot" in caplog.text
-    collector = saved(tmp_path)["collector"]
+    collector = saved_trainer(tmp_path)["collector"]
     # Steps 46 to 64 begin with a new episode: one of ten steps, then nine steps.
     assert (collector["policy_step"], collector["lengths"]) == (64, [9])
     # In the replay, the interrupted episode ends truncated, and the next step begins an episode.
@@ -210,7 +211,7 @@ def test_evaluation_does_not_change_training(compose, tmp_path, untracked):
     often, never = make_folder(tmp_path / "often"), make_folder(tmp_path / "never")
     train(replace(config, eval=replace(config.eval, every=8)), often)
     train(config, never)
-    assert differing(saved(often), saved(never)) == []
+    assert differing_paths(saved_trainer(often), saved_trainer(never)) == []
 
 
 def test_evaluations_with_one_seed_are_equal_and_leave_the_rng_alone(
@@ -238,7 +239,7 @@ def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(compose, tmp_p
     newest = max((tmp_path / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
     again = train(replace(config, resume=str(tmp_path)), tmp_path)
-    assert saved(tmp_path)["collector"]["policy_step"] == 64
+    assert saved_trainer(tmp_path)["collector"]["policy_step"] == 64
     assert again.evaluation.returns.tolist() == first.evaluation.returns.tolist()
 
 
@@ -267,9 +268,9 @@ def test_preempted_run_leaves_a_checkpoint_and_a_killed_status(tmp_path, signum,
     finally:
         process.kill()
     assert (process.returncode, "python run.py resume=" in out) == (code, True)
-    assert saved(folder)["collector"]["policy_step"] >= 32
+    assert saved_trainer(folder)["collector"]["policy_step"] >= 32
     # The upload process may run a little longer than the run.
     deadline = time.monotonic() + 60
-    while (status := [run.info.status for run in runs_in(uri)]) != ["KILLED"]:
+    while (status := [run.info.status for run in mlflow_runs(uri)]) != ["KILLED"]:
         assert time.monotonic() < deadline, status
         time.sleep(0.2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from smallest import TINY, runs_in
+from tiny_run import TINY, mlflow_runs
 
 from llmdreamer.agent.restore import restore_agent
 from llmdreamer.checkpoint.files import Checkpoints
@@ -47,7 +47,7 @@ def recorded(compose, tmp_path_factory):
         os.chdir(before)
     # On a busy machine, the upload continues after the run has ended. The status is uploaded last.
     deadline = time.monotonic() + 60
-    while not (runs := [run for run in runs_in(uri) if run.info.status == "FINISHED"]):
+    while not (runs := [run for run in mlflow_runs(uri) if run.info.status == "FINISHED"]):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     (run,) = runs

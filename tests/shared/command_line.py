@@ -1,4 +1,4 @@
-"""The command line in this process, without the seconds that a new one takes to start."""
+"""Run the command line in this process, which saves the seconds that a new process takes to start."""
 
 import logging
 import sys
@@ -12,21 +12,21 @@ import run
 
 
 @contextmanager
-def typing_in(
+def command_in(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Callable[..., tuple[int, str, str]]]:
-    """`typed("model=Q")` in `folder`: exit code, stdout and stderr."""
+    """Yield a function that runs `run.py` with overrides in `folder`: exit code, stdout and stderr."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "0")
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
 
-    def typed(*argv: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["run.py", *argv])
+    def command(*overrides: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["run.py", *overrides])
         code = run.main()
         return code, *capsys.readouterr()
 
-    yield typed
+    yield command
     for handler in set(root.handlers) - set(handlers):
         handler.close()
     root.handlers[:] = handlers

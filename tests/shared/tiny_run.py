@@ -31,17 +31,17 @@ TINY = (
 )
 
 
-def wait_only(folder: Path, uri: str) -> subprocess.Popen[bytes]:
+def start_idle_uploader(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     """Replace the upload process, which takes longer to start than a tiny run lasts."""
     return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
 
-def saved(run_dir: Path) -> dict:
+def saved_trainer(run_dir: Path) -> dict:
     """Return the trainer's state in the newest checkpoint."""
     return Checkpoints(run_dir / "checkpoints", 2).newest(torch.device("cpu"))["trainer"]
 
 
-def rows(run_dir: Path) -> list:
+def metric_records(run_dir: Path) -> list:
     """Return all logged metrics except times and system load, which differ between equal runs."""
     varying = ("time/", "system/")
     records = [
@@ -51,8 +51,8 @@ def rows(run_dir: Path) -> list:
     return [record for record in records if record[1]]
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder, by its path."""
+def folder_contents(folder: Path) -> dict[str, bytes]:
+    """Return the bytes of every file below a folder, by relative path."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -60,23 +60,25 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def differing(left, right, path=""):
-    """Paths at which two checkpoints are not the same bit for bit."""
+def differing_paths(left, right, path=""):
+    """Return the paths at which two checkpoints are not equal to the bit."""
     if isinstance(left, dict):
         if left.keys() != right.keys():
             return [f"{path}: {sorted(map(str, left.keys() ^ right.keys()))}"]
-        return [at for key in left for at in differing(left[key], right[key], f"{path}/{key}")]
+        return [
+            item for key in left for item in differing_paths(left[key], right[key], f"{path}/{key}")
+        ]
     if isinstance(left, list | tuple):
         if len(left) != len(right):
             return [path]
         pairs = enumerate(zip(left, right, strict=True))
-        return [at for i, (a, b) in pairs for at in differing(a, b, f"{path}/{i}")]
+        return [item for i, (a, b) in pairs for item in differing_paths(a, b, f"{path}/{i}")]
     if isinstance(left, torch.Tensor):
         return [] if torch.equal(left, right) else [path]
     return [] if left == right else [path]
 
 
-def runs_in(uri: str) -> list:
-    """All that an MLflow store has runs of."""
+def mlflow_runs(uri: str) -> list:
+    """Return all runs of an MLflow store."""
     client = connect(uri)
     return list(client.search_runs([e.experiment_id for e in client.search_experiments()]))

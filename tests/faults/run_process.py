@@ -1,6 +1,6 @@
-"""The smallest run that learns, typed as a command in a process of its own.
+"""Start the smallest run as a command in a separate process.
 
-Processes come from a server that has imported torch once: Python's start is most of a tiny run's time.
+Processes are forked from a server that has imported torch: the imports take most of a tiny run's time.
 """
 
 import multiprocessing
@@ -13,12 +13,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
-from smallest import TINY as SMALL
-from smallest import wait_only
+from tiny_run import TINY as TINY_RUN
+from tiny_run import start_idle_uploader
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
-TINY = (*SMALL, "backbone=gru", "checkpoint.every=16")
-LIMIT = 120  # seconds for anything to happen
+TINY = (*TINY_RUN, "backbone=gru", "checkpoint.every=16")
+TIMEOUT_SECONDS = 120
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
@@ -30,35 +30,35 @@ CONTEXT.set_forkserver_preload(
 
 
 class Command:
-    """`python run.py OVERRIDES`, typed in `cwd`; its streams go to a file there.
+    """A process that runs `python run.py OVERRIDES` in `cwd`, with its output in a file there.
 
     Args:
-        file_size: bytes that a file may have: what a full disk is to a process.
+        file_size: largest size of a file in bytes; imitates a full disk.
     """
 
     def __init__(self, cwd: Path, *overrides: str, file_size: int | None = None) -> None:
         self.log = cwd / "terminal.txt"
         self.process: BaseProcess = CONTEXT.Process(
-            target=_type, args=(cwd, [*TINY, *overrides], self.log, file_size)
+            target=_run_command, args=(cwd, [*TINY, *overrides], self.log, file_size)
         )
         self.process.start()
 
-    def wait(self, limit: float = LIMIT) -> tuple[int, str]:
-        """Its exit code (negative: the signal that killed it) and all that was said."""
-        self.process.join(limit)
+    def wait(self, timeout: float = TIMEOUT_SECONDS) -> tuple[int, str]:
+        """Return the exit code (negative: the signal that killed the process) and the output."""
+        self.process.join(timeout)
         assert self.process.exitcode is not None, self.log.read_text()
         return self.process.exitcode, self.log.read_text()
 
     def send(self, signum: int) -> None:
-        if self.process.is_alive():  # which also reaps it, so that its number is still its own
+        if self.process.is_alive():  # also reaps it, so that the pid is not reused
             os.kill(self.process.pid, signum)  # type: ignore[arg-type]
 
-    def until(self, happened: Callable[[], bool], limit: float = LIMIT) -> bool:
-        """Wait for something; False if the process ends before."""
-        deadline = time.monotonic() + limit
-        while not happened():
+    def wait_until(self, condition: Callable[[], bool], timeout: float = TIMEOUT_SECONDS) -> bool:
+        """Wait for a condition. Return False if the process ends before it holds."""
+        deadline = time.monotonic() + timeout
+        while not condition():
             if not self.process.is_alive():
-                return happened()
+                return condition()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.002)
         return True
@@ -68,18 +68,18 @@ def run(cwd: Path, *overrides: str, file_size: int | None = None) -> tuple[int, 
     return Command(cwd, *overrides, file_size=file_size).wait()
 
 
-def _type(cwd: Path, overrides: list[str], log: Path, file_size: int | None) -> None:
-    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115 (to the process's end)
+def _run_command(cwd: Path, overrides: list[str], log: Path, file_size: int | None) -> None:
+    sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115 (open until the process ends)
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
     os.chdir(cwd)
     sys.path.insert(0, str(ROOT))
-    import run as command
+    import run as run_module
     from llmdreamer.tracking import tracker
 
-    tracker._start_upload_process = wait_only
+    tracker._start_upload_process = start_idle_uploader
     torch.set_num_threads(1)
     if file_size is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     sys.argv = ["run.py", *overrides]
-    sys.exit(command.main())
+    sys.exit(run_module.main())

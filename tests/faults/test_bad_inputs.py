@@ -168,7 +168,7 @@ def test_checkpoint_of_another_shape_error_names_both_shapes(copy, untracked):
     config, folder = copy
     before = folder_contents(folder)
     wider = replace(config, resume=str(folder), algo=replace(config.algo, dense_units=24))
-    with refused(ConfigError, "16", "24"):
+    with pytest.raises(ConfigError, match=r"\(.*16.*\).*\(.*24.*\)"):
         train(wider, folder)
     assert folder_contents(folder) == before
 

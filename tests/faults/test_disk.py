@@ -82,11 +82,8 @@ def test_disk_full_for_replay_ends_the_run_in_one_line(tmp_path):
     limit = 2**14 + 5  # in the middle of a time step
     code, output = run(
         tmp_path,
-        *(
-            "run_name=new",
-            "algo.total_steps=5000",
-            "algo.learning_starts=4999",
-        ),  # random actions: fast
+        *("run_name=new", "algo.total_steps=5000"),
+        "algo.learning_starts=4999",  # random actions are fast
         "checkpoint.every=1000000",
         file_size=limit,
     )

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from refusals import assert_names, refused
 from tiny_run import folder_contents, metric_records, saved_trainer
 
@@ -46,7 +47,7 @@ def test_diverged_run_stops_without_another_update(copy, untracked):
     """Every second step has an update: the fifth is at step 74, the last step 75 has none."""
     config, folder = copy
     corrupt_rewards(config, folder, slice(None))
-    with refused(Diverged, "5 updates"):
+    with pytest.raises(Diverged, match=r"\b5 updates"):
         train(resumed_config(config, folder, 75, max_skipped=5), folder)
 
 

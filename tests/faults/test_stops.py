@@ -65,10 +65,8 @@ def test_signal_between_updates_of_one_step_stops_the_run(tmp_path):
     state = saved_trainer(folder)
     assert 5 <= state["optimizer"]["updates"] < 4 * (state["collector"]["policy_step"] - 12)
     assert run(tmp_path, *many_updates)[0] == run(uninterrupted, *many_updates)[0] == 0
-    assert (
-        differing_paths(saved_trainer(folder), saved_trainer(uninterrupted / "outputs" / "run"))
-        == []
-    )
+    expected = saved_trainer(uninterrupted / "outputs" / "run")
+    assert differing_paths(saved_trainer(folder), expected) == []
 
 
 def test_second_signal_during_save_keeps_the_checkpoint(tmp_path):

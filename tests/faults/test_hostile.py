@@ -234,7 +234,9 @@ def test_hostile_policy_files_run_nothing(compose, tmp_path, mark, name):
     else:
         (folder / name).write_text(f"seed: !!python/object/apply:os.mkdir [{mark}]")
     context = SimpleNamespace(artifacts={name: str(folder / name)}, model_config={"trust": []})
-    model = runpy.run_path(str(ROOT / "llmdreamer" / "pyfunc_policy.py"))["PolicyModel"]()
+    model = runpy.run_path(str(ROOT / "llmdreamer" / "export" / "pyfunc_policy.py"))[
+        "PolicyModel"
+    ]()
     with pytest.raises(ConfigError, match=r"not the files of a policy|config\.yaml"):
         model.load_context(context)
     assert not mark.exists()

@@ -75,14 +75,14 @@ def test_non_finite_state_is_never_saved(copy, untracked, monkeypatch):
 
     config, folder = copy
     before = folder_contents(folder / "checkpoints")
-    live = Trainer.live
+    collect_step = Trainer.collect_step
 
     def corrupted(trainer):
         if trainer.policy_step == 79:
             trainer.agent.behavior.return_norm.low.fill_(math.inf)
-        return live(trainer)
+        return collect_step(trainer)
 
-    monkeypatch.setattr(Trainer, "live", corrupted)
+    monkeypatch.setattr(Trainer, "collect_step", corrupted)
     with refused(Diverged, "agent.behavior.return_norm.low", "not finite"):
         train(resumed_config(config, folder, 80, max_skipped=1000), folder)
     assert folder_contents(folder / "checkpoints") == before

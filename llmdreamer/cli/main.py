@@ -122,20 +122,17 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
             raise ConfigError(
                 f"{line}: give one sweep specification at a time (python run.py -m sweeps={first})"
             )
-        if (
-            key == "resume"
-            and multirun
-            and not override.is_delete()
-            and override.value() is not None
-        ):
+        resumes = key == "resume" and not override.is_delete() and override.value() is not None
+        if resumes and multirun:
             raise ConfigError(f"{line} resumes one run: leave out -m")
         if override.is_sweep_override() and not multirun:
             raise ConfigError(f"{line} is a list of values: add -m (python run.py -m {line})")
         # A sweep's driver gives its runs these values and sets DRIVER_VARIABLE.
         single_run = not multirun and not args.cfg and DRIVER_VARIABLE not in os.environ
-        if key in ("seeds", "rerun") and override.value() not in (None, False) and single_run:
-            raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
-        if key == "hydra/launcher" and override.value() in LAUNCHERS and single_run:
+        for_sweeps = (key in ("seeds", "rerun") and override.value() not in (None, False)) or (
+            key == "hydra/launcher" and override.value() in LAUNCHERS
+        )
+        if for_sweeps and single_run:
             raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
         if key == "sweeps" and override.value() is not None and single_run:
             raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")

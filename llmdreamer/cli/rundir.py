@@ -56,7 +56,7 @@ def run_dir(cfg: Config, started: str) -> Path:
 
 
 def already_finished(cfg: Config) -> bool:
-    """Return True if the run that `cfg` resumes has already_finished and `cfg` does not make it longer."""
+    """Return True if the run that `cfg` resumes has finished and `cfg` does not make it longer."""
     folder = Path(str(cfg.resume))
     if cfg.resume in (None, AUTO) or not is_finished(folder):
         return False

@@ -11,11 +11,11 @@
 # ---
 
 # %% [markdown]
-# # The arms compared
+# # Comparison of arms
 #
-# Interquartile means over seeds with 95% stratified-bootstrap intervals (strata: environments), after
-# Agarwal et al. 2021, arXiv:2108.13264. Runs that did not finish are left out, and counted. Every
-# figure comes out the same, to the byte, when it is drawn again.
+# Interquartile means over seeds with 95% stratified-bootstrap intervals (strata: environments), as in
+# Agarwal et al. 2021, arXiv:2108.13264. Runs that did not finish are left out, and a note says how many.
+# Drawing a figure again gives the same bytes.
 
 # %%
 import os
@@ -23,7 +23,9 @@ import os
 from llmdreamer.analysis import compare
 from llmdreamer.analysis.load import load
 
-STORE = os.environ.get("LLMDREAMER_STORE", "sqlite:///mlflow.db")  # relative: to this notebook
+STORE = os.environ.get(
+    "LLMDREAMER_STORE", "sqlite:///mlflow.db"
+)  # a relative path starts at this notebook
 EXPERIMENT = os.environ.get("LLMDREAMER_EXPERIMENT", "llmdreamer")
 
 # %%
@@ -49,4 +51,4 @@ compare.profile(records)
 compare.improvement(records)
 
 # %%
-compare.axes_of_the_question(records)
+compare.one_knob_differences(records)

@@ -11,10 +11,10 @@
 # ---
 
 # %% [markdown]
-# # A study of Optuna's
+# # An Optuna study
 #
-# History, importances, slices, parallel coordinates, timeline and the curves of pruned trials; of a study
-# with several objectives, the Pareto front. Importances are Optuna's.
+# History, importances, slices, parallel coordinates, timeline and the curves of pruned trials. For a study
+# with several objectives: the Pareto front and the timeline. Optuna computes the importances.
 
 # %%
 import os
@@ -24,8 +24,8 @@ from IPython.display import display
 from llmdreamer.analysis import study
 
 STORAGE = os.environ.get("LLMDREAMER_STUDY_STORAGE", "study.db")  # or outputs/sweeps/NAME, or a URL
-STUDY = os.environ.get("LLMDREAMER_STUDY")  # not needed where there is only one
+STUDY = os.environ.get("LLMDREAMER_STUDY")  # not needed if there is only one
 
 # %%
-for part in study.everything(STORAGE, STUDY):
-    display(part)
+for section in study.all_sections(STORAGE, STUDY):
+    display(section)

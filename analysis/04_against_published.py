@@ -11,9 +11,9 @@
 # ---
 
 # %% [markdown]
-# # Against published curves
+# # Comparison with published curves
 #
-# Our runs on the DeepMind Control Suite over those of DreamerV3 and its baselines (`data/README.md`).
+# Our runs on the DeepMind Control Suite beside those of DreamerV3 and its baselines (`data/README.md`).
 
 # %%
 import os
@@ -22,7 +22,9 @@ from pathlib import Path
 from llmdreamer.analysis import published
 from llmdreamer.analysis.load import RETURN, load
 
-STORE = os.environ.get("LLMDREAMER_STORE", "sqlite:///mlflow.db")  # relative: to this notebook
+STORE = os.environ.get(
+    "LLMDREAMER_STORE", "sqlite:///mlflow.db"
+)  # a relative path starts at this notebook
 EXPERIMENT = os.environ.get("LLMDREAMER_EXPERIMENT", "llmdreamer")
 CURVES = Path(os.environ.get("LLMDREAMER_PUBLISHED", "data/dmc_proprio.csv"))
 

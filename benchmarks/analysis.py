@@ -17,8 +17,8 @@ import numpy as np
 
 from llmdreamer.analysis import aggregate, compare
 from llmdreamer.analysis.load import RETURN, load
-from llmdreamer.analysis.part import save
-from llmdreamer.analysis.sentence import ALPHA
+from llmdreamer.analysis.section import save_section
+from llmdreamer.analysis.statements import ALPHA
 from llmdreamer.tracking import ensure_experiment
 
 RUNS, CURVES, POINTS = 200, 100, 100
@@ -32,8 +32,8 @@ def speed() -> None:
         clocks = [(time.perf_counter(), time.process_time())]
         records = load(uri)
         clocks.append((time.perf_counter(), time.process_time()))
-        for part in compare.everything(load(uri, keys=compare.KEYS)):
-            save(part, Path(name) / "report")
+        for section in compare.all_sections(load(uri, keys=compare.KEYS)):
+            save_section(section, Path(name) / "report")
         clocks.append((time.perf_counter(), time.process_time()))
     assert len(records.runs) == RUNS and len(records.curves) == RUNS * CURVES * POINTS
     print(f"{RUNS} runs x {CURVES} curves x {POINTS} points = {len(records.curves):,} rows")
@@ -72,7 +72,7 @@ def fill(database: Path, experiment: str) -> None:
 
 
 def p_value(first: np.ndarray, second: np.ndarray) -> float:
-    return aggregate.permutation_p(first, second, most=2000)
+    return aggregate.permutation_p(first, second, max_permutations=2000)
 
 
 def coverage(times: int = 2000) -> None:

@@ -24,8 +24,8 @@ import pandas as pd
 
 from llmdreamer.analysis import plot
 from llmdreamer.analysis.aggregate import bootstrap, iqm
-from llmdreamer.analysis.part import Part, save
 from llmdreamer.analysis.published import published_curves, read_published, task_of
+from llmdreamer.analysis.section import Section, save_section
 from llmdreamer.tracking.record import RunFiles, RunRecord, load
 from llmdreamer.tracking.spool import read_metrics
 from llmdreamer.utils.errors import ConfigError
@@ -166,7 +166,7 @@ def write(
         columns=["label", "seed", "env_step", "return"],
     )
     single = pd.DataFrame([row_of(run, reach) for group in groups.values() for run in group])
-    save(Part(title, figures={"returns": draw(groups, reach, reference)}), out, ("png",))
+    save_section(Section(title, figures={"returns": draw(groups, reach, reference)}), out, ("png",))
     curves.to_csv(out / "curves.csv", index=False)
     single.to_csv(out / "runs.csv", index=False)
     (out / "README.md").write_text(page(groups, notes, title, reach, reference), encoding="utf-8")

@@ -1,1 +1,1 @@
-"""From recorded runs to statistics and figures: what the notebooks and the report are made of."""
+"""Loads recorded runs and turns them into statistics and figures, for the notebooks and the report."""

@@ -1,7 +1,7 @@
-"""Statistics of few runs: pure functions on arrays; a seed makes each figure repeat to the byte.
+"""Statistics of few runs: pure functions on arrays. With the same seed, results are identical.
 
 Interquartile mean, stratified bootstrap, performance profile and probability of improvement as in
-Agarwal et al. 2021 (arXiv:2108.13264, sections 4.1 to 4.3); strata are environments.
+Agarwal et al. 2021 (arXiv:2108.13264, sections 4.1 to 4.3). Strata are environments.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Statistic = Callable[[Array, int], Array]
 
 REPETITIONS = 2000
 LEVEL = 0.95
-_CELLS = 4_000_000  # numbers held at a time while resampling: 32 MB
+CHUNK_VALUES = 4_000_000  # values held at a time while resampling: 32 MB
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A statistic and its interval; `low` and `high` are NaN where n is 1.
+    """A statistic with its interval; `low` and `high` are NaN if n is 1.
 
-    `p` is None where nothing was tested. Arrays where the values had more than one axis.
+    `p` is None if nothing was tested. The fields are arrays if the values had more than one axis.
     """
 
     value: Array
@@ -38,9 +38,9 @@ class Estimate:
 
 
 def iqm(values: Array, axis: int = -1) -> Array:
-    """Interquartile mean: what is left after floor(n / 4) values are cut at each end.
+    """Interquartile mean: the mean without the floor(n / 4) lowest and highest values.
 
-    Of 4 values it is the mean of the middle two, of fewer the mean.
+    For 4 values it is the mean of the middle two; for fewer values it is their mean.
     """
     values = np.moveaxis(np.asarray(values, np.float64), axis, -1)
     n = values.shape[-1]
@@ -57,11 +57,11 @@ def bootstrap(
     repetitions: int = REPETITIONS,
     seed: int = 0,
 ) -> Estimate:
-    """A statistic with its stratified percentile-bootstrap interval.
+    """Compute a statistic with its stratified percentile-bootstrap interval.
 
     Args:
-        values: (n, ...), a run each.
-        strata: (n,), the environment of each run; runs are drawn anew within it. None: one.
+        values: (n, ...), one entry for each run.
+        strata: (n,), the environment of each run; runs are resampled within it. None: one stratum.
         statistic: of all runs together.
     """
     values = np.asarray(values, np.float64)
@@ -74,46 +74,18 @@ def bootstrap(
     return Estimate(value, low, high, len(values))
 
 
-def difference(
-    values: Array,
-    others: Array,
-    strata: NDArray | None = None,
-    other_strata: NDArray | None = None,
-    statistic: Statistic = iqm,
-    repetitions: int = REPETITIONS,
-    seed: int = 0,
-) -> Estimate:
-    """Statistic of `values` minus that of `others`, each resampled by itself, and a permutation p.
-
-    Args:
-        values: (n,); `others`: (m,): final scores of two arms.
-    """
-    rng = np.random.default_rng(seed)
-    value = statistic(values, 0) - statistic(others, 0)
-    n = min(len(values), len(others))
-    if n < 2:
-        nothing = np.full_like(value, np.nan)
-        return Estimate(value, nothing, nothing, n)
-    draws = _resampled(values, strata, statistic, repetitions, rng)
-    draws = draws - _resampled(others, other_strata, statistic, repetitions, rng)
-    low, high = _percentiles(draws)
-    p = permutation_p(values, others, strata, other_strata, seed=seed)
-    return Estimate(value, low, high, n, p)
-
-
 def paired_difference(
     values: Array, others: Array, strata: NDArray | None = None, seed: int = 0
 ) -> Estimate:
-    """Mean of `values[i] - others[i]` over pairs of one seed and environment, bootstrap over pairs.
+    """Mean of `values[i] - others[i]`, with a bootstrap over pairs of one seed and environment.
 
-    The mean, as an interquartile mean of few differences would drop the pairs that matter. Its p
-    is that of shuffling arms over all runs of an environment, not within pairs: a seed gives
-    the two arms the same first states of the environment and nothing else in common, and flips
-    of 5 pairs cannot reach 5% at all.
+    It is the mean, because an interquartile mean of few differences drops the pairs that matter. Its p
+    permutes arms over all runs of an environment, not within pairs. A seed gives both arms the same
+    first states of the environment and nothing else, and flips of 5 pairs cannot reach 5%.
     """
-    found = bootstrap(np.asarray(values) - np.asarray(others), strata, _mean, seed=seed)
+    estimate = bootstrap(np.asarray(values) - np.asarray(others), strata, _mean, seed=seed)
     p = permutation_p(values, others, strata, strata, seed=seed) if len(values) > 1 else None
-    return Estimate(found.value, found.low, found.high, found.n, p)
+    return Estimate(estimate.value, estimate.low, estimate.high, estimate.n, p)
 
 
 def permutation_p(
@@ -121,33 +93,33 @@ def permutation_p(
     others: Array,
     strata: NDArray | None = None,
     other_strata: NDArray | None = None,
-    most: int = 20_000,
+    max_permutations: int = 20_000,
     seed: int = 0,
 ) -> float:
-    """Two-sided p of the difference of means, the arms' names shuffled within each environment.
+    """Two-sided p of the difference of means, with the arms permuted within each environment.
 
-    All arrangements if one environment has at most `most` (5 against 5 have 252), else that many
-    at random, counting the observed one.
+    With a single environment and at most `max_permutations` permutations (5 runs against 5 have 252),
+    all are used. Otherwise that many are drawn, and the observed one is among them.
     """
     values, others = np.asarray(values, np.float64), np.asarray(others, np.float64)
     strata = _strata(values, strata)
     other_strata = _strata(others, other_strata)
-    observed, shuffled = 0.0, np.zeros(1)
+    observed, permuted = 0.0, np.zeros(1)
     names = [name for name in np.unique(strata) if (other_strata == name).any()]
     rng = np.random.default_rng(seed)
     for name in names:
-        one, two = values[strata == name], others[other_strata == name]
-        observed += one.mean() - two.mean()
-        means = _arrangements(one, two, len(names) == 1, most, rng)
-        shuffled = means if len(shuffled) == 1 else shuffled + means
-    # Rounding must not decide whether an arrangement is as extreme as the observed one.
+        first, second = values[strata == name], others[other_strata == name]
+        observed += first.mean() - second.mean()
+        differences = _permuted_differences(first, second, len(names) == 1, max_permutations, rng)
+        permuted = differences if len(permuted) == 1 else permuted + differences
+    # Rounding must not decide whether a permutation is as extreme as the observed one.
     tolerance = 1e-9 * max(1.0, float(np.abs(np.concatenate([values, others])).max()))
-    extreme = np.abs(shuffled) >= abs(observed) - tolerance
+    extreme = np.abs(permuted) >= abs(observed) - tolerance
     return float(extreme.mean())
 
 
 def holm(p: Array) -> Array:
-    """Holm's step-down adjustment of p values tested together."""
+    """Adjust p values that are tested together by Holm's step-down method."""
     p = np.asarray(p, np.float64)
     order = np.argsort(p, kind="stable")
     steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
@@ -156,7 +128,7 @@ def holm(p: Array) -> Array:
     return adjusted
 
 
-def improvement(
+def probability_of_improvement(
     values: Array,
     others: Array,
     strata: NDArray | None = None,
@@ -164,17 +136,17 @@ def improvement(
     repetitions: int = REPETITIONS,
     seed: int = 0,
 ) -> Estimate:
-    """P(a run of `values` beats one of `others`), a tie counting half, averaged over environments."""
+    """P(a run of `values` beats one of `others`), averaged over environments; a tie counts half."""
     values, others = np.asarray(values, np.float64), np.asarray(others, np.float64)
     strata, other_strata = _strata(values, strata), _strata(others, other_strata)
     names = [name for name in np.unique(strata) if (other_strata == name).any()]
     rng = np.random.default_rng(seed)
     points, draws = [], []
     for name in names:
-        one, two = values[strata == name], others[other_strata == name]
-        wins = (one[:, None] > two) + 0.5 * (one[:, None] == two)
-        rows = rng.integers(len(one), size=(repetitions, len(one)))
-        columns = rng.integers(len(two), size=(repetitions, len(two)))
+        first, second = values[strata == name], others[other_strata == name]
+        wins = (first[:, None] > second) + 0.5 * (first[:, None] == second)
+        rows = rng.integers(len(first), size=(repetitions, len(first)))
+        columns = rng.integers(len(second), size=(repetitions, len(second)))
         points.append(wins.mean())
         draws.append(wins[rows[:, :, None], columns[:, None, :]].mean((1, 2)))
     n = min(len(values), len(others))
@@ -182,28 +154,22 @@ def improvement(
     return Estimate(np.mean(points), low, high, n)
 
 
-def profile(
+def performance_profile(
     values: Array, thresholds: Array, strata: NDArray | None = None, seed: int = 0
 ) -> Estimate:
-    """Performance profile: the share of runs whose score is above each threshold, with intervals."""
+    """Share of runs whose score is above each threshold, with intervals."""
     above = (np.asarray(values)[:, None] > thresholds).astype(np.float64)
     return bootstrap(above, strata, _mean, seed=seed)
 
 
-def normalise(values: Array, low: Array, high: Array) -> Array:
-    """Scores of several environments on one scale: 0 at `low`, 1 at `high`."""
+def normalize(values: Array, low: Array, high: Array) -> Array:
+    """Scale scores so that `low` becomes 0 and `high` becomes 1."""
     return (np.asarray(values) - low) / (np.asarray(high) - low)
 
 
-def on_grid(x: Array, y: Array, grid: Array) -> Array:
-    """A curve at the points of `grid`, linear between its own, NaN before and after them."""
+def interpolate(x: Array, y: Array, grid: Array) -> Array:
+    """Interpolate a curve linearly at the points of `grid`; NaN outside the curve."""
     return np.interp(grid, x, y, left=np.nan, right=np.nan)
-
-
-def at_budget(x: Array, y: Array, budget: float) -> float:
-    """The last value of a curve at or before `budget`; NaN if it begins later."""
-    reached = np.searchsorted(x, budget, side="right")
-    return float(y[reached - 1]) if reached else float("nan")
 
 
 def _mean(values: Array, axis: int) -> Array:
@@ -227,29 +193,37 @@ def _resampled(
     repetitions: int,
     rng: np.random.Generator,
 ) -> Array:
-    """(repetitions, ...): the statistic of runs drawn with replacement within each stratum."""
+    """Return (repetitions, ...): the statistic of runs drawn with replacement within each stratum."""
     strata = _strata(values, strata)
     members = [np.flatnonzero(strata == name) for name in np.unique(strata)]
     drawn = np.concatenate(
-        [rows[rng.integers(len(rows), size=(repetitions, len(rows)))] for rows in members], axis=1
+        [
+            indices[rng.integers(len(indices), size=(repetitions, len(indices)))]
+            for indices in members
+        ],
+        axis=1,
     )
-    chunk = max(1, _CELLS // max(1, values.size))
-    parts = [
+    chunk = max(1, CHUNK_VALUES // max(1, values.size))
+    chunks = [
         statistic(values[drawn[start : start + chunk]], 1) for start in range(0, repetitions, chunk)
     ]
-    return np.concatenate(parts)
+    return np.concatenate(chunks)
 
 
-def _arrangements(
-    one: Array, two: Array, may_enumerate: bool, most: int, rng: np.random.Generator
+def _permuted_differences(
+    first: Array,
+    second: Array,
+    may_enumerate: bool,
+    max_permutations: int,
+    rng: np.random.Generator,
 ) -> Array:
-    """Differences of means under shuffled names; row 0 of a random sample is the observed one."""
-    pooled, n, m = np.concatenate([one, two]), len(one), len(two)
-    if may_enumerate and comb(n + m, n) <= most:
+    """Differences of means after permuting the arms; in a random sample, entry 0 is the observed one."""
+    pooled, n, m = np.concatenate([first, second]), len(first), len(second)
+    if may_enumerate and comb(n + m, n) <= max_permutations:
         chosen = np.array(list(combinations(range(n + m), n)))
-        first = pooled[chosen].sum(1)
+        total = pooled[chosen].sum(1)
     else:
-        order = rng.permuted(np.tile(np.arange(n + m), (most, 1)), axis=1)
+        order = rng.permuted(np.tile(np.arange(n + m), (max_permutations, 1)), axis=1)
         order[0] = np.arange(n + m)
-        first = pooled[order[:, :n]].sum(1)
-    return first / n - (pooled.sum() - first) / m
+        total = pooled[order[:, :n]].sum(1)
+    return total / n - (pooled.sum() - total) / m

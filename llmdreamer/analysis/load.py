@@ -1,4 +1,4 @@
-"""Loads a store into tidy frames: which runs count, which are left out and why, what they logged."""
+"""Loads the runs of a store that count, and what they logged, into data frames."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from llmdreamer.analysis.cells import KNOBS, PARAM, TAG, label_arms
+from llmdreamer.analysis.arms import KNOBS, PARAM, TAG, label_arms
 from llmdreamer.tracking.read import Points, StoredRun, read_experiment
 from llmdreamer.tracking.store import TrackingError, resolve_uri
 from llmdreamer.utils.errors import ConfigError
@@ -39,21 +39,21 @@ CURVE_COLUMNS = ["run_id", "key", "env_step", "seconds", "value"]
 
 @dataclass(frozen=True)
 class Records:
-    """What a store says of an experiment.
+    """The runs of an experiment that count, and their metrics.
 
-    `runs`: one row a run that counts: RUN_COLUMNS, the knobs, `params.*` and `tags.*`; times in epoch
-    seconds. `curves`: one row a point: CURVE_COLUMNS; `seconds` since the run began, pauses
-    between being stopped and resumed included. `notes`: sentences a reader must know.
+    `runs` has one row for each run: RUN_COLUMNS, the knobs, `params.*` and `tags.*`; times are in epoch
+    seconds. `curves` has one row for each value: CURVE_COLUMNS; `seconds` count from the start of the
+    run and include the pauses before it was resumed. `notes` are sentences that a reader must know.
     """
 
     source: str
     runs: pd.DataFrame
     curves: pd.DataFrame
     notes: list[str] = field(default_factory=list)
-    uri: str = ""  # of the store, with its password: for asking, not for showing
+    uri: str = ""  # of the store, with its password: for requests, never shown
 
-    def of(self, key: str) -> pd.DataFrame:
-        """The points of one metric, each with its run's label, environment and seed."""
+    def metric(self, key: str) -> pd.DataFrame:
+        """Return the values of one metric, each with its run's label, environment and seed."""
         points = self.curves[self.curves["key"] == key]
         points = points.assign(run_id=points["run_id"].astype(object))
         return points.merge(self.runs[["run_id", "label", "env", "seed"]], on="run_id")
@@ -68,14 +68,14 @@ def load(
     shared: Sequence[str] = (),
     statuses: Sequence[str] = ("FINISHED",),
 ) -> Records:
-    """Load the runs of an experiment; what goes wrong is a note, and no runs.
+    """Load the runs of an experiment. A failure gives no runs and a note.
 
     Args:
-        uri: of the store; a relative SQLite path is one of the working directory.
+        uri: of the store; a relative SQLite path is relative to the working directory.
         keys: metrics to load; None loads all.
-        parent: MLflow run of a sweep: load its jobs only,
-        shared: and these runs, which it found finished: they are jobs of another sweep.
-        statuses: runs that count. Others are left out, and a note says how many.
+        parent: id of a sweep's MLflow run; if given, only its jobs and `shared` are loaded.
+        shared: ids of runs that the sweep found finished: jobs of other sweeps.
+        statuses: of the runs that count. Others are left out, and a note says how many.
     """
     source = f"{redact(uri)}, experiment {experiment}"
     try:
@@ -88,25 +88,25 @@ def load(
     if parent is not None:
         runs = [run for run in runs if run.parent == parent or run.run_id in shared]
     counted = [run for run in runs if run.status in statuses]
-    notes = _left_out(runs, counted, stored.runs)
+    notes = _exclusion_notes(runs, counted, stored.runs)
     frame = _frame(counted)
-    frame, repeated = _newest_of_each(frame)
+    frame, repeated = _drop_repeated(frame)
     if repeated:
         notes.append(
-            f"{_runs(repeated)} left out: a newer run has the same configuration and seed."
+            f"{_count_runs(repeated)} left out: a newer run has the same configuration and seed."
         )
     curves = _curves(stored.points, frame)
     return Records(source, frame, curves, notes, uri)
 
 
-def tidy(points: Points) -> pd.DataFrame:
-    """Points as (run_id, key, env_step, at, value), each (run, key, step) once, in order of steps.
+def current_points(points: Points) -> pd.DataFrame:
+    """Return (run_id, key, env_step, time_ms, value) sorted by step, one for each (run, key, step).
 
-    A run killed between two checkpoints and resumed logs the steps between them again. What counts
-    is what the run went on from: a point goes if a later one of the same run and key has the
-    same or a smaller step. Evaluations and losses lie at steps that the schedule gives, so this is
-    exact for them; of the episodes of an abandoned life, those between the checkpoint and the
-    first new one cannot be told from the rest, and stay.
+    A run that is killed and resumed from a checkpoint logs some steps twice. Only the values from
+    which it continued count, so a value is dropped if a later value of the same run and key has the
+    same or a smaller step. For evaluations and losses this is exact, because the schedule fixes their
+    steps. Episodes of the discarded attempt remain if they ended between the checkpoint and the first
+    episode after the resume.
     """
     curve = points.run.astype(np.int64) * max(1, len(points.keys)) + points.key
     order = np.lexsort((points.step, points.time_ms, curve))
@@ -116,29 +116,29 @@ def tidy(points: Points) -> pd.DataFrame:
             "run_id": pd.Categorical.from_codes(points.run[kept], points.runs),
             "key": pd.Categorical.from_codes(points.key[kept], points.keys),
             "env_step": points.step[kept],
-            "at": points.time_ms[kept],
+            "time_ms": points.time_ms[kept],
             "value": points.value[kept],
         }
     )
 
 
 def _is_current(curve: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Whether no later row of the same curve has a step as small. Rows lie in order of time."""
+    """Mark the values after which their curve has no step as small; values are sorted by curve and time."""
     if len(step) == 0:
         return np.zeros(0, bool)
-    # One running minimum from the end serves all curves: a curve's steps are lifted above those of
-    # every curve that lies behind it, so that the minimum never crosses over.
-    lift = curve * (step.max() - step.min() + 1)
-    lifted = step - step.min() + lift
-    later = np.minimum.accumulate(lifted[::-1])[::-1]
-    return np.append(lifted[:-1] < later[1:], True)
+    # One running minimum from the end serves all curves. An offset puts the steps of each curve above
+    # those of all earlier curves, so that the minimum of one curve does not affect another.
+    offset = curve * (step.max() - step.min() + 1)
+    shifted = step - step.min() + offset
+    later = np.minimum.accumulate(shifted[::-1])[::-1]
+    return np.append(shifted[:-1] < later[1:], True)
 
 
 def _curves(points: Points, runs: pd.DataFrame) -> pd.DataFrame:
-    frame = tidy(points)
+    frame = current_points(points)
     started = runs.set_index("run_id")["started"].reindex(points.runs).to_numpy(np.float64)
     started_at = started[frame["run_id"].cat.codes.to_numpy()]
-    frame = frame.assign(seconds=frame["at"].to_numpy() / 1000 - started_at)
+    frame = frame.assign(seconds=frame["time_ms"].to_numpy() / 1000 - started_at)
     return frame.loc[np.isfinite(started_at), CURVE_COLUMNS].reset_index(drop=True)
 
 
@@ -171,8 +171,8 @@ def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
     return frame[first + [name for name in frame if name not in first]]
 
 
-def _newest_of_each(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """A configuration that was run twice with one seed is one sample, not two."""
+def _drop_repeated(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """Keep the newest run of each configuration and seed; also return the number of runs dropped."""
     newest = runs.sort_values("started", kind="stable").drop_duplicates(
         ["label", "env", "seed"], keep="last"
     )
@@ -180,27 +180,27 @@ def _newest_of_each(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     return kept, len(runs) - len(kept)
 
 
-def _left_out(
-    runs: list[StoredRun], counted: list[StoredRun], everything: list[StoredRun]
+def _exclusion_notes(
+    runs: list[StoredRun], counted: list[StoredRun], all_runs: list[StoredRun]
 ) -> list[str]:
-    if not everything:
+    if not all_runs:
         return ["The experiment has no runs yet."]
     if not runs:
-        return ["The experiment has no runs with a tag `arm`: none was made by this software."]
-    chosen = {run.run_id for run in counted}
-    missing = Counter(_end(run) for run in runs if run.run_id not in chosen)
-    if not missing:
+        return ["The experiment has no runs of llmdreamer: none has a tag `arm`."]
+    counted_ids = {run.run_id for run in counted}
+    excluded = Counter(_status(run) for run in runs if run.run_id not in counted_ids)
+    if not excluded:
         return []
-    told = ", ".join(f"{count} {status}" for status, count in sorted(missing.items()))
-    return [f"{_runs(sum(missing.values()))} of {len(runs)} left out: {told}."]
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(excluded.items()))
+    return [f"{_count_runs(sum(excluded.values()))} of {len(runs)} left out: {statuses}."]
 
 
-def _end(run: StoredRun) -> str:
-    """How a run ended: MLflow knows no pruning, and has such a run KILLED."""
+def _status(run: StoredRun) -> str:
+    """Return MLflow's status, or PRUNED for a pruned run, which MLflow shows as KILLED."""
     return "PRUNED" if run.status == "KILLED" and "pruned" in run.tags else run.status
 
 
-def _runs(count: int) -> str:
+def _count_runs(count: int) -> str:
     return "1 run" if count == 1 else f"{count} runs"
 
 

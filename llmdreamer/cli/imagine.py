@@ -42,21 +42,21 @@ def _imagine(args: argparse.Namespace) -> str:
     check_positive(args, "context", "horizon", "windows", "samples")
     config = read_run_config(args.run_dir, args.trust)
     # Imported late, so that the errors above appear without loading torch.
-    from llmdreamer.analysis.open_loop import everything
-    from llmdreamer.analysis.part import save
+    from llmdreamer.analysis.open_loop import all_sections
+    from llmdreamer.analysis.section import save_section
     from llmdreamer.evaluation.open_loop_record import FILE
 
     found = _measure(args, config)
     folder = args.out or args.run_dir / "imagined"
     try:
-        parts = everything(found)
-        for part in parts:
-            save(part, folder)
+        sections = all_sections(found)
+        for section in sections:
+            save_section(section, folder)
         found.save(folder / FILE)
     except OSError as error:
         raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from error
-    (table,) = parts[0].tables
-    return "\n".join([table.to_string(index=False), *parts[0].text, f"pictures  {folder}"])
+    (table,) = sections[0].tables
+    return "\n".join([table.to_string(index=False), *sections[0].text, f"pictures  {folder}"])
 
 
 def _measure(args: argparse.Namespace, config: Config) -> OpenLoop:

@@ -1,4 +1,4 @@
-"""`python -m llmdreamer report STORE_OR_SWEEP`: the comparison of arms as one page and its pictures."""
+"""`python -m llmdreamer report STORE_OR_SWEEP`: writes the comparison of arms as a page with figures."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact
 
 if TYPE_CHECKING:
-    from llmdreamer.analysis.part import Part
+    from llmdreamer.analysis.section import Section
 
 _STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")  # MLflow's
 _STYLE = """
@@ -34,37 +34,43 @@ footer { margin-top: 3rem; color: #555; font-size: 0.85rem; }
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where the runs are: a store, an experiment, and the sweep's run if only its jobs count."""
+class RunSource:
+    """A store and an experiment; with `parent`, only the jobs of that sweep count."""
 
     uri: str
     experiment: str
-    parent: str | None = None
-    shared: tuple[str, ...] = ()  # runs of other sweeps that this one found finished
+    parent: str | None = None  # id of the sweep's MLflow run
+    shared: tuple[str, ...] = ()  # ids of runs of other sweeps that this one found finished
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Write the report; 0, or 2 after a line that says why there is none."""
+    """Write the report; return 0, or 2 after printing why there is none."""
     parser = argparse.ArgumentParser(prog="python -m llmdreamer report", description=__doc__)
-    parser.add_argument("source", help="a sweep's folder, a .db file, or a tracking URI")
-    parser.add_argument("--experiment", help="in MLflow (default: the sweep's, or llmdreamer)")
-    parser.add_argument("--out", type=Path, default=Path("report"), help="folder (default report)")
+    parser.add_argument("source", help="folder of a sweep, a .db file, or a tracking URI")
+    parser.add_argument(
+        "--experiment", help="MLflow experiment (default: the sweep's, or llmdreamer)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("report"), help="output folder (default: report)"
+    )
     parser.add_argument(
         "--status",
         default="FINISHED",
-        help="of the runs that count, with commas (default FINISHED; others: FAILED,KILLED,RUNNING)",
+        help="states of the runs that count, comma-separated (default: FINISHED; others: "
+        "FAILED, KILLED, RUNNING)",
     )
     args = parser.parse_args(argv)
     try:
         statuses = [name.strip().upper() for name in args.status.split(",")]
         if unknown := set(statuses) - set(_STATUSES):
             raise ConfigError(
-                f"--status {args.status}: {', '.join(sorted(unknown))} is none of {', '.join(_STATUSES)}"
+                f"--status {args.status}: unknown {', '.join(sorted(unknown))}; "
+                f"choose from {', '.join(_STATUSES)}"
             )
-        source = find(args.source, args.experiment)
+        source = find_runs(args.source, args.experiment)
         typed = sys.argv[1:] if argv is None else argv
         command = f"{parser.prog} {redact(shlex.join(typed))}"
-        page = write(source, args.out, statuses, command)
+        page = write_report(source, args.out, statuses, command)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -72,59 +78,59 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def find(source: str, experiment: str | None = None) -> Source:
-    """Make out what was named.
+def find_runs(source: str, experiment: str | None = None) -> RunSource:
+    """Return the runs that a sweep's folder, a database file or a tracking URI names.
 
     Raises:
-        ConfigError: if it is neither a store nor the folder of a sweep.
+        ConfigError: if it is none of these.
     """
     path = Path(source)
     if path.is_file():
-        return Source(sqlite_uri(path.resolve()), experiment or "llmdreamer")
+        return RunSource(sqlite_uri(path.resolve()), experiment or "llmdreamer")
     if path.is_dir():
         mlflow_run = load_record(MlflowRunRef, path / "mlflow.json")
         if mlflow_run is not None and mlflow_run.run_id is not None:
             uri = with_password(mlflow_run.uri)
-            return Source(
-                uri, experiment or mlflow_run.experiment, mlflow_run.run_id, _listed(path)
+            return RunSource(
+                uri, experiment or mlflow_run.experiment, mlflow_run.run_id, _shared_runs(path)
             )
         if (path / "mlflow.db").exists():
-            return Source(sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer")
+            return RunSource(sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer")
         raise ConfigError(
-            f"{source} is no sweep and holds no store: it has neither mlflow.json nor mlflow.db"
+            f"{source} is not the folder of a sweep or a store: it has neither mlflow.json nor mlflow.db"
         )
     if ":" not in source:
         raise ConfigError(f"{source}: there is no such file or folder")
-    return Source(resolve_uri(source, Path.cwd()), experiment or "llmdreamer")
+    return RunSource(resolve_uri(source, Path.cwd()), experiment or "llmdreamer")
 
 
-def _listed(sweep: Path) -> tuple[str, ...]:
-    """The runs in the folders that a grid's table names: a cell is run once, by whichever sweep comes
-    first, and counts for all."""
+def _shared_runs(sweep: Path) -> tuple[str, ...]:
+    """Return the runs in the folders that the sweep's results.csv lists.
+
+    A cell is run only once, by the first sweep that contains it, and counts for all of them.
+    """
     table = sweep / "results.csv"
     if not table.exists():
         return ()
     with open(table, encoding="utf-8", newline="") as file:
         folders = [row.get("folder") for row in csv.DictReader(file)]
-    found = [
-        load_record(MlflowRunRef, Path(folder) / "mlflow.json") for folder in folders if folder
-    ]
-    return tuple(known.run_id for known in found if known is not None and known.run_id is not None)
+    runs = [load_record(MlflowRunRef, Path(folder) / "mlflow.json") for folder in folders if folder]
+    return tuple(run.run_id for run in runs if run is not None and run.run_id is not None)
 
 
-def write(source: Source, folder: Path, statuses: list[str], command: str) -> Path:
+def write_report(source: RunSource, folder: Path, statuses: list[str], command: str) -> Path:
     """Write `index.html`, figures, tables and `returns.csv` into `folder`; return the page.
 
     Args:
-        command: what was typed, for whoever reads the page.
+        command: shown on the page.
 
     Raises:
         ConfigError: if there are no runs to report, or the folder cannot be written.
     """
-    # Imported late: a typing error does without pandas and matplotlib.
-    from llmdreamer.analysis.compare import KEYS, everything, returns
+    # Imported here so that a mistake on the command line is reported quickly.
+    from llmdreamer.analysis.compare import KEYS, all_sections, returns
     from llmdreamer.analysis.load import load
-    from llmdreamer.analysis.part import save
+    from llmdreamer.analysis.section import save_section
 
     records = load(
         source.uri,
@@ -136,20 +142,22 @@ def write(source: Source, folder: Path, statuses: list[str], command: str) -> Pa
     )
     if records.runs.empty:
         raise ConfigError(" ".join(records.notes) or f"{records.source}: no runs")
-    parts = everything(records)
+    sections = all_sections(records)
     try:
-        for part in parts:
-            save(part, folder)
+        for section in sections:
+            save_section(section, folder)
         returns(records).to_csv(folder / "returns.csv", index=False)
         page = folder / "index.html"
-        page.write_text(_page(f"llmdreamer: {source.experiment}", parts, command), encoding="utf-8")
+        page.write_text(
+            _page(f"llmdreamer: {source.experiment}", sections, command), encoding="utf-8"
+        )
     except OSError as error:
         raise ConfigError(f"--out {folder}: cannot be written ({error.strerror})") from error
     return page
 
 
-def _page(title: str, parts: list[Part], command: str) -> str:
-    body = "\n".join(f"<section>{part._repr_html_()}</section>" for part in parts)
+def _page(title: str, sections: list[Section], command: str) -> str:
+    body = "\n".join(f"<section>{section._repr_html_()}</section>" for section in sections)
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -160,7 +168,7 @@ def _page(title: str, parts: list[Part], command: str) -> str:
 {body}
 <footer>Made by <code>{html.escape(command)}</code>.
 Interquartile mean, stratified percentile bootstrap (2000 resamples, seed 0; strata:
-environments), performance profile and probability of improvement after Agarwal et al. 2021,
+environments), performance profile and probability of improvement as in Agarwal et al. 2021,
 arXiv:2108.13264.</footer>
 </html>
 """

@@ -1,4 +1,4 @@
-"""The recorded runs under `data/`, and what is made to go wrong in copies of them."""
+"""The recorded runs in `data/`, and modified copies of them."""
 
 import json
 from dataclasses import dataclass, field
@@ -13,20 +13,20 @@ EXPERIMENT = "llmdreamer"
 
 @dataclass
 class Recorded:
-    """The store, and the folder of each run in it by name."""
+    """The store, and the folder of each of its runs by name."""
 
     uri: str
     parent: str
     folders: dict[str, Path] = field(default_factory=dict)
 
-    def rows(self, name: str) -> list[dict[str, Any]]:
-        """What the run itself wrote: the truth that the analysis is held against."""
+    def records(self, name: str) -> list[dict[str, Any]]:
+        """Return the records of the run's spool: the expected values of the analysis."""
         lines = (self.folders[name] / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
     def curve(self, name: str, key: str) -> list[tuple[int, float]]:
-        rows = [row for row in self.rows(name) if key in row["metrics"]]
-        return [(row["env_step"], row["metrics"][key]) for row in rows]
+        records = [entry for entry in self.records(name) if key in entry["metrics"]]
+        return [(entry["env_step"], entry["metrics"][key]) for entry in records]
 
     def run_id(self, name: str) -> str:
         return json.loads((self.folders[name] / "mlflow.json").read_text())["run_id"]
@@ -38,66 +38,68 @@ def add(
     name: str,
     source: str,
     *,
-    rows: int | None = None,
+    length: int | None = None,
     status: str | None = "as it ended",
     seed: int | None = None,
     started_earlier: float = 0.0,
     tags: dict[str, str] | None = None,
 ) -> Path:
-    """Put the run `source` in a folder of its own, changed only in what is named."""
+    """Copy the run `source` to a new folder, with only the given changes."""
     folder = root / name
     files = RunFiles(folder)
     files.run_record.parent.mkdir(parents=True)
-    wanted = json.loads((DATA / source / "run.json").read_text())
+    record = json.loads((DATA / source / "run.json").read_text())
     if status != "as it ended":
-        wanted["status"], wanted["ended"] = status, None
+        record["status"], record["ended"] = status, None
     if seed is not None:
-        wanted["tags"]["seed"], wanted["params"]["seed"] = str(seed), seed
-    wanted["started"] -= started_earlier
-    wanted["tags"] |= tags or {}
-    files.run_record.write_text(json.dumps(wanted))
+        record["tags"]["seed"], record["params"]["seed"] = str(seed), seed
+    record["started"] -= started_earlier
+    record["tags"] |= tags or {}
+    files.run_record.write_text(json.dumps(record))
     lines = (DATA / source / "metrics.jsonl").read_text().splitlines(keepends=True)
-    files.metrics.write_text("".join(lines[:rows]))
+    files.metrics.write_text("".join(lines[:length]))
     store.folders[name] = folder
     return folder
 
 
-KEPT_ROWS = 40  # rows before the checkpoint that the resumed run goes on from
-FIRST_ROWS = 70  # rows of its first life
+KEPT_RECORDS = 40  # records before the checkpoint from which the run resumes
+FIRST_RECORDS = 70  # records of the first attempt
 
 
-def first_life(store: Recorded, root: Path) -> None:
-    """The first rows of one run; after the checkpoint, those of another seed: another life."""
+def first_attempt(store: Recorded, root: Path) -> None:
+    """Add a run with the records of one seed up to the checkpoint, and of another seed after it."""
     folder = add(store, root, "resumed", "small_gru_0", status=None, seed=9)
-    mine, other = (
+    own, other = (
         (DATA / source / "metrics.jsonl").read_text().splitlines(keepends=True)
         for source in ("small_gru_0", "small_gru_2")
     )
-    base = json.loads(mine[0])["time"] - json.loads(other[0])["time"]
-    reached = json.loads(mine[KEPT_ROWS - 1])["env_step"]
-    later = [row for row in map(json.loads, other) if row["env_step"] > reached]
-    for row in later:
-        row["time"] += base
-    lines = mine[:KEPT_ROWS] + [json.dumps(row) + "\n" for row in later[: FIRST_ROWS - KEPT_ROWS]]
+    base = json.loads(own[0])["time"] - json.loads(other[0])["time"]
+    reached = json.loads(own[KEPT_RECORDS - 1])["env_step"]
+    later = [entry for entry in map(json.loads, other) if entry["env_step"] > reached]
+    for entry in later:
+        entry["time"] += base
+    lines = own[:KEPT_RECORDS] + [
+        json.dumps(entry) + "\n" for entry in later[: FIRST_RECORDS - KEPT_RECORDS]
+    ]
     (folder / "metrics.jsonl").write_text("".join(lines))
 
 
-def second_life(store: Recorded) -> None:
-    """Resumed an hour later, on a machine that does not know what was told after the checkpoint."""
+def resume(store: Recorded) -> None:
+    """Resume that run an hour later, without a record of what was uploaded after the checkpoint."""
     folder = store.folders["resumed"]
     files = RunFiles(folder)
     lines = (DATA / "small_gru_0" / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    for row in rows[KEPT_ROWS:]:
-        row["time"] += 3600
-    text = [json.dumps(row) + "\n" for row in rows]
-    # Byte for byte as they were: what MLflow has of them is not told again.
-    kept = "".join(line + "\n" for line in lines[:KEPT_ROWS])
-    files.metrics.write_text(kept + "".join(text[KEPT_ROWS:]))
+    records = [json.loads(line) for line in lines]
+    for entry in records[KEPT_RECORDS:]:
+        entry["time"] += 3600
+    text = [json.dumps(entry) + "\n" for entry in records]
+    # Unchanged bytes: these records are not uploaded again.
+    kept = "".join(line + "\n" for line in lines[:KEPT_RECORDS])
+    files.metrics.write_text(kept + "".join(text[KEPT_RECORDS:]))
     cursor = load(UploadCursor, files.upload_cursor)
     assert cursor is not None
     cursor.uploaded_bytes = cursor.attempted_bytes = len(kept.encode())
     save(cursor, files.upload_cursor)
-    wanted = json.loads(files.run_record.read_text())
-    wanted["status"] = "FINISHED"
-    files.run_record.write_text(json.dumps(wanted))
+    record = json.loads(files.run_record.read_text())
+    record["status"] = "FINISHED"
+    files.run_record.write_text(json.dumps(record))

@@ -1,4 +1,4 @@
-"""What runs are samples of one arm, what it is called, and which arms can be compared."""
+"""Runs that belong to one arm, the labels of arms, and the arms that can be compared."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -6,7 +6,7 @@ from dataclasses import asdict
 import pytest
 
 from llmdreamer.analysis import compare
-from llmdreamer.analysis.cells import differences, label_arms, one_knob_apart
+from llmdreamer.analysis.arms import differences, label_arms, one_knob_apart
 from llmdreamer.analysis.load import Records, _frame
 from llmdreamer.config import Config, arm
 from llmdreamer.config.identity import digest
@@ -14,7 +14,7 @@ from llmdreamer.tracking.read import StoredRun
 from llmdreamer.utils.flatten import flatten
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_never_one_arm(records: Records):
+def test_runs_that_differ_in_more_than_the_seed_are_different_arms(records: Records):
     labels = set(records.runs["label"])
     assert any("replay_ratio=1.0" in label for label in labels)
     for _, group in records.runs.groupby("label"):
@@ -23,49 +23,51 @@ def test_runs_that_differ_in_more_than_the_seed_are_never_one_arm(records: Recor
 
 
 def stored(number: int, config: Config) -> StoredRun:
-    """Return a run as it is read from MLflow."""
+    """Return a run as MLflow stores it."""
     params = {key: str(value) for key, value in flatten(asdict(config)).items()}
     tags = {"arm": arm(config), "env": config.env.id, "seed": str(config.seed)}
     return StoredRun(str(number), "run", "FINISHED", 0.0, 1.0, params, tags)
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("options", "other_options"),
     [
-        ([], ["seeds=3", "rerun=true", "seed=1"]),  # what a sweep gives its runs
+        ([], ["seeds=3", "rerun=true", "seed=1"]),  # options that a sweep sets
         ([], ["compile=true", "threads=2", "trust=[torch_geometric]", "run_name=x"]),
         (["peft=false", "lora.r=8"], ["peft=false", "lora.r=16", "algo.optimizer.lora_lr=1e-3"]),
         (["peft=true"], ["peft=true", "algo.optimizer.backbone_lr=1e-3"]),
         (["backbone=gru"], ["backbone=gru", "lora.alpha=4"]),
     ],
 )
-def test_one_cell_is_one_arm(compose: Callable[..., Config], one: list[str], other: list[str]):
-    """By hand, and by whatever sweep: what tells no cells apart tells no arms apart."""
-    configs = [compose(*one), compose(*other)]
+def test_runs_of_one_cell_are_one_arm(
+    compose: Callable[..., Config], options: list[str], other_options: list[str]
+):
+    """Options that do not distinguish the cells of a sweep do not distinguish arms either."""
+    configs = [compose(*options), compose(*other_options)]
     assert digest(configs[0]) == digest(configs[1])
     frame = _frame([stored(n, config) for n, config in enumerate(configs)])
     assert list(frame["label"]) == [arm(configs[0])] * 2
 
 
-def test_what_reaches_the_training_tells_arms_apart(compose: Callable[..., Config]):
+def test_option_that_affects_training_distinguishes_arms(compose: Callable[..., Config]):
     configs = [compose("peft=true", f"lora.r={r}") for r in (8, 16)]
     frame = _frame([stored(n, config) for n, config in enumerate(configs)])
     assert list(frame["label"]) == ["random-frozen-lora r=8", "random-frozen-lora r=16"]
 
 
-def test_how_often_a_run_was_looked_at_is_no_arm(compose: Callable[..., Config]):
+def test_evaluation_frequency_does_not_distinguish_arms(compose: Callable[..., Config]):
     configs = [compose("eval.every=100"), compose("eval.every=200", "eval.episodes=3")]
     frame = _frame([stored(n, config) for n, config in enumerate(configs)])
     assert list(frame["label"]) == ["scratch"] * 2
 
 
-def test_what_one_of_two_arms_has_no_use_for_is_no_difference(compose: Callable[..., Config]):
+def test_differences_skip_options_without_effect_in_one_arm(compose: Callable[..., Config]):
     configs = [compose("peft=false", "lora.r=16"), compose("peft=true", "lora.r=8")]
     frame = _frame([stored(n, config) for n, config in enumerate(configs)])
     assert differences(frame, *frame["label"]) == []
 
 
-def test_only_arms_one_knob_apart_are_compared(arms: Callable[..., Records]):
+def test_one_knob_apart_returns_pairs_that_differ_in_one_knob(arms: Callable[..., Records]):
     records = arms(
         ("scratch", {}, "E", 0, 1.0),
         ("pretrained-lora", {"pretrained": "true", "peft": "true"}, "E", 0, 1.0),
@@ -79,8 +81,8 @@ def test_only_arms_one_knob_apart_are_compared(arms: Callable[..., Records]):
     ]
 
 
-def test_the_posterior_is_a_knob_of_its_own(arms: Callable[..., Records]):
-    """GPT-2 against DreamerV3's own agent changes the memory and the posterior: no single knob."""
+def test_posterior_is_a_separate_knob(arms: Callable[..., Records]):
+    """GPT-2 and DreamerV3's own agent differ in backbone and posterior: two knobs."""
     records = arms(
         ("scratch", {}, "E", 0, 1.0),
         ("gru", {"backbone": "gru"}, "E", 0, 1.0),
@@ -92,14 +94,14 @@ def test_the_posterior_is_a_knob_of_its_own(arms: Callable[..., Records]):
     ]
 
 
-def test_differing_recipe_is_named_first(compose: Callable[..., Config]):
+def test_recipe_comes_first_in_labels_and_differences(compose: Callable[..., Config]):
     configs = [compose("backbone=gru", f"recipe={name}") for name in ("laptop", "seed")]
     frame = _frame([stored(n, config) for n, config in enumerate(configs)])
     assert list(frame["label"]) == ["gru recipe=laptop [1]", "gru recipe=seed [2]"]
     assert differences(frame, *frame["label"])[0] == "recipe (laptop, seed)"
 
 
-def test_sizes_with_one_recipe_differ_in_nothing_else(compose: Callable[..., Config]):
+def test_differences_of_sizes_skip_the_widths(compose: Callable[..., Config]):
     configs = [compose("recipe=seed", f"model={size}") for size in ("XS", "S")]
     frame = _frame([stored(n, config) for n, config in enumerate(configs)])
     frame["size"] = ["XS", "S"]
@@ -107,20 +109,20 @@ def test_sizes_with_one_recipe_differ_in_nothing_else(compose: Callable[..., Con
     assert differences(frame, "scratch XS", "scratch S") == []
 
 
-def test_posteriors_are_never_averaged_even_under_one_tag(arms: Callable[..., Records]):
+def test_posteriors_under_one_arm_tag_are_different_arms(arms: Callable[..., Records]):
     posteriors = ({}, {"posterior": "coupled"})
     runs = arms(*[("gru", {"backbone": "gru"} | knobs, "E", 0, 1.0) for knobs in posteriors]).runs
     assert list(label_arms(runs)) == ["gru posterior=decoupled", "gru posterior=coupled"]
 
 
-def test_what_else_differs_is_named(arms: Callable[..., Records]):
+def test_differences_name_other_options(arms: Callable[..., Records]):
     runs = arms(("a", {}, "E", 0, 1.0), ("b", {"peft": "true"}, "E", 0, 1.0)).runs
     runs["params.algo.optimizer.lr"] = ["0.001", "0.0004"]
     runs["params.seed"] = ["0", "1"]
     assert differences(runs, "a", "b") == ["algo.optimizer.lr (0.001, 0.0004)"]
 
 
-def test_a_label_that_no_picture_holds_is_a_number_that_the_first_table_explains(
+def test_long_label_becomes_a_number_that_the_overview_explains(
     arms: Callable[..., Records],
 ):
     records = arms(*[("scratch", {}, "E", s, 1.0) for s in range(3)])
@@ -130,25 +132,25 @@ def test_a_label_that_no_picture_holds_is_a_number_that_the_first_table_explains
     assert list(records.runs["label"]) == ["scratch [1]", "scratch [2]", "scratch [1]"]
     (table,) = compare.overview(records).tables
     assert list(table["seeds"]) == ["0, 2", "1"]
-    assert table["which is"][1].startswith("scratch one_of_many_0=2 one_of_many_1=2")
+    assert table["description"][1].startswith("scratch one_of_many_0=2 one_of_many_1=2")
 
 
-def test_a_run_without_a_parameter_that_others_have_is_an_arm_too():
-    """A value typed with + exists only in some runs; the others must stay in every table."""
+def test_run_that_lacks_a_parameter_is_labeled_unset():
+    """A missing parameter must not remove the run from every table."""
     tags = {"arm": "scratch", "env": "E", "seed": "0"}
-    lives = [{"algo.lr": "1"}, {"algo.lr": "1", "algo.new": "2"}]
+    runs = [{"algo.lr": "1"}, {"algo.lr": "1", "algo.new": "2"}]
     frame = _frame(
         [
             StoredRun(str(n), "r", "FINISHED", 0.0, 1.0, params, tags)
-            for n, params in enumerate(lives)
+            for n, params in enumerate(runs)
         ]
     )
     assert list(frame["label"]) == ["scratch new=unset", "scratch new=2"]
 
 
-def test_of_many_differences_some_are_named(arms: Callable[..., Records]):
+def test_many_differences_are_listed_up_to_a_limit(arms: Callable[..., Records]):
     runs = arms(("a", {}, "E", 0, 1.0), ("b", {"peft": "true"}, "E", 0, 1.0)).runs
     for n in range(10):
         runs[f"params.p{n}"] = ["1", "2"]
-    told = differences(runs, "a", "b")
-    assert told[0] == "p0 (1, 2)" and told[8:] == ["2 other parameters"]
+    listed = differences(runs, "a", "b")
+    assert listed[0] == "p0 (1, 2)" and listed[8:] == ["2 other parameters"]

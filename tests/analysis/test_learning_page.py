@@ -1,4 +1,4 @@
-"""The page of what runs have learned, from folders with rows known by heart."""
+"""The page of learning results, from run folders with known metrics."""
 
 import importlib.util
 import os
@@ -31,8 +31,8 @@ def run(module, argv):
         sys.argv = before
 
 
-def ran(root, name, returns, best, *, seed=None, cell="a", status="FINISHED"):
-    """A run that was evaluated at steps 100, 200, ..."""
+def write_run(root, name, returns, best, *, seed=None, cell="a", status="FINISHED"):
+    """Write the folder of a run that was evaluated at steps 100, 200, ..."""
     files = RunFiles(root / name)
     seed = name.rpartition("-")[2] if seed is None else seed
     tags = {"seed": seed, "cell": cell, "arm": "scratch", "env": "Toy-v0", "commit": "c0ffee"}
@@ -48,11 +48,11 @@ def ran(root, name, returns, best, *, seed=None, cell="a", status="FINISHED"):
     spool.close()
 
 
-def test_the_page_tells_every_run_and_what_its_label_comes_to(main, tmp_path, capsys):
-    ran(tmp_path, "a-b-0", [10.0, 40.0], 35.0)
-    ran(tmp_path, "a-b-1", [30.0, 20.0], 25.0)
-    ran(tmp_path, "c-0", [5.0, 0.955], None, cell="b")
-    ran(tmp_path, "c-1", [5.0], None, cell="b", status=None)
+def test_learning_page_lists_every_run_and_its_label(main, tmp_path, capsys):
+    write_run(tmp_path, "a-b-0", [10.0, 40.0], 35.0)
+    write_run(tmp_path, "a-b-1", [30.0, 20.0], 25.0)
+    write_run(tmp_path, "c-0", [5.0, 0.955], None, cell="b")
+    write_run(tmp_path, "c-1", [5.0], None, cell="b", status=None)
     out = tmp_path / "page"
     assert main(tmp_path, "--out", out, "--title", "Toys", "--reach", "30") == 0
     assert capsys.readouterr().out == f"{out / 'README.md'}\n"
@@ -75,12 +75,12 @@ def test_the_page_tells_every_run_and_what_its_label_comes_to(main, tmp_path, ca
     assert "/data/runs" not in text + (out / "runs.csv").read_text()
 
 
-def test_published_curves_stand_beside_ours(main, tmp_path, capsys):
-    ran(tmp_path, "a-0", [10.0, 40.0], 35.0)
+def test_learning_page_draws_published_curves_beside_ours(main, tmp_path, capsys):
+    write_run(tmp_path, "a-0", [10.0, 40.0], 35.0)
     table = tmp_path / "published.csv"
     rows = [("dreamerv3", "Toy", 0, 100, 3.0), ("dreamerv3", "Toy", 0, 200, 7.0)]
     rows += [("dreamerv3", "Toy", 1, 100, 3.0), ("dreamerv3", "Toy", 1, 200, 7.0)]
-    rows += [("dreamerv3", "Toy", s, 300, 99.0) for s in (0, 1)]  # later than ours went
+    rows += [("dreamerv3", "Toy", s, 300, 99.0) for s in (0, 1)]  # beyond the steps of our runs
     rows += [("ppo_fixhp", "Toy", 0, 200, 50.0), ("dreamerv3", "Other", 0, 200, 60.0)]
     columns = ["method", "task", "seed", "env_step", "episode_return"]
     pd.DataFrame(rows, columns=columns).to_csv(table, index=False)
@@ -104,11 +104,9 @@ def test_published_curves_stand_beside_ours(main, tmp_path, capsys):
         ([("a", {"seed": "3"})], ["a: ", "-3"]),
     ],
 )
-def test_runs_that_cannot_be_told_together_are_refused_in_one_line(
-    main, tmp_path, capsys, made, words
-):
+def test_learning_page_refuses_inconsistent_runs_in_one_line(main, tmp_path, capsys, made, words):
     for name, more in made:
-        ran(tmp_path, name, [1.0], None, **more)
+        write_run(tmp_path, name, [1.0], None, **more)
     assert main(tmp_path, "--out", tmp_path / "page") == 2
     err = capsys.readouterr().err
     assert all(word in err for word in words) and err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, on recorded runs and on nothing, without a traceback."""
+"""The notebooks and the report run on recorded runs, and without a store, without a traceback."""
 
 import json
 import subprocess
@@ -13,9 +13,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from recorded import EXPERIMENT, Recorded
+from refusals import assert_names
 
 from llmdreamer.analysis.load import load
-from llmdreamer.cli.report import find
+from llmdreamer.cli.report import find_runs
 from llmdreamer.cli.report import main as report
 from llmdreamer.tracking.record import MlflowRunRef, save
 from llmdreamer.utils.redact import redact
@@ -25,12 +26,12 @@ NOTEBOOKS = sorted(ANALYSIS.glob("*.py"))
 
 
 def execute(paths: list[Path], folder: Path) -> str:
-    """Everything that the notebooks show, in text. One kernel runs them all: starting one is slow."""
-    whole = nbformat.v4.new_notebook()
+    """Return all outputs of the notebooks as text. One kernel runs them all, because starting one is slow."""
+    notebook = nbformat.v4.new_notebook()
     for path in paths:
-        whole.cells += jupytext.read(path).cells
-    NotebookClient(whole, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
-    outputs = [output for cell in whole.cells for output in cell.get("outputs", [])]
+        notebook.cells += jupytext.read(path).cells
+    NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output["output_type"] == "error"]
     return "\n".join(output.get("data", {}).get("text/html", "") for output in outputs)
 
@@ -42,7 +43,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"LLMDREAMER_{name}", raising=False)
 
 
-def test_they_show_recorded_runs(recorded: Recorded, monkeypatch: pytest.MonkeyPatch):
+def test_notebooks_show_recorded_runs(recorded: Recorded, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LLMDREAMER_STORE", recorded.uri)
     monkeypatch.setenv("LLMDREAMER_EXPERIMENT", EXPERIMENT)
     shown = execute(NOTEBOOKS, ANALYSIS)
@@ -52,7 +53,7 @@ def test_they_show_recorded_runs(recorded: Recorded, monkeypatch: pytest.MonkeyP
     assert "1 FAILED" in shown
 
 
-def test_they_say_so_where_there_is_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_notebooks_without_a_store_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("LLMDREAMER_STORE", raising=False)
     monkeypatch.setenv("LLMDREAMER_PUBLISHED", str(ANALYSIS / "data" / "dmc_proprio.csv"))
     shown = execute(NOTEBOOKS, tmp_path)
@@ -60,14 +61,14 @@ def test_they_say_so_where_there_is_no_store(tmp_path: Path, monkeypatch: pytest
     assert shown.count("data:image/png") == 1  # the published curves
 
 
-def test_every_cell_is_thin():
+def test_notebook_cells_have_at_most_five_lines():
     for path in NOTEBOOKS:
         for cell in jupytext.read(path).cells:
             lines = [line for line in cell.source.splitlines() if "import" not in line and line]
             assert len(lines) <= 5, (path.name, cell.source)
 
 
-def test_the_report_is_one_page_and_its_pictures(recorded: Recorded, tmp_path: Path, capsys):
+def test_report_writes_a_page_and_its_figures(recorded: Recorded, tmp_path: Path, capsys):
     database = recorded.uri.removeprefix("sqlite:///")
     assert report([database, "--experiment", EXPERIMENT, "--out", str(tmp_path / "out")]) == 0
     page = Path(capsys.readouterr().out.strip())
@@ -76,10 +77,10 @@ def test_the_report_is_one_page_and_its_pictures(recorded: Recorded, tmp_path: P
     assert 'src="http' not in text and "<link" not in text and "<script" not in text
     assert (tmp_path / "out" / "curves-env-step.svg").exists()
     assert f"python -m llmdreamer report {database} --experiment {EXPERIMENT}" in text
-    assert "Commit of the code that ran" in text
+    assert "Commits of the code" in text
 
 
-def test_the_report_of_a_sweep_counts_its_jobs_only(recorded: Recorded, tmp_path: Path, capsys):
+def test_report_of_a_sweep_counts_only_its_jobs(recorded: Recorded, tmp_path: Path, capsys):
     folder = next(Path(recorded.uri.removeprefix("sqlite:///")).parent.glob("2026*/*"))
     assert report([str(folder), "--out", str(tmp_path / "out")]) == 0
     runs = (tmp_path / "out" / "runs.csv").read_text().splitlines()
@@ -90,25 +91,25 @@ def test_the_report_of_a_sweep_counts_its_jobs_only(recorded: Recorded, tmp_path
     ]
 
 
-def test_a_cell_that_another_sweep_had_run_counts_for_both(recorded: Recorded, tmp_path: Path):
-    mine = json.loads((recorded.folders["small_gru_0"] / "mlflow.json").read_text())
+def test_cell_that_another_sweep_ran_counts_for_both(recorded: Recorded, tmp_path: Path):
+    reference = json.loads((recorded.folders["small_gru_0"] / "mlflow.json").read_text())
     sweep = tmp_path / "sweep"
     sweep.mkdir()
-    (sweep / "mlflow.json").write_text(json.dumps(mine | {"run_id": "of a sweep with no jobs"}))
+    (sweep / "mlflow.json").write_text(json.dumps(reference | {"run_id": "a sweep without jobs"}))
     rows = [str(recorded.folders[name]) for name in ("small_gru_0", "small_gru_1")]
     (sweep / "results.csv").write_text("\n".join(["seed,folder", *(f"0,{row}" for row in rows)]))
-    source = find(str(sweep))
+    source = find_runs(str(sweep))
     records = load(source.uri, source.experiment, [], parent=source.parent, shared=source.shared)
     assert set(records.runs["run_id"]) == {recorded.run_id(f"small_gru_{n}") for n in (0, 1)}
 
 
-class Doorkeeper(BaseHTTPRequestHandler):
-    """Lets nobody in, and remembers what it was told."""
+class DenyAccess(BaseHTTPRequestHandler):
+    """Answers 401 to every request, and stores the Authorization headers."""
 
-    told: ClassVar[set[str | None]] = set()
+    headers_received: ClassVar[set[str | None]] = set()
 
     def do_GET(self) -> None:
-        self.told.add(self.headers["Authorization"])
+        self.headers_received.add(self.headers["Authorization"])
         self.send_error(401)
 
     do_POST = do_GET
@@ -117,54 +118,57 @@ class Doorkeeper(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("named", ["by its folder", "by its address"])
-def test_a_server_is_asked_with_the_password_and_the_report_tells_it_nobody(
-    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+@pytest.mark.parametrize("source", ["folder", "address"])
+def test_report_sends_the_password_to_the_server_and_never_prints_it(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
-    """A sweep's folder has none: it comes with the environment."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Doorkeeper) as server:
+    """A sweep's folder holds no password; it comes from the environment."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), DenyAccess) as server:
         Thread(target=server.serve_forever, daemon=True).start()
-        Doorkeeper.told.clear()
+        DenyAccess.headers_received.clear()
         uri = f"http://me:sesame@127.0.0.1:{server.server_port}"
         sweep = str(tmp_path)
-        if named == "by its folder":
+        if source == "folder":
             monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
             save(MlflowRunRef(redact(uri), EXPERIMENT, "", "a sweep"), tmp_path / "mlflow.json")
-        assert report([sweep if named == "by its folder" else uri]) == 2
+        assert report([sweep if source == "folder" else uri]) == 2
         records = load(uri, EXPERIMENT)
         server.shutdown()
-    assert Doorkeeper.told == {"Basic bWU6c2VzYW1l"}
+    assert DenyAccess.headers_received == {"Basic bWU6c2VzYW1l"}
     line = capsys.readouterr().err
-    assert "does not let us in (HTTP 401)" in line and "me:***@127.0.0.1" in records.source
+    assert_names(line, "HTTP 401", "MLFLOW_TRACKING_USERNAME")
+    assert "me:***@127.0.0.1" in records.source
     assert not any("sesame" in text for text in (line, records.source, *records.notes))
 
 
-def test_a_status_that_there_is_not_is_one_line(capsys):
+def test_report_refuses_an_unknown_status_in_one_line(capsys):
     assert report(["x.db", "--status", "finished,DONE"]) == 2
     line = capsys.readouterr().err
-    assert line.startswith("--status finished,DONE: DONE is none of FINISHED,")
+    assert_names(line, "--status finished,DONE", "unknown DONE", "FINISHED")
+    assert line.count("\n") == 1
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("source", "named"),
     [
-        ("nowhere", "there is no such file or folder"),
-        (".", "neither mlflow.json nor mlflow.db"),
-        ("sqlite:///none.db", "there is no store at"),
-        ("mailto:x", "choose from"),
+        ("nowhere", "nowhere"),
+        (".", "mlflow.db"),
+        ("sqlite:///none.db", "none.db"),
+        ("mailto:x", "tracking.uri=mailto:x"),
     ],
 )
-def test_what_cannot_be_reported_is_one_line(
-    source: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+def test_report_refuses_a_source_that_cannot_be_read_in_one_line(
+    source: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
     assert report([source]) == 2
     line = capsys.readouterr().err
-    assert said in line and line.count("\n") == 1
+    assert_names(line, named)
+    assert line.count("\n") == 1
     assert not (tmp_path / "report").exists()
 
 
-def test_the_reports_help_waits_for_nothing_heavy():
+def test_importing_the_report_command_imports_nothing_heavy():
     code = (
         "import sys, llmdreamer.cli.report; heavy = {'pandas', 'matplotlib', 'mlflow', 'torch'};"
         "sys.exit(bool(heavy & set(sys.modules)))"

@@ -1,4 +1,4 @@
-"""A study drawn: its trials, its front, and one that is not there."""
+"""Figures of a study: its trials, its Pareto front, and a missing study."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from llmdreamer.analysis import (
 )
 
 
-def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
+def test_study_draws_all_figures_and_counts_trials(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/optuna.db"
-    made = optuna.create_study(storage=storage, study_name="s")
-    made.set_user_attr("llmdreamer", {"value": {"objective": "eval/return"}})
+    created = optuna.create_study(storage=storage, study_name="s")
+    created.set_user_attr("llmdreamer", {"value": {"objective": "eval/return"}})
     for x in range(4):
-        trial = made.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
+        trial = created.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
         trial.report(float(x), 0)
         state = optuna.trial.TrialState.PRUNED if x == 3 else optuna.trial.TrialState.COMPLETE
-        made.tell(trial, None if x == 3 else float(x), state=state)
-    parts = study.everything(storage)
-    assert parts[0].text == [
+        created.tell(trial, None if x == 3 else float(x), state=state)
+    sections = study.all_sections(storage)
+    assert sections[0].text == [
         "Study s: 3 COMPLETE, 1 PRUNED.",
-        "Of 3 complete trials, importances are a hint at most.",
+        "With 3 complete trials, importances are only a rough hint.",
     ]
-    figures = {name: figure for part in parts for name, figure in part.figures.items()}
+    figures = {name: figure for section in sections for name, figure in section.figures.items()}
     assert set(figures) == {
         *("study-history", "study-slices", "study-parallel-coordinates"),
         *("study-intermediate-values", "study-importances", "study-timeline"),
@@ -33,47 +33,49 @@ def test_a_study_is_drawn_and_its_trials_counted(tmp_path: Path):
     assert axis.get_ylabel() == "eval/return"
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
     assert drawn["complete"] == [[0, 0], [1, 1], [2, 2]] and drawn["pruned"] == [[3, 3]]
-    # A study minimises unless it is told not to.
+    # A study minimizes by default.
     assert drawn["best so far"] == [[0, 0], [1, 0], [2, 0]]
     (axis,) = figures["study-intermediate-values"].axes
-    assert [line.get_marker() for line in axis.lines].count("v") == 1  # the pruned one
+    assert [line.get_marker() for line in axis.lines].count("v") == 1  # the pruned trial
 
 
-def test_the_study_of_a_sweep_is_found_by_its_folder(tmp_path: Path):
+def test_study_is_found_by_the_folder_of_its_sweep(tmp_path: Path):
     optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s")
-    for named in (tmp_path, tmp_path / "study.db"):
-        assert study.everything(str(named))[0].text == ["Study s: no trials yet."]
+    for storage in (tmp_path, tmp_path / "study.db"):
+        assert study.all_sections(str(storage))[0].text == ["Study s: no trials yet."]
     (tmp_path / "empty").mkdir()
-    (part,) = study.everything(str(tmp_path / "empty"))
-    assert f"{tmp_path}/empty/study.db" in part.text[0]
+    (section,) = study.all_sections(str(tmp_path / "empty"))
+    assert f"{tmp_path}/empty/study.db" in section.text[0]
 
 
-def test_of_several_objectives_the_front_is_those_that_none_beats(tmp_path: Path):
+def test_pareto_front_holds_the_trials_that_no_other_dominates(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/optuna.db"
-    made = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
-    for values in ([1.0, 1.0], [2.0, 3.0], [0.5, 2.0]):  # the last is worse in both than the first
-        made.tell(made.ask(), values)
-    found = {
-        name: figure for part in study.everything(storage) for name, figure in part.figures.items()
+    created = optuna.create_study(storage=storage, directions=["maximize", "minimize"])
+    for values in ([1.0, 1.0], [2.0, 3.0], [0.5, 2.0]):  # the first dominates the last
+        created.tell(created.ask(), values)
+    figures = {
+        name: figure
+        for section in study.all_sections(storage)
+        for name, figure in section.figures.items()
     }
-    (axis,) = found["study-pareto-front"].axes
+    (axis,) = figures["study-pareto-front"].axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
     assert drawn == {"Pareto front": [[1, 1], [2, 3]], "trial": [[0.5, 2]]}
 
 
-def test_ends_of_trials_are_told_apart_without_colour():
-    looks = plot_study._ENDS.values()
-    assert len({marker for marker, _, _ in looks}) == len({hatch for _, _, hatch in looks}) == 4
+def test_trial_states_differ_in_marker_and_hatch():
+    styles = plot_study._STATE_STYLES.values()
+    assert len({marker for marker, _, _ in styles}) == len({hatch for _, _, hatch in styles}) == 4
 
 
-def test_no_study_is_a_sentence_and_no_file(tmp_path: Path):
-    (part,) = study.everything(f"sqlite:///{tmp_path}/none.db")
-    assert f"{tmp_path}/none.db" in part.text[0]
+def test_missing_study_is_a_sentence_and_is_not_created(tmp_path: Path):
+    (section,) = study.all_sections(f"sqlite:///{tmp_path}/none.db")
+    assert f"{tmp_path}/none.db" in section.text[0]
     assert not (tmp_path / "none.db").exists()
 
 
-def test_a_studys_database_is_named_without_its_password():
-    (part,) = study.everything("postgresql://me:sesame@127.0.0.1:1/db")
-    (line,) = part.text
+def test_study_error_hides_the_password():
+    (section,) = study.all_sections("postgresql://me:sesame@127.0.0.1:1/db")
+    (line,) = section.text
     assert line.startswith("postgresql://me:***@127.0.0.1:1/db holds no Optuna studies (")
     assert "sesame" not in line

@@ -21,8 +21,8 @@ from run_process import ROOT, TINY, run
 from safetensors.torch import save_file
 from tiny_run import saved_trainer
 
-from llmdreamer.analysis.inside import everything
 from llmdreamer.analysis.load import CURVE_COLUMNS, Records
+from llmdreamer.analysis.single_run import all_sections
 from llmdreamer.cli.evaluate import main as evaluate
 from llmdreamer.cli.imagine import main as imagine
 from llmdreamer.cli.register import main as register
@@ -151,7 +151,7 @@ def analyze_artifacts(uri: str, artifacts: str) -> str:
     records = Records(
         "store", pd.DataFrame([run_row]), pd.DataFrame(columns=CURVE_COLUMNS), [], uri
     )
-    last_section = everything(records)[-1]
+    last_section = all_sections(records)[-1]
     return " ".join(last_section.text)
 
 

@@ -1,4 +1,4 @@
-"""A look inside a run: where its time went, what it foretold, what its adapters add."""
+"""Sections on a single run: time split, open-loop predictions, adapters."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,30 +6,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from recorded import EXPERIMENT, Recorded
+from refusals import assert_names
 
-from llmdreamer.analysis import inside, open_loop
+from llmdreamer.analysis import open_loop, single_run
 from llmdreamer.analysis.load import RETURN, Records, load
 from llmdreamer.evaluation.open_loop_record import FILE, Errors, Example, OpenLoop
 
 
-def test_the_inside_shows_what_was_recorded_and_says_what_was_not(recorded: Recorded):
+def test_single_run_draws_recorded_metrics_and_names_missing_ones(recorded: Recorded):
     records = load(recorded.uri, EXPERIMENT)
     curves = records.curves[records.curves["key"] != "behavior/policy_entropy"]
     records = replace(records, curves=curves)
     run_id = recorded.run_id("small_gru_0")
-    part, imagined = inside.everything(records, run_id)
-    assert part.text[-1] == "Not recorded in this run: policy entropy, time split."
-    assert imagined.text[0].startswith("Not shown: no open_loop.npz in ")
-    axes = {axis.get_title(loc="left"): axis for axis in part.figures["inside"].axes}
+    section, imagined = single_run.all_sections(records, run_id)
+    assert section.text[-1] == "Not recorded in this run: policy entropy, time split."
+    assert imagined.text[0].startswith("Not shown: ")
+    assert_names(imagined.text[0], FILE, "llmdreamer imagine")
+    axes = {axis.get_title(loc="left"): axis for axis in section.figures["metrics"].axes}
     loss = recorded.curve("small_gru_0", "behavior/return_scale")
-    (line,) = axes["Return normaliser"].lines
+    (line,) = axes["Return normalizer"].lines
     assert list(zip(line.get_xdata(), line.get_ydata(), strict=True)) == loss
-    ratio = {line.get_label(): line.get_ydata() for line in axes["Replay ratio held"].lines}
-    assert set(ratio["asked for"]) == {0.2}
+    ratio = {line.get_label(): line.get_ydata() for line in axes["Replay ratio"].lines}
+    assert set(ratio["configured"]) == {0.2}
 
 
-def test_a_stage_that_took_no_time_is_a_zero_in_the_split(records: Records):
-    """It is not logged then, and a line between the rows that have it would say that it went on."""
+def test_time_split_fills_in_zero_for_a_stage_that_did_not_run(records: Records):
+    """It is not logged then. A line between its logged values would show time that was not spent."""
     run_id = records.runs["run_id"].iloc[0]
     shares = {"time/imagination_share": [0.5, 0.6, 0.7], "time/evaluation_share": [None, 0.3, None]}
     rows = [
@@ -38,36 +40,36 @@ def test_a_stage_that_took_no_time_is_a_zero_in_the_split(records: Records):
         for step, value in zip((10, 20, 30), values, strict=True)
         if value is not None
     ]
-    part, _ = inside.everything(Records("", records.runs, pd.DataFrame(rows)), run_id)
-    (axis,) = part.figures["inside"].axes
+    section, _ = single_run.all_sections(Records("", records.runs, pd.DataFrame(rows)), run_id)
+    (axis,) = section.figures["metrics"].axes
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
     assert drawn["time/evaluation_share"] == [[10, 0], [20, 0.3], [30, 0]]
 
 
-def test_a_run_that_does_not_say_what_ratio_it_asked_for_shows_the_one_it_held(records: Records):
+def test_replay_ratio_panel_without_the_configured_ratio_draws_one_line(records: Records):
     run_id = records.runs["run_id"].iloc[0]
     row = {"run_id": run_id, "key": "replay/ratio", "env_step": 1, "value": 0.5, "seconds": 0.0}
     runs = records.runs.assign(replay_ratio="unknown")
-    part, _ = inside.everything(Records("", runs, pd.DataFrame([row])), run_id)
-    assert len(part.figures["inside"].axes[0].lines) == 1
+    section, _ = single_run.all_sections(Records("", runs, pd.DataFrame([row])), run_id)
+    assert len(section.figures["metrics"].axes[0].lines) == 1
 
 
-def test_what_a_run_foretold_is_found_among_its_artifacts(recorded: Recorded):
+def test_open_loop_results_are_read_from_the_runs_artifacts(recorded: Recorded):
     records = load(recorded.uri, EXPERIMENT)
     run_id = recorded.run_id("small_gru_1")
-    (place,) = records.runs.set_index("run_id").loc[[run_id], "artifact_uri"]
-    folder = Path(place.removeprefix("file://"))
+    (uri,) = records.runs.set_index("run_id").loc[[run_id], "artifact_uri"]
+    folder = Path(uri.removeprefix("file://"))
     folder.mkdir(parents=True, exist_ok=True)
-    foretold().save(folder / FILE)
+    open_loop_results().save(folder / FILE)
     try:
-        _, errors, examples = inside.everything(records, run_id)
+        _, errors, examples = single_run.all_sections(records, run_id)
     finally:
         (folder / FILE).unlink()
     assert errors.title == "Prediction error by horizon"
     assert list(errors.figures) == ["prediction-error"] and len(examples.figures) == 2
 
 
-def foretold() -> OpenLoop:
+def open_loop_results() -> OpenLoop:
     rng = np.random.default_rng(0)
     values = np.array([0.5, 1.0, 1.5])
     errors = {
@@ -84,38 +86,38 @@ def foretold() -> OpenLoop:
     return OpenLoop(2, np.array([9, 9, 7]), errors, examples)
 
 
-def test_errors_by_horizon_are_told_drawn_and_tabulated():
-    part = open_loop.errors(foretold())
-    assert part.text == [
-        "Imagining is better than repeating what was last seen: vector/state: 2 steps ahead; "
+def test_open_loop_errors_are_stated_drawn_and_tabulated():
+    section = open_loop.errors(open_loop_results())
+    assert section.text == [
+        "Imagination is better than repeating the last observation: vector/state: 2 steps ahead; "
         "image/camera: 3 steps ahead; reward: not even 1 step ahead.",
-        "9 windows of experience; 7 of their episodes go on to the end.",
+        "9 windows of experience; 7 of them reach the full horizon.",
     ]
-    (table,) = part.tables
+    (table,) = section.tables
     assert list(table["vector/state imagined"]) == ["0.5", "1", "1.5"]
     assert list(table["reward imagined"]) == ["", "", ""]
-    axes = {axis.get_title(loc="left"): axis for axis in part.figures["prediction-error"].axes}
+    axes = {axis.get_title(loc="left"): axis for axis in section.figures["prediction-error"].axes}
     assert list(axes["vector/state"].lines[0].get_ydata()) == [0.5, 1.0, 1.5]
-    assert len(axes["reward"].lines) == 2  # what could not be compared is not drawn
+    assert len(axes["reward"].lines) == 2  # a curve without data is not drawn
 
 
-def test_examples_show_the_numbers_that_vary_most_and_a_strip_of_pictures():
-    part = open_loop.examples(foretold())
-    assert list(part.figures) == ["imagined-state", "imagined-camera"]
-    assert "state: 6 of 8 numbers, those that vary most." in part.text
-    axis = part.figures["imagined-state"].axes[0]
+def test_open_loop_examples_show_the_most_varied_entries_and_images():
+    section = open_loop.examples(open_loop_results())
+    assert list(section.figures) == ["imagined-state", "imagined-camera"]
+    assert "state: the 6 of 8 entries that vary most." in section.text
+    axis = section.figures["imagined-state"].axes[0]
     assert [line.get_label() for line in axis.lines[:3]] == [
         "imagined: median",
-        "imagined: one of them",
+        "imagined: one trajectory",
         "observed",
     ]
-    # From the last row that was seen, as decoded, to what was imagined.
+    # From the reconstruction of the last observed step to the imagined ones.
     assert list(axis.lines[0].get_xdata()) == [0, 1, 2, 3]
     assert list(axis.lines[0].get_ydata()) == [0, 1, 1, 1]
-    assert len(part.figures["imagined-camera"].axes) == 3 * 5
+    assert len(section.figures["imagined-camera"].axes) == 3 * 5
 
 
-def test_adapters_are_shown_by_block(recorded: Recorded):
+def test_adapter_norms_are_drawn_by_block(recorded: Recorded):
     records = load(recorded.uri, EXPERIMENT, [RETURN])
     run_id = recorded.run_id("small_gpt2_0")
     rows = [
@@ -124,17 +126,17 @@ def test_adapters_are_shown_by_block(recorded: Recorded):
         for t in (1, 2)
     ]
     curves = pd.DataFrame(rows).assign(seconds=0.0)
-    _, part, _ = inside.everything(Records("", records.runs, curves), run_id)
-    assert part.title == "LoRA weight norms by layer"
-    assert part.tables[0]["layer"].iloc[-1] == "h.10.attn.c_attn"
-    (axis,) = part.figures["lora-norms"].axes
+    _, section, _ = single_run.all_sections(Records("", records.runs, curves), run_id)
+    assert section.title == "LoRA weight norms by layer"
+    assert section.tables[0]["layer"].iloc[-1] == "h.10.attn.c_attn"
+    (axis,) = section.figures["lora-norms"].axes
     assert list(axis.lines[1].get_xdata()) == list(range(11))
     np.testing.assert_allclose(axis.lines[1].get_ydata(), np.arange(11) + 0.2)
 
 
-def test_the_newest_run_is_looked_into_unless_one_is_named(records: Records):
+def test_select_run_returns_the_newest_run_by_default(records: Records):
     newest = records.runs.sort_values("started")["run_id"].iloc[-1]
-    assert inside.choose(records, None) == newest
-    assert inside.choose(records, "no such") is None
-    (part,) = inside.everything(records, "no such")
-    assert "No run's id or name begins with 'no such'." in part.text[0]
+    assert single_run.select_run(records, None) == newest
+    assert single_run.select_run(records, "no such") is None
+    (section,) = single_run.all_sections(records, "no such")
+    assert "No run's id or name begins with 'no such'." in section.text[0]

@@ -1,4 +1,4 @@
-"""One part of an analysis: sentences, tables and figures, which a notebook or a page can show."""
+"""A section of an analysis: text, tables and figures that a notebook or a page can show."""
 
 from __future__ import annotations
 
@@ -13,55 +13,57 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 DPI = 150
-# Without dates and random ids a figure drawn again has the same bytes.
+# Without dates and random ids, drawing a figure again gives the same bytes.
 _METADATA: dict[str, dict[str, str | None]] = {"png": {"Software": None}, "svg": {"Date": None}}
 
 
 @dataclass(frozen=True)
-class Part:
-    """What is shown under one heading, text first. A notebook's cell that ends in it shows it."""
+class Section:
+    """Text, tables and figures under one heading, in this order. Notebooks display it as HTML."""
 
     title: str
     text: list[str] = field(default_factory=list)
     tables: list[pd.DataFrame] = field(default_factory=list)
-    figures: dict[str, Figure] = field(default_factory=dict)  # by the name of their file
+    figures: dict[str, Figure] = field(default_factory=dict)  # by file name, without extension
 
     def _repr_html_(self) -> str:
-        rows = [f"<h2>{html.escape(self.title)}</h2>"]
-        rows += [f"<p>{html.escape(line)}</p>" for line in self.text]
-        rows += [
+        elements = [f"<h2>{html.escape(self.title)}</h2>"]
+        elements += [f"<p>{html.escape(line)}</p>" for line in self.text]
+        elements += [
             table.to_html(index=False, border=0, na_rep="", escape=True) for table in self.tables
         ]
         for name, figure in self.figures.items():
-            data = base64.b64encode(picture(figure, "png")).decode()
-            rows.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">')
-        return "\n".join(rows)
+            data = base64.b64encode(render(figure, "png")).decode()
+            elements.append(f'<img alt="{html.escape(name)}" src="data:image/png;base64,{data}">')
+        return "\n".join(elements)
 
     def _repr_pretty_(self, printer: object, cycle: bool) -> None:
-        """For readers of text only."""
+        """Print the text and the tables, where HTML cannot be shown."""
         lines = [self.title, *self.text, *(table.to_string(index=False) for table in self.tables)]
         printer.text("\n".join(lines))  # type: ignore[attr-defined]
 
 
-def picture(figure: Figure, kind: str) -> bytes:
-    """A figure as the bytes of a `png` or `svg` file."""
+def render(figure: Figure, kind: str) -> bytes:
+    """Return a figure as the bytes of a `png` or `svg` file."""
     file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "llmdreamer"}):
         figure.savefig(file, format=kind, dpi=DPI, metadata=_METADATA[kind])
     return file.getvalue()
 
 
-def save(part: Part, folder: Path, kinds: tuple[str, ...] = ("png", "svg")) -> list[Path]:
-    """Write a part's figures as files of these kinds and its tables as CSV; return the paths."""
+def save_section(
+    section: Section, folder: Path, kinds: tuple[str, ...] = ("png", "svg")
+) -> list[Path]:
+    """Write the figures as files of these kinds and the tables as CSV files; return the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, figure in part.figures.items():
+    for name, figure in section.figures.items():
         for kind in kinds:
             path = folder / f"{name}.{kind}"
-            path.write_bytes(picture(figure, kind))
+            path.write_bytes(render(figure, kind))
             written.append(path)
-    for number, table in enumerate(part.tables, 1):
-        path = folder / f"{_slug(part.title)}{'' if number == 1 else f'-{number}'}.csv"
+    for number, table in enumerate(section.tables, 1):
+        path = folder / f"{_slug(section.title)}{'' if number == 1 else f'-{number}'}.csv"
         table.to_csv(path, index=False)
         written.append(path)
     return written

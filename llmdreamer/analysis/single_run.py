@@ -1,4 +1,4 @@
-"""The parts of the look into one run: what it lost, how it was fed, how fast it learned."""
+"""Sections on a single run: losses, replay, speed, adapters and open-loop predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 from llmdreamer.analysis import open_loop, plot_run
 from llmdreamer.analysis.aggregate import Array
 from llmdreamer.analysis.load import Records
-from llmdreamer.analysis.part import Part
+from llmdreamer.analysis.section import Section
 from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.open_loop_record import load as load_open_loop
 from llmdreamer.tracking.read import fetch_artifact
@@ -21,69 +21,72 @@ from llmdreamer.utils.errors import ConfigError
 
 # Title of a panel: (metrics in it, unit of its y-axis).
 PANELS = {
-    "Return": (r"^(episode|eval)/return$", "return of an episode"),
+    "Return": (r"^(episode|eval)/return$", "episode return"),
     "World-model losses": (r"^world_model/(?!kl_).*loss$", "loss"),
     "KL of posterior and prior": (r"^world_model/kl_", "nats"),
     "Entropy of the latent": (r"^world_model/.*entropy$", "nats"),
-    "Behaviour losses": (r"^behavior/.*loss$", "loss"),
-    "Return normaliser": (r"^behavior/return_scale$", "scale (return)"),
+    "Behavior losses": (r"^behavior/.*loss$", "loss"),
+    "Return normalizer": (r"^behavior/return_scale$", "scale (return)"),
     "Imagined return": (r"^behavior/imagined_return$", "lambda-return"),
     "Policy entropy": (r"^behavior/policy_entropy$", "nats"),
-    "Replay ratio held": (r"^replay/ratio$", "updates per policy step"),
+    "Replay ratio": (r"^replay/ratio$", "updates per policy step"),
     "Gradient norms": (r"^optimizer/.*gradient_norm$", "norm before clipping"),
     "Updates per second": (r"^time/updates_per_second$", "1/s"),
     "Time split": (r"^time/.*_share$", "share of the time"),
 }
 
-LOGARITHMIC = ("World-model losses", "Behaviour losses", "Gradient norms")
-"""What falls by orders of magnitude in its first steps."""
+LOGARITHMIC = ("World-model losses", "Behavior losses", "Gradient norms")
+"""Panels whose values fall by orders of magnitude in the first steps."""
 
 
-def choose(records: Records, run: str | None) -> str | None:
-    """The run whose id or name begins with `run`, the newest if None; None if there is none."""
+def select_run(records: Records, run: str | None) -> str | None:
+    """Return the id of the newest run, or of the newest whose id or name begins with `run`; None if none."""
     runs = records.runs.sort_values("started", kind="stable")
     if run is not None:
         runs = runs[runs["run_id"].str.startswith(run) | runs["name"].str.startswith(run)]
     return None if runs.empty else str(runs["run_id"].iloc[-1])
 
 
-def everything(records: Records, run: str | None = None) -> list[Part]:
-    """All there is of one run: its facts, then a figure of every panel that was recorded."""
-    chosen = choose(records, run)
-    if chosen is None:
-        asked = "" if run is None else f"No run's id or name begins with {run!r}. "
-        return [Part("One run", [asked + " ".join(records.notes) or "There are no runs."])]
-    row = records.runs.set_index("run_id").loc[chosen]
-    series = _series(records.curves[records.curves["run_id"] == chosen])
+def all_sections(records: Records, run: str | None = None) -> list[Section]:
+    """Show the totals of one run, a panel for each recorded group of metrics, adapters and predictions."""
+    run_id = select_run(records, run)
+    if run_id is None:
+        note = "" if run is None else f"No run's id or name begins with {run!r}. "
+        return [Section("One run", [note + " ".join(records.notes) or "There are no runs."])]
+    row = records.runs.set_index("run_id").loc[run_id]
+    series = _series(records.curves[records.curves["run_id"] == run_id])
     panels = {title: _matching(series, pattern) for title, (pattern, _) in PANELS.items()}
-    missing = [title.lower() for title, found in panels.items() if not found]
-    panels = {title: found for title, found in panels.items() if found}
-    text = [f"{row['name']} ({chosen}), {row['status']}.", *records.notes]
+    missing = [title.lower() for title, curves in panels.items() if not curves]
+    panels = {title: curves for title, curves in panels.items() if curves}
+    text = [f"{row['name']} ({run_id}), {row['status']}.", *records.notes]
     if missing:
         text.append(f"Not recorded in this run: {', '.join(missing)}.")
-    facts = _facts(series)
+    totals = _totals(series)
     figures = {}
     if panels:
         units = {title: unit for title, (_, unit) in PANELS.items()}
-        panels |= _with_target(panels, row) | _whole_split(panels)
-        figures["inside"] = plot_run.lines(panels, "environment steps", units, LOGARITHMIC)
-    part = Part("One run", text, [facts] if len(facts) else [], figures)
-    return [part, *_adapters(series), *_foretold(records, row)]
+        panels |= _with_target(panels, row) | _complete_time_split(panels)
+        figures["metrics"] = plot_run.metric_panels(panels, "environment steps", units, LOGARITHMIC)
+    section = Section("One run", text, [totals] if len(totals) else [], figures)
+    return [section, *_adapters(series), *_open_loop(records, row)]
 
 
-def _foretold(records: Records, row: pd.Series) -> list[Part]:
-    """What the run has left of its open-loop imagination, or a sentence that it has left none."""
+def _open_loop(records: Records, row: pd.Series) -> list[Section]:
+    """Show the open-loop evaluation that the run has stored, or say why it cannot be shown."""
     try:
         with TemporaryDirectory() as folder:
             path = fetch_artifact(records.uri, row["artifact_uri"], FILE, Path(folder))
-            return open_loop.everything(load_open_loop(path))
+            return open_loop.all_sections(load_open_loop(path))
     except (TrackingError, ConfigError) as error:
-        text = f"Not shown: {error}. python -m llmdreamer imagine RUN_DIR makes it of a checkpoint."
-        return [Part("Prediction error by horizon", [text])]
+        text = (
+            f"Not shown: {error}. Create it from a checkpoint with "
+            "'python -m llmdreamer imagine RUN_DIR'."
+        )
+        return [Section("Prediction error by horizon", [text])]
 
 
-def _adapters(series: dict[str, tuple[Array, Array]]) -> list[Part]:
-    """How far adapters have moved each layer, in blocks from first to last; nothing without any."""
+def _adapters(series: dict[str, tuple[Array, Array]]) -> list[Section]:
+    """Show how much the adapters change each layer, by block; nothing if there are no adapters."""
     norms = {name.removeprefix("lora/"): y for name, (_, y) in _matching(series, "^lora/").items()}
     if not norms:
         return []
@@ -93,19 +96,21 @@ def _adapters(series: dict[str, tuple[Array, Array]]) -> list[Part]:
         lines.setdefault(layer, []).append((block, float(y[0]), float(y[-1])))
     table = pd.DataFrame(
         [
-            {"layer": name, "at first": f"{y[0]:.4g}", "at last": f"{y[-1]:.4g}"}
+            {"layer": name, "first value": f"{y[0]:.4g}", "last value": f"{y[-1]:.4g}"}
             for name, y in sorted(norms.items(), key=lambda item: (_block(item[0]), item[0]))
         ]
     )
-    figure = plot_run.by_block({name: sorted(rows) for name, rows in sorted(lines.items())})
-    text = "How large the adapters' change of each layer is, as a share of the layer's own weights."
-    return [Part("LoRA weight norms by layer", [text], [table], {"lora-norms": figure})]
+    figure = plot_run.values_by_block({name: sorted(line) for name, line in sorted(lines.items())})
+    text = (
+        "Norm of the change that adapters make to each layer, divided by the norm of its weights."
+    )
+    return [Section("LoRA weight norms by layer", [text], [table], {"lora-norms": figure})]
 
 
 def _block(name: str) -> tuple[int, str]:
-    """`h.3.attn.c_attn` is block 3 of `attn.c_attn`; of a name without a number, block 0 of itself."""
-    found = re.search(r"(?:^|\.)(\d+)\.", name)
-    return (int(found[1]), name[found.end() :]) if found else (0, name)
+    """Return (3, `attn.c_attn`) for `h.3.attn.c_attn`, and (0, name) for a name without a number."""
+    match = re.search(r"(?:^|\.)(\d+)\.", name)
+    return (int(match[1]), name[match.end() :]) if match else (0, name)
 
 
 def _series(points: pd.DataFrame) -> dict[str, tuple[Array, Array]]:
@@ -124,37 +129,36 @@ def _matching(
 def _with_target(
     panels: dict[str, dict[str, tuple[Array, Array]]], row: pd.Series
 ) -> dict[str, dict[str, tuple[Array, Array]]]:
-    """The replay ratio that was asked for, beside the one that was held."""
-    title = "Replay ratio held"
+    """Add the configured replay ratio to the panel of the actual one."""
+    title = "Replay ratio"
     if title not in panels:
         return {}
     x, _ = panels[title]["replay/ratio"]
     try:
         target = np.full_like(x, float(row["replay_ratio"]))
-    except ValueError:  # a run of other software, which does not say what it asked for
+    except ValueError:  # the run has no tag `replay_ratio`
         return {}
-    return {title: panels[title] | {"asked for": (x, target)}}
+    return {title: panels[title] | {"configured": (x, target)}}
 
 
-def _whole_split(
+def _complete_time_split(
     panels: dict[str, dict[str, tuple[Array, Array]]],
 ) -> dict[str, dict[str, tuple[Array, Array]]]:
-    """Shares of the time at every row: what was not done since the last one took none of it, and is
-    not logged."""
+    """Fill in zero shares of time: a stage that did not run since the last log entry is not logged."""
     title = "Time split"
     if title not in panels:
         return {}
     steps = np.unique(np.concatenate([x for x, _ in panels[title].values()]))
-    whole = {}
+    complete = {}
     for name, (x, y) in panels[title].items():
         values = np.zeros_like(steps)
         values[np.searchsorted(steps, x)] = y
-        whole[name] = (steps, values)
-    return {title: whole}
+        complete[name] = (steps, values)
+    return {title: complete}
 
 
-def _facts(series: dict[str, tuple[Array, Array]]) -> pd.DataFrame:
-    """Last values of what is told once: sizes, memory, totals."""
+def _totals(series: dict[str, tuple[Array, Array]]) -> pd.DataFrame:
+    """Tabulate the last values of sizes, memory and totals."""
     names = [
         name for name in series if re.match(r"^(parameters/|compute/|replay/|system/peak)", name)
     ]

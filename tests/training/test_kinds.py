@@ -173,7 +173,7 @@ def test_episode_ended_by_a_fault_is_truncated_in_the_replay(trainer, tmp_path):
 
 def test_replay_stores_pixels_and_texts_as_bytes(trainer):
     trainer = trainer(*CASES["image and text, two environments"])
-    row = trainer.replay._row
-    assert row["observations/image"].base == row["observations/mission"].base == np.uint8
+    step = trainer.replay._dtype
+    assert step["observations/image"].base == step["observations/mission"].base == np.uint8
     # Image, mission, four one-hot numbers, reward, three flags, without padding.
-    assert row.itemsize == 16 * 16 * 3 + 40 + 4 * 4 + 4 + 3
+    assert step.itemsize == 16 * 16 * 3 + 40 + 4 * 4 + 4 + 3

@@ -192,7 +192,7 @@ def _check_objective(cfg: Config) -> None:
         if not documented and cfg.algo.agent is None:
             near = did_you_mean(metric, sorted(METRICS))
             raise ConfigError(
-                f"objective={cfg.objective}: no run logs {metric}{near}; docs/metrics.md lists all metrics"
+                f"objective={cfg.objective}: no run logs {metric} (docs/metrics.md lists all){near}"
             )
 
 

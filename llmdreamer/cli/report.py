@@ -34,7 +34,7 @@ footer { margin-top: 3rem; color: #555; font-size: 0.85rem; }
 
 
 @dataclass(frozen=True)
-class RunSource:
+class ReportSource:
     """A store and an experiment; with `parent`, only the jobs of that sweep count."""
 
     uri: str
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def find_runs(source: str, experiment: str | None = None) -> RunSource:
+def find_runs(source: str, experiment: str | None = None) -> ReportSource:
     """Return the runs that a sweep's folder, a database file or a tracking URI names.
 
     Raises:
@@ -86,22 +86,24 @@ def find_runs(source: str, experiment: str | None = None) -> RunSource:
     """
     path = Path(source)
     if path.is_file():
-        return RunSource(sqlite_uri(path.resolve()), experiment or "llmdreamer")
+        return ReportSource(sqlite_uri(path.resolve()), experiment or "llmdreamer")
     if path.is_dir():
         mlflow_run = load_record(MlflowRunRef, path / "mlflow.json")
         if mlflow_run is not None and mlflow_run.run_id is not None:
             uri = with_password(mlflow_run.uri)
-            return RunSource(
+            return ReportSource(
                 uri, experiment or mlflow_run.experiment, mlflow_run.run_id, _shared_runs(path)
             )
         if (path / "mlflow.db").exists():
-            return RunSource(sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer")
+            return ReportSource(
+                sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer"
+            )
         raise ConfigError(
             f"{source} is not the folder of a sweep or a store: it has neither mlflow.json nor mlflow.db"
         )
     if ":" not in source:
         raise ConfigError(f"{source}: there is no such file or folder")
-    return RunSource(resolve_uri(source, Path.cwd()), experiment or "llmdreamer")
+    return ReportSource(resolve_uri(source, Path.cwd()), experiment or "llmdreamer")
 
 
 def _shared_runs(sweep: Path) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def _shared_runs(sweep: Path) -> tuple[str, ...]:
     return tuple(run.run_id for run in runs if run is not None and run.run_id is not None)
 
 
-def write_report(source: RunSource, folder: Path, statuses: list[str], command: str) -> Path:
+def write_report(source: ReportSource, folder: Path, statuses: list[str], command: str) -> Path:
     """Write `index.html`, figures, tables and `returns.csv` into `folder`; return the page.
 
     Args:

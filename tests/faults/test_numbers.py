@@ -56,7 +56,7 @@ def test_nan_reward_skips_only_the_updates_that_sample_it(copy, untracked, caplo
     corrupt_rewards(config, folder, 40)
     train(resumed_config(config, folder, 128, max_skipped=1000), folder)
     state = saved_trainer(folder)
-    skipped = state["non_finite"]["skipped"]
+    skipped = state["non_finite"]["total"]
     updates = state["optimizer"]["updates"]
     assert updates == (128 - 16) // 2 and 0 < skipped < updates - 24
     assert find_non_finite({key: state[key] for key in ("agent", "optimizer")}) is None

@@ -1,6 +1,7 @@
 """Studies with real processes and real kills, checked in their storage."""
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -234,3 +235,55 @@ def test_trial_of_a_silent_machine_is_taken_over(sweeper):
         driver_waits.set()
     assert (driver.wait(), waited) == (0, True), out
     assert len(read_starts(trial_folder(sweeper, 0))) == 2
+
+
+def add_stored_trial(sweeper: Sweeper, params: dict[str, object], distributions: dict[str, object]):
+    """Write a RUNNING trial without an owner into the study's database, as its writer could."""
+    url = f"sqlite:///{sweeper.folder}/outputs/sweeps/s/study.db"
+    study = optuna.load_study(study_name="s", storage=url)
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=TrialState.RUNNING, params=params, distributions=distributions
+        )
+    )
+
+
+def test_stored_trial_gives_only_values_of_the_search_space(finished_study):
+    sweeper, choice = finished_study, optuna.distributions.CategoricalDistribution
+    lr = "algo.optimizer.lr"
+    interval = optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True)
+    hostile = {
+        "env.id": "evilmod:X-v0",
+        "tracking.uri": "http://stranger",
+        "hydra.run.dir": "elsewhere",
+        "trust": "[evilmod]",
+        "+hydra.job_logging.handlers.file.filename": "elsewhere.log",
+    }
+    add_stored_trial(
+        sweeper,
+        {lr: 0.001, **hostile},
+        {lr: interval, **{key: choice([value]) for key, value in hostile.items()}},
+    )
+    wider = optuna.distributions.FloatDistribution(1e-4, 9, log=True)
+    add_stored_trial(sweeper, {lr: 5.0}, {lr: wider})
+    url = f"sqlite:///{sweeper.folder}/outputs/sweeps/s/study.db"
+    study = optuna.load_study(study_name="s", storage=url)
+    study.enqueue_trial({lr: 7.0, "trust": "[evilmod]"})
+    study.enqueue_trial({lr: "0.001 hydra.run.dir=elsewhere"})
+    code, out = sweeper(*n_trials(5))
+    assert code == 2, out  # the code of the refused trials
+    overrides = json.loads((trial_folder(sweeper, 1) / "config.yaml").read_text())
+    assert not overrides.keys() & hostile.keys() and overrides[lr] == "0.001"
+    assert [line for line in out.splitlines() if "trust" in line and "trial 1:" in line]
+    states = [trial.state for trial in read_trials(sweeper)]
+    assert states == [TrialState.COMPLETE] * 2 + [TrialState.FAIL] * 3
+    assert [len(read_starts(trial_folder(sweeper, number))) for number in range(5)] == [
+        1,
+        1,
+        0,
+        0,
+        0,
+    ]
+    assert all(lr in trial.user_attrs["cause"] for trial in read_trials(sweeper)[2:])
+    table = (sweeper.folder / "outputs" / "sweeps" / "s" / "results.csv").read_text()
+    assert "evilmod" not in table and "elsewhere" not in table

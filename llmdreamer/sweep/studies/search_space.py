@@ -10,7 +10,7 @@ import optuna
 from hydra.core.override_parser.types import Override
 from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from llmdreamer.config import Config, leaves
 from llmdreamer.config.identity import identity
@@ -80,6 +80,48 @@ def check_study_settings(plan: Plan) -> None:
 def first_value(distribution: BaseDistribution) -> object:
     choices = getattr(distribution, "choices", None)
     return choices[0] if choices else getattr(distribution, "low", None)
+
+
+def params_in_space(params: dict[str, Any], space: SearchSpace) -> dict[str, Any]:
+    """Return the parameters whose key is in the space and whose value its distribution contains.
+
+    A database is data that others may write. Nothing else in it may become an override of a command.
+    """
+    accepted = {}
+    for key, distribution in space.items():
+        if key not in params:
+            continue
+        try:
+            internal = distribution.to_internal_repr(params[key])
+        except (TypeError, ValueError):  # a wrong type, or not one of the choices
+            continue
+        if distribution._contains(internal):
+            accepted[key] = distribution.to_external_repr(internal)
+    return accepted
+
+
+def invalid_param(trial: FrozenTrial, space: SearchSpace) -> str | None:
+    """Return a swept key whose stored or enqueued value is not in the space, or None."""
+    params = _stored_params(trial)
+    accepted = params_in_space(params, space)
+    for key, distribution in space.items():
+        # Optuna decodes a stored value by the distribution that is stored with it.
+        if trial.distributions.get(key, distribution) != distribution:
+            return key
+        if key in params and key not in accepted:
+            return key
+    return None
+
+
+def unknown_params(trial: FrozenTrial, space: SearchSpace) -> list[str]:
+    """Return the stored or enqueued keys that the space does not have."""
+    return [key for key in _stored_params(trial) if key not in space]
+
+
+def _stored_params(trial: FrozenTrial) -> dict[str, Any]:
+    # Optuna takes the values of an enqueued trial even where the distribution does not contain them.
+    enqueued = trial.system_attrs.get("fixed_params")
+    return (enqueued if isinstance(enqueued, dict) else {}) | trial.params
 
 
 def to_overrides(params: dict[str, object]) -> list[str]:

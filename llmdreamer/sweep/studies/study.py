@@ -27,9 +27,12 @@ from llmdreamer.sweep.studies.search_space import (
     check_signature,
     check_study_settings,
     first_value,
+    invalid_param,
+    params_in_space,
     search_space,
     to_overrides,
     trial_budget,
+    unknown_params,
     write_signature,
 )
 from llmdreamer.sweep.studies.storage import OWNER_ATTRIBUTE, DriverHeartbeat, StudyStorage
@@ -175,16 +178,31 @@ class Study:
         self._study.sampler = make_sampler(self._plan, self._space, started_count)
         return self._claim(self._study.ask())
 
-    def _claim(self, trial: Trial) -> Trial:
-        """Make this driver the owner, then draw the parameters; those that are drawn already stay."""
+    def _claim(self, trial: Trial) -> Trial | None:
+        """Make this driver the owner, then draw the parameters; those that are drawn already stay.
+
+        Returns:
+            None if a stored value is not in the search space: the trial is then failed.
+        """
         trial.set_user_attr(OWNER_ATTRIBUTE, self._heartbeat.driver)
+        stored = self._storage.optuna.get_trial(trial._trial_id)
+        if unknown := unknown_params(stored, self._space):
+            names = ", ".join(unknown)
+            log.warning("trial %d: ignored keys that are not swept: %s", trial.number, names)
+        if (key := invalid_param(stored, self._space)) is not None:
+            cause = f"the database has a value of {key} that is not in the search space"
+            log.error("failed trial %d: %s", trial.number, cause)
+            trial.set_user_attr("cause", cause)
+            trial.set_user_attr("exit_code", ConfigError.exit_code)
+            self._tell(trial, None, TrialState.FAIL)
+            return None
         self._heartbeat.add_trial(trial._trial_id)
         for name, distribution in self._space.items():
             trial._suggest(name, distribution)
         return trial
 
     def _start_trial(self, trial: Trial) -> RunningTrial:
-        plan, params = self._plan, to_overrides(trial.params)
+        plan, params = self._plan, to_overrides(params_in_space(trial.params, self._space))
         label = " ".join(params)
         overrides = [*plan.fixed, *params, *self._arm]
         trial_folder = self._folder / str(trial.number)
@@ -287,14 +305,17 @@ class Study:
         else:
             columns = zip(*running_trial.values.values(), strict=True)
             values = [sum(column) / len(column) for column in columns]
+        self._tell(trial, values, state)
+        self._heartbeat.remove_trial(trial._trial_id)
+        del self._running_trials[trial.number]
+
+    def _tell(self, trial: Trial, values: list[float] | None, state: TrialState) -> None:
         try:
             # If this driver was silent for too long, another one may have ended the trial.
             self._study.tell(trial, values=values, state=state, skip_if_finished=True)
         except RuntimeError as error:
             if "Study.stop" not in str(error):  # GridSampler raises this at its last point
                 raise
-        self._heartbeat.remove_trial(trial._trial_id)
-        del self._running_trials[trial.number]
 
     def _tag_pruned(self, running_trial: RunningTrial) -> None:
         """Tag the trial's MLflow runs, whose status is KILLED, with the reason."""
@@ -325,7 +346,7 @@ class Study:
 
     def _row(self, trial: FrozenTrial) -> ResultRow:
         states = {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed"}
-        params = to_overrides(trial.params)
+        params = to_overrides(params_in_space(trial.params, self._space))
         return ResultRow(
             label=" ".join([f"{self.name if self._arm else ''} {trial.number}".strip(), *params]),
             group=f"{self.name} {trial.number}",

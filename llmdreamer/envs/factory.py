@@ -13,7 +13,7 @@ from gymnasium.envs.registration import find_highest_version, get_env_id, parse_
 from llmdreamer.envs.simulator import ObservationOptions
 from llmdreamer.envs.vector import VectorEnv, VectorOptions
 from llmdreamer.envs.wrappers import ActionRepeat
-from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import STOP_REQUESTS, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig
@@ -85,13 +85,13 @@ def make_env(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
             env: gym.Env[Any, Any] = import_module(suite.module).make(cfg, render)
             return env
         return _repeat_actions(make_registered(cfg, render), cfg)
-    except ConfigError:
+    except (ConfigError, *STOP_REQUESTS):
         raise
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv) as error:
         raise ConfigError(f"env.id={cfg.id}: no such environment{_suggestion(cfg.id)}") from error
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise ConfigError(_missing_package(cfg, error)) from error
-    except Exception as error:  # third-party code may raise anything
+    except BaseException as error:  # third-party code may raise anything, also SystemExit
         cause = f"{type(error).__name__}: {_one_line(error)}"
         raise ConfigError(f"env.id={cfg.id} env.kwargs={dict(cfg.kwargs)}: {cause}") from error
 

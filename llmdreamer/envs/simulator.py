@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from llmdreamer.envs import snapshot as snapshots
 from llmdreamer.envs.actions import ActionEncoding, action_encoding
 from llmdreamer.envs.observations import ObservationEncoding, observation_encodings
-from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.errors import STOP_REQUESTS, ConfigError
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,9 @@ class Simulator:
     def _call(self, function: Callable[[], Any]) -> Any:
         try:
             return function()
-        except Exception as error:  # third-party code may raise anything
+        except STOP_REQUESTS:
+            raise
+        except BaseException as error:  # third-party code may raise anything, also SystemExit
             raise SimulatorError(
                 _describe(error), "".join(traceback.format_exception(error))
             ) from error
@@ -255,7 +257,7 @@ def _call_method(simulator: Simulator, method: str, args: tuple[Any, ...]) -> tu
         return SimulatorError, (str(error), error.trace)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

@@ -23,7 +23,7 @@ from llmdreamer.envs.simulator import (
     SimulatorError,
 )
 from llmdreamer.types import EnvSpec, TimeStep
-from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.errors import STOP_REQUESTS, ConfigError
 
 log = logging.getLogger(__name__)
 traceback_log = logging.getLogger("llmdreamer.traces")
@@ -332,5 +332,7 @@ def _call(worker: EnvWorker, method: str, *args: Any) -> Any:
 def _close(worker: EnvWorker) -> None:
     try:
         worker.close()
-    except Exception as error:  # noqa: BLE001 (a broken environment may raise here too)
+    except STOP_REQUESTS:
+        raise
+    except BaseException as error:  # noqa: BLE001 (a broken environment may raise here too)
         log.debug("closing an environment failed: %s", error)

@@ -17,6 +17,7 @@ from llmdreamer.sweep.run_folder import (
 )
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
+from llmdreamer.tracking.record import RUN_RECORD_FILE
 
 # Overrides that a resumed run still takes; all other values come from its saved configuration.
 _RESUME_KEYS = ("threads", "device", "trust", "tracking.")
@@ -125,8 +126,11 @@ class Worker:
         """
         assert self._exit_code is not None
         code = self._exit_code
-        if code == 0 or is_finished(self.task.folder):
+        if is_finished(self.task.folder):
             return self.finished()
+        if code == 0:  # code inside the run may call sys.exit(0) at any step
+            cause = f"exit code 0, but {RUN_RECORD_FILE} does not say that the run is finished"
+            return self._outcome("failed", cause, 1)
         by_signal = code < 0 or code in _STOPPED_BY_SIGNAL
         if by_signal and self._stop_is_final:
             return self._outcome("stopped")

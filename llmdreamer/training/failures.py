@@ -11,7 +11,7 @@ import torch
 
 from llmdreamer.envs import EnvError
 from llmdreamer.envs.simulator import SimulatorError
-from llmdreamer.utils.errors import Diverged
+from llmdreamer.utils.errors import Diverged, Stopped
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -34,6 +34,12 @@ class OutOfMemory(RuntimeError):
     exit_code = 1
 
 
+class ExitedEarly(RuntimeError):
+    """Code inside the run called `sys.exit`. The exit code would say that the run is finished."""
+
+    exit_code = 1
+
+
 @contextmanager
 def explain_failures(run_dir: Path, newest: Callable[[], Path | None]) -> Iterator[None]:
     """Replace errors that a user can fix by one-line errors; raise bugs unchanged.
@@ -43,6 +49,12 @@ def explain_failures(run_dir: Path, newest: Callable[[], Path | None]) -> Iterat
     """
     try:
         yield
+    except Stopped:
+        raise
+    except SystemExit as error:
+        raise ExitedEarly(
+            f"sys.exit({error.code!r}) was called before the run was finished"
+        ) from error
     except Exception as error:
         explained = explain_failure(error, run_dir, newest())
         if explained is None:

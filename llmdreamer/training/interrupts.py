@@ -6,15 +6,9 @@ import signal
 import threading
 from types import FrameType
 
+from llmdreamer.utils.errors import Stopped
+
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-
-
-class Stopped(SystemExit):
-    """Training stopped on a signal after a checkpoint: exit code 128 + the signal's number."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(128 + signum)
-        self.signum = signum
 
 
 class Interrupts:

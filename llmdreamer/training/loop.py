@@ -19,7 +19,7 @@ from llmdreamer.tracking.record import Status
 from llmdreamer.training.best import BEST_FOLDER, BestPolicy
 from llmdreamer.training.display import Display
 from llmdreamer.training.failures import explain_failures, is_out_of_memory
-from llmdreamer.training.interrupts import Interrupts, Stopped
+from llmdreamer.training.interrupts import Interrupts
 from llmdreamer.training.journal import Journal, start_tracker
 from llmdreamer.training.summary import BestPolicyResult, plot_returns, summary
 from llmdreamer.training.system import SystemMonitor
@@ -27,7 +27,7 @@ from llmdreamer.training.trainer import REQUIRED_STATE, Trainer, check_finite
 from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
 from llmdreamer.utils.device import prepare
-from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError, Stopped
 from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:

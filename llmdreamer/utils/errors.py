@@ -16,6 +16,18 @@ class Diverged(RuntimeError):
     exit_code = 3
 
 
+class Stopped(SystemExit):
+    """Training stopped on a signal after a checkpoint: exit code 128 + the signal's number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+STOP_REQUESTS = (KeyboardInterrupt, Stopped)
+"""Raised by signals. They may arrive inside foreign code, and are no failures of it."""
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest choice, or an empty string if none is near.
 

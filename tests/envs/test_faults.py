@@ -22,6 +22,7 @@ N = 2
 NOOP = np.tile(np.eye(4, dtype=np.float32)[0], (N, 1))
 CAUSES = {
     "raise": ["OSError: a fuse is blown"],
+    "exit": ["SystemExit: 0"],
     "nan": ["'state'", "NaN"],
     "kill": ["signal 9"],
     "hang": ["5.0 s", "killed"],
@@ -48,8 +49,10 @@ def make_room(
     ("fault", "processes"),
     [
         ("raise", False),
+        ("exit", False),
         ("nan", False),
         ("raise", True),
+        ("exit", True),
         ("nan", True),
         ("kill", True),
         ("hang", True),

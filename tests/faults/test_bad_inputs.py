@@ -140,6 +140,7 @@ def test_missing_device_exits_2_and_suggests_cpu(command, tmp_path):
     ("fault", "facts"),
     [
         ("raise", ["OSError: a fuse is blown"]),
+        ("exit", ["SystemExit: 0"]),
         ("nan", ["'state'", "NaN"]),
         ("shape", ["'state'", "(3,)", "(2,)"]),
     ],
@@ -152,7 +153,7 @@ def test_failed_environment_error_names_index_step_and_traceback(command, tmp_pa
     assert (code, err.count("\n")) == (1, 1)
     assert_names(err, "environment 0", "policy step 3", *facts)
     frames = [line for line in log.read_text().splitlines() if line.startswith("  File ")]
-    if fault == "raise":
+    if fault in ("raise", "exit"):
         assert str(log) in err and ", in fail" in frames[-1]
     else:
         assert str(log) not in err and frames == []

@@ -11,6 +11,7 @@ Environment variables:
     FAKE_RUN_METRIC: name of the logged metric (eval/return).
     FAKE_RUN_FAIL_SEED: the run with this seed fails.
     FAKE_RUN_OUT_OF_MEMORY_SEED: the run with this seed runs out of memory.
+    FAKE_RUN_EXIT_SEED: the run with this seed exits with code 0 at half its steps.
     FAKE_RUN_HOLD_BELOW: a run whose `lr + seed` is smaller waits at half its steps until it is stopped.
 """
 
@@ -82,6 +83,8 @@ def take_steps(folder: Path, config: dict[str, str], first_step: int) -> None:
         spool.append({METRIC: value * step}, step)
         (folder / "checkpoints").mkdir(exist_ok=True)
         (folder / "checkpoints" / f"step-{step:012d}-{0:016x}.pt").touch()
+        if step == STEPS // 2 and config.get("seed") == os.environ.get("FAKE_RUN_EXIT_SEED"):
+            sys.exit(0)
         while not signals and step == STEPS // 2 and value < HOLD_BELOW:
             time.sleep(0.01)
         if signals:

@@ -134,6 +134,13 @@ def test_failing_cell_is_reported_with_its_cause_and_stops_no_other(sweeper):
     assert [len(read_starts(cell)) for cell in sweeper.cells] == [1, 2, 1]
 
 
+def test_cell_that_exits_with_0_before_its_end_has_failed(sweeper):
+    code, out = sweeper("seed=0,1", FAKE_RUN_EXIT_SEED="0")
+    assert code == 1 and out.rstrip().endswith("1 of 2 runs failed")
+    assert [row["state"] for row in sweeper.rows()] == ["failed", "finished"]
+    assert "run.json" in sweeper.rows()[0]["cause"]
+
+
 def test_cell_that_runs_out_of_memory_stops_no_other(sweeper):
     code, out = sweeper("seed=0,1", FAKE_RUN_OUT_OF_MEMORY_SEED="0")
     assert code == 1 and out.rstrip().endswith("1 of 2 runs failed")

@@ -124,6 +124,13 @@ def test_failed_trial_records_its_cause_and_counts_as_a_trial(sweeper):
     assert read_trials(sweeper)[0].user_attrs["cause"] == "lr is invalid"
 
 
+def test_run_that_exits_with_0_before_its_end_fails_its_trial(sweeper):
+    code, out = sweeper(*n_trials(1), FAKE_RUN_EXIT_SEED="0")
+    assert code == 1, out
+    (trial,) = read_trials(sweeper)
+    assert trial.state is TrialState.FAIL and "run.json" in trial.user_attrs["cause"]
+
+
 def test_pruned_run_keeps_its_curve_and_checkpoint(sweeper):
     # From best to worst: the grid sampler keeps this order with the study's seed.
     values = "algo.optimizer.lr=1.0,0.9,0.8,0.001"

@@ -4,7 +4,8 @@ import signal
 
 import pytest
 
-from llmdreamer.training.interrupts import STOPPING, Interrupts, Stopped
+from llmdreamer.training.interrupts import STOPPING, Interrupts
+from llmdreamer.utils.errors import Stopped
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class LightRoom(gym.Env):
     Args:
         show: which of the three; one alone is shown without a Dict.
         act: the kind of action space.
-        fault: `raise`, `nan`, `shape`, `kill` or `hang` on step 3, if `once` is not there yet; it is then.
+        fault: `raise`, `nan`, `shape`, `exit`, `kill` or `hang` on step 3, once: `once` is then made.
         api_key: of nothing.
     """
 
@@ -84,6 +85,8 @@ class LightRoom(gym.Env):
     def fail(self) -> None:
         if self.fault == "raise":
             raise OSError("a fuse is blown")
+        if self.fault == "exit":
+            sys.exit(0)
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if self.fault == "hang":

@@ -19,6 +19,7 @@ from llmdreamer.sweep.plan import config_source_flags
 from llmdreamer.sweep.run_folder import is_finished
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE, RUN_LOCK_FILE
 from llmdreamer.sweep.settings import SWEEPER
+from llmdreamer.tracking.run_guard import file_of_a_run
 from llmdreamer.utils.errors import ConfigError
 
 
@@ -45,7 +46,7 @@ def run_dir(cfg: Config, started: str) -> Path:
     name = cfg.run_name if cfg.run_name is not None else re.sub(r"[^A-Za-z0-9._-]", "-", default)
     folder = run_folder(cfg.output_root, name)
     # With resume=auto, a run in this folder was stopped before its first checkpoint.
-    if cfg.resume is None and (folder / "config.yaml").exists():
+    if cfg.resume is None and file_of_a_run(folder) is not None:
         raise ConfigError(
             f"{folder} holds a run: resume it with resume={folder}, or change run_name"
         )
@@ -55,10 +56,16 @@ def run_dir(cfg: Config, started: str) -> Path:
     return folder
 
 
-def already_finished(cfg: Config) -> bool:
-    """Return True if the run that `cfg` resumes has finished and `cfg` does not make it longer."""
+def already_finished(cfg: Config, used: Path) -> bool:
+    """Return True if the run that `cfg` resumes is finished and `cfg` does not make it longer.
+
+    Args:
+        used: the folder in fact used. If it is another one, the run is refused when it begins.
+    """
     folder = Path(str(cfg.resume))
     if cfg.resume in (None, AUTO) or not is_finished(folder):
+        return False
+    if folder.resolve() != used.resolve():
         return False
     return from_yaml(folder / "config.yaml").algo.total_steps >= cfg.algo.total_steps
 
@@ -68,11 +75,14 @@ def remove_if_refused(folder: Path) -> Iterator[None]:
     """Remove the folder of a run that is refused before it starts. The caller holds the run's lock.
 
     A run has started once its configuration is in the folder. In a sweep the driver keeps the folder.
+    The files of an earlier run are kept too.
     """
+    held_a_run = file_of_a_run(folder) is not None
     try:
         yield
     except ConfigError:
-        if not (folder / "config.yaml").exists() and DRIVER_VARIABLE not in os.environ:
+        has_started = held_a_run or (folder / "config.yaml").exists()
+        if not has_started and DRIVER_VARIABLE not in os.environ:
             _remove_unstarted(folder)
         raise
 

@@ -16,6 +16,7 @@ from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.windows import evaluate_open_loop
 from llmdreamer.tracking import Tracker, resolve_uri
 from llmdreamer.tracking.record import Status
+from llmdreamer.tracking.run_guard import refusal
 from llmdreamer.training.best import BEST_FOLDER, BestPolicy
 from llmdreamer.training.display import Display
 from llmdreamer.training.failures import explain_failures, is_out_of_memory
@@ -51,13 +52,18 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         overrides: the overrides typed on the command line, for the record.
 
     Raises:
-        ConfigError: if something requested is missing; raised before training.
+        ConfigError: if something requested is missing, or `run_dir` holds another run; raised before
+            training.
         Diverged: if numbers stop being finite; it names the last good checkpoint.
         DiskFull: if there is no space left for experience.
         OutOfMemory: if memory is too short for an update.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     with distributed.process_group():
+        # Asked here, of the folder in fact used: `hydra.run.dir` may name any.
+        reason = distributed.broadcast_object(refusal(run_dir, config))
+        if reason is not None:
+            raise ConfigError(reason)
         return _train(config, distributed.broadcast_object(run_dir), overrides)
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from command_line import command_in
 from run_process import Command
 from tiny_run import folder_contents
 
@@ -78,3 +79,40 @@ def test_removed_run_folder_ends_the_run_in_one_line(tmp_path):
     code, output = command.wait()
     assert code == 1 and "Traceback" not in output, output
     assert "No such file or directory" in output.splitlines()[-1] and str(folder) in output
+
+
+@pytest.mark.parametrize(
+    ("typed", "removed"),
+    [
+        (["seed=5", "hydra.run.dir=outputs/run"], []),
+        (["resume=auto", "run_name=c", "hydra.run.dir=outputs/run"], []),
+        (["run_name=run"], ["config.yaml"]),
+        (["hydra.run.dir=outputs/run"], ["config.yaml", "checkpoints", "tracking"]),
+    ],
+)
+def test_new_run_never_wipes_the_run_that_its_folder_holds(command, copy, typed, removed):
+    _, folder = copy
+    for path in (folder / name for name in removed):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = folder_contents(folder)
+    code, _, err = command(*typed)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "outputs/run" in err and "Traceback" not in err
+    after = folder_contents(folder)
+    for log in ("run.log", "run.lock"):
+        before.pop(log, None)
+        after.pop(log, None)
+    assert after == before
+
+
+def test_resumed_run_is_refused_in_the_folder_of_another(
+    untracked, copy, tmp_path, monkeypatch, capsys
+):
+    _, folder = copy
+    shutil.copytree(folder, folder.with_name("other"))
+    checkpoints = folder_contents(folder / "checkpoints")
+    with command_in(tmp_path, monkeypatch, capsys) as run:
+        code, _, err = run("resume=outputs/other", "hydra.run.dir=outputs/run")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "hydra.run.dir" in err and "outputs/run" in err
+    assert folder_contents(folder / "checkpoints") == checkpoints

@@ -105,10 +105,12 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
         ConfigError: if the file is missing, is not YAML, lacks a value, or holds an unknown key.
     """
     try:
-        raw = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        raw = _load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _AliasError as error:
+        raise ConfigError(f"{path}: a saved configuration must not contain {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number may be too long
         raise ConfigError(f"{path}: not a saved configuration (not YAML)") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a saved configuration (not a mapping)")
@@ -125,6 +127,23 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+class _AliasError(yaml.YAMLError):
+    pass
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """A safe loader that refuses aliases: nested ones expand a short file without limit."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise _AliasError(f"the alias *{self.peek_event().anchor}")
+        return super().compose_node(parent, index)
+
+
+def _load_yaml(text: str) -> Any:
+    return yaml.load(text, _PlainLoader)  # noqa: S506  (a SafeLoader)
 
 
 def read_run_config(run_dir: Path, trust: Sequence[str]) -> Config:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import time
 from dataclasses import replace
 
 import hydra
@@ -44,6 +45,11 @@ def test_saved_configuration_holds_no_password(compose):
         ("- 1", ["mapping"]),
         ("seed: ${oc.env:HOME}", ["${...}"]),
         ("!!python/object/apply:os.system ['touch owned']", ["YAML"]),
+        ("seed: &a [1]\nenv: *a", ["*a"]),
+        ("env: &a {id: x}\nalgo: {<<: *a}", ["*a"]),
+        (f"seed: {'[' * 5000}", ["YAML"]),
+        (f"seed: {'1' * 5000}", ["YAML"]),
+        ("seed: 2001-99-99", ["YAML"]),
         ("sed: 1", ["'sed'", "'seed'"]),
         ("seed: many", ["seed", "'many'"]),
         ("seed: 1", ["=..."]),  # the first key that is missing
@@ -53,6 +59,18 @@ def test_invalid_saved_configuration_is_refused(tmp_path, text, parts):
     (tmp_path / "config.yaml").write_text(text)
     with refused(ConfigError, tmp_path / "config.yaml", *parts):
         from_yaml(tmp_path / "config.yaml")
+
+
+def test_nested_aliases_are_refused_before_they_are_expanded(tmp_path):
+    """Expanded, these few bytes are 9**9 items."""
+    lines = ["a0: &a0 [0,0,0,0,0,0,0,0,0]"]
+    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    path = tmp_path / "config.yaml"
+    path.write_text("\n".join(lines))
+    start = time.monotonic()
+    with refused(ConfigError, path, "*a0"):
+        from_yaml(path)
+    assert time.monotonic() - start < 5
 
 
 def test_missing_saved_configuration_is_refused(tmp_path):

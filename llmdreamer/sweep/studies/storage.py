@@ -170,9 +170,14 @@ class DriverHeartbeat:
         """
         if driver is None:
             return True
-        host, _, token = driver.split("/")
         if driver == self.driver:
             return True  # the trial is ours, but we do not run it any more
+        parts = str(driver).split("/")
+        if (
+            len(parts) != 3 or not parts[2].isalnum()
+        ):  # no driver wrote it; it must not become a path
+            return True
+        host, _, token = parts
         if host != socket.gethostname():
             return None
         path = self._locks_folder / token

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.redact import redact_message
 
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
@@ -39,6 +40,6 @@ def print_result(work: Callable[[], str]) -> int:
     try:
         print(work())
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print(redact_message(str(error)), file=sys.stderr)
         return error.exit_code
     return 0

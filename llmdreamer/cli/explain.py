@@ -16,7 +16,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.utils.errors import ConfigError, did_you_mean
-from llmdreamer.utils.redact import redact
+from llmdreamer.utils.redact import redact_message
 
 # Mappings whose keys the schema does not list.
 OPEN_MAPPINGS = ("env.kwargs.", "backbone.options.", "algo.options.")
@@ -42,13 +42,13 @@ def explain(error: Exception, task: Callable[..., Any]) -> UserError | None:
     for link in _chain(error):
         code = getattr(link, "exit_code", None)
         if isinstance(code, int):
-            return UserError(redact(_one_line(str(link))), code)
+            return UserError(redact_message(_one_line(str(link))), code)
     if task_traceback(error, task) is not None:
         return None
     kinds = (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError)
     if not isinstance(error, kinds) and not str(error).startswith(_PLUGIN_ERROR):
         return None
-    return UserError(redact(_one_line(_describe(error))), ConfigError.exit_code)
+    return UserError(redact_message(_one_line(_describe(error))), ConfigError.exit_code)
 
 
 def _describe(error: Exception) -> str:

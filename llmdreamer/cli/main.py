@@ -6,10 +6,12 @@ import functools
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from hydra._internal.utils import get_args_parser
@@ -27,10 +29,15 @@ from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.redact import redact_message
 
 EXIT_INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
-TRUSTED = ("llmdreamer.cli.main.JobReport", "llmdreamer.sweep.hydra_callback.ParentRunCallback")
+TRUSTED = (
+    "llmdreamer.cli.main.JobReport",
+    "llmdreamer.sweep.hydra_callback.ParentRunCallback",
+    "llmdreamer.utils.redact.RedactingFormatter",
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,6 +51,7 @@ def entry(task: Callable[[], Any]) -> int:
     is printed in one line and exits with that code. Any other error is a bug: it is raised, so Python
     shows its traceback and exits with 1.
     """
+    sys.excepthook = _print_traceback
     try:
         refuse_misused_flags(sys.argv[1:])
         with _raw_errors(), execution_whitelist(_trusted(sys.argv[1:])):
@@ -95,6 +103,13 @@ class _Mistake(BaseException):
 def _print_error(message: UserError) -> int:
     print(message.line, file=sys.stderr)
     return message.exit_code
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Print the traceback of a bug as Python does, without secrets."""
+    sys.stderr.write(redact_message("".join(traceback.format_exception(kind, error, trace))))
 
 
 def refuse_misused_flags(argv: Sequence[str]) -> None:

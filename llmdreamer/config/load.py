@@ -20,11 +20,11 @@ from omegaconf.errors import (
 from llmdreamer.config.checks import check
 from llmdreamer.config.schema import ComposedConfig, Config, leaves
 from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.redact import REDACTED, redact_values, remember_secrets
 
 GROUPS = ("algo", "model", "recipe", "backbone", "lora", "env", "exp", "sweeps")
 AUTO = "auto"
 """`resume=auto`: resume the run `run_name` if it has a checkpoint, else start it."""
-REDACTED = "***"
 # Keys that may differ between the saved run and a command with resume=auto. None of them affects
 # what the run has learned so far.
 _MAY_CHANGE = (
@@ -33,8 +33,6 @@ _MAY_CHANGE = (
     *("env.processes", "env.max_restarts", "env.timeout"),
     *("checkpoint.", "eval.", "tracking."),
 )
-_SECRET_KEY = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|credentials?)$", re.I)
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -92,7 +90,7 @@ def run_folder(output_root: str, name: str) -> Path:
 
 def to_yaml(cfg: Config) -> str:
     """Return the resolved configuration as YAML, without passwords and tokens."""
-    return yaml.safe_dump(_redacted(dataclasses.asdict(cfg)), sort_keys=False)
+    return yaml.safe_dump(redact_values(dataclasses.asdict(cfg)), sort_keys=False)
 
 
 def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
@@ -155,6 +153,7 @@ def read_run_config(run_dir: Path, trust: Sequence[str]) -> Config:
 
 def _to_checked_config(cfg: Any) -> Config:
     config = _to_config(cfg)
+    remember_secrets(dataclasses.asdict(config))
     _fill_defaults(config)
     check(config)
     return config
@@ -262,13 +261,3 @@ def _describe(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         return f"unknown key '{error.full_key}'{did_you_mean(str(error.full_key), leaves(ComposedConfig))}"
     return f"{error.full_key or 'configuration'}: {(error.msg or str(error)).splitlines()[0]}"
-
-
-def _redacted(value: Any, key: str = "") -> Any:
-    if isinstance(value, dict):
-        return {name: _redacted(item, str(name)) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_redacted(item, key) for item in value]
-    if isinstance(value, str):
-        return REDACTED if _SECRET_KEY.search(key) else _USERINFO.sub(REDACTED, value)
-    return value

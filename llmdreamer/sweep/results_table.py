@@ -19,6 +19,7 @@ from llmdreamer.config.objective import never_logged_message
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.redact import redact_message
 
 RESULTS_FILE = "results.csv"
 # The columns of the objectives stand between these two groups.
@@ -81,7 +82,10 @@ def write_results(plan: Plan, rows: Sequence[ResultRow]) -> Path:
 
 
 def _csv_value(row: ResultRow, name: str) -> object:
-    return "" if (value := getattr(row, name)) is None else value
+    value = getattr(row, name)
+    if isinstance(value, str) and name != "folder":
+        return redact_message(value)
+    return "" if value is None else value
 
 
 def read_results(path: Path) -> list[ResultRow]:
@@ -132,13 +136,14 @@ def print_results(plan: Plan, rows: Sequence[ResultRow], console: Console | None
         table.add_column("n", justify="right")
     table.add_column("state")
     for group in groups.values():
-        table.add_row(*map(Text, _table_row(group, len(plan.objectives), has_seeds=has_seeds)))
+        cells = _table_row(group, len(plan.objectives), has_seeds=has_seeds)
+        table.add_row(*(Text(redact_message(cell)) for cell in cells))
     console.print(table)
     for row in rows:
         if row.state == "failed":
             seed = "" if row.seed is None else f" seed={row.seed}"
             text = f"failed: {row.label}{seed}: {row.cause}"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            console.print(redact_message(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _table_row(group: Sequence[ResultRow], objectives: int, *, has_seeds: bool) -> list[str]:

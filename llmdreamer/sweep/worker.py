@@ -18,6 +18,7 @@ from llmdreamer.sweep.run_folder import (
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
 from llmdreamer.tracking.record import RUN_RECORD_FILE
+from llmdreamer.utils.redact import redact_message
 
 # Overrides that a resumed run still takes; all other values come from its saved configuration.
 _RESUME_KEYS = ("threads", "device", "trust", "tracking.")
@@ -158,7 +159,7 @@ class Worker:
 
     def _outcome(self, kind: str, cause: str = "", code: int = 0) -> RunOutcome:
         reader = CurveReader(self.task.folder)
-        return RunOutcome(kind, reader.read(), reader.env_step, cause, code)  # type: ignore[arg-type]
+        return RunOutcome(kind, reader.read(), reader.env_step, redact_message(cause), code)  # type: ignore[arg-type]
 
     def stop(self, *, is_final: bool) -> None:
         """Let the run write its checkpoint and exit. `is_final`: the run will not be resumed."""

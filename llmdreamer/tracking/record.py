@@ -23,6 +23,7 @@ from typing import Literal, TypeVar
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.files import write_atomically
 from llmdreamer.utils.flatten import Scalar
+from llmdreamer.utils.redact import redact_values
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -156,4 +157,4 @@ def load(kind: type[_Record], path: Path) -> _Record | None:
 
 def save(record: RunRecord | MlflowRunRef | UploadCursor, path: Path) -> None:
     """Write a record atomically: a reader, also after a kill, finds the old one or the new one."""
-    write_atomically(path, json.dumps(asdict(record), indent=1) + "\n")
+    write_atomically(path, json.dumps(redact_values(asdict(record)), indent=1) + "\n")

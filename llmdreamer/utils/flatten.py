@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from llmdreamer.utils.redact import SECRET, redact
+from llmdreamer.utils.redact import REDACTED, SECRET, redact, redact_values
 
 Scalar = str | int | float | bool | None
 
@@ -19,13 +19,13 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
     flat: dict[str, Scalar] = {}
     for name, value in mapping.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping) and value:
+        if SECRET.search(key) and value is not None:
+            flat[key] = REDACTED
+        elif isinstance(value, Mapping) and value:
             flat.update(flatten(value, f"{key}."))
-        elif SECRET.search(key) and value is not None:
-            flat[key] = "***"
         elif value is None or isinstance(value, bool | int | float):
             flat[key] = value
         else:
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
-            flat[key] = redact(text)
+            safe = redact_values(value)
+            flat[key] = safe if isinstance(safe, str) else redact(json.dumps(safe, default=str))
     return flat

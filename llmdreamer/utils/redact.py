@@ -2,28 +2,90 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+from urllib.parse import unquote
 
-SECRET = re.compile(r"(^|[._])(password|passwd|secret|token|api_?key|credentials?)$", re.IGNORECASE)
+REDACTED = "***"
+_NAME = (
+    r"(?:[\w.-]*(?:password|passwd|passphrase|secret)"
+    r"|(?:[\w.-]*[._-])?(?:pwd|token|api_?key|access_?key|credentials?))"
+)
+SECRET = re.compile(rf"(?:^|\.){_NAME}$", re.IGNORECASE)
 """Matches a key whose value is secret."""
-_IN_URL = re.compile(r"([a-zA-Z][\w+.-]*://(?:[^/\s:@]*:)?)[^/\s]+@")
+# A password in a URL may hold `/` and `@`: it ends at the last `@` of the word.
+_IN_URL = re.compile(r"([a-zA-Z][\w+.-]*://)(?:([^/\s:@]*:)(\S+)|([^/\s]+))@")
+_IN_QUERY = re.compile(
+    rf"([?&;](?:{_NAME}|pass)=)([^&\s]*?)(?=['\"]*[;:,)]?(?:[&\s]|$))", re.IGNORECASE
+)
 _QUOTED = r"'[^']*'|\"[^\"]*\""
 # After `=` a value ends at a space or a comma; after `:`, in a mapping, at a closing bracket too.
 _ASSIGNMENT = re.compile(
-    r"(\b(?:[\w.]*[._])?(?:password|passwd|secret|token|api_?key|credentials?)['\"]?\s*)"
+    rf"((?<![\w.?&;-]){_NAME}['\"]?\s*)"
     rf"(?:(=\s*)(?:{_QUOTED}|[^\s,])+|(:\s*)(?:{_QUOTED}|[^\s,}}\])])+)",
     re.IGNORECASE,
 )
+_HEADER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{6,}")
+_SHORTEST_VALUE = 6
+"""Shorter secrets are not searched for in messages: ordinary words contain them."""
+_values: set[str] = set()
 
 
 def redact(text: str) -> str:
-    """Replace passwords and tokens by `***`: in URLs (`scheme://user:***@host`), in `api_key=...`, and in
-    `{api_key: ...}`."""
-    return _ASSIGNMENT.sub(r"\1\2\3***", _IN_URL.sub(r"\1***@", text))
+    """Replace passwords and tokens by `***`: in URLs (`scheme://user:***@host`, `?password=***`), in
+    `api_key=...`, and in `{api_key: ...}`."""
+    text = _IN_QUERY.sub(rf"\1{REDACTED}", text)
+    text = _ASSIGNMENT.sub(rf"\1\2\3{REDACTED}", text)
+    text = _HEADER.sub(rf"\1 {REDACTED}", text)
+    return _IN_URL.sub(rf"\1\2{REDACTED}@", text)
+
+
+def redact_values(value: Any, key: str = "") -> Any:
+    """Return nested mappings and lists with their secrets redacted; `key` is the key of `value`."""
+    is_empty = value is None or isinstance(value, bool) or value in ("", (), [], {})
+    if SECRET.search(key) and not is_empty:
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {name: redact_values(item, str(name)) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_values(item) for item in value]
+    return redact(value) if isinstance(value, str) else value
+
+
+def remember_secrets(value: Any, key: str = "") -> None:
+    """Remember the secrets of a configuration, so that `redact_message` finds them in any sentence."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            remember_secrets(item, key if SECRET.search(key) else str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            remember_secrets(item, key)
+    elif isinstance(value, str):
+        found = [value] if SECRET.search(key) else []
+        found += [secret for _, secret in _IN_QUERY.findall(value)]
+        found += [secret or token for _, _, secret, token in _IN_URL.findall(value)]
+        for secret in (*found, *map(unquote, found)):
+            if len(secret) >= _SHORTEST_VALUE and secret != REDACTED:
+                _values.add(secret)
+
+
+def redact_message(text: str) -> str:
+    """Redact a text of any origin, such as the text of an exception, also by the secrets' values."""
+    for secret in sorted(_values, key=len, reverse=True):
+        text = text.replace(secret, REDACTED)
+    return redact(text)
 
 
 def as_typed(words: Iterable[str]) -> str:
     """Join the words of a command, quoted for a shell and without secrets, so that it can be repeated."""
     return shlex.join(redact(word) for word in words)
+
+
+class RedactingFormatter(logging.Formatter):
+    """Formats a record without secrets, its traceback included."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_message(super().format(record))

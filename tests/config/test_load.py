@@ -34,8 +34,24 @@ def test_saved_configuration_holds_no_password(compose):
     cfg = compose("tracking.uri='postgresql://me:hunter2@host/db'", "+env.kwargs.api_key=hunter2")
     text = to_yaml(cfg)
     assert "hunter2" not in text
-    assert "postgresql://***@host/db" in text
+    assert "postgresql://me:***@host/db" in text
     assert cfg.tracking.uri == "postgresql://me:hunter2@host/db"
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "tracking.uri='postgresql://h/db?user=u&password=hunter2'",
+        "tracking.uri='postgresql://u:hun/ter2@h/db'",
+        "tracking.uri='postgresql://h/db?sslpassword=hunter2&x=1'",
+        "+env.kwargs.sslpassword=hunter2",
+        "+env.kwargs.credentials={user:u,pin:hunter2}",
+        "+env.kwargs.text='login password=hunter2'",
+    ],
+)
+def test_saved_configuration_redacts_every_notation_of_a_password(compose, typed):
+    text = to_yaml(compose(typed))
+    assert "***" in text and "ter2" not in text
 
 
 @pytest.mark.parametrize(

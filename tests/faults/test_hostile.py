@@ -282,12 +282,13 @@ def test_refused_secret_is_not_printed(tmp_path, override):
 
 def test_password_is_in_no_file_output_or_mlflow(tmp_path, monkeypatch):
     secret = "hunter2secret"
-    uri = f"tracking.uri=http://me:{secret}@127.0.0.1:9"
+    uri = f"tracking.uri='http://me:{secret}@127.0.0.1:9/?sslpassword={secret}'"
     env = ["env=gym", "env.id=lightroom:LightRoom-v0", f"+env.kwargs.api_key={secret}"]
+    env += ["+env.kwargs.fault=leak", f"+env.kwargs.once={tmp_path / 'broken'}"]
     short = ["+env.kwargs.show=[state]", "algo.total_steps=20", "algo.learning_starts=19"]
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "data"))
     code, output = run(tmp_path, "run_name=run", uri, *env, *short)
-    assert code == 0 and secret not in output
+    assert code == 0 and secret not in output and "login with *** failed" in output
     assert saved_trainer(tmp_path / "outputs" / "run")["collector"]["policy_step"] == 20
     store = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.chdir(tmp_path)

@@ -84,9 +84,18 @@ def test_redact_removes_secrets_in_every_notation():
         ("credentials=s3cret seed=1", "credentials=*** seed=1"),
         ("password=a}b])c seed=1", "password=*** seed=1"),
         ("token='it'\"'\"'s' seed=1", "token=*** seed=1"),
+        ("postgresql://h/db?user=u&password=s3,c@ret", "postgresql://h/db?user=u&password=***"),
+        ("'http://h:80/?password=s3cret&x=1'", "'http://h:80/?password=***&x=1'"),
+        ("postgresql://u:s3/cret@h/db", "postgresql://u:***@h/db"),
+        ("postgresql://h/db?sslpassword=s3cret", "postgresql://h/db?sslpassword=***"),
+        ("to http://h/?token=s3cret; retry", "to http://h/?token=***; retry"),
+        ("sslpassword=s3cret seed=1", "sslpassword=*** seed=1"),
+        ("Authorization: Bearer s3cret.s3cret", "Authorization: Bearer ***"),
+        ("http://host:5000/path seed=1", None),
         ("algo.text_keys.sequence=[mission] env.id=a:B-v0", None),
     ):
         assert redact(text) == (text if redacted is None else redacted)
+        assert redact(redact(text)) == redact(text)
 
 
 def test_as_typed_quotes_words_for_a_shell_and_redacts_secrets():

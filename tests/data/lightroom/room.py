@@ -28,7 +28,7 @@ class LightRoom(gym.Env):
     Args:
         show: which of the three; one alone is shown without a Dict.
         act: the kind of action space.
-        fault: `raise`, `nan`, `shape`, `exit`, `kill` or `hang` on step 3, once: `once` is then made.
+        fault: `raise`, `leak`, `nan`, `shape`, `exit`, `kill` or `hang` on step 3, once: `once` is then made.
         api_key: of nothing.
     """
 
@@ -53,7 +53,7 @@ class LightRoom(gym.Env):
         self.observation_space = spaces.Dict(shown) if len(show) > 1 else parts[show[0]]
         self.action_space = ACTIONS[act]
         self.show, self.act, self.fault, self.once = list(show), act, fault, once
-        self.render_mode = render_mode
+        self.render_mode, self.api_key = render_mode, api_key
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         super().reset(seed=seed)
@@ -85,6 +85,8 @@ class LightRoom(gym.Env):
     def fail(self) -> None:
         if self.fault == "raise":
             raise OSError("a fuse is blown")
+        if self.fault == "leak":
+            raise OSError(f"login with {self.api_key} failed")
         if self.fault == "exit":
             sys.exit(0)
         if self.fault == "kill":

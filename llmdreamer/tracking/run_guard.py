@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from llmdreamer.config import AUTO, Config, from_yaml
-from llmdreamer.tracking.parent import TRIAL_VARIABLE
 from llmdreamer.tracking.record import RUN_RECORD_FILE, RunFiles, RunRecord, load
 from llmdreamer.utils.errors import ConfigError
 
@@ -24,17 +22,20 @@ def file_of_a_run(folder: Path) -> Path | None:
     return next(files, None)
 
 
-def refusal(folder: Path, config: Config) -> str | None:
+def refusal(folder: Path, config: Config, *, in_sweep: bool) -> str | None:
     """Return why `config` must not run in `folder`, in one line; None if it may.
 
     A run starts over in its folder if it was stopped before its first checkpoint, with `resume=auto` or
     by the driver of its sweep. Any other run starts in a folder without files of a run.
+
+    Args:
+        in_sweep: whether the driver of a sweep started the process.
     """
     if config.resume not in (None, AUTO):
         if Path(str(config.resume)).resolve() == folder.resolve():
             return None
         return f"resume={config.resume} resumes in its own folder, not in {folder}: leave out hydra.run.dir"
-    may_start_over = config.resume == AUTO or TRIAL_VARIABLE in os.environ
+    may_start_over = in_sweep or config.resume == AUTO
     file = file_of_a_run(folder)
     if file is None or (may_start_over and not _must_be_kept(folder, config)):
         return None

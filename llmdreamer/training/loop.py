@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from llmdreamer.evaluation.episodes import Evaluation, evaluate, record_video
 from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.windows import evaluate_open_loop
 from llmdreamer.tracking import Tracker, resolve_uri
+from llmdreamer.tracking.parent import TRIAL_VARIABLE
 from llmdreamer.tracking.record import Status
 from llmdreamer.tracking.run_guard import refusal
 from llmdreamer.training.best import BEST_FOLDER, BestPolicy
@@ -61,7 +63,8 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
     """
     with distributed.process_group():
         # Asked here, of the folder in fact used: `hydra.run.dir` may name any.
-        reason = distributed.broadcast_object(refusal(run_dir, config))
+        in_sweep = TRIAL_VARIABLE in os.environ
+        reason = distributed.broadcast_object(refusal(run_dir, config, in_sweep=in_sweep))
         if reason is not None:
             raise ConfigError(reason)
         return _train(config, distributed.broadcast_object(run_dir), overrides)

@@ -99,7 +99,7 @@ class Agent(nn.Module):
         token = world_model.tokens(state.stoch, state.action, is_first)
         hidden, cache = world_model.backbone.step(token, cache)
         deter = world_model.deter_norm(hidden)
-        posterior = world_model.infer(world_model.encoder(observations, 1), deter)
+        posterior = world_model.infer(world_model.embed(observations, 1), deter)
         stoch = sample_one_hot(posterior) if explore else mode_one_hot(posterior)
         policy = self.behavior.actor(world_model.feature(Latent(deter, stoch)))
         action = policy.sample() if explore else policy.mode()

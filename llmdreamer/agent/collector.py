@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +38,8 @@ class Collector:
         self._device = agent.device
         self._time_step: TimeStep | None = None  # None before the first step
         self._agent_state = agent.initial_state(envs.num_envs)
+        # Observations that are stored, but not yet in the statistics of the standardizer.
+        self._new_observations: list[Mapping[str, NDArray[Any]]] = []
         self._returns = np.zeros(envs.num_envs)
         self._lengths = np.zeros(envs.num_envs, np.int64)
 
@@ -53,6 +56,8 @@ class Collector:
         action = self._act(time_step, action)
         self._time_step = self.envs.step(action)
         self._store(time_step, action, lost=self._time_step.is_first)
+        self.agent.world_model.standardizer.update(self._new_observations)
+        self._new_observations.clear()
         self.policy_step += self.envs.num_envs
         return self._finished(self._time_step)
 
@@ -67,7 +72,20 @@ class Collector:
         if lost.any():
             time_step = replace(time_step, truncated=time_step.truncated | lost)
             action = np.where(lost[:, None], np.float32(0), action)
-        self.replay.append(time_step, action)
+        self._append(time_step, action)
+
+    def _append(
+        self,
+        time_step: TimeStep,
+        action: NDArray[np.float32],
+        mask: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Append a time step to the replay, and keep its observations for the statistics."""
+        self.replay.append(time_step, action, mask)
+        observations = time_step.observations
+        if mask is not None:
+            observations = {key: value[mask] for key, value in observations.items()}
+        self._new_observations.append(observations)
 
     def _current(self) -> TimeStep:
         """Return the time step to act on. If an episode has ended, store its last step and reset."""
@@ -76,7 +94,7 @@ class Collector:
         ended = self._time_step.terminated | self._time_step.truncated
         if not ended.any():
             return self._time_step
-        self.replay.append(self._time_step, self._no_action(), ended)
+        self._append(self._time_step, self._no_action(), ended)
         return self.envs.reset(ended)
 
     def _act(
@@ -142,7 +160,7 @@ class Collector:
         time_step = _from_plain(state["time_step"])
         if state["envs"] is None:
             last = replace(time_step, truncated=~time_step.terminated)
-            self.replay.append(last, self._no_action())
+            self._append(last, self._no_action())
             self.envs.reseed(self.policy_step)
             return False
         self.envs.restore(state["envs"])

@@ -49,6 +49,7 @@ class WorldModelConfig:
     stochastic_size: int = MISSING
     discrete_size: int = MISSING
     unimix: float = MISSING
+    standardize: bool = MISSING
     posterior: str = MISSING
     reconstruction_weight: float = MISSING
     kl_dynamics_weight: float = MISSING

@@ -99,6 +99,7 @@ def _truth(world: WorldModel, batch: SequenceBatch) -> dict[str, NDArray[Any]]:
 def _predicted(world: WorldModel, features: Tensor) -> dict[str, NDArray[Any]]:
     """Predict the targets from features (..., F): each (..., *shape); `continue` as a probability."""
     vectors, images = world.decoder.predict(features)
+    vectors = world.standardizer.decode(vectors)
     reward, discount = world.predict(features)
     predictions = {f"vector/{key}": value for key, value in vectors.items()}
     predictions |= {f"image/{key}": value for key, value in images.items()}

@@ -131,7 +131,7 @@ class MLP(nn.Sequential):
 
 
 class VectorEncoder(nn.Module):
-    """An MLP on the symlog of the vector observations, concatenated in the order of `keys`."""
+    """An MLP on the encoded vectors, concatenated in the order of `keys`."""
 
     def __init__(
         self, shapes: Mapping[str, tuple[int, ...]], keys: Sequence[str], units: int, layers: int
@@ -140,15 +140,14 @@ class VectorEncoder(nn.Module):
         self.keys = list(keys)
         self.mlp = MLP(sum(math.prod(shapes[key]) for key in keys), units, layers)
 
-    def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
-        """(*lead dims, ...) of each key -> (*lead dims, E); `lead` is the number of leading dims."""
-        vectors = [observations[key].flatten(lead) for key in self.keys]
-        embedding: Tensor = self.mlp(symlog(torch.cat(vectors, -1)))
+    def forward(self, vectors: Mapping[str, Tensor]) -> Tensor:
+        """(..., size) of each key, as the `Standardizer` encodes it -> (..., E)."""
+        embedding: Tensor = self.mlp(torch.cat([vectors[key] for key in self.keys], -1))
         return embedding
 
 
 class VectorDecoder(nn.Module):
-    """Predicts the symlog of each vector observation from the feature."""
+    """Predicts each encoded vector from the feature."""
 
     def __init__(
         self,
@@ -164,17 +163,14 @@ class VectorDecoder(nn.Module):
         self.mlp = MLP(features, units, layers, sum(self.sizes))
 
     def forward(self, feature: Tensor) -> dict[str, Tensor]:
-        """Predict the symlog of each key, flattened: (..., F) -> (..., size)."""
+        """Predict each key as the `Standardizer` encodes it: (..., F) -> (..., size)."""
         predictions = self.mlp(feature).split(self.sizes, -1)
         return dict(zip(self.keys, predictions, strict=True))
 
-    def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
-        """Squared error in symlog space, summed over numbers and keys: (B, T, F) -> (B, T)."""
+    def loss(self, feature: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        """Squared error of encoded vectors, summed over numbers and keys: (B, T, F) -> (B, T)."""
         predicted = self(feature)
-        losses = [
-            (predicted[key] - symlog(observations[key].flatten(2))).square().sum(-1)
-            for key in self.keys
-        ]
+        losses = [(predicted[key] - vectors[key]).square().sum(-1) for key in self.keys]
         return torch.stack(losses).sum(0)
 
 

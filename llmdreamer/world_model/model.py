@@ -29,6 +29,7 @@ from llmdreamer.types import EnvSpec, IndexedLatent, Latent, Metrics, SequenceBa
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.observations import ObservationDecoder, ObservationEncoder
 from llmdreamer.world_model.prompt import observe_with_prompt, reset_with_prompt
+from llmdreamer.world_model.standardize import Standardizer
 from llmdreamer.world_model.tokens import TokenProjection
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class WorldModel(nn.Module):
         heads = layers if config.head_layers is None else config.head_layers
         self.config = config
         self.features = backbone.width + stoch[0] * stoch[1]
+        vectors = [*algo.mlp_keys.encoder, *algo.mlp_keys.decoder]
+        self.standardizer = Standardizer(spec.observations, vectors, enabled=config.standardize)
         self.encoder = ObservationEncoder(spec, algo, text_embedding)
         self.coupled = config.posterior == "coupled"
         if self.coupled and not backbone.recurrent:
@@ -158,7 +161,7 @@ class WorldModel(nn.Module):
     def observe(self, batch: SequenceBatch) -> tuple[Tensor, ObservedSequence]:
         """Infer the posterior of each time step: its log-probabilities (B, T, S, K), and the latents."""
         # Time step 0 is context: z_0 and a_0 enter the first token, and no loss is taken on it.
-        embedding = self.encoder(batch.observations, 2)  # (B, T + 1, E)
+        embedding = self.embed(batch.observations, 2)  # (B, T + 1, E)
         if self.coupled:
             return self._observe_coupled(embedding, batch)
         return self._observe_parallel(embedding, batch)
@@ -234,6 +237,11 @@ class WorldModel(nn.Module):
             return self.backbone.reset(cache, is_first)
         return reset_with_prompt(self.prompt, self.backbone, cache, is_first, observations)
 
+    def embed(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
+        """Embed observations in the environment's units: (*lead dims, ...) each -> (*lead dims, E)."""
+        embedding: Tensor = self.encoder(self.standardizer(observations, lead), lead)
+        return embedding
+
     def infer(self, embedding: Tensor, deter: Tensor) -> Tensor:
         """Return the posterior's log-probabilities, given an observation (..., E) and `deter` (..., D)."""
         inputs = torch.cat([embedding, deter], -1) if self.coupled else embedding
@@ -250,9 +258,10 @@ class WorldModel(nn.Module):
         prior = self.prior(latent.deter)
         features = self.feature(latent)
         observations = {key: value[:, 1:] for key, value in batch.observations.items()}
+        targets = self.standardizer(observations, 2)
         dynamics, representation = balanced_kl(posterior, prior, self.config.kl_free_nats)
         losses = {
-            "reconstruction": self.decoder.loss(features, observations),
+            "reconstruction": self.decoder.loss(features, targets),
             "reward": self.reward.loss(self.reward(features), batch.reward[:, 1:]),
             "continue": self.continues.loss(self.continues(features), batch.terminated[:, 1:]),
             "kl_dynamics": dynamics,

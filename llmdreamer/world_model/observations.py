@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from llmdreamer.backbones.text import TextEncoder
 from llmdreamer.nn.conv import DOWNSCALE, ImageDecoder, ImageEncoder
-from llmdreamer.nn.functional import symexp
 from llmdreamer.nn.layers import VectorDecoder, VectorEncoder
 from llmdreamer.types import EnvSpec, Kind
 from llmdreamer.utils.errors import ConfigError
@@ -50,9 +49,10 @@ class ObservationEncoder(nn.Module):
             self.width += self.text.width
 
     def forward(self, observations: Mapping[str, Tensor], lead: int) -> Tensor:
-        """(*lead dims, ...) of each key -> (*lead dims, E)."""
-        encoders = [e for e in (self.vector, self.image, self.text) if e is not None]
-        return torch.cat([encoder(observations, lead) for encoder in encoders], -1)
+        """(*lead dims, ...) of each key, vectors encoded by the `Standardizer` -> (*lead dims, E)."""
+        embeddings = [] if self.vector is None else [self.vector(observations)]
+        encoders = [e for e in (self.image, self.text) if e is not None]
+        return torch.cat([*embeddings, *(e(observations, lead) for e in encoders)], -1)
 
 
 class ObservationDecoder(nn.Module):
@@ -80,10 +80,10 @@ class ObservationDecoder(nn.Module):
         return [] if self.image is None else self.image.keys
 
     def predict(self, feature: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Predict by key: vectors (..., size) in their own unit, and images (..., H, W, C) in [0, 1]."""
+        """Predict by key: vectors (..., size), see `Standardizer`, and images (..., H, W, C) in [0, 1]."""
         vectors = {} if self.vector is None else self.vector(feature)
         images = {} if self.image is None else self.image(feature)
-        return {key: symexp(value) for key, value in vectors.items()}, images
+        return vectors, images
 
     def loss(self, feature: Tensor, observations: Mapping[str, Tensor]) -> Tensor:
         """The sum of the decoders' losses, 0 if there is none: (B, T, F) -> (B, T)."""

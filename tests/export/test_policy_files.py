@@ -43,6 +43,10 @@ def left_behind(folder, config) -> Agent:
     envs = make_vector(config.env, 1, 0)
     envs.close()
     agent = make_agent(config, envs.spec)
+    rng = np.random.default_rng(0)  # statistics that an export without them would lack
+    agent.world_model.standardizer.update(
+        [{key: rng.normal(0.1, 0.3, (9, *shape)) for key, shape in envs.spec.observations.items()}]
+    )
     with torch.no_grad():
         for parameter in agent.behavior.actor.parameters():
             parameter.normal_()  # a fresh actor does the same whatever it sees

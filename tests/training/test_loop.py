@@ -274,3 +274,19 @@ def test_preempted_run_leaves_a_checkpoint_and_a_killed_status(tmp_path, signum,
     while (status := [run.info.status for run in mlflow_runs(uri)]) != ["KILLED"]:
         assert time.monotonic() < deadline, status
         time.sleep(0.2)
+
+
+def test_statistics_cover_every_stored_step(compose, tmp_path, untracked):
+    train(compose(*TINY, "backbone=gru", "env.num_envs=2"), tmp_path)
+    agent = saved_trainer(tmp_path)["agent"]
+    step = step_dtype(EnvSpec({"state": (4,)}, 2, True))
+    files = (tmp_path / "replay").rglob("*.steps")
+    stored = np.concatenate([np.fromfile(file, step)["observations/state"] for file in files])
+    stored = stored.astype(np.float64)
+    count, mean, squares = (
+        agent[f"world_model.standardizer.{name}"].numpy()
+        for name in ("count", "mean", "squared_deviation")
+    )
+    assert count == len(stored) > 64  # the last step of an episode counts, too
+    np.testing.assert_allclose(mean, stored.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(squares / count, stored.var(0), rtol=1e-9)

@@ -160,6 +160,8 @@ def test_replay_loss_matches_numpy(compose, weight):
 def test_world_model_loss_matches_numpy(agent):
     world = agent.world_model
     state = torch.randn(B, T + 1, 3, dtype=torch.float64)
+    collected = 3 + 2 * np.random.default_rng(0).normal(size=(50, 3))
+    world.standardizer.update([{"state": collected}])
     reward = torch.randn(B, T + 1, dtype=torch.float64)
     terminated = torch.rand(B, T + 1) < 0.3
     batch = SequenceBatch(
@@ -186,7 +188,8 @@ def test_world_model_loss_matches_numpy(agent):
         return 0.99 * np.exp(log_softmax(logits)) + 0.01 / K
 
     q, p = distribution(seen["posterior"])[:, 1:], distribution(seen["prior"])
-    symlog = np.sign(numpy(state)) * np.log1p(np.abs(numpy(state)))
+    z = (numpy(state) - collected.mean(0)) / collected.std(0)
+    target_state = 3 * np.arcsinh(z / 3)
     expected = 0.0
     for b in range(B):
         for t in range(T):
@@ -195,7 +198,7 @@ def test_world_model_loss_matches_numpy(agent):
             target = 0.0 if ended else 0.9
             continues = 1 / (1 + math.exp(-seen["continues"][b, t]))
             total = 1.1 * max(1.0, kl)
-            total += 2 * ((seen["decoder"][b, t] - symlog[b, t + 1]) ** 2).sum()
+            total += 2 * ((seen["decoder"][b, t] - target_state[b, t + 1]) ** 2).sum()
             total += cross_entropy_two_hot(seen["reward"][b, t], reward[b, t + 1].item())
             total -= target * math.log(continues) + (1 - target) * math.log(1 - continues)
             expected += total / (B * T)

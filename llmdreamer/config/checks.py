@@ -68,6 +68,7 @@ RANGES: dict[str, Rule] = {
     "algo.world_model.stochastic_size": at_least(1),
     "algo.world_model.discrete_size": at_least(2),
     "algo.world_model.unimix": below(0, 1),
+    "algo.world_model.vector_bins": Rule(lambda x: x == 0 or x >= 2, "must be 0 or >= 2"),
     "algo.world_model.reconstruction_weight": at_least(0),
     "algo.world_model.kl_dynamics_weight": at_least(0),
     "algo.world_model.kl_representation_weight": at_least(0),

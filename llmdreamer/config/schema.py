@@ -50,6 +50,7 @@ class WorldModelConfig:
     discrete_size: int = MISSING
     unimix: float = MISSING
     standardize: bool = MISSING
+    vector_bins: int = MISSING
     posterior: str = MISSING
     reconstruction_weight: float = MISSING
     kl_dynamics_weight: float = MISSING

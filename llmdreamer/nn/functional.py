@@ -40,6 +40,16 @@ def symexp_bins(count: int) -> Tensor:
     return symexp(even_bins(count))
 
 
+def even_two_hot(values: Tensor, count: int, limit: float) -> Tensor:
+    """Weights of the two nearest of `count` even bins from -limit to limit: (...) -> (..., count).
+
+    Values beyond the outer bins are clamped. The mean of the bins under these weights is the value.
+    """
+    indices = torch.arange(count, dtype=values.dtype, device=values.device)
+    position = (values.clamp(-limit, limit) + limit) * ((count - 1) / (2 * limit))
+    return (1 - (position.unsqueeze(-1) - indices).abs()).clamp(min=0)
+
+
 def two_hot_mean(logits: Tensor, bins: Tensor) -> Tensor:
     """Mean of a categorical over `bins`, summed from the center outwards.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from llmdreamer.nn.functional import (
     even_bins,
+    even_two_hot,
     linear_at,
     sample_mixed,
     symexp,
@@ -130,19 +131,45 @@ class MLP(nn.Sequential):
         return output
 
 
+BIN_LIMIT = 6.0
+"""Position of the outer bins. The `Standardizer` encodes 11 standard deviations from the mean as 6."""
+
+MAX_BINNED_NUMBERS = 256
+"""Largest total size of vectors that get bins. Larger vectors are images or one-hot codes."""
+
+
 class VectorEncoder(nn.Module):
-    """An MLP on the encoded vectors, concatenated in the order of `keys`."""
+    """An MLP on the encoded vectors, concatenated in the order of `keys`.
+
+    With bins, each number enters twice: as it is, and as its weights on the two nearest of `bins` even bins.
+    The reason: a linear layer with a norm behind it keeps little more than the direction of its input. If one
+    number is already large, a change of it hardly turns that direction. With bins it turns as much anywhere.
+
+    Args:
+        bins: bins of each number; 0 for the number alone.
+    """
 
     def __init__(
-        self, shapes: Mapping[str, tuple[int, ...]], keys: Sequence[str], units: int, layers: int
+        self,
+        shapes: Mapping[str, tuple[int, ...]],
+        keys: Sequence[str],
+        units: int,
+        layers: int,
+        bins: int = 0,
     ) -> None:
         super().__init__()
         self.keys = list(keys)
-        self.mlp = MLP(sum(math.prod(shapes[key]) for key in keys), units, layers)
+        numbers = sum(math.prod(shapes[key]) for key in keys)
+        self.bins = bins if numbers <= MAX_BINNED_NUMBERS else 0
+        self.mlp = MLP(numbers * (1 + self.bins), units, layers)
 
     def forward(self, vectors: Mapping[str, Tensor]) -> Tensor:
         """(..., size) of each key, as the `Standardizer` encodes it -> (..., E)."""
-        embedding: Tensor = self.mlp(torch.cat([vectors[key] for key in self.keys], -1))
+        inputs = torch.cat([vectors[key] for key in self.keys], -1)
+        if self.bins > 0:
+            weights = even_two_hot(inputs, self.bins, BIN_LIMIT)
+            inputs = torch.cat([inputs, weights.flatten(-2)], -1)
+        embedding: Tensor = self.mlp(inputs)
         return embedding
 
 

@@ -38,7 +38,8 @@ class ObservationEncoder(nn.Module):
         self.width = 0
         self.vector = self.image = self.text = None
         if algo.mlp_keys.encoder:
-            self.vector = VectorEncoder(shapes, algo.mlp_keys.encoder, units, algo.mlp_layers)
+            keys, bins = algo.mlp_keys.encoder, algo.world_model.vector_bins
+            self.vector = VectorEncoder(shapes, keys, units, algo.mlp_layers, bins)
             self.width += units
         if algo.cnn_keys.encoder:
             self.image = ImageEncoder(shapes, algo.cnn_keys.encoder, algo.cnn_depth)

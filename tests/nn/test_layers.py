@@ -61,6 +61,20 @@ def test_vector_encoder_concatenates_keys_in_order():
     torch.testing.assert_close(seen, torch.tensor([[0.0, 1.0, -1.0]]))
 
 
+def test_vector_encoder_adds_bin_weights_of_each_number():
+    encoder = VectorEncoder({"a": (2,)}, ["a"], 4, 1, bins=4)  # at -6, -2, 2, 6
+    encoder.mlp = torch.nn.Identity()
+    seen = encoder({"a": torch.tensor([[-1.0, 7.0]])})
+    torch.testing.assert_close(
+        seen, torch.tensor([[-1.0, 7.0, 0.0, 0.75, 0.25, 0.0, 0.0, 0.0, 0.0, 1.0]])
+    )
+
+
+def test_vector_encoder_of_many_numbers_has_no_bins():
+    encoder = VectorEncoder({"a": (257,)}, ["a"], 4, 1, bins=41)
+    assert encoder({"a": torch.zeros(1, 257)}).shape == (1, 4) and encoder.bins == 0
+
+
 def test_vector_decoder_loss_is_the_summed_squared_error():
     decoder = VectorDecoder(3, {"a": (2,), "b": (1,)}, ["a", "b"], 4, 1)
     with torch.no_grad():

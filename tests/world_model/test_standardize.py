@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import pytest
 import torch
 
 from llmdreamer.agent.agent import Agent
@@ -54,7 +55,7 @@ def test_encoding_is_linear_near_the_mean_and_logarithmic_beyond():
 
 def test_embedding_does_not_depend_on_units():
     batch, scaled = steps(200), steps(200, unit=UNITS)
-    encoder = VectorEncoder(SHAPES, ["b", "a"], 16, 1)
+    encoder = VectorEncoder(SHAPES, ["b", "a"], 16, 1, bins=41)
     plain = encoder(filled(batch)(tensors(batch), 1))
     torch.testing.assert_close(encoder(filled(scaled)(tensors(scaled), 1)), plain)
 
@@ -92,8 +93,9 @@ def test_images_and_texts_pass_through():
     assert standardizer({"a": torch.zeros(2, 3), "image": image}, 1)["image"] is image
 
 
-def test_resumed_agents_embed_alike_in_any_units(compose):
-    config = compose("backbone=gru")
+@pytest.mark.parametrize("bins", [0, 41])
+def test_resumed_agents_embed_alike_in_any_units(compose, bins):
+    config = compose("backbone=gru", f"algo.world_model.vector_bins={bins}")
     spec = EnvSpec({"state": (5,)}, 2, True)
     outputs = []
     for unit in (1.0, UNITS):

@@ -122,6 +122,7 @@ RANGES: dict[str, Rule] = {
     "env.image_size": Rule(lambda x: x >= 16 and x % 16 == 0, "must be a multiple of 16"),
     "env.max_text_bytes": at_least(1),
     "replay.capacity": at_least(1),
+    "replay.terminated_share": fraction,
     "checkpoint.every": at_least(1),
     "checkpoint.keep": at_least(1),
     "eval.every": at_least(0),

@@ -179,6 +179,7 @@ class EnvConfig:
 @dataclass
 class ReplayConfig:
     capacity: int = MISSING
+    terminated_share: float = MISSING
 
 
 @dataclass

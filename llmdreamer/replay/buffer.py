@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ class SequenceReplay:
         sequence_length: T, the trained steps of a chunk.
         seed: seed of the sampler.
         online: serve each new chunk once before uniform ones, as DreamerV3 does.
+        terminated_share: fraction of the drawn chunks, in [0, 1], that hold a terminated step. Such a step is
+            drawn uniformly, then a chunk around it. The other chunks are uniform.
         slack: steps per stream kept on disk beyond its capacity, so that a checkpoint this many steps old
             still finds what it could sample; None: a quarter of the capacity, at least one file.
 
@@ -39,7 +42,7 @@ class SequenceReplay:
             the disk has no space to begin.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (each is a setting of its own)
         self,
         folder: Path,
         spec: EnvSpec,
@@ -49,6 +52,7 @@ class SequenceReplay:
         seed: int,
         *,
         online: bool = True,
+        terminated_share: float = 0.0,
         slack: int | None = None,
     ) -> None:
         limit = capacity // num_envs
@@ -72,6 +76,10 @@ class SequenceReplay:
         ]
         self._start = [max(s.first, s.written - limit) for s in self._streams]
         self._next_online = [stream.written for stream in self._streams]
+        self._terminated_share = terminated_share
+        # Indices of terminated steps in each stream, ascending; none if the share is 0. They are part of
+        # `state_dict`, so they are not read from disk.
+        self._terminated: list[list[int]] = [[] for _ in self._streams]
         self._rng = np.random.default_rng(seed)
 
     def __len__(self) -> int:
@@ -105,8 +113,11 @@ class SequenceReplay:
             self._streams[i].write(records[i : i + 1])
         for i in indices:
             stream = self._streams[i]
+            if self._terminated_share > 0 and step.terminated[i]:
+                self._terminated[i].append(stream.written)
             stream.commit()
             self._start[i] = max(self._start[i], stream.written - self._limit)
+            del self._terminated[i][: bisect_left(self._terminated[i], self._start[i])]
             stream.drop_before(stream.written - self._limit - self._slack)
 
     def sample(self, batch_size: int) -> SequenceBatch:
@@ -151,6 +162,7 @@ class SequenceReplay:
             "written": [stream.written for stream in self._streams],
             "start": list(self._start),
             "online": list(self._next_online),
+            "terminated": [list(indices) for indices in self._terminated],
             "rng": self._rng.bit_generator.state,
         }
 
@@ -176,6 +188,7 @@ class SequenceReplay:
             stream.cut(written)
         self._start = [max(start, written - self._limit) for _, start, written in needs]
         self._next_online = list(state["online"])
+        self._terminated = [list(indices) for indices in state["terminated"]]
         self._rng.bit_generator.state = state["rng"]
 
     def clear(self) -> None:
@@ -184,6 +197,7 @@ class SequenceReplay:
             stream.clear()
         self._start = [0] * self._num_envs
         self._next_online = [0] * self._num_envs
+        self._terminated = [[] for _ in self._streams]
 
     def close(self) -> None:
         """Close the open files."""
@@ -231,6 +245,32 @@ class SequenceReplay:
         return taken
 
     def _draw(self, count: int) -> list[tuple[int, int]]:
+        """Draw `count` chunks (stream, first step), a share of them around terminated steps."""
+        chunks = self._draw_uniformly(count)
+        if self._terminated_share == 0:
+            return chunks
+        for slot in np.flatnonzero(self._rng.random(count) < self._terminated_share):
+            chunks[slot] = self._draw_terminated() or chunks[slot]
+        return chunks
+
+    def _draw_terminated(self) -> tuple[int, int] | None:
+        """Draw a terminated step uniformly, then a chunk that holds it; None if no chunk holds one."""
+        last = [stream.written - self._length for stream in self._streams]
+        lowest = [self._lowest(i) for i in range(self._num_envs)]
+        candidates = [
+            indices[bisect_left(indices, low) :] if low <= high else []
+            for indices, low, high in zip(self._terminated, lowest, last, strict=True)
+        ]
+        ends = np.cumsum([len(indices) for indices in candidates])
+        if ends[-1] == 0:
+            return None
+        drawn = int(self._rng.integers(ends[-1]))
+        i = int(np.searchsorted(ends, drawn, side="right"))
+        step = candidates[i][drawn - int(ends[i])]  # a negative index counts from the newest
+        low, high = max(lowest[i], step - self._length + 1), min(step, last[i])
+        return i, int(self._rng.integers(low, high + 1))
+
+    def _draw_uniformly(self, count: int) -> list[tuple[int, int]]:
         """Draw `count` chunks (stream, first step), uniformly over all chunks of all streams."""
         counts = self._chunk_counts()
         assert counts.any(), "sampled before one sequence was complete"

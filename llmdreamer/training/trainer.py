@@ -76,6 +76,7 @@ class Trainer:
             config.replay.capacity // processes,
             algo.per_rank_sequence_length,
             seed,
+            terminated_share=config.replay.terminated_share,
             slack=_slack(config, config.env.num_envs * processes),
         )
         # An update of n processes trains on n batches, so there are n times fewer updates.

@@ -48,7 +48,8 @@ def same(a, b):
 def test_resumed_buffer_equals_uninterrupted_buffer(tmp_path: Path, checkpoint: int):
     """Rows, samples and files, also when steps were dropped after the checkpoint."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    settings = {"n": 2, "capacity": 80, "length": 4, "slack": 30}  # files of 5 steps
+    settings = {"n": 2, "capacity": 80, "length": 4, "slack": 30, "terminated_share": 0.5}
+    # Files of 5 steps.
     buffer, cut = replay(whole, **settings), replay(broken, **settings)
     for each in (buffer, cut):
         fill(each, 0, checkpoint, n=2)

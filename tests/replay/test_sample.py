@@ -150,3 +150,27 @@ def test_append_asserts_its_contract(tmp_path):
         flags = (step.is_first, step.terminated, step.truncated)
         buffer.append(TimeStep(doubled, step.reward, *flags), np.zeros((1, 2), np.float32))
     assert buffer.state_dict()["written"] == [4]
+
+
+def test_terminated_share_of_chunks_holds_a_terminated_step(tmp_path):
+    buffer = replay(tmp_path, n=2, length=4, online=False, terminated_share=0.5)
+    fill(buffer, 0, 200, n=2, episode=100)  # step 99 terminates, step 199 truncates
+    batch = buffer.sample(4000)
+    held = batch.terminated[:, 1:].any(1)
+    assert 0.46 < held.float().mean() < 0.57  # a half, and 4 of 197 of the uniform ones
+    counts = Counter(start for start, hit in zip(starts(batch), held, strict=True) if hit)
+    assert sorted(counts) == [(env, first) for env in (0, 1) for first in (96, 97, 98, 99)]
+    assert min(counts.values()) > 0.7 * max(counts.values())
+
+
+def test_chunks_around_terminated_steps_stay_within_capacity(tmp_path):
+    buffer = replay(tmp_path, capacity=40, length=4, online=False, terminated_share=1.0)
+    fill(buffer, 0, 103)  # steps 63..102 are kept; steps 64, 74, 84 and 94 terminate
+    firsts = {first for _, first in starts(buffer.sample(500))}
+    assert firsts == {64} | {end - k for end in (74, 84, 94) for k in range(4)}
+
+
+def test_replay_without_terminated_steps_is_sampled_uniformly(tmp_path):
+    buffer = replay(tmp_path, length=4, online=False, terminated_share=1.0)
+    fill(buffer, 0, 30, episode=100)
+    assert buffer.sample(5).terminated.sum() == 0

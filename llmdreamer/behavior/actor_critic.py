@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmdreamer.behavior.imagine import Imagined
 from llmdreamer.behavior.normalize import ReturnNorm
 from llmdreamer.behavior.policy import Actor
-from llmdreamer.nn.functional import lambda_return
+from llmdreamer.nn.functional import lambda_return, mean_by_mask
 from llmdreamer.nn.layers import TwoHotHead
 from llmdreamer.types import EnvSpec, IndexedLatent, Metrics, SequenceBatch
 
@@ -104,7 +104,8 @@ class Behavior(nn.Module):
             imagined_return: (B, n), of the same time steps.
         """
         logits = self.critic(features)
-        bootstrap = self.critic.mean(logits).detach().scatter(1, starts, imagined_return)
+        value = self.critic.mean(logits).detach()
+        bootstrap = value.scatter(1, starts, imagined_return)
         # Returns are of time steps 1..T-1, whose rewards arrive one step later. If that next step starts an
         # episode, the return is unknown: it has no loss, and the return before it is bootstrapped.
         follows = ~batch.is_first[:, 2:]
@@ -115,7 +116,12 @@ class Behavior(nn.Module):
         returns = lambda_return(batch.reward[:, 2:], bootstrap, discount, lambda_)
         loss = self._critic_loss(logits, features.detach(), returns)
         loss = self.algo.critic.replay_loss_weight * (follows * loss).mean()
-        metrics = {"behavior/replay_critic_loss": loss.detach()}
+        value_terminated, value_other = mean_by_mask(value, batch.terminated[:, 1:])
+        metrics = {
+            "behavior/replay_critic_loss": loss.detach(),
+            "behavior/value_terminated": value_terminated,
+            "behavior/value_other": value_other,
+        }
         if self.action_value is not None:
             value_loss = self._action_value_loss(features, batch.action[:, 1:], returns, follows)
             loss, metrics["behavior/action_value_loss"] = loss + value_loss, value_loss.detach()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "behavior": (
         "action_value_loss actor_loss critic_loss imagined_return imagined_reward policy_entropy "
-        "replay_critic_loss return_scale"
+        "replay_critic_loss return_scale value_other value_terminated"
     ),
     "compute": "flops flops_per_update",
     "episode": "length return",
@@ -38,8 +38,8 @@ _NAMES = {
         "updates_per_second world_model_share"
     ),
     "world_model": (
-        "continue_loss kl_dynamics_loss kl_representation_loss loss posterior_entropy "
-        "prior_entropy reconstruction_loss reward_loss"
+        "continue_loss continue_prob_other continue_prob_terminated kl_dynamics_loss "
+        "kl_representation_loss loss posterior_entropy prior_entropy reconstruction_loss reward_loss"
     ),
 }
 METRICS = frozenset(f"{group}/{name}" for group, names in _NAMES.items() for name in names.split())

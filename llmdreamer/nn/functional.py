@@ -237,6 +237,16 @@ def balanced_kl(posterior: Tensor, prior: Tensor, free_nats: float) -> tuple[Ten
     return dynamics.clamp(min=free_nats), representation.clamp(min=free_nats)
 
 
+def mean_by_mask(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of `values` where the bool `mask` of the same shape is true, and where it is false.
+
+    A mean of no values is NaN. The device is not waited for, as it would be when indexing with the mask.
+    """
+    inside, count = torch.where(mask, values, 0.0).sum(), mask.sum()
+    outside = torch.where(mask, 0.0, values).sum()
+    return inside / count, outside / (mask.numel() - count)
+
+
 def lambda_return(
     reward: Tensor, value: Tensor, discount: Tensor, lambda_: float | Tensor
 ) -> Tensor:

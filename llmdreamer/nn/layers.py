@@ -270,6 +270,10 @@ class ContinueHead(nn.Module):
         target = self.gamma * target if self.discount_in_head else target
         return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
+    def probability(self, logits: Tensor) -> Tensor:
+        """(...) logits -> P(not terminated), (...). Above 1 where the predicted discount exceeds gamma."""
+        return self.discount(logits) / max(self.gamma, torch.finfo(logits.dtype).tiny)
+
     def discount(self, logits: Tensor) -> Tensor:
         """(...) logits -> gamma * P(not terminated), (...)."""
         probability = logits.sigmoid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from llmdreamer.config import Config
     from llmdreamer.training.trainer import Trainer
 
+TERMINATED = "_terminated"
+"""Ending of the names of metrics of terminated steps, which not every batch has."""
+
 
 class Journal:
     """Logs the metrics of a run against its environment steps.
@@ -54,7 +58,9 @@ class Journal:
     def log_updates(self, updates: Sequence[Metrics]) -> dict[str, float]:
         """Log the mean metrics of some updates without skipped ones, and their costs.
 
-        All processes must call it. If every update was skipped, the means are NaN.
+        All processes must call it. If every update was skipped, the means are NaN. A metric of terminated
+        steps is NaN in an update whose batch has none. Its mean is over the other updates. If there are no
+        others, the metric is left out.
         """
         # One copy from the device for all of them.
         values = torch.stack(
@@ -62,8 +68,16 @@ class Journal:
         ).cpu()
         names = list(updates[0])
         applied = values[:, names.index(SKIPPED)] == 0  # equal in all processes
-        means = dict(zip(names, distributed.mean(values[applied].mean(0)).tolist(), strict=True))
+        values = values[applied]
+        of_terminated = torch.tensor([name.endswith(TERMINATED) for name in names])
+        missing = values.isnan() & of_terminated
+        sums, counts = values.masked_fill(missing, 0.0).sum(0), (~missing).float().sum(0)
+        total, count = distributed.mean(torch.stack([sums, counts]))
+        means = dict(zip(names, (total / count).tolist(), strict=True))
         del means[SKIPPED]
+        for name in names:
+            if name.endswith(TERMINATED) and math.isnan(means[name]):
+                del means[name]
         means |= self._costs() | self._writer.take_metrics()
         self.log(means)
         return means

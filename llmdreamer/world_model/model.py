@@ -15,6 +15,7 @@ from llmdreamer.backbones.text import TextPrompt
 from llmdreamer.nn.functional import (
     balanced_kl,
     categorical_entropy,
+    mean_by_mask,
     ones_at,
     sample_one_hot,
     straight_through,
@@ -259,11 +260,12 @@ class WorldModel(nn.Module):
         features = self.feature(latent)
         observations = {key: value[:, 1:] for key, value in batch.observations.items()}
         targets = self.standardizer(observations, 2)
+        continues, terminated = self.continues(features), batch.terminated[:, 1:]
         dynamics, representation = balanced_kl(posterior, prior, self.config.kl_free_nats)
         losses = {
             "reconstruction": self.decoder.loss(features, targets),
             "reward": self.reward.loss(self.reward(features), batch.reward[:, 1:]),
-            "continue": self.continues.loss(self.continues(features), batch.terminated[:, 1:]),
+            "continue": self.continues.loss(continues, terminated),
             "kl_dynamics": dynamics,
             "kl_representation": representation,
         }
@@ -279,6 +281,9 @@ class WorldModel(nn.Module):
         with torch.no_grad():
             metrics["world_model/posterior_entropy"] = _entropy(posterior)
             metrics["world_model/prior_entropy"] = _entropy(prior)
+            probabilities = mean_by_mask(self.continues.probability(continues), terminated)
+            metrics["world_model/continue_prob_terminated"] = probabilities[0]
+            metrics["world_model/continue_prob_other"] = probabilities[1]
         return total, metrics
 
     def feature(self, latent: Latent | IndexedLatent) -> Tensor:

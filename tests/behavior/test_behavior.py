@@ -226,3 +226,12 @@ def test_last_step_of_an_episode_has_no_replay_loss(critic_only):
     loss.backward()
     # It has a gradient into the world model's features, except at last steps.
     close(features.grad.squeeze(), torch.tensor([-0.125, 1.5, 0.0, 5.5, 0.0]))
+
+
+def test_replay_metrics_split_the_value_by_terminated_steps(critic_only):
+    features, batch = replayed(terminated=True)
+    metrics = critic_only.replay_loss(features, batch, *NOWHERE).metrics
+    value, terminated = features.detach().squeeze(-1), batch.terminated[:, 1:]
+    assert terminated.any()
+    close(metrics["behavior/value_terminated"], value[terminated].mean())
+    close(metrics["behavior/value_other"], value[~terminated].mean())

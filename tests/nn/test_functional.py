@@ -218,3 +218,12 @@ def test_linear_at_gradient_matches_finite_differences():
     columns = torch.randint(3, (20, 2)) + torch.tensor([0, 3])
     weight = torch.randn(2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w: fn.linear_at(columns, w), weight)
+
+
+def test_mean_by_mask_splits_the_mean_and_is_nan_without_values():
+    values = torch.tensor([[1.0, 2.0], [6.0, 3.0]])
+    mask = torch.tensor([[True, False], [False, False]])
+    inside, outside = fn.mean_by_mask(values, mask)
+    assert (inside.item(), outside.item()) == pytest.approx((1.0, 11 / 3))
+    inside, outside = fn.mean_by_mask(values, torch.zeros_like(mask))
+    assert math.isnan(inside) and outside.item() == 3.0

@@ -92,6 +92,13 @@ def test_continue_target_is_the_discount_and_zero_if_terminated():
     torch.testing.assert_close(logits.grad, torch.tensor([0.5 - 0.75, 0.5]))
 
 
+def test_continue_probability_is_the_discount_without_gamma():
+    for discount_in_head in (True, False):
+        head = ContinueHead(2, 4, 1, 0.75, discount_in_head=discount_in_head)
+        logits = torch.tensor([0.0, 1.0])
+        torch.testing.assert_close(head.probability(logits) * 0.75, head.discount(logits))
+
+
 def test_continue_head_without_learned_gamma_multiplies_by_gamma():
     inside, outside = (
         ContinueHead(2, 4, 1, 0.75, discount_in_head=value) for value in (True, False)

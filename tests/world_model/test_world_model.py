@@ -92,6 +92,21 @@ def test_total_loss_is_the_configured_weighted_sum(world, batch):
     assert metrics["world_model/loss"].item() == pytest.approx(total, rel=1e-5)
 
 
+def test_continue_metrics_split_the_probability_by_terminated_steps(world, batch):
+    terminated = batch.terminated.clone()
+    terminated[0, 2] = True
+    logits = []
+    world.continues.register_forward_hook(lambda *args: logits.append(args[2]))
+    metrics = loss(world, replace(batch, terminated=terminated)).metrics
+    probability = logits[0].sigmoid() / 0.99  # the head predicts gamma * P(continue)
+    inside = terminated[:, 1:]
+    expected = probability[inside].mean(), probability[~inside].mean()
+    assert metrics["world_model/continue_prob_terminated"].item() == pytest.approx(
+        expected[0].item()
+    )
+    assert metrics["world_model/continue_prob_other"].item() == pytest.approx(expected[1].item())
+
+
 # --- DreamerV3's own posterior ---------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ RANGES: dict[str, Rule] = {
     "algo.world_model.unimix": below(0, 1),
     "algo.world_model.vector_bins": Rule(lambda x: x == 0 or x >= 2, "must be 0 or >= 2"),
     "algo.world_model.reconstruction_weight": at_least(0),
+    "algo.world_model.continue_weight": at_least(0),
     "algo.world_model.kl_dynamics_weight": at_least(0),
     "algo.world_model.kl_representation_weight": at_least(0),
     "algo.world_model.kl_free_nats": at_least(0),

@@ -53,6 +53,7 @@ class WorldModelConfig:
     vector_bins: int = MISSING
     posterior: str = MISSING
     reconstruction_weight: float = MISSING
+    continue_weight: float = MISSING
     kl_dynamics_weight: float = MISSING
     kl_representation_weight: float = MISSING
     kl_free_nats: float = MISSING

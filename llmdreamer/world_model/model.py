@@ -271,6 +271,7 @@ class WorldModel(nn.Module):
         }
         scale = {
             "reconstruction": self.config.reconstruction_weight,
+            "continue": self.config.continue_weight,
             "kl_dynamics": self.config.kl_dynamics_weight,
             "kl_representation": self.config.kl_representation_weight,
         }

@@ -32,6 +32,7 @@ def make_agent(compose, *overrides):
             "algo.lmbda=0.95",
             "algo.actor.unimix=0.01",
             "algo.world_model.reconstruction_weight=2",
+            "algo.world_model.continue_weight=3",
             *overrides,
         ),
         SPEC,
@@ -200,6 +201,6 @@ def test_world_model_loss_matches_numpy(agent):
             total = 1.1 * max(1.0, kl)
             total += 2 * ((seen["decoder"][b, t] - target_state[b, t + 1]) ** 2).sum()
             total += cross_entropy_two_hot(seen["reward"][b, t], reward[b, t + 1].item())
-            total -= target * math.log(continues) + (1 - target) * math.log(1 - continues)
+            total -= 3 * (target * math.log(continues) + (1 - target) * math.log(1 - continues))
             expected += total / (B * T)
     assert loss.item() == pytest.approx(expected, rel=1e-5)

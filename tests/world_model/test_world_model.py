@@ -9,7 +9,11 @@ from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
 
 B, T, SPEC = 2, 5, EnvSpec({"state": (3,)}, 2, True)
-WEIGHTS = ["algo.world_model.reconstruction_weight=3", "algo.world_model.kl_dynamics_weight=0.5"]
+WEIGHTS = [
+    "algo.world_model.reconstruction_weight=3",
+    "algo.world_model.continue_weight=2",
+    "algo.world_model.kl_dynamics_weight=0.5",
+]
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def test_total_loss_is_the_configured_weighted_sum(world, batch):
         name: metrics[f"world_model/{name}_loss"].item()
         for name in ("reconstruction", "reward", "continue", "kl_dynamics", "kl_representation")
     }
-    total = 3.0 * parts["reconstruction"] + parts["reward"] + parts["continue"]
+    total = 3.0 * parts["reconstruction"] + parts["reward"] + 2.0 * parts["continue"]
     total += 0.5 * parts["kl_dynamics"] + 0.1 * parts["kl_representation"]
     assert metrics["world_model/loss"].item() == pytest.approx(total, rel=1e-5)
 

@@ -236,3 +236,13 @@ def test_environment_of_another_package_loads_by_module(made):
     envs.reset()
     step = envs.step(np.array([[1.0, 1.0]], np.float32))
     assert (step.observations["image"][0, :, :, 0] == 255).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_cartpole_in_other_units_is_cartpole(made):
+    plain, other = made(), made("env=gym", "env.id=lightroom:UnitsCartPole-v0")
+    for ours, theirs in zip(random_steps(other, 60), random_steps(plain, 60), strict=True):
+        units = np.array([1e-3, 1e3, 1e3, 1e-3], np.float32)
+        np.testing.assert_allclose(
+            ours.observations["state"], theirs.observations["state"] * units, rtol=1e-6
+        )
+        assert ours.reward == 100 * theirs.reward and ours.terminated == theirs.terminated

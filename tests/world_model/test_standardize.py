@@ -95,7 +95,9 @@ def test_images_and_texts_pass_through():
 
 @pytest.mark.parametrize("bins", [0, 41])
 def test_resumed_agents_embed_alike_in_any_units(compose, bins):
-    config = compose("backbone=gru", f"algo.world_model.vector_bins={bins}")
+    config = compose(
+        "backbone=gru", "algo.world_model.standardize=true", f"algo.world_model.vector_bins={bins}"
+    )
     spec = EnvSpec({"state": (5,)}, 2, True)
     outputs = []
     for unit in (1.0, UNITS):

@@ -111,7 +111,7 @@ def test_refused_state_is_not_written_and_raises_on_next_check(checkpoints):
         with pytest.raises(Diverged):
             while saver._writing is not None:
                 saver.raise_pending()
-        saver.raise_pending()  # told once
+        saver.raise_pending()  # raised once
     assert checkpoints.newest(CPU)["step"] == 1
 
 

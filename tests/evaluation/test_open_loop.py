@@ -226,17 +226,17 @@ def test_fresh_windows_repeat_with_the_same_seed(compose):
     torch.testing.assert_close(batches[0].observations["state"], batches[1].observations["state"])
     assert len(batches[0].observations["state"].flatten(0, 1).unique(dim=0)) > NUM_ENVS
     # Neither training nor any evaluation began where these episodes begin.
-    begun = batches[0].observations["state"][batches[0].is_first]
-    assert len(begun)
-    for elsewhere in (
+    first_states = batches[0].observations["state"][batches[0].is_first]
+    assert len(first_states)
+    for other_seed in (
         0,
         SeedOffset.EVALUATION,
         SeedOffset.FINAL,
         SeedOffset.FINAL + SeedOffset.EVALUATION,
     ):
-        envs = make_vector(config.env, 32, elsewhere)
+        envs = make_vector(config.env, 32, other_seed)
         known = torch.from_numpy(envs.reset().observations["state"])
         envs.close()
-        assert not (begun[:, None] == known).all(-1).any()
+        assert not (first_states[:, None] == known).all(-1).any()
     found = evaluate_open_loop(agent, config, 4, 0)
     assert (found.context, found.horizon) == (5, 3) and found.windows[0] <= 4

@@ -58,17 +58,17 @@ def left_behind(folder, config) -> Agent:
     return agent
 
 
-def live(policy, env_id: str, seed: int) -> list:
+def run_episodes(policy, env_id: str, seed: int) -> list:
     env = gym.make(env_id)
     observation, _ = env.reset(seed=seed)
     policy.reset()
-    lived, over = [], False
+    episode, over = [], False
     while not over:
         action = policy.act(observation)
         observation, reward, terminated, truncated, _ = env.step(action)
-        lived.append((action, reward))
+        episode.append((action, reward))
         over = terminated or truncated
-    return lived
+    return episode
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -81,8 +81,8 @@ def test_exported_policy_reproduces_the_evaluation_episodes(arm, compose, tmp_pa
     # Seeds are spawned of the vector's: those of its two environments.
     seeds = np.random.SeedSequence(SeedOffset.EVALUATION).spawn(2)
     for seed, expected in zip(seeds, measured.lengths, strict=True):
-        lived = live(policy, "CartPole-v1", int(seed.generate_state(1)[0]) >> 1)
-        assert min(len(lived), 40) == expected
+        episode = run_episodes(policy, "CartPole-v1", int(seed.generate_state(1)[0]) >> 1)
+        assert min(len(episode), 40) == expected
 
 
 def test_exported_pretrained_policy_loads_without_its_checkpoint(compose, tmp_path):
@@ -99,8 +99,8 @@ def test_continuous_policy_acts_within_the_action_bounds(compose, tmp_path):
     config = compose("backbone=gru", "env=pendulum", "env.max_episode_steps=3")
     left_behind(tmp_path, config)
     export(tmp_path, tmp_path / "policy")
-    lived = live(Policy.load(tmp_path / "policy"), "Pendulum-v1", 0)[:3]
-    actions = np.array([action for action, _ in lived])
+    episode = run_episodes(Policy.load(tmp_path / "policy"), "Pendulum-v1", 0)[:3]
+    actions = np.array([action for action, _ in episode])
     assert actions.shape == (3, 1) and actions.dtype == np.float32
     assert (np.abs(actions) <= 2).all() and np.abs(actions).max() > 0
 
@@ -134,7 +134,7 @@ SIGNS = [
     *("backbone=gru", "algo.agent=llmdreamer_example.signs.SignsAgent"),
     *("+algo.options.positive_weight=0.5", "trust=[llmdreamer_example]"),
 ]
-LIVES = """
+ACT_IN_ANOTHER_PROCESS = """
 import json, sys
 import gymnasium as gym, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
@@ -157,8 +157,8 @@ print(json.dumps({"lengths": lengths, "code": ours, "theirs": theirs}))
 def test_registered_policy_acts_the_same_in_another_process(compose, tmp_path, capsys):
     """MLflow gives back what a process needs that knows neither the run, nor this package, nor that of
     the variant that was trained."""
-    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
-    elsewhere.mkdir()
+    run_dir, other = tmp_path / "run", tmp_path / "other"
+    other.mkdir()
     config = compose(*SIGNS)
     agent = left_behind(run_dir, config)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -180,8 +180,16 @@ def test_registered_policy_acts_the_same_in_another_process(compose, tmp_path, c
     ]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", LIVES, uri, "models:/pole/1", *map(str, seeds)],
-        cwd=elsewhere,
+        [
+            sys.executable,
+            "-P",
+            "-c",
+            ACT_IN_ANOTHER_PROCESS,
+            uri,
+            "models:/pole/1",
+            *map(str, seeds),
+        ],
+        cwd=other,
         env=environment | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
         capture_output=True,
         text=True,

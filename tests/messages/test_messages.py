@@ -280,7 +280,7 @@ def of_files() -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "replay too small", partial(SequenceReplay, Path("r2"), spec, 2, 9, 4, seed=0)
     (Path("thesis") / "a").mkdir(parents=True)
     thesis = Path("thesis").resolve()
-    yield "replay elsewhere", partial(SequenceReplay, thesis, spec, 1, 1000, 4, seed=0)
+    yield "replay of another folder", partial(SequenceReplay, thesis, spec, 1, 1000, 4, seed=0)
     checkpoints = Checkpoints(Path("none").resolve(), keep=2)
     yield "checkpoint that is not there", partial(checkpoints.newest, torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""What a process is told about the machine, seen from what the system then counts."""
+"""Process settings of `utils.device`, measured by what the operating system counts."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""The score of a run: its return at a budget that most runs of its environment reached."""
+"""The score of a run: its return at a step that as many runs as possible cover."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Scores:
 
 
 def scores(records: Records, key: str = RETURN) -> list[Scores]:
-    """Score each run at the budget that most runs of its environment reached.
+    """Score each run at the last step that as many runs of its environment as possible cover.
 
     A single short run, such as a smoke test in the same store, does not shorten the budget of all
     others. Environments are pooled if the range of their returns is known (RETURN_BOUNDS), and separate
@@ -56,9 +56,9 @@ def scores(records: Records, key: str = RETURN) -> list[Scores]:
         budget = _budget(spans)
         early, late = spans["max"] < budget, spans["min"] > budget
         if budget < spans["max"].max():
-            share = "most" if early.any() else "all"
+            which = "most" if early.any() else "all"
             notes.append(
-                f"{env}: compared at env step {budget}, the last that {share} runs reached "
+                f"{env}: compared at env step {budget}, the last that {which} runs reached "
                 f"(the longest run has {int(spans['max'].max())} steps)."
             )
         for mask, reason in ((early, "ended before"), (late, "first evaluated after")):
@@ -92,7 +92,7 @@ def scores(records: Records, key: str = RETURN) -> list[Scores]:
 
 
 def _budget(spans: pd.DataFrame) -> int:
-    """Return the last step whose position lies within the evaluations of as many runs as possible.
+    """Return the last step between the first and last evaluation of as many runs as possible.
 
     Args:
         spans: columns `min` and `max`, the first and last step at which each run was evaluated.

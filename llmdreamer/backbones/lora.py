@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Freeze `model` and add adapters to its target layers. They start as the identity.
+    """Freeze `model` and add adapters to its target layers. At first they change no output.
 
     Raises:
         ConfigError: if no layer has a target's name, or peft cannot adapt it.

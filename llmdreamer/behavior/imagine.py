@@ -43,7 +43,7 @@ class ImaginationModel(Protocol):
 
 
 def sample_starts(batch: int, time: int, count: int, device: torch.device) -> Tensor:
-    """Sample the time steps of each sequence that imagination starts from: (B, n), distinct, in order."""
+    """Sample, in each sequence, the time steps from which imagination starts: (B, n), distinct, ascending."""
     if count == time:
         return torch.arange(time, device=device).expand(batch, time)
     return torch.rand(batch, time, device=device).topk(count).indices.sort().values

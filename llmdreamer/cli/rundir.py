@@ -1,4 +1,4 @@
-"""Choose the folder of a run or sweep, after the configuration is checked and before it is created."""
+"""Choose the folder of a run or sweep. A refused command creates no folder: checks come first."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def already_finished(cfg: Config, used: Path) -> bool:
     """Return True if the run that `cfg` resumes is finished and `cfg` does not make it longer.
 
     Args:
-        used: the folder in fact used. If it is another one, the run is refused when it begins.
+        used: the folder that Hydra chose. If it is not the resumed one, the run is refused later.
     """
     folder = Path(str(cfg.resume))
     if cfg.resume in (None, AUTO) or not is_finished(folder):
@@ -74,8 +74,8 @@ def already_finished(cfg: Config, used: Path) -> bool:
 def remove_if_refused(folder: Path) -> Iterator[None]:
     """Remove the folder of a run that is refused before it starts. The caller holds the run's lock.
 
-    A run has started once its configuration is in the folder. In a sweep the driver keeps the folder.
-    The files of an earlier run are kept too.
+    A run has started once its configuration is in the folder. A sweep's run keeps its folder,
+    and so does a folder with the files of an earlier run.
     """
     held_a_run = file_of_a_run(folder) is not None
     try:
@@ -92,7 +92,7 @@ _created_parents: dict[Path, list[Path]] = {}
 
 
 def _remove_unstarted(folder: Path) -> None:
-    """Remove the files of Hydra, the lock and an empty replay, then each folder that is empty."""
+    """Remove Hydra's log, the lock file and the replay's metadata, then every folder left empty."""
     replays = sorted(folder.glob("replay*/**/"), reverse=True)
     metadata = (replay / "meta.json" for replay in replays)
     for file in (folder / "run.log", folder / RUN_LOCK_FILE, *metadata):
@@ -124,11 +124,11 @@ def _resolve_run_dir(started: str, _root_: DictConfig) -> str:
 
 
 def sweep_name(choice: str | None, typed: Sequence[str], flags: Sequence[str] = ()) -> str:
-    """Name a sweep so that the same command, or one with more values in its lists, finds it again.
+    """Name a sweep so that the same command, or one with other values in its lists, finds it again.
 
     Args:
         choice: the specification (`sweeps=NAME`); if given, it is the name.
-        typed: the typed overrides. Keys with lists give the readable part; the values of lists do not count.
+        typed: the typed overrides. The keys with lists make the readable part; the values do not matter.
         flags: typed flags of Hydra, which are part of the digest.
     """
     if choice is not None:

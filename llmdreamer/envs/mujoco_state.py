@@ -33,7 +33,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def capture(env: Any) -> dict[str, Any] | None:
-    """Return the state of a Gymnasium task without its random generator; None without a verified snapshot."""
+    """Return the state of a Gymnasium task without its random generator; None for other tasks."""
     if type(env).__module__.removeprefix("gymnasium.envs.mujoco.") not in SNAPSHOT_MODULES:
         return None
     return read_state(env.model, env.data)
@@ -67,14 +67,14 @@ def write_state(model: mujoco.MjModel, data: mujoco.MjData, state: dict[str, Any
         _fill(name, array, state["data"][name])
     data.time = state["time"]
     mujoco.mj_forward(model, data)  # computes the arrays that are not saved
-    for name, array in arrays.items():  # saved values were computed before this state, not from it
+    for name, array in arrays.items():  # MuJoCo computed the saved values earlier in the step
         array[...] = state["data"][name]
     for name in _flags(data):
         setattr(data, name, state["flags"][name])
 
 
 def _flags(data: mujoco.MjData) -> list[str]:
-    """Return the names of the flags for what MuJoCo has already computed for the current state."""
+    """Return the names of the flags that say what MuJoCo has already computed."""
     return [name for name in dir(data) if name.startswith("flg_")]
 
 

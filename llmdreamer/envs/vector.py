@@ -31,7 +31,7 @@ traceback_log = logging.getLogger("llmdreamer.traces")
 
 
 class EnvError(RuntimeError):
-    """An environment failed more than `max_restarts` times. Holds its index, policy step and last cause."""
+    """The environments failed more than `max_restarts` times in all. Holds the last failure."""
 
     exit_code = 1
 

@@ -1,4 +1,7 @@
-"""Locked files that show which drivers are alive. The kernel unlocks a file when its process dies."""
+"""Locked files that show which drivers (processes that run a sweep) are alive.
+
+The kernel unlocks a file when its process dies.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class DriverLock:
 
 
 def live_drivers(sweep_folder: Path) -> list[str]:
-    """Return the sweep's live drivers, each as `HOST, process ID`."""
+    """Return the sweep's live drivers, each as `HOST, process PID`."""
     drivers = []
     for path in sorted((sweep_folder / DRIVER_LOCKS_FOLDER).glob(f"{_DRIVER_PREFIX}*")):
         if is_locked(path):
@@ -46,8 +49,8 @@ def live_drivers(sweep_folder: Path) -> list[str]:
 def is_locked(path: Path) -> bool:
     """Return True if a process holds the lock on this file. A missing file is not created.
 
-    The check holds a shared lock for an instant: a process that tries the lock without waiting at that
-    instant finds it taken.
+    The check itself holds a shared lock for an instant. A non-blocking attempt of another process fails
+    just then.
     """
     try:
         file = os.open(path, os.O_RDONLY)

@@ -14,9 +14,9 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class Interrupts:
     """Within the context, the first SIGTERM, SIGUSR1 or Ctrl-C is only recorded in `received`.
 
-    After `stop_immediately` a signal raises `Stopped` at once. A second Ctrl-C always interrupts at once.
-    After `Stopped` has left the context, further signals are ignored, so that the process exits with the code
-    of the first.
+    After `raise_at_once` a signal raises `Stopped` at once. A Ctrl-C after an earlier signal interrupts.
+    After `Stopped` has left the context, SIGTERM and SIGUSR1 are ignored, so that the exit code is that of
+    the first signal. Ctrl-C works as before.
     """
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class Interrupts:
             self._before = {signum: signal.signal(signum, self._note) for signum in STOPPING}
         return self
 
-    def stop_immediately(self) -> None:
-        """Raise on a signal at once from now on, because a stop loses nothing any more.
+    def raise_at_once(self) -> None:
+        """From now on, raise `Stopped` as soon as a signal arrives. Call it once everything is saved.
 
         Raises:
             Stopped: if a signal has been received already; otherwise when one arrives.
@@ -48,7 +48,7 @@ class Interrupts:
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        if self.received is None:  # the exit code names the first
+        if self.received is None:  # the exit code is that of the first signal
             self.received = signum
             if self._immediate:
                 raise Stopped(signum)

@@ -83,7 +83,7 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
         else:
             cursor = _restore(trainer, checkpoints)
         tracker = None
-        if distributed.is_first():
+        if distributed.is_main():
             tracker = start_tracker(trainer, run_dir, overrides, uri, cursor)
         status: Status = "FAILED"
         # Until the very end: a second signal must not interrupt the handling of the first.
@@ -180,7 +180,7 @@ class Run:
             self._save(display, ending=True)
         try:
             if distributed.size() == 1:  # otherwise the others would wait for rank 0
-                interrupts.stop_immediately()
+                interrupts.raise_at_once()
             result = distributed.broadcast_object(self._finish())
         except Stopped as stopped:
             raise self._stopped(stopped.signum) from None

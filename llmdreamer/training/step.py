@@ -26,12 +26,12 @@ class Learner:
         self.agent = agent
         self.optimizer = optimizer
         self.algo = algo
-        assert algo.imag_starts is not None, "config.load sets it"
+        assert algo.imag_starts is not None, "config.load replaces null"
         self.imag_starts = algo.imag_starts
         self.clock = Clock()
 
     def update(self, batch: SequenceBatch) -> Metrics:
-        """Train on a batch: one backward pass and one optimizer step."""
+        """Train on a batch. The optimizer makes the backward pass, clips and steps."""
         loss, metrics = self.loss(batch)
         metrics |= self.optimizer.step(loss)
         self.agent.behavior.update_slow_critic()
@@ -40,20 +40,21 @@ class Learner:
     def loss(self, batch: SequenceBatch) -> tuple[Tensor, Metrics]:
         """Compute the loss of an update: the sum of the losses of world model, actor and critic."""
         world_model, behavior, algo = self.agent.world_model, self.agent.behavior, self.algo
-        sequences, length = batch.reward[:, 1:].shape
+        sequences, length = batch.reward[:, 1:].shape  # step 0 is context: B sequences of T steps
 
-        # 1. World model: encode the batch, predict it, pull prior and posterior together.
+        # 1. World model: encode the batch, predict it, pull prior and posterior together. A latent is (h, z).
         with self._stage("world_model"):
             world = world_model.loss(batch)
 
-        # 2. Imagination: follow the policy for H steps from a subset of those latents.
+        # 2. Imagination: follow the policy for H steps from some of the posterior latents of stage 1.
         with self._stage("imagination"):
             starts = sample_starts(sequences, length, self.imag_starts, batch.reward.device)
             imagined = imagine(
                 world_model, behavior.actor.sample, world.observed, starts, algo.horizon
             )
 
-        # 3. Behavior: actor and critic on imagined trajectories, the critic on replayed ones too.
+        # 3. Behavior: actor and critic on imagined trajectories, without gradient into the world model. The
+        # critic also on replayed ones, bootstrapped from the return imagined at each start, with gradient.
         with self._stage("behavior"):
             imagination = behavior.imagination_loss(imagined)
             features = world_model.feature(world.observed.latent)
@@ -67,8 +68,8 @@ class Learner:
     def _stage(self, name: str) -> Iterator[None]:
         """Time a stage, with matrix products in bfloat16 if precision=bf16.
 
-        Each stage needs its own autocast context. Autocast caches the weights that it has rounded until it
-        exits. Those that imagination rounds carry no gradient, and later losses must not reuse them.
+        Autocast keeps its bfloat16 copies of the weights until it exits. Copies made during imagination
+        have no gradient, so a later loss must not reuse them: each stage has a separate context.
         """
         device, enabled = self.agent.device.type, self.algo.precision == "bf16"
         with self.clock.stage(name), torch.autocast(device, torch.bfloat16, enabled=enabled):

@@ -1,4 +1,4 @@
-"""Communication between the processes that train one agent. With a single process every call is the identity.
+"""Communication between the processes that train one agent. With one process the calls do nothing.
 
 `torchrun --nproc-per-node=N run.py ...` starts N processes with equal weights. Each has its own environments
 and replay. Every update averages their gradients, so N batches of B sequences give the update of one batch of
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
-"""Longest wait for another process: rank 0 alone evaluates and writes checkpoints."""
+"""Longest wait for another process: rank 0 evaluates and writes checkpoints while the others wait."""
 
 
 @contextmanager
@@ -47,7 +47,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def is_first() -> bool:
+def is_main() -> bool:
     """Return True in rank 0, the process that evaluates, records and writes checkpoints."""
     return rank() == 0
 
@@ -106,7 +106,7 @@ def gather_objects(item: T) -> list[T]:
     """Return the items of all processes, by rank, in rank 0; return an empty list in other ranks."""
     if size() == 1:
         return [item]
-    items: list[T | None] | None = [None] * size() if is_first() else None
+    items: list[T | None] | None = [None] * size() if is_main() else None
     dist.gather_object(item, items)
     return [gathered for gathered in items or [] if gathered is not None]
 

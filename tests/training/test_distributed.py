@@ -122,7 +122,7 @@ def test_collectives_of_two_processes_return_both_values(results):
 
 
 def test_collectives_of_one_process_return_its_own_value():
-    assert (distributed.rank(), distributed.size(), distributed.is_first()) == (0, 1, True)
+    assert (distributed.rank(), distributed.size(), distributed.is_main()) == (0, 1, True)
     assert (
         distributed.all_reduce_max(7),
         distributed.gather_objects(7),

@@ -44,6 +44,6 @@ def test_first_signal_stops_immediately_when_nothing_can_be_lost(earlier):
     with pytest.raises(Stopped) as stopped, Interrupts() as interrupts:
         if earlier:
             signal.raise_signal(signal.SIGUSR1)
-        interrupts.stop_immediately()
+        interrupts.raise_at_once()
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.code == (138 if earlier else 143)

@@ -24,11 +24,11 @@ from llmdreamer.sweep.run_folder import OUTPUT_LOG
 from llmdreamer.sweep.settings import RaySettings
 from llmdreamer.utils.errors import ConfigError
 
-# Ray starts about six processes; on an overloaded machine that has taken more than a minute.
+# Ray starts about six processes. On an overloaded machine this took more than a minute.
 START_TIMEOUT_SECONDS = 180.0
 CLOSE_TIMEOUT_SECONDS = 30.0
-# Ray's error when one of its agents did not start within 15 seconds. The machine is overloaded; a new attempt
-# may succeed.
+# Part of Ray's error if one of its own processes, called agents, does not start within 15 seconds. A new
+# attempt may succeed.
 AGENT_TIMED_OUT = "timed out during startup"
 MAX_STARTS = 3
 
@@ -81,10 +81,10 @@ class RayLauncher:
 
 
 class RayClient:
-    """A child process that starts Ray tasks on request and reports those that are over."""
+    """Connection of the driver to a child process that starts Ray tasks and reports the ended ones."""
 
     def __init__(self, command: list[str], first_request: object) -> None:
-        # Only the last line of its output matters. `close` closes the file.
+        # Standard error of the child; its last line is the reason of a failure. `close` closes the file.
         self._output = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             command,

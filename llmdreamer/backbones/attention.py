@@ -264,7 +264,7 @@ class AttentionBackbone(Backbone):
         return deter.squeeze(1), replace(cache, suffix=suffix, position=position, slot=slot)
 
     def _should_share_prefix(self, caches: SequenceKVCache, indices: Tensor, steps: int) -> bool:
-        """Return True if streams that share their prefix are faster than a copy for each stream.
+        """Return True if sharing the prefix between streams is faster than copying it for each stream.
 
         Copies are faster while they fit into the processor's cache. They are also faster if a stream
         becomes about as long as the context: most of what it reads is then its own in both cases.

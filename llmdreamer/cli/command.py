@@ -1,4 +1,4 @@
-"""`llmdreamer COMMAND ...`, also `python -m llmdreamer COMMAND ...`: everything beside training."""
+"""`llmdreamer COMMAND ...`, also `python -m llmdreamer COMMAND ...`: every command except training."""
 
 from __future__ import annotations
 

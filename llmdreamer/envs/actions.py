@@ -119,7 +119,7 @@ def action_encoding(space: spaces.Space[Any]) -> ActionEncoding:
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ConfigError(
                 f"unsupported action space {describe_space(space)}: its bounds are not finite, so "
-                "actions have no scale; wrap it in gymnasium.wrappers.RescaleAction"
+                "actions have no scale; bound it with gymnasium.wrappers.TransformAction and a finite Box"
             )
         if math.prod(space.shape) > 0:
             return BoxActions(space)

@@ -61,7 +61,7 @@ class Worker:
     slot: Slot
     options: WorkerOptions
     curve_reader: CurveReader = field(init=False)
-    seconds: float = 0.0  # that its processes ran, together
+    seconds: float = 0.0  # total running time of its processes
     _job: Job | None = None
     _exit_code: int | None = None
     _started_at: float = 0.0

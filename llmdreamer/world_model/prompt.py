@@ -71,7 +71,7 @@ def reset_with_prompt(
     is_first: Tensor,
     observations: Mapping[str, Tensor],
 ) -> Cache:
-    """Give the streams whose episode begins a new cache that has read the episode's texts.
+    """Replace the cache of each stream that starts an episode by one that has read the episode's texts.
 
     Args:
         is_first: (N,), bool.

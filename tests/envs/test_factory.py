@@ -77,7 +77,7 @@ def test_unsupported_action_space_lists_the_supported(space: spaces.Space):
 
 def test_unbounded_action_box_raises_config_error():
     box = spaces.Box(-np.inf, 1.0, (2,))
-    parts = ("action space", "Box", "finite", "RescaleAction")
+    parts = ("action space", "Box", "finite", "TransformAction")
     assert_refused("ToyShow-v0", *parts, space=spaces.Discrete(2), actions=box)
 
 

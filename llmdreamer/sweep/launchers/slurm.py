@@ -34,7 +34,7 @@ QUEUE_TIMEOUT_SECONDS = 10.0  # of one squeue call
 # After Slurm accepts no job, the delay until the next attempt doubles up to the maximum. Slurm's controller
 # restarts or fails over within minutes.
 FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, GIVE_UP_SECONDS = 5.0, 60.0, 600.0
-# Messages while Slurm is partly or fully down; an empty one counts too. All others are about the job's options.
+# Messages while Slurm is partly or fully down; an empty one counts too. Others are about the job's options.
 _TRANSIENT_ERRORS = re.compile(
     r"^$|timed out|unable to contact|connect|zero bytes|temporarily|standby", re.I
 )

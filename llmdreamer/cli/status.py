@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from llmdreamer.sweep.status import StatusReader, SweepStatus, find_sweep, sweep_names
 from llmdreamer.sweep.status_table import LiveTable, render_table, render_text
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.output import discard_output
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         # Python flushes once more at exit; that must not fail.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         return 141
     return 0
 

@@ -16,16 +16,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from llmdreamer.utils.output import discard_output
+
 PLAIN_LINE_SECONDS = 20.0  # between two lines without a terminal
 MAX_ETA_SECONDS = 1e10  # longer estimates are shown as unknown
 FIELDS = "updates {updates} | return {episode_return} | loss {loss} | {speed} updates/s"
+
+
+class QuietConsole(Console):
+    """A console that discards its output once the reader has closed the pipe; rich would exit."""
+
+    def on_broken_pipe(self) -> None:
+        discard_output()
 
 
 class Display:
     """The progress of one run, in environment steps. Use as a context manager."""
 
     def __init__(self, total: int, done: int, updates: int, *, quiet: bool = False) -> None:
-        self._console = Console(quiet=quiet)
+        self._console = QuietConsole(quiet=quiet)
         self._live = self._console.is_terminal and not quiet
         self._fields: dict[str, Any] = {
             "updates": str(updates),
@@ -68,7 +77,10 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a separate line above the live one."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        try:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        except OSError:  # a full disk behind standard output
+            discard_output()
 
     def _eta(self) -> str:
         left = self._progress.tasks[self._task].time_remaining

@@ -31,6 +31,7 @@ from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
 from llmdreamer.utils.device import prepare
 from llmdreamer.utils.errors import ConfigError, Stopped
+from llmdreamer.utils.output import print_line
 from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ class Run:
         """Print the command that resumes the run."""
         trust = f" trust=[{','.join(self.config.trust)}]" if self.config.trust else ""
         if self.tracker is not None:  # rank 0 only
-            print(f"stopped; resume with: python run.py resume={self.run_dir}{trust}", flush=True)
+            print_line(f"stopped; resume with: python run.py resume={self.run_dir}{trust}")
         return Stopped(signum)
 
     def _step(self, display: Display, interrupts: Interrupts) -> None:
@@ -297,7 +298,9 @@ class Run:
         checkpoints = self.writer.checkpoints.describe(
             trainer.policy_step, config.env.action_repeat
         )
-        print(summary(config, self.run_dir, result, best, checkpoints, self.tracker.ui_command))
+        print_line(
+            summary(config, self.run_dir, result, best, checkpoints, self.tracker.ui_command)
+        )
         return TrainResult(self.journal.newest[metrics[0]], result)
 
     def _maybe_save_best(self, result: Evaluation) -> None:

@@ -1,11 +1,14 @@
 """Test runs that are killed, stopped or started twice: the same command resumes without loss."""
 
+import os
 import random
 import signal
+import subprocess
+import sys
 
 import pytest
 from refusals import assert_names
-from run_process import Command, run
+from run_process import ROOT, TIMEOUT_SECONDS, TINY, Command, run
 from tiny_run import differing_paths, folder_contents, metric_records, saved_trainer
 
 RUN = ("run_name=run", "resume=auto")
@@ -117,3 +120,22 @@ def test_finished_run_exits_0_and_stays_unchanged(tmp_path, copy):
     assert (code, output.count("\n")) == (0, 1)
     assert_names(output, f"{folder} is finished", "64 policy steps")
     assert folder_contents(folder) == before | {"run.log": b"", "run.lock": b""}
+
+
+@pytest.mark.parametrize("output", ["closed pipe", "full disk"])
+def test_run_whose_output_is_closed_or_full_trains_to_its_end(tmp_path, output):
+    command = [sys.executable, str(ROOT / "run.py"), *TINY, "run_name=run"]
+    with open("/dev/full" if output == "full disk" else os.devnull, "w") as file:
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stdout=file if output == "full disk" else subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    if process.stdout is not None:
+        process.stdout.close()
+    _, errors = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == 0, errors
+    assert newest_checkpoint(tmp_path / "outputs" / "run")
+    assert "Traceback" not in errors

@@ -239,7 +239,8 @@ def test_environment_of_another_package_loads_by_module(made):
 
 
 def test_cartpole_in_other_units_is_cartpole(made):
-    plain, other = made(), made("env=gym", "env.id=lightroom:UnitsCartPole-v0")
+    plain = made("~env.vector_scale.state")
+    other = made("env=gym", "env.id=lightroom:UnitsCartPole-v0")
     for ours, theirs in zip(random_steps(other, 60), random_steps(plain, 60), strict=True):
         units = np.array([1e-3, 1e3, 1e3, 1e-3], np.float32)
         np.testing.assert_allclose(

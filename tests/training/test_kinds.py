@@ -79,7 +79,12 @@ def test_two_updates_reach_every_parameter(case, trainer):
     # Heads that start at zero pass no gradient on until they have moved, and not every batch has an
     # episode's first step: hence some more updates.
     metrics += train(trainer, 6)
-    assert all(value.isfinite().all() for update in metrics for value in update.values())
+    # A batch without a terminated step has no mean over terminated steps.
+    assert all(
+        value.isfinite().all() or name.endswith("_terminated")
+        for update in metrics
+        for name, value in update.items()
+    )
     for name, param in agent.named_parameters():
         assert param.isfinite().all() and not torch.equal(param, before[name]), name
     world = agent.world_model
@@ -148,7 +153,8 @@ def test_trainer_resumes_from_its_checkpoint(case, trainer, tmp_path):
 
     mine, theirs = resumed(), resumed()
     if case == "continuous":  # only Pendulum has a verified snapshot; others begin a new episode
-        assert all(torch.equal(mine[1][key], theirs[1][key]) for key in mine[1])
+        for key, value in mine[1].items():
+            torch.testing.assert_close(value, theirs[1][key], rtol=0, atol=0, equal_nan=True)
 
 
 def test_episode_ended_by_a_fault_is_truncated_in_the_replay(trainer, tmp_path):

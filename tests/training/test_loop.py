@@ -277,7 +277,11 @@ def test_preempted_run_leaves_a_checkpoint_and_a_killed_status(tmp_path, signum,
 
 
 def test_statistics_cover_every_stored_step(compose, tmp_path, untracked):
-    train(compose(*TINY, "backbone=gru", "env.num_envs=2"), tmp_path)
+    standardize = "algo.world_model.standardize=true"
+    config = compose(
+        *TINY, "backbone=gru", "env.num_envs=2", standardize, "~env.vector_scale.state"
+    )
+    train(config, tmp_path)
     agent = saved_trainer(tmp_path)["agent"]
     step = step_dtype(EnvSpec({"state": (4,)}, 2, True))
     files = (tmp_path / "replay").rglob("*.steps")

@@ -64,10 +64,10 @@ def remember_secrets(value: Any, key: str = "") -> None:
         for item in value:
             remember_secrets(item, key)
     elif isinstance(value, str):
-        found = [value] if SECRET.search(key) else []
-        found += [secret for _, secret in _IN_QUERY.findall(value)]
-        found += [secret or token for _, _, secret, token in _IN_URL.findall(value)]
-        for secret in (*found, *map(unquote, found)):
+        secrets = [value] if SECRET.search(key) else []
+        secrets += [secret for _, secret in _IN_QUERY.findall(value)]
+        secrets += [secret or token for _, _, secret, token in _IN_URL.findall(value)]
+        for secret in (*secrets, *map(unquote, secrets)):
             if len(secret) >= _SHORTEST_VALUE and secret != REDACTED:
                 _values.add(secret)
 

@@ -41,7 +41,7 @@ class Scores:
 
 
 def scores(records: Records, key: str = RETURN) -> list[Scores]:
-    """Score each run at the last step that as many runs of its environment as possible cover.
+    """Score each run at a common step: the last that as many runs of its environment as possible cover.
 
     A single short run, such as a smoke test in the same store, does not shorten the budget of all
     others. Environments are pooled if the range of their returns is known (RETURN_BOUNDS), and separate

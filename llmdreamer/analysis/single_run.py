@@ -144,7 +144,7 @@ def _with_target(
 def _complete_time_split(
     panels: dict[str, dict[str, tuple[Array, Array]]],
 ) -> dict[str, dict[str, tuple[Array, Array]]]:
-    """Fill in zero shares of time: a stage that did not run since the last log entry is not logged."""
+    """Fill missing time shares with zero: a stage that did not run since the last entry has no value."""
     title = "Time split"
     if title not in panels:
         return {}

@@ -55,7 +55,7 @@ class WorkerOptions:
 
 @dataclass
 class Worker:
-    """A run in a slot. Restarts may take it over several processes."""
+    """A run in a slot. After restarts it spans several processes."""
 
     task: RunTask
     slot: Slot

@@ -35,7 +35,7 @@ _values: set[str] = set()
 
 
 def redact(text: str) -> str:
-    """Replace passwords and tokens by `***`: in URLs (`scheme://user:***@host`, `?password=***`), in
+    """Replace passwords and tokens with `***`: in URLs (`scheme://user:***@host`, `?password=***`), in
     `api_key=...`, and in `{api_key: ...}`."""
     text = _IN_QUERY.sub(rf"\1{REDACTED}", text)
     text = _ASSIGNMENT.sub(rf"\1\2\3{REDACTED}", text)

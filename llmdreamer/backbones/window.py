@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -28,6 +30,41 @@ class TokenWindowCache:
     length: Tensor  # (N,), at most context
 
 
+@dataclass(frozen=True)
+class WindowPlan:
+    """The windows that a batch of B sequences of T tokens needs. Tokens are counted over the flat batch."""
+
+    source: NDArray[
+        np.int64
+    ]  # (W, L), the token at each place of W windows; arbitrary behind a window's end
+    window: NDArray[np.int64]  # (B, T), the window that encodes each token
+    offset: NDArray[np.int64]  # (B, T), the token's place in it
+    window_start: NDArray[np.int64]  # (B, T), the index of the window's first token in the sequence
+
+
+def plan_windows(is_first: NDArray[np.bool_], context: int) -> WindowPlan:
+    """Return the windows of at most `context` tokens in which each token sees its episode.
+
+    The number of windows depends on where episodes begin. It is planned on the CPU, so that a device that
+    computes need not be waited for.
+
+    Args:
+        is_first: (B, T).
+    """
+    batch, length = is_first.shape
+    time = np.arange(length)
+    episode_start = np.maximum.accumulate(np.where(is_first, time, 0), 1)
+    window_start = np.maximum(episode_start, time - context + 1)
+    # Time steps with the same window start share one window: later tokens do not change earlier outputs.
+    first_token = np.arange(0, batch * length, length)[:, None] + window_start
+    windows, window = np.unique(first_token, return_inverse=True)
+    offset = time - window_start
+    last_of_sequence = windows // length * length + length - 1
+    source = windows[:, None] + np.arange(offset.max() + 1)
+    source = np.minimum(source, last_of_sequence[:, None])
+    return WindowPlan(source, window.reshape(is_first.shape), offset, window_start)
+
+
 class WindowBackbone(Backbone):
     """A model that only has to be causal: it gets no cache, mask or positions from us.
 
@@ -46,18 +83,11 @@ class WindowBackbone(Backbone):
         self.input_rms = input_rms
 
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, SequenceTokenCache]:
-        batch, length = is_first.shape
-        time = torch.arange(length, device=tokens.device)
-        episode_start = torch.where(is_first, time, 0).cummax(1).values
-        window_start = torch.maximum(episode_start, time - self.context + 1)
-        # Time steps with the same window start share one window: later tokens do not change earlier
-        # outputs.
-        sequence = torch.arange(batch, device=tokens.device).unsqueeze(1)
-        windows, window = (sequence * length + window_start).unique(return_inverse=True)
-        offset = time - window_start
-        offsets = torch.arange(int(offset.max()) + 1, device=tokens.device)
-        source = (windows % length).unsqueeze(1) + offsets
-        source = source.clamp(max=length - 1) + (windows // length * length).unsqueeze(1)
+        plan = plan_windows(is_first.cpu().numpy(), self.context)
+        source, window, offset, window_start = (
+            torch.from_numpy(array).to(tokens.device, non_blocking=True)
+            for array in (plan.source, plan.window, plan.offset, plan.window_start)
+        )
         encoded = self._encode(tokens.flatten(0, 1)[source])
         return encoded[window, offset], SequenceTokenCache(tokens.detach(), window_start)
 
@@ -85,7 +115,9 @@ class WindowBackbone(Backbone):
         stream = torch.arange(token.shape[0], device=token.device)
         last = cache.length.clamp(max=self.context - 1)
         tokens[stream, last] = token.to(tokens.dtype)
-        encoded = self._encode(tokens[:, : int(last.max()) + 1])
+        # Only the CPU knows the longest window without waiting. Other devices encode the padding, too.
+        longest = int(last.max()) + 1 if tokens.device.type == "cpu" else self.context
+        encoded = self._encode(tokens[:, :longest])
         return encoded[stream, last], TokenWindowCache(tokens, last + 1)
 
     def reset(self, cache: TokenWindowCache, mask: Tensor) -> TokenWindowCache:

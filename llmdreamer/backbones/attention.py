@@ -14,7 +14,8 @@ from transformers.cache_utils import Cache as TransformersCache
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from llmdreamer.backbones import shared_prefix
-from llmdreamer.backbones.base import Backbone
+from llmdreamer.backbones.hf_backbone import HuggingFaceBackbone
+from llmdreamer.backbones.rotation import constant_rotation_limit
 from llmdreamer.backbones.shared_prefix import SharedPrefixCache, share_prefix
 from llmdreamer.config.catalog import IGNORES_ATTENTION_KWARGS, LEARNED_POSITIONS, ROTARY_POSITIONS
 from llmdreamer.utils.errors import ConfigError
@@ -24,11 +25,13 @@ SHARED_PREFIX_MIN_BYTES = 3 * 2**20
 
 
 def supports_explicit_mask(config: PreTrainedConfig) -> bool:
-    """Return True if the model is known to use a given 4D mask, position ids and cache as they are."""
-    return (
-        config.model_type in ROTARY_POSITIONS | LEARNED_POSITIONS
-        and not _rotation_depends_on_length(config)
-    )
+    """Return True if the model is known to use a given 4D mask, position ids and cache as they are.
+
+    Positions grow with the episode. So the angles of a rotation may not depend on the largest position:
+    cached steps would differ from the training pass.
+    """
+    known = config.model_type in ROTARY_POSITIONS | LEARNED_POSITIONS
+    return known and constant_rotation_limit(config) is None
 
 
 def make_attention(model: PreTrainedModel, context: int, input_rms: float) -> AttentionBackbone:
@@ -52,16 +55,6 @@ def make_attention(model: PreTrainedModel, context: int, input_rms: float) -> At
             f" {window} tokens; choose at most {window}"
         )
     return AttentionBackbone(model, context, input_rms, learned)
-
-
-def _rotation_depends_on_length(config: PreTrainedConfig) -> bool:
-    """Return True if one large position changes the rotation angles of all positions.
-
-    Cached steps would then differ from the training pass. `WindowBackbone` is not affected.
-    """
-    rope = getattr(config, "rope_parameters", None) or {}
-    settings = [rope, *[value for value in rope.values() if isinstance(value, dict)]]
-    return any(setting.get("rope_type") in {"dynamic", "longrope"} for setting in settings)
 
 
 @dataclass(frozen=True)
@@ -114,7 +107,7 @@ class RingCacheLayer(DynamicLayer):
         return keys, values
 
 
-class AttentionBackbone(Backbone):
+class AttentionBackbone(HuggingFaceBackbone):
     """Attention over the last `context` tokens of the episode, in training and in acting.
 
     Positions count from the start of the episode. Learned positions wrap around at the end of their
@@ -127,11 +120,8 @@ class AttentionBackbone(Backbone):
     def __init__(
         self, model: PreTrainedModel, context: int, input_rms: float, learned_positions: int | None
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.width = int(model.config.hidden_size)
+        super().__init__(model, input_rms)
         self.context = context
-        self.input_rms = input_rms
         self.learned_positions = learned_positions
         if model.config.model_type not in IGNORES_ATTENTION_KWARGS:
             model.set_attn_implementation(shared_prefix.ATTENTION_NAME)
@@ -289,16 +279,14 @@ class AttentionBackbone(Backbone):
             position = position % self.learned_positions
         # transformers uses a 4D mask with explicit positions as it is. With its defaults (2D mask,
         # positions counted from the cache) episodes would see each other.
-        output = self.model(
-            inputs_embeds=tokens,
+        return self._encode(
+            tokens,
             attention_mask=visible,
             position_ids=position,
             use_cache=True,
             **{self._cache_argument: kv_cache},
             **attention_kwargs,
         )
-        deter: Tensor = output.last_hidden_state
-        return deter
 
 
 def _keys_and_values(kv_cache: TransformersCache) -> list[tuple[Tensor, Tensor]]:

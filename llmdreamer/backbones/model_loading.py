@@ -20,12 +20,13 @@ from transformers.utils.logging import disable_progress_bar
 from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
-# Tokens are vectors, so the word embeddings are removed later. One word is the smallest table.
+# Tokens are vectors, so the word embeddings are removed later. One word is the smallest table. It is
+# every special token too: some configurations take no null, and RoBERTa counts positions from the pad.
 MINIMAL_VOCABULARY = {
     "vocab_size": 1,
-    "bos_token_id": None,
-    "eos_token_id": None,
-    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
 }
 EMBEDDING_CHUNK = 4096
 """Words that are looked up at once to measure the embeddings."""
@@ -53,12 +54,13 @@ def model_from_scratch(model_type: str, keys: Mapping[str, Any]) -> PreTrainedMo
                     f"backbone.config.{key}: {model_type} has no such key{did_you_mean(key, names)}"
                 )
         config = AutoConfig.for_model(model_type, **{**MINIMAL_VOCABULARY, **keys})
+        _check_one_model(config, f"backbone.model_type={model_type}")
         _adjust(config)
         model: PreTrainedModel = AutoModel.from_config(config)
     except ConfigError:
         raise
-    except (StrictDataclassError, TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
-        raise ConfigError(f"backbone.config: {model_type}: {_reason(error)}") from error
+    except Exception as error:  # any of 200 model types, with any values
+        raise ConfigError(f"backbone.config: {model_type}: {reason(error)}") from error
     return model
 
 
@@ -98,6 +100,7 @@ def load_pretrained(
                 f"backbone.path={source}: {config.model_type} is not a causal model; choose a causal"
                 " language model"
             )
+        _check_one_model(config, f"backbone.path={source}")
         _adjust(config)
         disable_progress_bar()
         model, loading_info = AutoModel.from_pretrained(
@@ -122,7 +125,7 @@ def load_pretrained(
                 " package (backbone.factory=..., trust=[...]: docs/extending.md)"
             ) from error
         if not offline or local or not isinstance(error, OSError):
-            raise ConfigError(f"backbone.path={source}: {_reason(error)}") from error
+            raise ConfigError(f"backbone.path={source}: {reason(error)}") from error
         raise ConfigError(
             f"backbone.path={source}: not in the local cache, and the hub is unreachable; set"
             " backbone.path to a local directory, or set pretrained=false"
@@ -141,12 +144,34 @@ def embedding_rms(embeddings: nn.Module) -> float:
     """Return the root mean square of a model's word embeddings, as they enter its first layer.
 
     The module is called, because some scale their table: Gemma does.
+
+    Raises:
+        ConfigError: if the model has no table of words.
     """
-    assert isinstance(embeddings, nn.Embedding)
+    if not isinstance(embeddings, nn.Embedding):
+        raise ConfigError(
+            f"its words are read by a {type(embeddings).__name__}, not by a table; choose another model"
+        )
     squares, words = 0.0, torch.arange(embeddings.num_embeddings, device=embeddings.weight.device)
     for chunk in words.split(EMBEDDING_CHUNK):
         squares += embeddings(chunk).double().square().mean(-1).sum().item()
     return float((squares / len(words)) ** 0.5)
+
+
+def _check_one_model(config: PreTrainedConfig, request: str) -> None:
+    """Check that a model has one width, and is not made of several models, as for text and images.
+
+    Raises:
+        ConfigError: names the type of its text model.
+    """
+    if isinstance(getattr(config, "hidden_size", None), int):
+        return
+    text = config.get_text_config(decoder=True).model_type
+    known = text != config.model_type and text in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    raise ConfigError(
+        f"{request}: {config.model_type} is made of several models; choose"
+        f" {f'its text model, {text}' if known else 'a causal language model'}"
+    )
 
 
 def _adjust(config: PreTrainedConfig) -> None:
@@ -179,12 +204,12 @@ def _is_local_directory(source: str) -> bool:
     return False
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """Return the line of a library's error that says what is wrong.
 
     This is the first line; for `StrictDataclassError` the last, whose first says where it happened.
     """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    if not lines:
+    if not lines or isinstance(error, KeyError):  # the message of a KeyError is the key alone
         return repr(error)
     return lines[-1] if isinstance(error, StrictDataclassError) else lines[0]

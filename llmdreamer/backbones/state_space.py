@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llmdreamer.backbones.base import Backbone
+from llmdreamer.backbones.hf_backbone import HuggingFaceBackbone
 
 LayerCache = tuple[Tensor, Tensor]
 """The last inputs of a layer's convolution (..., channels, taps), and its SSM state (..., state)."""
@@ -100,7 +100,7 @@ Mixer = Callable[[Any, Tensor, LayerScan], Tensor]
 """Runs a family's mixer: its transformers module, the input (..., D), and the scan to use."""
 
 
-class StateSpaceBackbone(Backbone):
+class StateSpaceBackbone(HuggingFaceBackbone):
     """Layers of (RMSNorm, mixer, residual). The cache has a fixed size and no limit in time.
 
     `hf_model.seq_len` does not limit it: to forget older tokens, every window would have to be encoded
@@ -114,11 +114,8 @@ class StateSpaceBackbone(Backbone):
     compiles = frozenset({"step"})
 
     def __init__(self, model: PreTrainedModel, mixer: Mixer, input_rms: float) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model, input_rms)
         self.mixer = mixer
-        self.width = int(model.config.hidden_size)
-        self.input_rms = input_rms
 
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, list[LayerCache]]:
         return self._run(tokens, [SequenceScan(is_first) for _ in self._layers()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,8 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from llmdreamer.backbones.base import Backbone
+from llmdreamer.backbones.hf_backbone import HuggingFaceBackbone
+from llmdreamer.backbones.model_loading import reason
+from llmdreamer.backbones.rotation import constant_rotation_limit
 from llmdreamer.utils.errors import ConfigError
+
+SEQ_LEN = "algo.world_model.hf_model.seq_len"
+TOLERANCE = 1e-4
+"""Largest difference of outputs that counts as rounding."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ def plan_windows(is_first: NDArray[np.bool_], context: int) -> WindowPlan:
     return WindowPlan(source, window.reshape(is_first.shape), offset, window_start)
 
 
-class WindowBackbone(Backbone):
+class WindowBackbone(HuggingFaceBackbone):
     """A model that only has to be causal: it gets no cache, mask or positions from us.
 
     A window starts at the model's first position and is padded at the end, where a causal model does
@@ -76,11 +83,8 @@ class WindowBackbone(Backbone):
     """
 
     def __init__(self, model: PreTrainedModel, context: int, input_rms: float) -> None:
-        super().__init__()
-        self.model = model
-        self.width = int(model.config.hidden_size)
+        super().__init__(model, input_rms)
         self.context = context
-        self.input_rms = input_rms
 
     def observe(self, tokens: Tensor, is_first: Tensor) -> tuple[Tensor, SequenceTokenCache]:
         plan = plan_windows(is_first.cpu().numpy(), self.context)
@@ -88,7 +92,7 @@ class WindowBackbone(Backbone):
             torch.from_numpy(array).to(tokens.device, non_blocking=True)
             for array in (plan.source, plan.window, plan.offset, plan.window_start)
         )
-        encoded = self._encode(tokens.flatten(0, 1)[source])
+        encoded = self.encode(tokens.flatten(0, 1)[source])
         return encoded[window, offset], SequenceTokenCache(tokens.detach(), window_start)
 
     def select(
@@ -117,7 +121,7 @@ class WindowBackbone(Backbone):
         tokens[stream, last] = token.to(tokens.dtype)
         # Only the CPU knows the longest window without waiting. Other devices encode the padding, too.
         longest = int(last.max()) + 1 if tokens.device.type == "cpu" else self.context
-        encoded = self._encode(tokens[:, :longest])
+        encoded = self.encode(tokens[:, :longest])
         return encoded[stream, last], TokenWindowCache(tokens, last + 1)
 
     def reset(self, cache: TokenWindowCache, mask: Tensor) -> TokenWindowCache:
@@ -135,53 +139,84 @@ class WindowBackbone(Backbone):
     def cache_from_dict(self, tensors: dict[str, Tensor]) -> TokenWindowCache:
         return TokenWindowCache(tensors["tokens"], tensors["length"])
 
-    def _encode(self, tokens: Tensor) -> Tensor:
-        hidden: Tensor = self.model(inputs_embeds=tokens, use_cache=False).last_hidden_state
-        return hidden
+    def encode(self, windows: Tensor) -> Tensor:
+        """Encode windows of Q tokens in one pass: (N, Q, D) -> (N, Q, D)."""
+        return self._encode(windows, use_cache=False)
 
 
 def make_window(model: PreTrainedModel, context: int, input_rms: float) -> WindowBackbone:
     """Return the backbone of any causal model that accepts embeddings as input.
 
     Raises:
-        ConfigError: if the model is not causal, does not accept embeddings, or has fewer positions
-            than `context`.
+        ConfigError: if the model is not causal, does not accept embeddings, has fewer positions than
+            `context`, or encodes a token in another way if the pass has more tokens.
     """
+    kind = model.config.model_type
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and context > positions:
         raise ConfigError(
-            f"algo.world_model.hf_model.seq_len={context}: this {model.config.model_type} has"
-            f" {positions} positions; choose at most {positions}"
+            f"{SEQ_LEN}={context}: this {kind} has {positions} positions; choose at most {positions}"
         )
-    _check_causal(model)
-    return WindowBackbone(model, context, input_rms)
+    limit = constant_rotation_limit(model.config)
+    if limit is not None and context > limit:
+        raise ConfigError(
+            f"{SEQ_LEN}={context}: this {kind} rotates all tokens in another way if there are more than"
+            f" {limit}; choose at most {limit}"
+        )
+    backbone = WindowBackbone(model, context, input_rms)
+    _check_outputs(backbone)
+    return backbone
 
 
 @torch.no_grad()
-def _check_causal(model: PreTrainedModel) -> None:
-    """Run the model to check that it accepts embeddings and that later tokens do not change outputs.
+def _check_outputs(backbone: WindowBackbone) -> None:
+    """Run the model to check that it accepts embeddings, and that no other token changes its outputs.
 
     Raises:
         ConfigError: if the check fails.
     """
-    kind, width = model.config.model_type, int(model.config.hidden_size)
+    kind, width = backbone.model.config.model_type, backbone.width
+    refusal = f"a {kind} model cannot be a backbone"
+    length = max(backbone.context, 3)
     # Fixed numbers, because building a backbone may draw random numbers for its weights only.
-    token = torch.arange(3 * width, dtype=torch.float32).view(1, 3, width).cos()
-    tokens = torch.cat([token, token])
-    tokens[1, -1] = token[0, 0].neg()
-    training = model.training
+    tokens = torch.arange(length * width, dtype=torch.float32).view(1, length, width).cos()
+    first, other = tokens[:, :2], torch.cat([tokens[:, :2], tokens[:, 2:].neg()], 1)
+    random_state = torch.get_rng_state()
     try:
-        hidden = model.eval()(inputs_embeds=tokens, use_cache=False).last_hidden_state
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigError(f"a {kind} model cannot be a backbone: {reason}") from error
-    model.train(training)
-    if hidden.shape != tokens.shape:
+        alone = backbone.encode(first)
+    except Exception as error:  # any of 200 models, given what it may not expect
+        raise ConfigError(f"{refusal}: {reason(error)}") from error
+    if alone.shape != first.shape:
         raise ConfigError(
-            f"a {kind} model cannot be a backbone: its outputs have {hidden.shape[-1]} numbers a"
-            f" token, its inputs {width}; choose a model with equal widths"
+            f"{refusal}: its outputs have {alone.shape[-1]} numbers a token, its inputs {width}; choose"
+            " a model with equal widths"
         )
-    if not torch.allclose(hidden[0, :-1], hidden[1, :-1], atol=1e-4):
+    try:
+        encoded = backbone.encode(torch.cat([tokens, other]))
+    except Exception as error:
         raise ConfigError(
-            f"a {kind} model cannot be a backbone: it is not causal; choose a causal language model"
+            f"{SEQ_LEN}={backbone.context}: this {kind} cannot encode {length} tokens"
+            f" ({reason(error)}); choose at most {_longest(backbone, tokens)}"
+        ) from error
+    if not torch.equal(torch.get_rng_state(), random_state):
+        raise ConfigError(f"{refusal}: it draws random numbers; choose a deterministic model")
+    if not torch.allclose(encoded[0, :2], encoded[1, :2], atol=TOLERANCE):
+        raise ConfigError(f"{refusal}: it is not causal; choose a causal language model")
+    if not torch.allclose(encoded[0, :2], alone[0], atol=TOLERANCE):
+        raise ConfigError(
+            f"{refusal}: its outputs depend on how many tokens a pass has; choose another model, or a"
+            f" smaller {SEQ_LEN} than {backbone.context}"
         )
+
+
+def _longest(backbone: WindowBackbone, tokens: Tensor) -> int:
+    """Return how many of the tokens (1, T, D) the model can encode: at least 2, fewer than T."""
+
+    def fails(count: int) -> bool:
+        try:
+            backbone.encode(tokens[:, :count])
+        except Exception:  # noqa: BLE001  (any of 200 models)
+            return True
+        return False
+
+    return bisect_left(range(tokens.shape[1]), True, lo=3, key=fails) - 1

@@ -76,6 +76,17 @@ def packed_sequence_equals_separate_episodes(backbone: Backbone) -> None:
 
 
 @torch.no_grad()
+def given_tokens_stay_unchanged(backbone: Backbone) -> None:
+    tokens, is_first = packed_sequences(backbone)
+    given = tokens.clone()
+    backbone.observe(tokens, is_first)
+    cache = backbone.initial_cache(B)
+    for t in range(3):
+        _, cache = backbone.step(tokens[:, t], cache)
+    assert torch.equal(tokens, given)
+
+
+@torch.no_grad()
 def observe_equals_step(backbone: Backbone) -> None:
     tokens, is_first = packed_sequences(backbone)
     deter, _ = backbone.observe(tokens, is_first)
@@ -286,6 +297,7 @@ def stacked_step_caches_equal_observed_caches(backbone: Backbone) -> None:
 
 LAWS: list[Callable[[Backbone], None]] = [
     packed_sequence_equals_separate_episodes,
+    given_tokens_stay_unchanged,
     observe_equals_step,
     step_after_select_equals_encoding_prefix,
     step_after_select_leaves_observed_caches_unchanged,

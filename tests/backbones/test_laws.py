@@ -104,6 +104,85 @@ def test_prefix_is_shared_only_where_it_is_faster(compose):
     assert cache_type(8, None) is RingKVCache  # the number of steps is unknown
 
 
+def change_inputs_in_place(model):
+    """Let a model overwrite every tensor that it is given, as CTRL and GIT do with embeddings."""
+    forward = model.forward
+
+    def overwriting(inputs_embeds, **inputs):
+        outputs = forward(inputs_embeds=inputs_embeds.mul_(2), **inputs)
+        for value in inputs.values():
+            if isinstance(value, torch.Tensor) and not torch.is_grad_enabled():
+                value.zero_()  # with gradient the model itself still needs its positions
+        return outputs
+
+    model.forward = overwriting
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+@pytest.mark.parametrize("name", ["gpt2-4", "smollm2-4", "window-4"])
+def test_model_that_changes_its_inputs_in_place_satisfies_law(law, name, compose):
+    torch.manual_seed(0)
+    backbone = make_backbone(compose(*CASES[name])).eval()
+    change_inputs_in_place(backbone.model)
+    law(backbone)
+
+
+CTRL = overrides(
+    "hf", 64, "backbone.model_type=ctrl", "backbone.config={n_embd:32,n_layer:2,n_head:4,dff:64}"
+)
+GIT = overrides(
+    "hf",
+    8,
+    "backbone.model_type=git",
+    "backbone.config={hidden_size:32,num_hidden_layers:2,num_attention_heads:4,"
+    "intermediate_size:64}",
+)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("config", [CTRL, GIT], ids=["ctrl", "git"])
+def test_model_that_scales_embeddings_in_place_observes_as_it_steps(config, compose):
+    torch.manual_seed(0)
+    backbone = make_backbone(compose(*config)).eval()
+    tokens = torch.randn(2, 80, backbone.width)
+    given = tokens.clone()
+    deter, _ = backbone.observe(tokens, torch.zeros(2, 80, dtype=torch.bool))
+    cache = backbone.initial_cache(2)
+    for t in range(80):
+        stepped, cache = backbone.step(tokens[:, t], cache)
+        assert_close(stepped, deter[:, t])
+    assert torch.equal(tokens, given)
+
+
+PHIMOE = overrides(
+    "hf",
+    8,
+    "backbone.model_type=phimoe",
+    "backbone.config={hidden_size:32,num_hidden_layers:2,num_attention_heads:4,"
+    "num_key_value_heads:4,intermediate_size:64,num_local_experts:4,num_experts_per_tok:2,"
+    "router_jitter_noise:0.1,input_jitter_noise:0.1}",
+)
+NOISY_OPT = overrides(
+    "hf",
+    8,
+    "backbone.model_type=opt",
+    "backbone.config={hidden_size:32,word_embed_proj_dim:32,num_hidden_layers:4,"
+    "num_attention_heads:2,ffn_dim:64,layerdrop:0.5,dropout:0.5,attention_dropout:0.5}",
+)
+
+
+@pytest.mark.parametrize("config", [PHIMOE, NOISY_OPT], ids=["phimoe", "opt"])
+def test_training_adds_no_noise(config, compose):
+    torch.manual_seed(0)
+    backbone = make_backbone(compose(*config))
+    tokens, is_first = torch.randn(2, 12, backbone.width), torch.zeros(2, 12, dtype=torch.bool)
+    expected, _ = backbone.eval().observe(tokens, is_first)
+    random_state = torch.get_rng_state()
+    deter, _ = backbone.train().observe(tokens, is_first)
+    assert backbone.training and torch.equal(deter, expected)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_backbone_same_seed_gives_same_weights(name, compose):
     weights = []

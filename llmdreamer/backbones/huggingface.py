@@ -5,16 +5,18 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.logging import disable_propagation
 
 from llmdreamer.backbones.attention import make_attention, supports_explicit_mask
-from llmdreamer.backbones.base import Backbone
-from llmdreamer.backbones.model_loading import load_pretrained, model_from_scratch
+from llmdreamer.backbones.hf_backbone import HuggingFaceBackbone
+from llmdreamer.backbones.model_loading import load_pretrained, model_from_scratch, reason
 from llmdreamer.backbones.state_space import Mixer, StateSpaceBackbone
 from llmdreamer.backbones.window import make_window
 from llmdreamer.config.catalog import GENERIC_HF, SCAN_FUNCTIONS, family_of, shape_of
+from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -23,7 +25,7 @@ POSITIONS_KEY = "max_position_embeddings"
 """Size of a position table. A checkpoint has its own; from scratch it is as large as the context needs."""
 
 
-def make_huggingface(config: Config) -> Backbone:
+def make_huggingface(config: Config) -> HuggingFaceBackbone:
     """Return the backbone of a transformers model.
 
     Raises:
@@ -36,25 +38,48 @@ def make_huggingface(config: Config) -> Backbone:
     hf = config.algo.world_model.hf_model
     texts = config.algo.text_keys
     words = model.get_input_embeddings() if texts.encoder or texts.sequence else None
-    # Tokens are vectors, so the model itself never looks up a word.
-    model.set_input_embeddings(None)  # type: ignore[arg-type]
+    kind = model.config.model_type
+    try:
+        # Tokens are vectors, so the model itself never looks up a word.
+        model.set_input_embeddings(None)  # type: ignore[arg-type]
+    except Exception as error:  # any of 200 models
+        raise ConfigError(f"a {kind} model cannot be a backbone: {reason(error)}") from error
     if hf.peft:
         from llmdreamer.backbones.lora import add_lora, check_adapters  # importing peft is slow
 
         add_lora(model, config.lora)
-    backbone: Backbone
-    mixer = _mixer(model.config.model_type)
+    backbone: HuggingFaceBackbone
+    mixer = _mixer(kind)
     if mixer is not None:
         backbone = StateSpaceBackbone(model, mixer, input_rms)
     elif supports_explicit_mask(model.config):
         backbone = make_attention(model, hf.seq_len, input_rms)
     else:
         backbone = make_window(model, hf.seq_len, input_rms)
+    path = config.backbone.path
+    _check_runs(backbone, f"backbone.config: {kind}" if path is None else f"backbone.path={path}")
     if hf.from_pretrained and isinstance(words, nn.Embedding):
         backbone.vocabulary = words.weight.detach()
     if hf.peft:
         check_adapters(backbone)
     return backbone
+
+
+@torch.no_grad()
+def _check_runs(backbone: HuggingFaceBackbone, request: str) -> None:
+    """Encode two tokens. Some models accept a shape when they are built and fail when they run.
+
+    Raises:
+        ConfigError: if the model fails.
+    """
+    # Fixed numbers, because building a backbone may draw random numbers for its weights only.
+    tokens = torch.arange(2 * backbone.width, dtype=torch.float32).view(1, 2, -1).cos()
+    try:
+        backbone.eval().observe(tokens, torch.zeros(1, 2, dtype=torch.bool))
+        backbone.step(tokens[:, 0], backbone.initial_cache(1))
+    except Exception as error:  # any of 200 models, with any values
+        raise ConfigError(f"{request}: {reason(error)}") from error
+    backbone.train()
 
 
 def _mixer(model_type: str) -> Mixer | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
+from peft.tuners.lora import LoraLayer, ParamWrapper
 from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -92,7 +92,9 @@ def check_adapters(backbone: Backbone) -> None:
     is_first = torch.zeros(1, 4, dtype=torch.bool, device=device)
     deter, _ = backbone.eval().observe(tokens.view(1, 4, -1), is_first)
     # Not a plain sum: the sum of a LayerNorm's outputs is constant.
-    (deter * tokens.add(1).cos().view_as(deter)).sum().backward()
+    loss = (deter * tokens.add(1).cos().view_as(deter)).sum()
+    if loss.requires_grad:  # not if the model calls none of the adapters
+        loss.backward()
     backbone.train(training)
     # B starts at zero, so at first A has no gradient: check B only.
     untrained = {
@@ -118,14 +120,9 @@ def adapter_norms(backbone: nn.Module) -> dict[str, float]:
     for name, layer in backbone.named_modules():
         if not isinstance(layer, LoraLayer):
             continue
-        weight = cast(Tensor, layer.get_base_layer().weight)
+        weight = _adapted_weight(layer).float().norm()
         for adapter in layer.active_adapters:
-            a, b = (
-                cast(Tensor, side[adapter].weight).float() for side in (layer.lora_A, layer.lora_B)
-            )
-            # |BA|² = sum(BᵀB * AAᵀ): matrices of r x r instead of a whole weight.
-            change = ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt() * layer.scaling[adapter]
-            norms[name.removeprefix("model.")] = float(change / weight.float().norm())
+            norms[name.removeprefix("model.")] = float(_change_norm(layer, adapter) / weight)
     return norms
 
 
@@ -139,7 +136,7 @@ def merged(backbone: nn.Module) -> Iterator[None]:
     originals = []
     for layer in backbone.modules():
         if isinstance(layer, LoraLayer):
-            weight = cast(Tensor, layer.get_base_layer().weight)
+            weight = _adapted_weight(layer)
             originals.append((layer, weight, weight.data))
     try:
         with torch.no_grad():
@@ -152,6 +149,22 @@ def merged(backbone: nn.Module) -> Iterator[None]:
         for layer, weight, original in originals:
             weight.data = original
             layer.merged_adapters.clear()
+
+
+def _change_norm(layer: LoraLayer, adapter: str) -> Tensor:
+    """Return the Frobenius norm of what an adapter adds to its weight."""
+    if isinstance(layer, ParamWrapper):  # each expert has its own B and A
+        return cast(Tensor, layer.get_delta_weight(adapter)).float().norm()
+    a, b = (cast(Tensor, side[adapter].weight).float() for side in (layer.lora_A, layer.lora_B))
+    # |BA|² = sum(BᵀB * AAᵀ): matrices of r x r instead of a whole weight.
+    return cast(Tensor, ((b.T @ b) * (a @ a.T)).sum().clamp(min=0).sqrt() * layer.scaling[adapter])
+
+
+def _adapted_weight(layer: LoraLayer) -> Tensor:
+    """Return the weight that an adapter changes. peft adapts the experts of a mixture as one parameter."""
+    if isinstance(layer, ParamWrapper):
+        return cast(Tensor, layer.get_param())
+    return cast(Tensor, layer.get_base_layer().weight)
 
 
 def _target_modules(model: PreTrainedModel, config: LoraConfig) -> list[str]:

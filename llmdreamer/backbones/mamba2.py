@@ -12,8 +12,14 @@ from llmdreamer.backbones.state_space import LayerScan
 
 
 def mamba2_mixer(mixer: Any, hidden: Tensor, scan: LayerScan) -> Tensor:
-    """Compute what `Mamba2Mixer.forward` of transformers computes, with the recurrence run by `scan`."""
+    """Compute what `Mamba2Mixer.forward` of transformers computes, with the recurrence run by `scan`.
+
+    Raises:
+        ValueError: if the heads cannot be divided into groups of equal size.
+    """
     heads, groups, size = mixer.num_heads, mixer.n_groups, mixer.ssm_state_size
+    if heads % groups:
+        raise ValueError(f"n_groups={groups} does not divide the {heads} heads")
     inner = mixer.intermediate_size
     gate, signal, delta = mixer.in_proj(hidden).split([inner, mixer.conv_dim, heads], -1)
     signal = mixer.act(scan.convolve(signal, mixer.conv1d))

@@ -8,6 +8,7 @@ from refusals import refused
 from transformers import AutoConfig, AutoModel
 
 from llmdreamer.backbones import make_backbone
+from llmdreamer.backbones.window import make_window
 from llmdreamer.config.catalog import CATALOG
 from llmdreamer.utils.errors import ConfigError
 
@@ -20,6 +21,41 @@ def test_context_longer_than_position_table_is_refused(compose):
     gpt2 = ["backbone=hf", "backbone.model_type=gpt2", config]
     with refused(ConfigError, "seq_len=129", "128 positions"):
         make_backbone(compose(*gpt2, "algo.world_model.hf_model.seq_len=129"))
+
+
+OPT = "{hidden_size:32,word_embed_proj_dim:32,num_hidden_layers:1,num_attention_heads:2,ffn_dim:64}"
+
+
+def make_checked_window(change, compose):
+    """Check a small OPT whose outputs are changed by `change(outputs, tokens)`."""
+    backbone = make_backbone(
+        compose("backbone=hf", "backbone.model_type=opt", f"backbone.config={OPT}")
+    )
+    forward = backbone.model.forward
+
+    def changed(inputs_embeds, **inputs):
+        outputs = forward(inputs_embeds=inputs_embeds, **inputs)
+        outputs.last_hidden_state = change(outputs.last_hidden_state, inputs_embeds)
+        return outputs
+
+    backbone.model.forward = changed
+    return make_window(backbone.model, 16, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda outputs, tokens: outputs * tokens.shape[1], "how many tokens"),
+        (lambda outputs, tokens: outputs * tokens.shape[0], "how many tokens"),
+        (lambda outputs, tokens: outputs + tokens[:, -1:], "not causal"),
+        (lambda outputs, tokens: outputs + torch.rand(1) * 1e-9, "random numbers"),
+    ],
+    ids=["length", "batch", "future", "noise"],
+)
+def test_model_whose_outputs_depend_on_more_than_the_past_is_refused(change, reason, compose):
+    with refused(ConfigError, "opt", reason):
+        make_checked_window(change, compose)
+    make_checked_window(lambda outputs, tokens: outputs, compose)
 
 
 @pytest.mark.parametrize(("context", "positions"), [(32, 128), (256, 256)])
@@ -130,11 +166,87 @@ HF = ["backbone=hf"]
             ],
             ["seq_len=32", "mistral", "8 tokens"],
         ),
+        ([*HF, "backbone.model_type=gemma3"], ["backbone.model_type=gemma3", "gemma3_text"]),
+        ([*HF, "backbone.model_type=musicgen"], ["backbone.model_type=musicgen", "several models"]),
+        (
+            [*HF, "backbone.model_type=dbrx", "backbone.config={d_model:32,n_heads:2,n_layers:1}"],
+            ["backbone.config", "dbrx"],
+        ),
+        (
+            [
+                *HF,
+                "backbone.model_type=mamba2",
+                "backbone.config={hidden_size:32,num_hidden_layers:1,num_heads:4,head_dim:16,n_groups:3}",
+            ],
+            ["backbone.config", "mamba2", "n_groups=3", "4 heads"],
+        ),
+        (
+            [
+                *HF,
+                "backbone.model_type=llama",
+                "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:4,"
+                "num_key_value_heads:3,intermediate_size:8}",
+            ],
+            ["backbone.config", "llama"],
+        ),
     ],
 )
 def test_invalid_backbone_is_refused(overrides, parts, compose):
     with refused(ConfigError, *parts):
         make_backbone(compose(*overrides))
+
+
+SMALL_LLAMA = "hidden_size:32,num_hidden_layers:2,num_attention_heads:2,num_key_value_heads:2"
+SMALL_LLAMA += ",intermediate_size:64,max_position_embeddings:256"
+FACTORS = f"short_factor:[{','.join(['1.0'] * 8)}],long_factor:[{','.join(['4.0'] * 8)}]"
+LONGROPE = f"rope_type:longrope,rope_theta:10000.0,{FACTORS}"
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi3"])
+def test_context_above_the_limit_of_longrope_is_refused(kind, compose):
+    rope = f"rope_parameters:{{{LONGROPE},original_max_position_embeddings:32}}"
+    config = f"backbone.config={{{SMALL_LLAMA},{rope}}}"
+    if kind == "phi3":
+        config = config.replace(
+            "rope_parameters", "original_max_position_embeddings:32,rope_parameters"
+        )
+    overrides = [*HF, f"backbone.model_type={kind}", config]
+    make_backbone(compose(*overrides, "algo.world_model.hf_model.seq_len=32"))
+    with refused(ConfigError, "seq_len=33", kind, "at most 32"):
+        make_backbone(compose(*overrides, "algo.world_model.hf_model.seq_len=33"))
+
+
+def test_context_above_the_limit_of_dynamic_rotation_is_refused(compose):
+    rope = "rope_parameters:{rope_type:dynamic,rope_theta:10000.0,factor:2.0}"
+    config = f"backbone.config={{{SMALL_LLAMA},{rope}}}"
+    with refused(ConfigError, "seq_len=257", "llama", "at most 256"):
+        make_backbone(
+            compose(
+                *HF, "backbone.model_type=llama", config, "algo.world_model.hf_model.seq_len=257"
+            )
+        )
+
+
+ROBERTA = "{is_decoder:true,hidden_size:32,num_hidden_layers:1,num_attention_heads:2"
+ROBERTA += ",intermediate_size:8,max_position_embeddings:12}"
+
+
+def test_positions_that_start_after_the_pad_shorten_the_context(compose):
+    roberta = [*HF, "backbone.model_type=roberta", f"backbone.config={ROBERTA}"]
+    with refused(ConfigError, "seq_len=12", "roberta", "at most 11"):
+        make_backbone(compose(*roberta, "algo.world_model.hf_model.seq_len=12"))
+    make_backbone(compose(*roberta, "algo.world_model.hf_model.seq_len=11"))
+
+
+@pytest.mark.parametrize("kind", ["cwm", "modernbert-decoder"])
+def test_model_whose_special_tokens_may_not_be_null_is_built(kind, compose):
+    shape = "{hidden_size:32,num_hidden_layers:1,num_attention_heads:4,intermediate_size:8}"
+    if kind == "cwm":
+        shape = shape.replace("}", ",num_key_value_heads:4,head_dim:8}")
+    backbone = make_backbone(
+        compose(*HF, f"backbone.model_type={kind}", f"backbone.config={shape}")
+    )
+    assert backbone.width == 32
 
 
 def test_length_dependent_rotation_uses_window_backbone(compose):

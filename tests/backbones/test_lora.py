@@ -103,8 +103,9 @@ FALCON = [
 ]
 
 
-def test_adapter_without_gradient_is_refused(compose):
-    cfg = compose(*FALCON, "lora.target_modules=[in_proj,dt_proj]")
+@pytest.mark.parametrize("targets", ["[in_proj,dt_proj]", "[dt_proj]"])
+def test_adapter_without_gradient_is_refused(targets, compose):
+    cfg = compose(*FALCON, f"lora.target_modules={targets}")
     with refused(ConfigError, "lora.target_modules", "['dt_proj']", "gradient"):
         make_backbone(cfg)
 
@@ -165,6 +166,45 @@ def test_merged_gives_equal_outputs_and_restores_weights(name, compose):
     torch.testing.assert_close(step, expected[:, 0], rtol=1e-4, atol=1e-5)
     assert torch.equal(encode(backbone, tokens), expected)
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
+
+
+# peft adapts the experts' stacked weights, which are parameters and no layers.
+EXPERTS = {
+    "qwen3_next": "num_key_value_heads:2,num_experts:4,num_experts_per_tok:2,"
+    "moe_intermediate_size:16,shared_expert_intermediate_size:16,linear_num_key_heads:2,"
+    "linear_num_value_heads:2,linear_key_head_dim:8,linear_value_head_dim:8,head_dim:16",
+    "deepseek_v3": "num_key_value_heads:4,n_routed_experts:4,num_experts_per_tok:2,n_group:1,"
+    "topk_group:1,moe_intermediate_size:16,first_k_dense_replace:1,q_lora_rank:8,kv_lora_rank:8,"
+    "qk_rope_head_dim:8,qk_nope_head_dim:8,v_head_dim:8",
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", EXPERTS)
+def test_adapters_of_experts_are_merged_and_measured(kind, compose):
+    shape = "hidden_size:32,num_hidden_layers:2,num_attention_heads:4,intermediate_size:64"
+    torch.manual_seed(0)
+    backbone = make_backbone(
+        compose(
+            "backbone=hf",
+            f"backbone.model_type={kind}",
+            f"backbone.config={{{shape},{EXPERTS[kind]}}}",
+            "peft=true",
+            "lora.target_modules=[down_proj]",
+        )
+    )
+    tokens = torch.randn(1, 5, backbone.width)
+    before = encode(backbone, tokens)
+    assert set(adapter_norms(backbone).values()) == {0.0}
+    for name, weight in backbone.named_parameters():
+        if ".lora_B." in name:
+            torch.nn.init.normal_(weight, std=0.02)
+    assert min(adapter_norms(backbone).values()) > 0
+    expected = encode(backbone, tokens)
+    assert not torch.allclose(expected, before, atol=1e-3)
+    with backbone.merged():
+        torch.testing.assert_close(encode(backbone, tokens), expected, rtol=1e-4, atol=1e-5)
+    assert torch.equal(encode(backbone, tokens), expected)
 
 
 def test_merged_does_not_call_adapters(compose):

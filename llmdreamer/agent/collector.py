@@ -16,6 +16,7 @@ from llmdreamer.envs import VectorEnv
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.types import TimeStep
 from llmdreamer.utils.errors import Diverged
+from llmdreamer.utils.noise import Noise
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,16 @@ class Episode:
 
 
 class Collector:
-    """Steps n environments with the agent, or at random, and carries the agent's state between steps."""
+    """Steps n environments with the agent, or at random, and carries the agent's state between steps.
 
-    def __init__(self, envs: VectorEnv, agent: Agent, replay: SequenceReplay, seed: int) -> None:
+    Args:
+        seed: of the random actions.
+        noise: what the agent draws from.
+    """
+
+    def __init__(
+        self, envs: VectorEnv, agent: Agent, replay: SequenceReplay, seed: int, noise: Noise
+    ) -> None:
         self.envs = envs
         self.agent = agent
         self.replay = replay
@@ -37,7 +45,9 @@ class Collector:
         self._rng = np.random.default_rng(seed)
         self._device = agent.device
         self._time_step: TimeStep | None = None  # None before the first step
-        self._agent_state = agent.initial_state(envs.num_envs)
+        self._noise = noise
+        with noise.installed():
+            self._agent_state = agent.initial_state(envs.num_envs)
         # Observations that are stored, but not yet in the statistics of the standardizer.
         self._new_observations: list[Mapping[str, NDArray[Any]]] = []
         self._returns = np.zeros(envs.num_envs)
@@ -101,9 +111,10 @@ class Collector:
         self, time_step: TimeStep, random_action: NDArray[np.float32] | None
     ) -> NDArray[np.float32]:
         observations, is_first = to_tensors(time_step, self._device)
-        action, self._agent_state = self.agent.act(
-            observations, is_first, self._agent_state, explore=True
-        )
+        with self._noise.installed():
+            action, self._agent_state = self.agent.act(
+                observations, is_first, self._agent_state, explore=True
+            )
         if random_action is None:
             chosen = action.cpu().numpy()
             if not np.isfinite(chosen).all():

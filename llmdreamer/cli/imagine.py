@@ -60,8 +60,6 @@ def _imagine(args: argparse.Namespace) -> str:
 
 
 def _measure(args: argparse.Namespace, config: Config) -> OpenLoop:
-    import torch
-
     from llmdreamer.agent.restore import restore_agent
     from llmdreamer.checkpoint.files import Checkpoints
     from llmdreamer.evaluation.windows import (
@@ -71,19 +69,21 @@ def _measure(args: argparse.Namespace, config: Config) -> OpenLoop:
         replayed_windows,
     )
     from llmdreamer.utils.device import prepare
+    from llmdreamer.utils.noise import Noise
+    from llmdreamer.utils.seeds import SeedOffset
 
     prepare(config.threads)
     agent = restore_agent(config, Checkpoints(args.run_dir / "checkpoints", config.checkpoint.keep))
     horizon = args.horizon or config.algo.horizon
     context = args.context or default_context(config.algo, horizon)
     length, seed = context + horizon, config.seed if args.seed is None else args.seed
-    torch.manual_seed(seed)
+    noise = Noise(seed + SeedOffset.OPEN_LOOP, agent.device)
     batch = (
         replayed_windows(agent, config, args.run_dir, args.windows, length, seed)
         if args.replay
-        else fresh_windows(agent, config, args.windows, length, seed)
+        else fresh_windows(agent, config, args.windows, length, seed, noise)
     )
-    return measure_in_eval_mode(agent, batch, context, args.samples)
+    return measure_in_eval_mode(agent, batch, context, args.samples, noise)
 
 
 if __name__ == "__main__":

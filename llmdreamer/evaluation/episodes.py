@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llmdreamer.agent.agent import Agent
 from llmdreamer.agent.collector import to_tensors
 from llmdreamer.envs import VectorEnv, make_vector
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.noise import Noise
 from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
@@ -96,12 +96,10 @@ def _run_episodes(
 ) -> Evaluation:
     training = agent.training
     agent.eval()
-    device = next(agent.parameters()).device
     # Evaluation draws from its own random stream, so that it does not change training.
-    devices = [device] if device.type == "cuda" else []
-    with agent.world_model.backbone.merged(), torch.random.fork_rng(devices):
-        torch.manual_seed(seed + SeedOffset.EVALUATION)
-        evaluation = _step_until_done(agent, envs, device, greedy, frames)
+    noise = Noise(seed + SeedOffset.EVALUATION, agent.device)
+    with agent.world_model.backbone.merged():
+        evaluation = _step_until_done(agent, envs, noise, greedy, frames)
     agent.train(training)
     return evaluation
 
@@ -109,18 +107,21 @@ def _run_episodes(
 def _step_until_done(
     agent: Agent,
     envs: VectorEnv,
-    device: torch.device,
+    noise: Noise,
     greedy: bool,
     frames: list[NDArray[Any]] | None,
 ) -> Evaluation:
-    step, state = envs.reset(), agent.initial_state(envs.num_envs)
+    step = envs.reset()
+    with noise.installed():
+        state = agent.initial_state(envs.num_envs)
     returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
     running = np.ones(envs.num_envs, np.bool_)
     while running.any():
         if frames is not None and (frame := envs.render()) is not None:
             frames.append(frame)
-        observations, is_first = to_tensors(step, device)
-        action, state = agent.act(observations, is_first, state, explore=not greedy)
+        observations, is_first = to_tensors(step, agent.device)
+        with noise.installed():
+            action, state = agent.act(observations, is_first, state, explore=not greedy)
         step = envs.step(action.cpu().numpy())
         returns += running * step.reward
         lengths += running

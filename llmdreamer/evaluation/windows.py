@@ -14,6 +14,7 @@ from llmdreamer.evaluation.open_loop_record import OpenLoop
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.types import SequenceBatch
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.noise import Noise
 from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
@@ -33,23 +34,25 @@ def evaluate_open_loop(agent: Agent, config: Config, windows: int, seed: int) ->
     """Measure open-loop errors on fresh experience, over the imagination horizon of training."""
     horizon = config.algo.horizon
     context = default_context(config.algo, horizon)
-    batch = fresh_windows(agent, config, windows, context + horizon, seed)
-    return measure_in_eval_mode(agent, batch, context, TRAJECTORIES)
+    noise = Noise(seed + SeedOffset.OPEN_LOOP, agent.device)
+    batch = fresh_windows(agent, config, windows, context + horizon, seed, noise)
+    return measure_in_eval_mode(agent, batch, context, TRAJECTORIES, noise)
 
 
 def measure_in_eval_mode(
-    agent: Agent, batch: SequenceBatch, context: int, samples: int
+    agent: Agent, batch: SequenceBatch, context: int, samples: int, noise: Noise
 ) -> OpenLoop:
     """Call `measure` with the agent in evaluation mode."""
     training = agent.training
     agent.eval()
-    result = measure(agent.world_model, batch, context, samples)
+    with noise.installed():
+        result = measure(agent.world_model, batch, context, samples)
     agent.train(training)
     return result
 
 
 def fresh_windows(
-    agent: Agent, config: Config, windows: int, length: int, seed: int
+    agent: Agent, config: Config, windows: int, length: int, seed: int, noise: Noise
 ) -> SequenceBatch:
     """Return random windows of `length` steps from new episodes.
 
@@ -67,7 +70,7 @@ def fresh_windows(
             replay = SequenceReplay(
                 Path(folder) / "replay", envs.spec, NUM_ENVS, capacity, length, seed, online=False
             )
-            collector = Collector(envs, agent, replay, seed)
+            collector = Collector(envs, agent, replay, seed, noise)
             for _ in range(steps):
                 collector.step(explore_at_random=False)
             batch = replay.sample(windows)
@@ -75,7 +78,7 @@ def fresh_windows(
     finally:
         envs.close()
         agent.train(training)
-    return batch.to(next(agent.parameters()).device)
+    return batch.to(agent.device)
 
 
 def replayed_windows(
@@ -101,6 +104,6 @@ def replayed_windows(
     try:
         if not replay.ready:
             raise ConfigError(f"{folder} holds no {length} consecutive steps: ask for fewer")
-        return replay.sample(windows).to(next(agent.parameters()).device)
+        return replay.sample(windows).to(agent.device)
     finally:
         replay.close()

@@ -25,6 +25,7 @@ from llmdreamer.types import Metrics, SequenceBatch
 from llmdreamer.utils import distributed
 from llmdreamer.utils.device import has_bf16, torch_device
 from llmdreamer.utils.errors import ConfigError, Diverged
+from llmdreamer.utils.noise import Noise
 from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ class Trainer:
     """
 
     def __init__(self, config: Config, run_dir: Path) -> None:
-        torch.manual_seed(config.seed)
         algo, processes, rank = config.algo, distributed.size(), distributed.rank()
         _check_processes(config, processes)
         seed = (config.seed + rank * SeedOffset.PROCESS) % 2**32
@@ -65,8 +65,11 @@ class Trainer:
             check_compiler(self.device)
         if algo.precision == "bf16" and not has_bf16(self.device):
             log.warning("precision=bf16: this %s has no bfloat16; fp32 is faster", self.device.type)
+        torch.manual_seed(seed)  # for code of environments that draws from torch; training does not
         self.envs = make_vector(config.env, config.env.num_envs, seed)
-        self.agent = make_agent(config, self.envs.spec).to(self.device)
+        self.noise = Noise(config.seed, self.device)
+        with self.noise.installed():
+            self.agent = make_agent(config, self.envs.spec).to(self.device)
         if algo.compile:
             compile_agent(self.agent)
         self.replay = SequenceReplay(
@@ -87,7 +90,7 @@ class Trainer:
         self.learner: Learner = (self.agent.learner_type or Learner)(
             self.agent, self.optimizer, algo
         )
-        self.collector = Collector(self.envs, self.agent, self.replay, seed)
+        self.collector = Collector(self.envs, self.agent, self.replay, seed, self.noise)
         self._ready = False
         self.clock = self.learner.clock = Clock()
         self.skipped = SkippedUpdates()
@@ -100,7 +103,7 @@ class Trainer:
         """Duration of the first compiled update, which is nearly all compilation; None before it."""
         distributed.broadcast_parameters(self.agent)
         if rank > 0:  # from here on, each process draws its own random numbers
-            torch.manual_seed(seed)
+            self.noise.seed(seed)
 
     @property
     def policy_step(self) -> int:
@@ -149,7 +152,7 @@ class Trainer:
             sampled = self.replay.sample(self.config.algo.per_rank_batch_size)
             batch = self._last_batch = sampled.to(self.device, but=self.envs.spec.texts)
         # This stage measures the backward pass and the optimizer; the learner measures its own stages.
-        with self.clock.stage("gradient"):
+        with self.noise.installed(), self.clock.stage("gradient"):
             if self.flops_per_update > 0:
                 metrics = self._update_timing_compilation(batch)
             else:
@@ -220,14 +223,11 @@ class Trainer:
 
     def _own_state(self) -> dict[str, Any]:
         """Return the state of this process alone."""
-        state = {
+        return {
             "replay": self.replay.state_dict(),
             "collector": self.collector.state_dict(),
-            "torch_rng": torch.get_rng_state(),
+            **self.noise.state_dict(),
         }
-        if self.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume from `state_dict`. The replay is truncated to the same policy step.
@@ -254,9 +254,7 @@ class Trainer:
             log.warning(
                 "%s has no verified snapshot: resuming with a new episode", self.config.env.id
             )
-        torch.set_rng_state(state["torch_rng"].cpu())
-        if "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
+        self.noise.load_state_dict(state)
 
     def counts(self) -> dict[str, float]:
         """Count the parameters of the agent and of its backbone: all, and the trainable ones."""

@@ -23,6 +23,7 @@ from llmdreamer.evaluation.windows import NUM_ENVS, evaluate_open_loop, fresh_wi
 from llmdreamer.nn.functional import mode_one_hot
 from llmdreamer.types import EnvSpec, SequenceBatch
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.noise import Noise
 from llmdreamer.utils.seeds import SeedOffset
 from llmdreamer.world_model import model
 
@@ -219,8 +220,7 @@ def test_fresh_windows_repeat_with_the_same_seed(compose):
     agent = Agent(config, envs.spec)
     batches = []
     for _ in range(2):
-        torch.manual_seed(0)
-        batches.append(fresh_windows(agent, config, 6, 8, 0))
+        batches.append(fresh_windows(agent, config, 6, 8, 0, Noise(0, agent.device)))
     assert agent.training
     assert batches[0].action.shape == (6, 9, 2)
     torch.testing.assert_close(batches[0].observations["state"], batches[1].observations["state"])

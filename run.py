@@ -25,8 +25,11 @@ def run(cfg: DictConfig) -> float | None:
     with hold_run_lock(folder), cli.remove_if_refused(folder):
         # Read under the lock: a process that held it before may have written a checkpoint to resume from.
         settings = config.load(cfg, hydra_cfg.overrides.task)
-        if cfg.resume == config.AUTO and cli.already_finished(settings, folder):
-            print(f"{folder} is finished: {settings.algo.total_steps} policy steps are done")
+        if cli.already_finished(settings, folder):
+            steps = settings.algo.total_steps
+            print(
+                f"{folder} is finished: {steps} policy steps are done; algo.total_steps=... adds more"
+            )
             return None
         # Imported late: --help, --cfg and refused commands do not need torch.
         from llmdreamer.training.loop import train

@@ -163,15 +163,15 @@ class Collector:
         """Resume from `state_dict`. The replay has already been truncated to the same policy step.
 
         Returns:
-            True if the current episodes continue. If False, they are stored as truncated and new ones
-            begin, so that no sequence in the replay spans the gap.
+            True if the current episodes continue. If False, they end as truncated and the next step
+            begins new ones, so that no sequence in the replay spans the gap.
         """
         self.policy_step = state["policy_step"]
         self._rng.bit_generator.state = state["rng"]
         time_step = _from_plain(state["time_step"])
         if state["envs"] is None:
-            last = replace(time_step, truncated=~time_step.terminated)
-            self._append(last, self._no_action())
+            # The next step stores it as the last of its episode and begins another.
+            self._time_step = replace(time_step, truncated=~time_step.terminated)
             self.envs.reseed(self.policy_step)
             return False
         self.envs.restore(state["envs"])

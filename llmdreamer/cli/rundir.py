@@ -65,7 +65,9 @@ def already_finished(cfg: Config, used: Path) -> bool:
     folder = Path(str(cfg.resume))
     if cfg.resume in (None, AUTO) or not is_finished(folder):
         return False
-    if folder.resolve() != used.resolve():
+    # Only the first process of a run writes into the run's folder.
+    is_first = os.environ.get("RANK", "0") == "0" or "TORCHELASTIC_RUN_ID" not in os.environ
+    if is_first and folder.resolve() != used.resolve():
         return False
     return from_yaml(folder / "config.yaml").algo.total_steps >= cfg.algo.total_steps
 

@@ -167,10 +167,11 @@ class VectorEnv:
         A vector restored from it returns the same time steps that this one would have returned.
 
         Returns:
-            None if an environment has no verified snapshot, or its process is gone. The next step
-            restarts it.
+            None if an environment has no verified snapshot, or has not been reset yet, or its process is
+            gone. The next step restarts it.
         """
-        assert self._started.all(), "reset before the first snapshot"
+        if not self._started.all():
+            return None
         try:
             environments = [_call(worker, "capture") for worker in self._workers]
         except SimulatorError as error:

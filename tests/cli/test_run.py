@@ -109,10 +109,11 @@ def test_resume_auto_reports_a_finished_run_and_extends_it(command, training, tm
     leave_checkpoint(folder)
     save(RunRecord("", "", "", {}, {}, 0.0, status="FINISHED"), RunFiles(folder).run_record)
     before = len(training.runs)
-    code, out, err = command(*AUTO)
-    assert (code, err, len(training.runs)) == (0, "", before)
-    assert out.count("\n") == 1
-    assert_names(out, folder, "4500")
+    for typed in (AUTO, [f"resume={folder}"]):
+        code, out, err = command(*typed)
+        assert (code, err, len(training.runs)) == (0, "", before)
+        assert out.count("\n") == 1
+        assert_names(out, folder, "4500")
     command(*AUTO, "algo.total_steps=6000")
     assert len(training.runs) == before + 1
 

@@ -34,12 +34,19 @@ class Command:
 
     Args:
         file_size: largest size of a file in bytes; imitates a full disk.
+        shape: overrides that come first; they make the run small.
     """
 
-    def __init__(self, cwd: Path, *overrides: str, file_size: int | None = None) -> None:
+    def __init__(
+        self,
+        cwd: Path,
+        *overrides: str,
+        file_size: int | None = None,
+        shape: tuple[str, ...] = TINY,
+    ) -> None:
         self.log = cwd / "terminal.txt"
         self.process: BaseProcess = CONTEXT.Process(
-            target=_run_command, args=(cwd, [*TINY, *overrides], self.log, file_size)
+            target=_run_command, args=(cwd, [*shape, *overrides], self.log, file_size)
         )
         self.process.start()
 

@@ -122,6 +122,23 @@ def test_finished_run_exits_0_and_stays_unchanged(tmp_path, copy):
     assert folder_contents(folder) == before | {"run.log": b"", "run.lock": b""}
 
 
+def test_run_without_snapshots_killed_in_its_last_evaluation_evaluates_again(tmp_path):
+    environment = ("env=gym", "env.id=reseeding:Reseeding-v0")
+    slow = (*environment, "eval.final_episodes=3000")
+    command, folder = Command(tmp_path, *RUN, *slow), tmp_path / "outputs" / "run"
+    assert command.wait_until(lambda: newest_checkpoint(folder) >= "step-000000000064")
+    command.send(signal.SIGKILL)
+    assert command.wait()[0] == -signal.SIGKILL
+    code, output = run(tmp_path, *RUN, *environment)
+    assert code == 0 and output.count("evaluation return") == 1, output
+    before = folder_contents(folder)
+    code, output = Command(tmp_path, "resume=outputs/run", shape=()).wait()
+    assert (code, output.count("is finished")) == (0, 1), output
+    changed = {"run.log", "run.lock"}
+    after = folder_contents(folder)
+    assert {name for name in after if before.get(name) != after[name]} <= changed
+
+
 @pytest.mark.parametrize("output", ["closed pipe", "full disk"])
 def test_run_whose_output_is_closed_or_full_trains_to_its_end(tmp_path, output):
     command = [sys.executable, str(ROOT / "run.py"), *TINY, "run_name=run"]

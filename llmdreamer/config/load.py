@@ -18,21 +18,16 @@ from omegaconf.errors import (
 )
 
 from llmdreamer.config.checks import check
+from llmdreamer.config.resume import Change, change_on_resume
 from llmdreamer.config.schema import ComposedConfig, Config, leaves
 from llmdreamer.utils.errors import ConfigError, did_you_mean
-from llmdreamer.utils.redact import REDACTED, redact_values, remember_secrets
+from llmdreamer.utils.redact import REDACTED, redact_message, redact_values, remember_secrets
 
 GROUPS = ("algo", "model", "recipe", "backbone", "lora", "env", "exp", "sweeps")
 AUTO = "auto"
 """`resume=auto`: resume the run `run_name` if it has a checkpoint, else start it."""
-# Keys that may differ between the saved run and a command with resume=auto. None of them affects
-# what the run has learned so far.
-_MAY_CHANGE = (
-    *("resume", "run_name", "device", "threads", "objective", "output_root", "seeds", "rerun"),
-    *("algo.total_steps", "algo.optimizer.max_skipped"),
-    *("env.processes", "env.max_restarts", "env.timeout"),
-    *("checkpoint.", "eval.", "tracking."),
-)
+_FILLED = ("algo.learning_starts", "algo.imag_starts")
+"""Values whose null is replaced when a run starts."""
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
@@ -182,7 +177,11 @@ def _fill_defaults(cfg: Config) -> None:
 
 
 def _resume(composed: Any, overrides: Sequence[str]) -> Any:
-    """Lay the typed overrides over the saved configuration of the run in `composed.resume`."""
+    """Lay the typed overrides over the saved configuration of the run in `composed.resume`.
+
+    Raises:
+        ConfigError: if the folder holds no run, or an override changes what must stay.
+    """
     if not composed.resume:
         raise ConfigError("resume=: set it to a run's folder, or to auto")
     folder = Path(composed.resume)
@@ -201,8 +200,23 @@ def _resume(composed: Any, overrides: Sequence[str]) -> Any:
         # A typed key sets its own value and every value that refers to it: `${replay_ratio}`.
         sources = [leaf, *_REFERENCE.findall(str(_get(unresolved, leaf)))]
         is_typed = any(_overlap(source, key) for source in sources for key in typed)
-        if is_typed or REDACTED in str(OmegaConf.select(saved, leaf)):
-            OmegaConf.update(saved, leaf, OmegaConf.select(composed, leaf))
+        old, new = _select(saved, leaf), _select(composed, leaf)
+        if not is_typed and REDACTED not in str(old):
+            continue
+        if isinstance(old, dict) and any(key.startswith(f"{leaf}.") for key in typed):
+            new = {**old, **new}  # single items are typed; the run keeps the others
+        if leaf in _FILLED and new is None:
+            continue
+        if change_on_resume(leaf) is Change.NEVER and not _equal(old, new, leaf):
+            if not is_typed:
+                raise ConfigError(
+                    f"resume={folder}: {leaf} was saved without its secrets: type {leaf}=... again"
+                )
+            raise ConfigError(
+                f"resume={folder}: that run has {leaf}={_shown(old)}, this command has {_shown(new)};"
+                f" leave out {leaf}, or start a new run"
+            )
+        OmegaConf.update(saved, leaf, new)
     return saved
 
 
@@ -217,7 +231,7 @@ def _to_list_override(names: Sequence[str]) -> str:
 def _resume_automatically(composed: Any) -> Config:
     """Return the typed configuration, or that of the run `run_name` if it has a checkpoint.
 
-    The two must agree, except in `_MAY_CHANGE`.
+    The two must agree, except in values that may always change.
     """
     typed = _to_checked_config(composed)
     if typed.run_name is None:
@@ -233,17 +247,35 @@ def _resume_automatically(composed: Any) -> Config:
     saved = OmegaConf.structured(from_yaml(folder / "config.yaml", composed.trust))
     command = OmegaConf.structured(typed)
     for leaf in leaves():
-        old, new = OmegaConf.select(saved, leaf), OmegaConf.select(command, leaf)
-        if leaf.startswith(_MAY_CHANGE) or REDACTED in str(old):
-            OmegaConf.update(saved, leaf, new)
+        old, new = _select(saved, leaf), _select(command, leaf)
+        change = change_on_resume(leaf)
         # A null was filled when the run started, perhaps for another total_steps.
-        elif old != new and OmegaConf.select(composed, leaf) is not None:
+        if leaf in _FILLED and _select(composed, leaf) is None:
+            continue
+        if change is not Change.ALWAYS and not _equal(old, new, leaf):
+            advice = f", or type resume={folder} {leaf}={_shown(new)}"
             raise ConfigError(
-                f"resume=auto: {folder} has {leaf}={old}, this command has {new}; change run_name,"
-                f" or type resume={folder} {leaf}={new}"
+                f"resume=auto: {folder} has {leaf}={_shown(old)}, this command has {_shown(new)};"
+                f" change run_name{advice if change is Change.TYPED else ''}"
             )
+        OmegaConf.update(saved, leaf, new)
     OmegaConf.update(saved, "resume", str(folder))
     return _to_checked_config(saved)
+
+
+def _select(config: Any, leaf: str) -> Any:
+    """Return the value under a dotted key, with references resolved, as plain types."""
+    value = OmegaConf.select(config, leaf)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _equal(old: Any, new: Any, leaf: str) -> bool:
+    """Compare a saved value, which may lack its secrets, with that of a command."""
+    return bool(old == new or redact_values(old, leaf) == redact_values(new, leaf))
+
+
+def _shown(value: Any) -> str:
+    return " ".join(redact_message(str(redact_values(value))).split())
 
 
 def _overlap(first: str, second: str) -> bool:

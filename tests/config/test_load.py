@@ -3,14 +3,16 @@
 import errno
 import os
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import hydra
 import pytest
 from refusals import refused
 
-from llmdreamer.config import from_yaml, load, register, to_yaml
+from llmdreamer.config import from_yaml, leaves, load, register, to_yaml
+from llmdreamer.config.resume import TABLE, Change, change_on_resume
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.flatten import flatten
 
 
 @pytest.fixture
@@ -105,9 +107,94 @@ def test_resume_applies_typed_overrides(saved_run, compose):
     assert cfg.algo.replay_ratio == 2  # follows the short key, as in a new run
 
 
-def test_resume_accepts_an_added_environment_argument(saved_run, compose):
-    cfg = compose(f"resume={saved_run}", "+env.kwargs.sutton_barto_reward=true")
-    assert cfg.env.kwargs == {"sutton_barto_reward": True}
+FIXED = {
+    "env.id": "Acrobot-v1",
+    "seed": 6,
+    "env.num_envs": 3,
+    "env.max_episode_steps": 7,
+    "+env.kwargs.sutton_barto_reward": "true",
+    "algo.per_rank_batch_size": 2,
+    "algo.mlp_keys.encoder": "[state,other]",
+    "algo.horizon": 4,
+    "algo.gamma": 0.5,
+    "algo.dense_units": 24,
+    "algo.world_model.hf_model.seq_len": 3,
+    "posterior": "coupled",
+    "peft": "true",
+    "backbone.width": 48,
+    "backbone.path": "elsewhere",
+    "lora.r": 3,
+    "replay.capacity": 5000,
+    "algo.optimizer.kind": "adam",
+    "size": "S",
+}
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_resume_refuses_another_value_of_what_was_learned_from(saved_run, compose, key):
+    named = key.lstrip("+").rpartition(".")[2]
+    with refused(ConfigError, f"resume={saved_run}", named):
+        compose(f"resume={saved_run}", f"{key}={FIXED[key]}")
+
+
+def test_resume_accepts_the_saved_value_of_a_fixed_key(saved_run, compose):
+    cfg = compose(f"resume={saved_run}", "seed=5", "env.id=CartPole-v1", "algo.imag_starts=null")
+    assert (cfg.seed, cfg.env.id) == (5, "CartPole-v1")
+
+
+CHANGED = {
+    "algo.total_steps": 9,
+    "replay_ratio": 0.25,
+    "precision": "bf16",
+    "algo.optimizer.lr": 0.5,
+    "algo.optimizer.critic_lr": 0.5,
+    "algo.optimizer.anneal": 1,
+    "algo.optimizer.max_skipped": 3,
+    "eval.every": 3,
+    "tracking.log_every": 3,
+    "checkpoint.keep": 3,
+    "threads": 3,
+    "device": "cuda:1",
+    "compile": "true",
+    "env.processes": "true",
+    "env.timeout": "null",
+    "objective": "eval/length",
+}
+
+
+def test_resume_takes_budget_ratio_rates_and_what_is_shown(saved_run, compose):
+    before = compose(f"resume={saved_run}")
+    after = compose(f"resume={saved_run}", *(f"{key}={value}" for key, value in CHANGED.items()))
+    flat = flatten(asdict(after))
+    differing = {key for key, value in flatten(asdict(before)).items() if flat[key] != value}
+    short = {"replay_ratio", "precision", "compile"}
+    assert differing == {f"algo.{key}" if key in short else key for key in CHANGED}
+
+
+def test_every_value_of_the_schema_may_change_or_may_not():
+    """A new key of the schema has to be entered in the table of `config.resume`."""
+    changes = {leaf: change_on_resume(leaf) for leaf in leaves()}
+    assert set(changes.values()) == set(Change)
+    assert changes["env.id"] is changes["seed"] is Change.NEVER
+    entries = [entry for group in TABLE.values() for entry in group]
+    unused = [
+        entry
+        for entry in entries
+        if not any(f"{leaf}.".startswith(f"{entry}.") for leaf in leaves())
+    ]
+    assert unused == [] and len({*entries}) == len(entries)
+
+
+def test_resume_merges_a_secret_into_the_saved_arguments(saved_run, compose):
+    text = (saved_run / "config.yaml").read_text()
+    saved = "  kwargs:\n    token: '***'\n    level: 3\n"
+    (saved_run / "config.yaml").write_text(text.replace("  kwargs: {}\n", saved))
+    with refused(ConfigError, f"resume={saved_run}", "env.kwargs"):
+        compose(f"resume={saved_run}")
+    with refused(ConfigError, f"resume={saved_run}", "env.kwargs"):
+        compose(f"resume={saved_run}", "+env.kwargs.token=abc", "+env.kwargs.level=4")
+    cfg = compose(f"resume={saved_run}", "+env.kwargs.token=abc")
+    assert cfg.env.kwargs == {"token": "abc", "level": 3}
 
 
 @pytest.mark.parametrize("group", ["model=S", "backbone=gpt2", "exp=llm_dreamer_v3"])

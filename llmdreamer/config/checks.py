@@ -22,6 +22,9 @@ SIZES = ("XS", "S", "M", "L")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 DEVICE_PATTERN = re.compile(r"auto|cpu|cuda(:\d+)?")
 
+LARGEST_EXPONENT = 1023
+"""Bits of the largest integers that a float can approximate."""
+
 LARGEST_EXACT_INTEGER = 2**53
 """Upper limit of every number. Metrics are floats, and a float cannot hold all integers beyond it."""
 
@@ -145,6 +148,9 @@ def check(cfg: Config) -> None:
         value = attrgetter(key)(cfg)
         if value is None:
             continue
+        # Python cannot convert such a number to a float, and perhaps not to text.
+        if isinstance(value, int) and value.bit_length() > LARGEST_EXPONENT:
+            raise ConfigError(f"{key}: this number is far too large; it {rule.text}")
         if not math.isfinite(value):
             raise ConfigError(f"{key}={value}: must be a finite number, and {rule.text[8:]}")
         if not rule.holds(value):

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +17,7 @@ from omegaconf.errors import (
     OmegaConfBaseException,
 )
 
-from llmdreamer.config.checks import check
+from llmdreamer.config.checks import LARGEST_EXPONENT, check
 from llmdreamer.config.resume import Change, change_on_resume
 from llmdreamer.config.schema import ComposedConfig, Config, leaves
 from llmdreamer.utils.errors import ConfigError, did_you_mean
@@ -99,20 +99,26 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
     """
     try:
         raw = _load_yaml(Path(path).read_text(encoding="utf-8"))
+        has_reference = "${" in str(raw)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except _AliasError as error:
         raise ConfigError(f"{path}: a saved configuration must not contain {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a number may be too long
+    # A number may be too long. For `!!bool x` and `!!timestamp x` PyYAML raises the last two.
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path}: not a saved configuration (not YAML)") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: not a saved configuration (not a mapping)")
-    if "${" in str(raw):
+    if has_reference:
         raise ConfigError(f"{path}: a saved configuration must not contain ${{...}}")
     try:
+        for leaf, kind in leaves().items():
+            _check_form(raw, leaf, kind)
         saved = OmegaConf.merge(OmegaConf.structured(Config), raw)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{path}: {_describe(error)}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     try:
         config = _to_config(saved)
         config.trust = list(trust)
@@ -120,6 +126,28 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config
+
+
+def _check_form(raw: dict[str, Any], leaf: str, kind: Any) -> None:
+    """Check sections, lists and sizes of numbers: OmegaConf raises errors that do not name the key.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    value: Any = raw
+    for depth, name in enumerate(names := leaf.split(".")):
+        if not isinstance(value, dict):
+            raise ConfigError(
+                f"{'.'.join(names[:depth])}={_shown(value)}: must be a section of keys"
+            )
+        if name not in value:  # reported as missing later
+            return
+        value = value[name]
+    for container, text in ((list, "a list"), (dict, "a section of keys")):
+        if get_origin(kind) is container and not isinstance(value, container):
+            raise ConfigError(f"{leaf}={_shown(value)}: must be {text}")
+    if isinstance(value, int) and value.bit_length() > LARGEST_EXPONENT:
+        raise ConfigError(f"{leaf}: this number is far too large")
 
 
 class _AliasError(yaml.YAMLError):

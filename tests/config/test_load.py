@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import hydra
 import pytest
+import yaml
 from refusals import refused
 
 from llmdreamer.config import from_yaml, leaves, load, register, to_yaml
@@ -67,7 +68,13 @@ def test_saved_configuration_redacts_every_notation_of_a_password(compose, typed
         ("env: &a {id: x}\nalgo: {<<: *a}", ["*a"]),
         (f"seed: {'[' * 5000}", ["YAML"]),
         (f"seed: {'1' * 5000}", ["YAML"]),
+        (f"seed: 0x{'f' * 5000}", ["YAML"]),
         ("seed: 2001-99-99", ["YAML"]),
+        ("seed: !!bool x", ["YAML"]),
+        ("seed: !!timestamp x", ["YAML"]),
+        ("algo: [1]", ["algo"]),
+        ("algo: null", ["algo"]),
+        ("seed: [1]", ["seed"]),
         ("sed: 1", ["'sed'", "'seed'"]),
         ("seed: many", ["seed", "'many'"]),
         ("seed: 1", ["=..."]),  # the first key that is missing
@@ -77,6 +84,39 @@ def test_invalid_saved_configuration_is_refused(tmp_path, text, parts):
     (tmp_path / "config.yaml").write_text(text)
     with refused(ConfigError, tmp_path / "config.yaml", *parts):
         from_yaml(tmp_path / "config.yaml")
+
+
+WRONG_TYPES = {
+    "algo.horizon": ("[1]", "{a: 1}", "true", "null", "x", "2001-01-01", "9" * 400, ".nan"),
+    "algo.gamma": ("[1]", "null", "x", "9" * 400, ".inf"),
+    "env.id": ("[1]", "{a: 1}", "null"),
+    "algo.mlp_keys.encoder": ("x", "{a: 1}", "[null]", "1"),
+    "env.kwargs": ("x", "[1]", "null", "{a: !!set {b}}"),
+    "env.vector_scale": ("{state: x}", "{state: [x]}", "[1]"),
+    "algo.optimizer": ("[1]", "null", "x"),
+    "algo.compile": ("x", "[1]", "null"),
+}
+
+
+@pytest.mark.parametrize("key", WRONG_TYPES)
+def test_saved_value_of_a_wrong_type_is_refused_by_name(saved_run, key):
+    path, marker = saved_run / "config.yaml", "MARKER"
+    saved = yaml.safe_load(path.read_text())
+    section, *_, last = saved, *key.split(".")
+    for name in key.split(".")[:-1]:
+        section = section[name]
+    section[last] = marker
+    text = yaml.safe_dump(saved)
+    for value in WRONG_TYPES[key]:
+        path.write_text(text.replace(marker, value))
+        with refused(ConfigError, path, key):
+            from_yaml(path)
+
+
+def test_saved_number_as_text_is_read_as_that_number(saved_run):
+    path = saved_run / "config.yaml"
+    path.write_text(path.read_text().replace("seed: 5", "seed: '5'"))
+    assert from_yaml(path).seed == 5
 
 
 def test_nested_aliases_are_refused_before_they_are_expanded(tmp_path):

@@ -143,9 +143,7 @@ def random_batch(cfg: Config, device: torch.device) -> SequenceBatch:
         is_first,
         terminated,
     )
-    observations = {key: value.to(device) for key, value in batch.observations.items()}
-    rest = (batch.action, batch.reward, batch.is_first, batch.terminated)
-    return SequenceBatch(observations, *(tensor.to(device) for tensor in rest))
+    return batch.to(device)
 
 
 def gemm_peak(

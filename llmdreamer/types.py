@@ -90,19 +90,36 @@ class SequenceBatch:
     reward: Tensor  # (B, T + 1)
     is_first: Tensor  # (B, T + 1), bool
     terminated: Tensor  # (B, T + 1), bool
+    is_first_on_cpu: Tensor | None = None
+    """`is_first` on the CPU, if the batch was copied from there."""
+
+    @property
+    def planned_is_first(self) -> Tensor:
+        """`is_first`, on the CPU if possible: code whose sizes depend on it need not wait for a device."""
+        return self.is_first if self.is_first_on_cpu is None else self.is_first_on_cpu
 
     def to(self, device: torch.device, but: Sequence[str] = ()) -> SequenceBatch:
-        """Move the batch to a device, except for the observations `but`: texts are read on the CPU."""
+        """Copy the batch to a device, except for the observations `but`: texts are read on the CPU.
+
+        From the CPU, the copy does not wait for the device.
+        """
         return SequenceBatch(
             {
-                key: value if key in but else value.to(device)
+                key: value if key in but else _upload(value, device)
                 for key, value in self.observations.items()
             },
-            self.action.to(device),
-            self.reward.to(device),
-            self.is_first.to(device),
-            self.terminated.to(device),
+            _upload(self.action, device),
+            _upload(self.reward, device),
+            _upload(self.is_first, device),
+            _upload(self.terminated, device),
+            self.is_first if self.is_first.device.type == "cpu" else self.is_first_on_cpu,
         )
+
+
+def _upload(tensor: Tensor, device: torch.device) -> Tensor:
+    # Only a copy from pinned memory is asynchronous.
+    pinned = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if pinned else tensor).to(device, non_blocking=True)
 
 
 class Latent(NamedTuple):

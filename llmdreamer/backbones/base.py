@@ -41,6 +41,9 @@ class Backbone(nn.Module, ABC):
     uses_rssm_input: bool = False
     """True if z, action and `deter` are used as in DreamerV3: see `TokenProjection` and `WorldModel`."""
 
+    plans_on_cpu: ClassVar[bool] = False
+    """True if the sizes in `observe` depend on `is_first`: on the CPU, it is read without waiting."""
+
     recurrent: bool = False
     """True if `step` carries gradient and `stack` works, so that sequences can be observed in a loop."""
 

@@ -58,7 +58,7 @@ class ByteEmbedding(nn.Module):
 
     def forward(self, text: bytes) -> Tensor:
         ids = list(text) or [256]
-        embedded: Tensor = self.embedding(torch.tensor(ids, device=self.embedding.weight.device))
+        embedded: Tensor = self.embedding(_upload(ids, self.embedding.weight.device))
         return embedded
 
 
@@ -85,7 +85,7 @@ class TokenEmbedding(nn.Module):
         if not ids:
             return self.weight.new_zeros(1, self.width)
         # Scaled to RMS 1, which the layers on top expect: word embeddings are much smaller.
-        embedded = self.weight[torch.tensor(ids, device=self.weight.device)]
+        embedded = self.weight[_upload(ids, self.weight.device)]
         return embedded / self.weight.square().mean().sqrt()
 
 
@@ -129,14 +129,14 @@ class TextEncoder(nn.Module):
         embedded = [self.text_embedding(text) for text in texts]
         padded = nn.utils.rnn.pad_sequence(embedded, batch_first=True)
         device = padded.device
-        lengths = torch.tensor([len(vectors) for vectors in embedded], device=device)
+        lengths = _upload([len(vectors) for vectors in embedded], device)
         valid = torch.arange(padded.shape[1], device=device) < lengths[:, None]
         # Autocast gains nothing on a few short texts, and not every device supports it for a GRU.
         with torch.autocast(device.type, enabled=False):
             outputs, _ = self.gru(padded)
         # Padding is at the end, so it does not change the outputs before it. Its own are left out.
         mean = (outputs * valid[..., None]).sum(1) / lengths[:, None]
-        return mean[text_index.to(device)]
+        return mean[text_index.to(device, non_blocking=True)]
 
 
 class TextPrompt(nn.Module):
@@ -166,7 +166,8 @@ class TextPrompt(nn.Module):
         """Embed the UTF-8 bytes (M, bytes) of each key, zero-padded at the end, on any device.
 
         Returns:
-            tokens (M, P, D), zero-padded at the front, and the length of each prompt (M,), 1 to P.
+            tokens (M, P, D), zero-padded at the front, and the length of each prompt (M,), 1 to P, on the
+            CPU.
         """
         texts, text_index = zip(
             *(distinct_texts(observations[key]) for key in self.keys), strict=True
@@ -186,8 +187,12 @@ class TextPrompt(nn.Module):
         # In full precision: prompts are short, and everything after them depends on them.
         with torch.autocast(padded.device.type, enabled=False):
             tokens = padded * self.input_rms if self.project is None else self.project(padded)
-        prompt_index = prompt_index.to(padded.device)
-        return tokens[prompt_index], lengths.to(padded.device)[prompt_index]
+        return tokens[prompt_index.to(tokens.device, non_blocking=True)], lengths[prompt_index]
+
+
+def _upload(numbers: list[int], device: torch.device) -> Tensor:
+    """Copy integers to a device without waiting for it."""
+    return torch.tensor(numbers).to(device, non_blocking=True)
 
 
 def make_text_embedding(config: Config, vocabulary: Tensor | None) -> nn.Module:

@@ -82,6 +82,8 @@ class WindowBackbone(HuggingFaceBackbone):
     than `context`; the first `context` steps of an episode share one pass.
     """
 
+    plans_on_cpu = True
+
     def __init__(self, model: PreTrainedModel, context: int, input_rms: float) -> None:
         super().__init__(model, input_rms)
         self.context = context

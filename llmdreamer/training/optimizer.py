@@ -159,12 +159,13 @@ class AgentOptimizer:
         # A norm is finite only if every gradient in it is.
         numbers = torch.stack([distributed.mean(loss.detach()), *norms.values()])
         finite = numbers.isfinite().all()
+        # A flag on the device: with an `if`, the CPU would wait for the device here.
         if isinstance(self.inner, LaProp):
             self.inner.finite = finite
-            self.inner.step()
-        elif finite:  # torch's Adam has no such flag, so the CPU waits for the device here
+        else:
             self._clip()
-            self.inner.step()
+            self.inner.found_inf = (~finite).float()  # type: ignore[attr-defined]  # of torch's fused Adam
+        self.inner.step()
         self.updates += 1
         metrics = {f"optimizer/{name}_gradient_norm": norm for name, norm in norms.items()}
         return metrics | {SKIPPED: (~finite).float()}
@@ -225,7 +226,8 @@ def _optimizer(groups: dict[str, list[Tensor]], config: OptimizerConfig) -> torc
     for group in named:
         if group["name"] in BEHAVIOR and config.behavior_eps is not None:
             group["eps"] = config.behavior_eps
-    return torch.optim.Adam(named, config.lr, betas, config.eps)
+    # The fused form skips an update by a flag on the device, and keeps its step counters there.
+    return torch.optim.Adam(named, config.lr, betas, config.eps, fused=True)
 
 
 def _groups(agent: nn.Module) -> dict[str, list[Tensor]]:

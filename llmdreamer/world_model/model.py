@@ -176,11 +176,13 @@ class WorldModel(nn.Module):
         stoch = self._sample(posterior)
         tokens = self.tokens(stoch[:, :-1], action[:, :-1], is_first)
         token_index = None
+        planned = batch.planned_is_first[:, 1:]
         if self.prompt is None:
-            hidden, caches = self.backbone.observe(tokens, is_first)
+            starts = planned if self.backbone.plans_on_cpu else is_first
+            hidden, caches = self.backbone.observe(tokens, starts)
         else:
             texts = {key: batch.observations[key][:, 1:] for key in self.prompt.keys}
-            prompted = observe_with_prompt(self.prompt, self.backbone, tokens, is_first, texts)
+            prompted = observe_with_prompt(self.prompt, self.backbone, tokens, planned, texts)
             hidden, caches, token_index = prompted.deter, prompted.caches, prompted.token_index
         latent = Latent(self.deter_norm(hidden), stoch[:, 1:])
         return posterior[:, 1:], ObservedSequence(latent, caches, token_index)
@@ -190,7 +192,8 @@ class WorldModel(nn.Module):
     ) -> tuple[Tensor, ObservedSequence]:
         """Observe the time steps one by one, because z_t needs h_t and h_{t+1} needs z_t."""
         action, is_first = batch.action, batch.is_first[:, 1:]
-        resets = is_first.clone()
+        # Whether a text is read decides what runs, so it is decided on the CPU.
+        resets = is_first.clone() if self.prompt is None else batch.planned_is_first[:, 1:].clone()
         resets[:, 0] = True  # so that texts, if any, are read before time step 1 in any case
         cache = self.backbone.initial_cache(embedding.shape[0])
         deter = embedding.new_zeros(embedding.shape[0], self.backbone.width)

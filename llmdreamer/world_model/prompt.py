@@ -36,32 +36,39 @@ def observe_with_prompt(
 
     Args:
         tokens: (B, T, D).
-        is_first: (B, T), bool.
+        is_first: (B, T), bool. On the CPU, it is read without waiting for the device, as the texts are.
         observations: each (B, T, ...), of the same time steps.
     """
-    batch, time = is_first.shape
-    begins = is_first.clone()
+    (batch, time), device = is_first.shape, tokens.device
+    # All positions are computed on the CPU, because the length of the sequence depends on them.
+    begins = is_first.cpu().clone()
     begins[:, 0] = True
-    texts = {key: observations[key] for key in prompt.keys}
-    prompts = {key: value[begins.to(value.device)] for key, value in texts.items()}
+    prompts = {key: observations[key].cpu()[begins] for key in prompt.keys}
     words, length = prompt(prompts)  # (M, P, D), (M,), in the order of `begins`
     added = torch.zeros_like(begins, dtype=torch.int64)
     added[begins] = length
-    token_index = torch.arange(time, device=tokens.device) + added.cumsum(1)
-    batch_index = torch.arange(batch, device=tokens.device).unsqueeze(1)
+    token_index = torch.arange(time) + added.cumsum(1)
+    batch_index = torch.arange(batch).unsqueeze(1)
     total = int(token_index[:, -1].max()) + 1
-    sequence = tokens.new_zeros(batch, total, tokens.shape[-1])
-    sequence[batch_index, token_index] = tokens
-    ahead = torch.arange(words.shape[1], 0, -1, device=tokens.device)  # P .. 1 before the step
+    ahead = torch.arange(words.shape[1], 0, -1)  # P .. 1 before the step
     is_word = ahead <= length.unsqueeze(1)
     word_index = token_index[begins].unsqueeze(1) - ahead
     prompt_batch = batch_index.expand(batch, time)[begins]
     word_batch = prompt_batch.unsqueeze(1).expand_as(word_index)
-    sequence[word_batch[is_word], word_index[is_word]] = words[is_word].to(tokens.dtype)
     first = begins.new_zeros(batch, total)
     first[prompt_batch, token_index[begins] - length] = True
-    deter, caches = backbone.observe(sequence, first)
-    return PromptedSequence(deter[batch_index, token_index], caches, token_index)
+
+    def upload(index: Tensor) -> Tensor:
+        return index.to(device, non_blocking=True)
+
+    step_at = upload(batch_index), upload(token_index)
+    word_at = upload(word_batch[is_word]), upload(word_index[is_word])
+    word = upload(is_word.flatten().nonzero().squeeze(1))
+    sequence = tokens.new_zeros(batch, total, tokens.shape[-1])
+    sequence[step_at] = tokens
+    sequence[word_at] = words.flatten(0, 1)[word].to(tokens.dtype)
+    deter, caches = backbone.observe(sequence, first if backbone.plans_on_cpu else upload(first))
+    return PromptedSequence(deter[step_at], caches, step_at[1])
 
 
 def reset_with_prompt(
@@ -74,7 +81,7 @@ def reset_with_prompt(
     """Replace the cache of each stream that starts an episode by one that has read the episode's texts.
 
     Args:
-        is_first: (N,), bool.
+        is_first: (N,), bool. On the CPU, it is read without waiting for the device.
         observations: each (N, ...), of the time step that comes next.
     """
     if not is_first.any():
@@ -84,6 +91,7 @@ def reset_with_prompt(
     longest = words.shape[1]
     # Texts are padded in front. The reset where a text begins removes its padding from the cache.
     for i in range(longest):
-        prompted = backbone.reset(prompted, length == longest - i)
+        begins = (length == longest - i).to(words.device, non_blocking=True)
+        prompted = backbone.reset(prompted, begins)
         _, prompted = backbone.step(words[:, i], prompted)
-    return backbone.replace(cache, prompted, is_first)
+    return backbone.replace(cache, prompted, is_first.to(words.device, non_blocking=True))

@@ -74,11 +74,15 @@ def same(left, right):
     return torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
+ADAM = ("algo.optimizer.kind=adam", "algo.optimizer.agc=null", "algo.optimizer.clip=1")
+
+
+@pytest.mark.parametrize("keys", [(), ADAM], ids=["laprop", "adam"])
 @pytest.mark.parametrize("bad", [bad_loss, bad_gradient, too_large])
 @pytest.mark.parametrize("good_before", [0, 3])
-def test_skipped_update_leaves_no_trace(make, bad, good_before):
+def test_skipped_update_leaves_no_trace(make, bad, good_before, keys):
     pair, reference = Pair(), Pair()
-    optimizer, other = make(pair), make(reference)
+    optimizer, other = make(pair, *keys), make(reference, *keys)
     for data in DATA[:good_before]:
         assert optimizer.step(pair.loss(data))[SKIPPED] == 0
         other.step(reference.loss(data))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -23,7 +23,7 @@ class Imagined:
     features: Tensor | IndexedLatent  # (N, H + 1, F)
     action: Tensor  # (N, H, A), chosen in states 0..H-1
     reward: Tensor  # (N, H), expected on entering states 1..H
-    discount: Tensor  # (N, H + 1), gamma * P(continue) of each state, the first too
+    discount: Tensor  # (N, H + 1), gamma * P(continue) of each state, the first too; see with_certain_ends
 
 
 class ImaginationModel(Protocol):
@@ -47,6 +47,22 @@ def sample_starts(batch: int, time: int, count: int, device: torch.device) -> Te
     if count == time:
         return torch.arange(time, device=device).expand(batch, time)
     return torch.rand(batch, time, device=device).topk(count).indices.sort().values
+
+
+def with_certain_ends(imagined: Imagined, gamma: float, terminated: Tensor) -> Imagined:
+    """Replace the probabilities that imagined episodes go on by certainties, as in the recipe of 2023.
+
+    The first state is as it was observed. An imagined state is the last if going on is not more likely
+    than ending. Weights then start at 1 instead of gamma.
+
+    Source: danijar/dreamerv3 (2023), `WorldModel.imagine`; SheepRL has the same.
+
+    Args:
+        terminated: (N,), bool, of the first states.
+    """
+    goes_on = imagined.discount[:, 1:] > 0.5 * gamma
+    first = (~terminated).unsqueeze(1).to(imagined.discount.dtype)
+    return replace(imagined, discount=torch.cat([first, gamma * goes_on], 1))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from llmdreamer.behavior.imagine import imagine, sample_starts
+from llmdreamer.behavior.imagine import imagine, sample_starts, with_certain_ends
 from llmdreamer.training.clock import Clock
 from llmdreamer.types import Metrics, SequenceBatch
 
@@ -52,6 +52,9 @@ class Learner:
             imagined = imagine(
                 world_model, behavior.actor.sample, world.observed, starts, algo.horizon
             )
+            if not algo.world_model.discount_in_continue_head:  # the recipe of 2023
+                terminated = batch.terminated[:, 1:].gather(1, starts).flatten()
+                imagined = with_certain_ends(imagined, algo.gamma, terminated)
 
         # 3. Behavior: actor and critic on imagined trajectories, without gradient into the world model. The
         # critic also on replayed ones, bootstrapped from the return imagined at each start, with gradient.

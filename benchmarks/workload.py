@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections import defaultdict
@@ -13,7 +12,6 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-os.environ["LLMDREAMER_ROOT"] = str(ROOT)
 
 from llmdreamer import config
 from llmdreamer.agent.agent import Agent

@@ -7,7 +7,6 @@ imports nothing heavy.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,8 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from llmdreamer.config import is_registered
+from llmdreamer.config.sources import config_root
 from llmdreamer.sweep.settings import LAUNCHERS, SweeperSettings
 from llmdreamer.utils.errors import ConfigError
 
@@ -38,9 +39,9 @@ class SweepsSearchPath(SearchPathPlugin):
     """Adds sweeps/ as a config group beside those of conf/. `hydra.searchpath` stays free for the user."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        root = os.environ.get("LLMDREAMER_ROOT")  # run.py sets it
-        if root is not None:
-            search_path.append("llmdreamer", f"{SweepSpecSource.scheme()}://{root}")
+        # Hydra calls the plugins of all installed packages, also for the commands of other programs.
+        if is_registered():
+            search_path.append("llmdreamer", f"{SweepSpecSource.scheme()}://{config_root()}")
 
 
 class SweepSpecSource(file_config_source.FileConfigSource):

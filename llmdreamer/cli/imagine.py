@@ -1,4 +1,4 @@
-"""`python -m llmdreamer imagine RUN_DIR`: open-loop prediction error of a run's world model."""
+"""`llmdreamer imagine RUN_DIR`: open-loop prediction error of a run's world model."""
 
 from __future__ import annotations
 

@@ -24,11 +24,14 @@ from hydra.types import RunMode
 from hydra.utils import execution_whitelist
 from omegaconf import DictConfig
 
+from llmdreamer import __version__
 from llmdreamer.cli.explain import UserError, describe_unknown_key, explain, task_traceback
 from llmdreamer.config import GROUPS, ComposedConfig, leaves
+from llmdreamer.config.sources import conf_folder, config_root
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.program import to_type
 from llmdreamer.utils.redact import redact_message
 
 EXIT_INTERRUPTED = 130
@@ -52,6 +55,9 @@ def entry(task: Callable[[], Any]) -> int:
     shows its traceback and exits with 1.
     """
     sys.excepthook = _print_traceback
+    if "--version" in sys.argv[1:]:  # Hydra's flag prints its own version
+        print(f"llmdreamer {__version__}")
+        return 0
     try:
         refuse_misused_flags(sys.argv[1:])
         with _raw_errors(), execution_whitelist(_trusted(sys.argv[1:])):
@@ -135,22 +141,26 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
         if key == "sweeps" and override.is_sweep_override():
             first = next(iter(override.sweep_string_iterator()))
             raise ConfigError(
-                f"{line}: give one sweep specification at a time (python run.py -m sweeps={first})"
+                f"{line}: give one sweep specification at a time ({to_type(multirun=True)} sweeps={first})"
             )
         resumes = key == "resume" and not override.is_delete() and override.value() is not None
         if resumes and multirun:
-            raise ConfigError(f"{line} resumes one run: leave out -m")
+            raise ConfigError(f"{line} resumes one run: type {to_type()} {line}")
         if override.is_sweep_override() and not multirun:
-            raise ConfigError(f"{line} is a list of values: add -m (python run.py -m {line})")
+            raise ConfigError(f"{line} is a list of values: {_as_sweep(line)}")
         # A sweep's driver gives its runs these values and sets DRIVER_VARIABLE.
         single_run = not multirun and not args.cfg and DRIVER_VARIABLE not in os.environ
         for_sweeps = (key in ("seeds", "rerun") and override.value() not in (None, False)) or (
             key == "hydra/launcher" and override.value() in LAUNCHERS
         )
         if for_sweeps and single_run:
-            raise ConfigError(f"{line} is for sweeps: add -m (python run.py -m {line})")
+            raise ConfigError(f"{line} is for sweeps: {_as_sweep(line)}")
         if key == "sweeps" and override.value() is not None and single_run:
-            raise ConfigError(f"{line} is a sweep: add -m (python run.py -m {line})")
+            raise ConfigError(f"{line} is a sweep: {_as_sweep(line)}")
+
+
+def _as_sweep(override: str) -> str:
+    return f"start a sweep ({to_type(multirun=True)} {override})"
 
 
 def _trusted(argv: Sequence[str]) -> list[str]:
@@ -206,13 +216,12 @@ def _is_package(name: str) -> bool:
 
 def group_options(group: str) -> list[str]:
     """Return the options of a configuration group."""
-    root = Path(os.environ["LLMDREAMER_ROOT"])
-    folder = root / "sweeps" if group == "sweeps" else root / "conf" / group
+    folder = config_root() / "sweeps" if group == "sweeps" else conf_folder() / group
     return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ConfigError(f"{message}; see python run.py --help")
+    raise ConfigError(f"{message}; see {to_type()} --help")
 
 
 def _traceback_wanted() -> bool:

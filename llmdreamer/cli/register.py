@@ -1,4 +1,4 @@
-"""`python -m llmdreamer register RUN_DIR NAME`: add a run's policy to MLflow's model registry."""
+"""`llmdreamer register RUN_DIR NAME`: add a run's policy to MLflow's model registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m llmdreamer report STORE_OR_SWEEP`: writes the comparison of arms as a page with figures."""
+"""`llmdreamer report STORE_OR_SWEEP`: writes the comparison of arms as a page with figures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ReportSource:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the report; return 0, or 2 after printing why there is none."""
-    parser = argparse.ArgumentParser(prog="python -m llmdreamer report", description=__doc__)
+    parser = argparse.ArgumentParser(prog="llmdreamer report", description=__doc__)
     parser.add_argument("source", help="folder of a sweep, a .db file, or a tracking URI")
     parser.add_argument(
         "--experiment", help="MLflow experiment (default: the sweep's, or llmdreamer)"

@@ -21,12 +21,14 @@ from llmdreamer.sweep.run_lock import DRIVER_VARIABLE, RUN_LOCK_FILE
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.tracking.run_guard import file_of_a_run
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.program import to_type
 
 
 def register_resolvers() -> None:
-    """Register the resolvers that conf/config.yaml uses in `hydra.run.dir` and `hydra.sweep.dir`."""
+    """Register the resolvers that conf/config.yaml uses for folders, and its help for the command."""
     OmegaConf.register_resolver("llmdreamer.run_dir", _resolve_run_dir, replace=True)
     OmegaConf.register_resolver("llmdreamer.sweep_dir", _resolve_sweep_dir, replace=True)
+    OmegaConf.register_resolver("llmdreamer.command", _resolve_command, replace=True)
 
 
 def run_dir(cfg: Config, started: str) -> Path:
@@ -111,6 +113,10 @@ def _check_writable(folder: Path) -> None:
         raise ConfigError(f"{folder} cannot be created: {existing} is not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"{folder} cannot be created: no permission to write in {existing}")
+
+
+def _resolve_command(mode: str) -> str:
+    return to_type(multirun=mode == "sweep")
 
 
 def _resolve_run_dir(started: str, _root_: DictConfig) -> str:

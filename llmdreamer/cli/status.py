@@ -1,4 +1,4 @@
-"""`python -m llmdreamer status NAME_OR_FOLDER`: progress of a sweep, from any terminal."""
+"""`llmdreamer status NAME_OR_FOLDER`: progress of a sweep, from any terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmdreamer.utils.output import discard_output
 
 def main(arguments: list[str] | None = None) -> int:
     """Print the table of a sweep and return the exit code: 0, or 2 after a line of explanation."""
-    parser = argparse.ArgumentParser(prog="python -m llmdreamer status", description=__doc__)
+    parser = argparse.ArgumentParser(prog="llmdreamer status", description=__doc__)
     parser.add_argument("sweep", nargs="?", help="name or folder; without it, all names are listed")
     parser.add_argument("--root", type=Path, default=Path("outputs"), help="output_root (outputs)")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="repeat at this interval")

@@ -1,4 +1,4 @@
-"""`python -m llmdreamer sync RUN_OR_ROOT`: uploads to MLflow what is only on the disk."""
+"""`llmdreamer sync RUN_OR_ROOT`: uploads to MLflow what is only on the disk."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmdreamer.utils.errors import ConfigError
 
 def main(arguments: list[str] | None = None) -> int:
     """Upload every finished run below a folder; return 0, 1 if a store failed, 2 after a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m llmdreamer sync", description=__doc__)
+    parser = argparse.ArgumentParser(prog="llmdreamer sync", description=__doc__)
     parser.add_argument("path", type=Path, help="folder of a run, or a folder that contains runs")
     parser.add_argument(
         "--uri", help="tracking store (default: the one that the run was started with)"

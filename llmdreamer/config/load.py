@@ -38,6 +38,13 @@ def register() -> None:
     ConfigStore.instance().store(name="schema", node=ComposedConfig, replace=True)
 
 
+def is_registered() -> bool:
+    """Return True if `register` was called: the configuration of this process is llmdreamer's."""
+    from hydra.core.config_store import ConfigStore
+
+    return "schema.yaml" in ConfigStore.instance().repo
+
+
 def load(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     """Return the composed configuration typed, complete and checked.
 

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from llmdreamer.sweep.worker import Slot, WorkerOptions
 from llmdreamer.tracking import resolve_uri
 from llmdreamer.tracking.store import ui_command
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.program import child_program
 
 log = logging.getLogger(__name__)
 _DEVICE = re.compile(r"\d+$|GPU-|MIG-")
@@ -204,9 +204,8 @@ def make_worker_options(plan: Plan, launcher: Launcher) -> WorkerOptions:
     settings = plan.settings
     if settings.command and shutil.which(settings.command[0]) is None:
         raise ConfigError(f"hydra.sweeper.command: there is no program {settings.command[0]}")
-    this_program = [sys.executable, str(Path(sys.argv[0]).resolve())]
     return WorkerOptions(
-        command=[*(settings.command or this_program), *config_source_flags(plan.master.hydra)],
+        command=[*(settings.command or child_program()), *config_source_flags(plan.master.hydra)],
         launcher=launcher,
         hydra_overrides=plan.hydra_overrides,
         objective=plan.base.objective,

@@ -29,6 +29,7 @@ from llmdreamer.tracking.parent import PARENT_VARIABLE, ChildRun, ParentRun, sta
 from llmdreamer.tracking.record import Status
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.program import typed_words
 from llmdreamer.utils.redact import as_typed
 
 log = logging.getLogger(__name__)
@@ -116,11 +117,11 @@ def _sweep_status(jobs: Sequence[ChildRun]) -> Status:
 
 
 def _command() -> str:
-    return as_typed(sys.argv)
+    return as_typed(typed_words())
 
 
 def _note_head() -> str:
-    return f"Sweep by\n\n    python {_command()}\n"
+    return f"Sweep by\n\n    {_command()}\n"
 
 
 def _markdown_table(csv_text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.config import Config, load, parse_objectives, refuse_unlogged
 from llmdreamer.config.objective import Objective
+from llmdreamer.config.sources import conf_folder
 from llmdreamer.sweep.settings import LAUNCHERS, RaySettings, SubmititSettings, SweeperSettings
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
@@ -124,12 +124,11 @@ def _compose_base(
 
 def config_source_flags(hydra: DictConfig) -> list[str]:
     """Return Hydra's flags for another configuration than conf/config.yaml, with absolute paths."""
-    default_folder = Path(os.environ.get("LLMDREAMER_ROOT", ""), "conf")  # run.py sets the variable
     name = hydra.job.config_name
     flags = [] if name == "config" else [f"--config-name={name}"]
     for source in hydra.runtime.config_sources:
         location = source.path if source.schema == "file" else f"{source.schema}://{source.path}"
-        if source.provider == "main" and Path(location) != default_folder:
+        if source.provider == "main" and Path(location) != conf_folder():
             flags.append(f"--config-path={location}")
         if source.provider == "command-line":
             flags.append(f"--config-dir={location}")

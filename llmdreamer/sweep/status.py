@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from llmdreamer.sweep.run_lock import RUN_LOCK_FILE
 from llmdreamer.tracking.record import RunFiles, RunRecord, load
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.program import typed_words
 from llmdreamer.utils.redact import redact
 
 HEADER_FILE = "sweep.json"
@@ -75,7 +75,7 @@ class SweepStatus:
 def write_header(plan: Plan, total: int) -> SweepHeader:
     """Write sweep.json into the sweep's folder."""
     header = SweepHeader(
-        command=redact(shlex.join(["python", *sys.argv])),
+        command=redact(shlex.join(typed_words())),
         total=total,
         objective=",".join(map(str, plan.objectives)),
         maximize=plan.maximize,

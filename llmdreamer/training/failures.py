@@ -12,6 +12,7 @@ import torch
 from llmdreamer.envs import EnvError
 from llmdreamer.envs.simulator import SimulatorError
 from llmdreamer.utils.errors import Diverged, Stopped
+from llmdreamer.utils.program import to_type
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -68,7 +69,7 @@ def explain_failure(error: Exception, run_dir: Path, newest: Path | None) -> Exc
     Args:
         newest: the newest checkpoint.
     """
-    resume = f"resume with: python run.py resume={run_dir}"
+    resume = f"resume with: {to_type()} resume={run_dir}"
     if isinstance(error, Diverged):
         last = "none was written yet" if newest is None else str(newest)
         return Diverged(f"{error}; last good checkpoint: {last}")

@@ -32,6 +32,7 @@ from llmdreamer.utils import distributed
 from llmdreamer.utils.device import prepare
 from llmdreamer.utils.errors import ConfigError, Stopped
 from llmdreamer.utils.output import print_line
+from llmdreamer.utils.program import to_type
 from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ class Run:
         """Print the command that resumes the run."""
         trust = f" trust=[{','.join(self.config.trust)}]" if self.config.trust else ""
         if self.tracker is not None:  # rank 0 only
-            print_line(f"stopped; resume with: python run.py resume={self.run_dir}{trust}")
+            print_line(f"stopped; resume with: {to_type()} resume={self.run_dir}{trust}")
         return Stopped(signum)
 
     def _step(self, display: Display, interrupts: Interrupts) -> None:

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import run
 from llmdreamer import config
+from llmdreamer.cli import train
 from llmdreamer.cli.explain import explain
 from llmdreamer.cli.main import refuse_misused_flags
 from llmdreamer.config import GROUPS, ComposedConfig, Config, leaves
@@ -97,7 +97,7 @@ def test_any_command_composes_or_is_refused_in_one_line(overrides):
     try:
         assert isinstance(compose(overrides), Config)
     except Exception as error:
-        message = explain(error, run.run)
+        message = explain(error, train.run)
         if message is None:
             raise
         assert message.exit_code == 2 and message.line and "\n" not in message.line

@@ -63,7 +63,7 @@ def test_sweep_is_recorded_as_a_run_with_the_results_of_its_jobs(uri: str, confi
     run = connect(uri).get_run(run_id)
     assert run.info.run_name == "2026-01-02/10-11-12"
     assert run.info.status == "FINISHED"
-    assert run.data.tags["command"] == "run.py -m seed=1,2 'hub.hf_token=***'"
+    assert run.data.tags["command"] == "python run.py -m seed=1,2 'hub.hf_token=***'"
     assert "| run seed=2 | seed=2 | 12.5 | FINISHED |" in run.data.tags["mlflow.note.content"]
     table = Path(config.hydra.sweep.dir) / "results.csv"
     assert table.read_text().splitlines() == [
@@ -178,7 +178,7 @@ def test_hydra_calls_the_callback_in_a_multirun(uri: str, tmp_path: Path):
     assert "Callback" not in done.stderr, done.stderr
     client = connect(uri)
     (run,) = client.search_runs(
-        [ensure_experiment(uri, EXPERIMENT)], "tags.command LIKE 'app.py%'", max_results=2
+        [ensure_experiment(uri, EXPERIMENT)], "tags.command LIKE 'python app.py%'", max_results=2
     )
     assert run.info.run_name == "sweep"
     assert run.info.status == "FAILED"

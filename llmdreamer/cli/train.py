@@ -1,0 +1,51 @@
+"""`llmdreamer train` and `llmdreamer sweep`, also `python run.py`: train one run or a sweep of runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from llmdreamer import config
+from llmdreamer.cli.main import TRUSTED, entry, job
+from llmdreamer.cli.rundir import already_finished, register_resolvers, remove_if_refused
+from llmdreamer.config.sources import conf_folder
+from llmdreamer.sweep.run_lock import hold_run_lock
+
+
+@hydra.main(config_path=str(conf_folder()), config_name="config", execution_whitelist=TRUSTED)
+@job
+def run(cfg: DictConfig) -> float | None:
+    """Train the run that Hydra has composed; return its objective, or None if nothing was left to do."""
+    hydra_cfg = HydraConfig.get()
+    folder = Path(hydra_cfg.runtime.output_dir)
+    with hold_run_lock(folder), remove_if_refused(folder):
+        # Read under the lock: a process that held it before may have written a checkpoint to resume from.
+        settings = config.load(cfg, hydra_cfg.overrides.task)
+        if already_finished(settings, folder):
+            steps = settings.algo.total_steps
+            print(
+                f"{folder} is finished: {steps} policy steps are done; algo.total_steps=... adds more"
+            )
+            return None
+        # Imported late: --help, --cfg and refused commands do not need torch.
+        from llmdreamer.training.loop import train
+
+        return train(settings, folder, hydra_cfg.overrides.task).objective
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Train with the words of `argv`, or of the command line, and return the exit code."""
+    if argv is not None:
+        sys.argv[1:] = argv  # Hydra reads the words there
+    config.register()
+    register_resolvers()
+    return entry(run)
+
+
+def sweep(argv: list[str]) -> int:
+    """Run a sweep: Hydra's multirun, without typing -m."""
+    return main(["-m", *argv])

@@ -27,7 +27,9 @@ class TextKeysConfig:
 
 @dataclass
 class RecurrentModelConfig:
-    recurrent_state_size: int | None = None
+    recurrent_state_size: int | None = (
+        None  # D; null: the backbone's width. Any other value is refused
+    )
     dense_units: int = MISSING
 
 
@@ -148,10 +150,9 @@ class BackboneConfig:
     model_type: str | None = None
     width: int | None = None  # only for a family with `any_width` in the catalog
     config: Any = None  # a dict[str, Any]; Hydra accepts no new keys in a dict of that type
-    # Dotted name in another package. The next two values are read only with it.
-    factory: str | None = None
-    language_model: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    factory: str | None = None  # dotted name in another package that builds the backbone
+    language_model: bool = False  # with factory: it takes pretrained=true and peft=true
+    options: dict[str, Any] = field(default_factory=dict)  # with factory: its keyword arguments
 
 
 @dataclass

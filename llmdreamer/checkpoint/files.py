@@ -99,6 +99,12 @@ class Checkpoints:
         """The file of the newest checkpoint, damaged or not; None if there is none."""
         return next(iter(self._paths()), None)
 
+    @property
+    def newest_step(self) -> int:
+        """The policy step of the newest checkpoint; -1 if there is none."""
+        newest = self.newest_path
+        return -1 if newest is None else _step(newest)
+
     def describe(self, policy_step: int, action_repeat: int) -> str:
         """Return the folder, for the summary of a run that ended at `policy_step`.
 

@@ -10,11 +10,23 @@ from pathlib import Path
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact_message
 
+LATEST = "latest"
+OUTPUTS = "outputs"  # the default of output_root
+POLICY_FOLDERS = ("checkpoints", "best")
+"""Folders of a run's last policy and of its best one, by `--best`."""
+# outputs/NAME, outputs/cells/NAME, outputs/sweeps/NAME/TRIAL, and seed-N below it
+_DEPTHS = ("*", "*/*", "*/*/*", "*/*/*/*")
+
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Return the parser of `llmdreamer COMMAND RUN_DIR [--trust PACKAGE ...]`."""
     parser = argparse.ArgumentParser(prog=f"llmdreamer {command}", description=description)
-    parser.add_argument("run_dir", type=Path, help="the folder of a run")
+    parser.add_argument(
+        "run_dir",
+        type=Path,
+        metavar="RUN",
+        help=f"the folder of a run, or '{LATEST}': the run below {OUTPUTS}/ that started last",
+    )
     parser.add_argument(
         "--trust",
         nargs="+",
@@ -25,6 +37,36 @@ def make_parser(command: str, description: str | None) -> argparse.ArgumentParse
     return parser
 
 
+def add_best(parser: argparse.ArgumentParser) -> None:
+    """Add `--best`."""
+    parser.add_argument(
+        "--best", action="store_true", help="the best policy of the run instead of the last"
+    )
+
+
+def find_run(named: Path) -> Path:
+    """Return the folder of a run that the user named; `latest` is the one that started last.
+
+    Raises:
+        ConfigError: if there is no run.
+    """
+    if named != Path(LATEST) or named.is_dir():
+        return named
+    started = {
+        path.parent: path.stat().st_mtime
+        for depth in _DEPTHS
+        for path in Path(OUTPUTS).glob(f"{depth}/config.yaml")
+        if (path.parent / POLICY_FOLDERS[0]).is_dir()
+    }
+    if not started:
+        raise ConfigError(
+            f"{LATEST}: no run below {Path(OUTPUTS).resolve()}; give the folder of a run"
+        )
+    folder = max(started, key=lambda path: started[path])
+    print(f"{LATEST}: {folder}", file=sys.stderr)
+    return folder
+
+
 def check_positive(args: argparse.Namespace, *names: str) -> None:
     """Raise ConfigError if one of these arguments is given and below 1."""
     for name in names:
@@ -33,10 +75,14 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
             raise ConfigError(f"--{name} {value}: must be >= 1")
 
 
-def print_result(work: Callable[[], str]) -> int:
-    """Print the result of `work` and return 0, or print its ConfigError and return 2."""
+def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace], str]) -> int:
+    """Print the result of `work` for the run that `args` name and return 0.
+
+    After a ConfigError, print its line and return 2.
+    """
     try:
-        print(work())
+        args.run_dir = find_run(args.run_dir)
+        print(work(args))
     except ConfigError as error:
         print(redact_message(str(error)), file=sys.stderr)
         return error.exit_code

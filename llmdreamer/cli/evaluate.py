@@ -1,4 +1,4 @@
-"""`llmdreamer evaluate RUN_DIR`: mean return of a run's policy."""
+"""`llmdreamer evaluate RUN`: mean return of a run's policy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from llmdreamer.cli.common import check_positive, make_parser, print_result
+from llmdreamer.cli.common import POLICY_FOLDERS, add_best, check_positive, make_parser, run_command
 from llmdreamer.config import read_run_config
 
 
@@ -15,9 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser("evaluate", __doc__)
     parser.add_argument("--episodes", type=int, default=20, help="at least 1 (default 20)")
     parser.add_argument("--seed", type=int, help="of the episodes (default: the run's)")
-    parser.add_argument(
-        "--best", action="store_true", help="the best policy of the run instead of the last"
-    )
+    add_best(parser)
     parser.add_argument(
         "--greedy",
         action=argparse.BooleanOptionalAction,
@@ -25,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--video", type=Path, metavar="FILE.gif", help="also record one episode")
     args = parser.parse_args(argv)
-    return print_result(lambda: _evaluate(args))
+    return run_command(args, _evaluate)
 
 
 def _evaluate(args: argparse.Namespace) -> str:
@@ -35,11 +33,10 @@ def _evaluate(args: argparse.Namespace) -> str:
     from llmdreamer.agent.restore import restore_agent
     from llmdreamer.checkpoint.files import Checkpoints
     from llmdreamer.evaluation.episodes import evaluate, record_video
-    from llmdreamer.training.best import BEST_FOLDER
     from llmdreamer.utils.device import prepare
 
     prepare(config.threads)
-    folder = args.run_dir / (BEST_FOLDER if args.best else "checkpoints")
+    folder = args.run_dir / POLICY_FOLDERS[args.best]
     agent = restore_agent(config, Checkpoints(folder, config.checkpoint.keep))
     seed = config.seed if args.seed is None else args.seed
     greedy = config.eval.greedy if args.greedy is None else args.greedy

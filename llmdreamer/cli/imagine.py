@@ -1,4 +1,4 @@
-"""`llmdreamer imagine RUN_DIR`: open-loop prediction error of a run's world model."""
+"""`llmdreamer imagine RUN`: open-loop prediction error of a run's world model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.cli.common import check_positive, make_parser, print_result
+from llmdreamer.cli.common import check_positive, make_parser, run_command
 from llmdreamer.config import read_run_config
 from llmdreamer.utils.errors import ConfigError
 
@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="windows from the run's replay instead of new episodes",
     )
-    parser.add_argument("--out", type=Path, help="folder (default: RUN_DIR/imagined)")
+    parser.add_argument("--out", type=Path, help="folder (default: RUN/imagined)")
     args = parser.parse_args(argv)
-    return print_result(lambda: _imagine(args))
+    return run_command(args, _imagine)
 
 
 def _imagine(args: argparse.Namespace) -> str:

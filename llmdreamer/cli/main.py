@@ -159,7 +159,7 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
             raise ConfigError(f"{line} is a sweep: {_as_sweep(line)}")
 
 
-def _as_sweep(override: str) -> str:
+def _as_sweep(override: str | None) -> str:
     return f"start a sweep ({to_type(multirun=True)} {override})"
 
 

@@ -1,4 +1,4 @@
-"""`llmdreamer register RUN_DIR NAME`: add a run's policy to MLflow's model registry."""
+"""`llmdreamer register RUN NAME`: add a run's policy to MLflow's model registry."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmdreamer.cli.common import make_parser, print_result
+from llmdreamer.cli.common import POLICY_FOLDERS, add_best, make_parser, run_command
 from llmdreamer.config.plugins import package_folder
 from llmdreamer.tracking.store import TrackingError
 from llmdreamer.utils.errors import ConfigError
@@ -24,12 +24,13 @@ REQUIREMENTS = (
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Register the newest policy; return 0, 2 after a one-line error, or 1 if the store fails."""
+    """Register the last or the best policy; return 0, 2 after a one-line error, or 1 if the store fails."""
     parser = make_parser("register", __doc__)
     parser.add_argument("name", help="name of the model; an existing one gets a new version")
+    add_best(parser)
     args = parser.parse_args(argv)
     try:
-        return print_result(lambda: _register(args))
+        return run_command(args, _register)
     except TrackingError as error:
         print(error, file=sys.stderr)
         return 1
@@ -44,7 +45,7 @@ def _register(args: argparse.Namespace) -> str:
     from llmdreamer.tracking.models import PyfuncModel, register
 
     with TemporaryDirectory() as folder:
-        files = export(args.run_dir, Path(folder), args.trust)
+        files = export(args.run_dir, Path(folder), args.trust, POLICY_FOLDERS[args.best])
         model = PyfuncModel(
             code=PACKAGE / "export" / "pyfunc_policy.py",
             packages=[PACKAGE, *map(package_folder, args.trust)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,18 @@ from llmdreamer.config import from_yaml, read_run_config, to_yaml
 from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from llmdreamer.agent.agent import Agent
     from llmdreamer.config import Config
     from llmdreamer.envs.actions import ActionEncoding
     from llmdreamer.envs.observations import ObservationEncoding
 
 CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE = "config.yaml", "spaces.json", "agent.safetensors"
+MODEL_FOLDER, ADAPTER_FOLDER = "backbone", "adapter"
+"""Folders of an export with a transformers model: the model without adapters, and the adapters."""
+MODEL_PREFIX = "world_model.backbone.model."
+"""Start of the names that its weights have in the agent."""
 
 # Errors of reading damaged or other files, beside those of safetensors.
 _UNREADABLE = (OSError, KeyError, TypeError, ValueError, RuntimeError)
@@ -57,30 +63,27 @@ class Policy:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        from llmdreamer.agent.agent import make_agent
         from llmdreamer.agent.restore import load_agent
-        from llmdreamer.envs.actions import action_encoding
-        from llmdreamer.envs.factory import observation_options
-        from llmdreamer.envs.observations import observation_encodings
-        from llmdreamer.envs.spaces import space_from_plain
-        from llmdreamer.envs.vector import make_env_spec
         from llmdreamer.utils.device import torch_device
 
         config = from_yaml(folder / CONFIG_FILE, trust)
         device = torch_device("auto")
         try:
             spaces = json.loads((folder / SPACES_FILE).read_text())
-            observation_space = space_from_plain(spaces["observation"])
-            action_space = space_from_plain(spaces["action"])
+            agent = _make_agent(config, spaces).to(device)
             weights = load_file(folder / WEIGHTS_FILE, str(device))
+            if (folder / MODEL_FOLDER).is_dir():
+                weights |= _read_model(agent, folder)
         except (*_UNREADABLE, SafetensorError) as error:
             reason = str(error).partition("\n")[0]
             raise ConfigError(f"{folder}: not the files of a policy ({reason})") from error
-        keys = observation_encodings(observation_space, *observation_options(config.env))
-        actions = action_encoding(action_space)
-        spec = make_env_spec(keys, actions, config.env.action_repeat)
-        agent = make_agent(config, spec).to(device)
         load_agent(agent, weights)
+        return cls.make(agent, config, spaces)
+
+    @classmethod
+    def make(cls, agent: Agent, config: Config, spaces: Mapping[str, Any]) -> Policy:
+        """Return the policy of an agent, for an environment with these spaces."""
+        keys, actions = _encodings(config, spaces)
         is_plain = "dict" not in spaces["observation"]
         return cls(agent, keys, actions, is_plain=is_plain, greedy=config.eval.greedy)
 
@@ -114,37 +117,110 @@ class Policy:
         return self._actions.decode(action[0].cpu().numpy())
 
 
-def export(run_dir: Path, folder: Path, trust: Sequence[str] = ()) -> dict[str, Path]:
-    """Write the policy of a run's newest checkpoint into `folder`; return the files by name.
+@dataclass(frozen=True)
+class TrainedPolicy:
+    """The agent of a run, with what it takes to use it without the run."""
+
+    config: Config
+    agent: Agent
+    spaces: dict[str, Any]  # of observations and actions, as JSON data
+    policy_step: int  # of its checkpoint
+
+    def policy(self) -> Policy:
+        """Return the policy, ready to act."""
+        return Policy.make(self.agent, self.config, self.spaces)
+
+
+def read_trained(
+    run_dir: Path, trust: Sequence[str] = (), checkpoints: str = "checkpoints"
+) -> TrainedPolicy:
+    """Read the newest policy of a run.
 
     Args:
         trust: packages whose code the run may name.
+        checkpoints: folder in `run_dir`: of its checkpoints, or of its best policy.
 
     Raises:
-        ConfigError: if there is no checkpoint, or the policy cannot be stored as data.
+        ConfigError: if there is no checkpoint.
     """
     config = read_run_config(run_dir, trust)
-    from safetensors.torch import save_file
-
     from llmdreamer.agent.restore import restore_agent
     from llmdreamer.checkpoint.files import Checkpoints
     from llmdreamer.envs.factory import make_env
     from llmdreamer.envs.spaces import space_to_plain
 
-    agent = restore_agent(config, Checkpoints(run_dir / "checkpoints", config.checkpoint.keep))
+    saved = Checkpoints(run_dir / checkpoints, config.checkpoint.keep)
+    agent = restore_agent(config, saved)
     env = make_env(config.env, False)
     spaces = {
         "observation": space_to_plain(env.observation_space),
         "action": space_to_plain(env.action_space),
     }
     env.close()
+    return TrainedPolicy(config, agent, spaces, saved.newest_step)
+
+
+def export(
+    run_dir: Path, folder: Path, trust: Sequence[str] = (), checkpoints: str = "checkpoints"
+) -> dict[str, Path]:
+    """Write a policy of a run into `folder`, with all weights in one file; return the files by name.
+
+    Args:
+        trust, checkpoints: as in `read_trained`.
+
+    Raises:
+        ConfigError: if there is no checkpoint, or the policy cannot be stored as data.
+    """
+    trained = read_trained(run_dir, trust, checkpoints)
+    return write_policy(trained, folder, trained.agent.state_dict())
+
+
+def write_policy(
+    trained: TrainedPolicy, folder: Path, weights: Mapping[str, Tensor]
+) -> dict[str, Path]:
+    """Write configuration, spaces and `weights` into `folder`; return the files by name."""
+    from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(to_yaml(_without_checkpoint(config, agent)))
-    (folder / SPACES_FILE).write_text(json.dumps(spaces, indent=1))
+    config = _without_checkpoint(trained.config, trained.agent)
+    (folder / CONFIG_FILE).write_text(to_yaml(config))
+    (folder / SPACES_FILE).write_text(json.dumps(trained.spaces, indent=1))
     # safetensors refuses tensors that share memory or are not contiguous.
-    weights = {name: tensor.clone().contiguous() for name, tensor in agent.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE)
+    copies = {name: tensor.clone().contiguous() for name, tensor in weights.items()}
+    save_file(copies, folder / WEIGHTS_FILE)
     return {name: folder / name for name in (CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE)}
+
+
+def _encodings(
+    config: Config, spaces: Mapping[str, Any]
+) -> tuple[dict[str, ObservationEncoding], ActionEncoding]:
+    from llmdreamer.envs.actions import action_encoding
+    from llmdreamer.envs.factory import observation_options
+    from llmdreamer.envs.observations import observation_encodings
+    from llmdreamer.envs.spaces import space_from_plain
+
+    observation_space = space_from_plain(spaces["observation"])
+    keys = observation_encodings(observation_space, *observation_options(config.env))
+    return keys, action_encoding(space_from_plain(spaces["action"]))
+
+
+def _make_agent(config: Config, spaces: Mapping[str, Any]) -> Agent:
+    """Build the agent for the spaces, with fresh weights."""
+    from llmdreamer.agent.agent import make_agent
+    from llmdreamer.envs.vector import make_env_spec
+
+    keys, actions = _encodings(config, spaces)
+    return make_agent(config, make_env_spec(keys, actions, config.env.action_repeat))
+
+
+def _read_model(agent: Agent, folder: Path) -> dict[str, Tensor]:
+    """Load the model and the adapters in `folder` into the agent; return their weights by name."""
+    from llmdreamer.backbones.saved_model import load_saved
+
+    load_saved(agent.world_model.backbone, folder / MODEL_FOLDER, folder / ADAPTER_FOLDER)
+    return {
+        name: value for name, value in agent.state_dict().items() if name.startswith(MODEL_PREFIX)
+    }
 
 
 def _without_checkpoint(config: Config, agent: Agent) -> Config:

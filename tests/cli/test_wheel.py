@@ -52,7 +52,7 @@ def typed(folder, *argv):
         env=variables,
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=1200,  # a guard against hangs: on an idle machine the longest takes 20 s
         check=False,
     )
 

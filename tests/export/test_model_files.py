@@ -9,7 +9,7 @@ import torch
 import yaml
 from peft import PeftModel
 from refusals import assert_names
-from test_policy_files import ARMS, CHECKPOINT, left_behind, run_episodes
+from trained_policy import ARMS, CHECKPOINT, left_behind, run_episodes
 from transformers import AutoModel
 
 from llmdreamer.api import load_policy

@@ -162,7 +162,7 @@ def _comment_at(lines: list[str], line: int) -> str:
     _, mark, comment = lines[line].partition(" #")
     if not mark:
         above = line
-        while above > 1 and re.match(r"\s*# (?!---)", lines[above - 1]):
+        while above > 1 and re.match(r"\s{0,11}# (?!---)", lines[above - 1]):
             above -= 1
         # A comment at the top of a file is about the whole file.
         is_head = all(text.startswith("#") for text in lines[:line])

@@ -27,9 +27,7 @@ class TextKeysConfig:
 
 @dataclass
 class RecurrentModelConfig:
-    recurrent_state_size: int | None = (
-        None  # D; null: the backbone's width. Any other value is refused
-    )
+    recurrent_state_size: int | None = None  # D; null: the width of the backbone
     dense_units: int = MISSING
 
 

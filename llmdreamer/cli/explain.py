@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from types import TracebackType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -20,6 +22,9 @@ from llmdreamer.utils.redact import redact_message
 
 # Mappings whose keys the schema does not list.
 OPEN_MAPPINGS = ("env.kwargs.", "backbone.options.", "algo.options.")
+# Hydra's grammar knows keys without quotes only; a backslash stands before its own characters.
+_QUOTED_KEY = re.compile(r"""(['"])([^'"]+)\1(?=\s*:)""")
+_ESCAPED = re.compile(r"[()\[\]{}:=,\\]")
 _PLUGIN_ERROR = "Unknown plugin class"  # Hydra raises it as a plain RuntimeError
 MAX_LINE_CHARACTERS = 400
 _TYPE_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
@@ -59,8 +64,8 @@ def _describe(error: Exception) -> str:
             near = did_you_mean(option, choices)
             return f"{group}={option}: no such option; choose from {', '.join(choices)}{near}"
         return f"no such configuration: {error.missing_cfg_file}"
-    if isinstance(error, OverrideParseException):
-        return _describe_unparsable(str(error.override))
+    if (described := _describe_override(error)) is not None:
+        return described
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename} cannot be created or read: {error.strerror}"
     message, cause = str(error), error.__cause__
@@ -75,16 +80,58 @@ def _describe(error: Exception) -> str:
     return message or type(error).__name__
 
 
+def _describe_override(error: Exception) -> str | None:
+    """Describe an override that Hydra's grammar does not accept; None for another error."""
+    if isinstance(error, OverrideParseException):
+        return _describe_unparsable(str(error.override))
+    group = re.match(r"Override (.+) looks like a config group override", str(error))
+    return None if group is None else _describe_group_key(group[1])
+
+
 def _describe_unparsable(override: str) -> str:
     """Describe why Hydra's override grammar does not accept a word."""
     key, equals, value = override.partition("=")
     if not (re.fullmatch(r"[+~]{0,2}[\w./@:-]+", key) and equals):
         return f"{override}: must have the form key=value"
+    if _QUOTED_KEY.search(value) and value.lstrip("'\"").startswith("{"):
+        return _describe_quoted_keys(key, value)
+    if "/" in key and (described := _describe_group_key(override)) is not None:
+        return described
     plain = value.strip("'\"").replace('"', "")
     return (
         f"{override}: the value cannot be parsed; close brackets and quotes, and quote characters other"
         f""" than A-Z a-z 0-9 . _ - / also for the shell: '{key}="{plain}"'"""
     )
+
+
+def _describe_quoted_keys(key: str, value: str) -> str:
+    """Describe how to type a mapping whose keys are in quotes, which Hydra does not accept."""
+    unquoted = _QUOTED_KEY.sub(lambda match: _ESCAPED.sub(r"\\\g<0>", match[2]), value)
+    open_mapping = f"{key.lstrip('+~')}.".startswith(OPEN_MAPPINGS)
+    typed = f"{'+' if open_mapping else ''}{key.lstrip('+~')}={unquoted}"
+    try:
+        OverridesParser.create().parse_override(typed)
+    except HydraException:
+        remedy = "a key with such characters can only be set in a file, such as conf/env/NAME.yaml"
+    else:
+        remedy = "a key takes no quotes; type " + _shell_quote(typed)
+    return f"{key}={value}: {remedy}"
+
+
+def _describe_group_key(override: str) -> str | None:
+    """Describe how to type a key with @ or /, which Hydra takes for a group; None for another key."""
+    key, _, value = override.lstrip("+~").partition("=")
+    parent = next((prefix for prefix in OPEN_MAPPINGS if key.startswith(prefix)), None)
+    if parent is None:
+        return None
+    name = key.removeprefix(parent)
+    return f"{override}: type such a key as {_shell_quote(f'+{parent[:-1]}={{{name}: {value}}}')}"
+
+
+def _shell_quote(text: str) -> str:
+    """Quote a word for the shell, even if it needs none."""
+    quoted = shlex.quote(text)
+    return quoted if quoted != text else f"'{text}'"
 
 
 def describe_unknown_key(key: str) -> str:

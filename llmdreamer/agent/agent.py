@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,7 +17,7 @@ from llmdreamer.nn.functional import mode_one_hot, sample_one_hot
 from llmdreamer.types import EnvSpec, Latent
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.world_model.model import WorldModel
-from llmdreamer.world_model.observations import check_keys
+from llmdreamer.world_model.observations import check_keys, expand_keys
 
 if TYPE_CHECKING:
     from llmdreamer.config import Config
@@ -112,6 +112,7 @@ def make_agent(config: Config, spec: EnvSpec) -> Agent:
     Raises:
         ConfigError: as `Agent` does, or if the variant does not exist or is not an `Agent`.
     """
+    config = replace(config, algo=expand_keys(config.algo, spec))
     name = config.algo.agent
     if name is None:
         return Agent(config, spec)

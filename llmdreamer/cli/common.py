@@ -78,12 +78,15 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
 def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace], str]) -> int:
     """Print the result of `work` for the run that `args` name and return 0.
 
-    After a ConfigError, print its line and return 2.
+    After an error with an exit code, such as a ConfigError, print its line and return the code.
     """
     try:
         args.run_dir = find_run(args.run_dir)
         print(work(args))
-    except ConfigError as error:
+    except Exception as error:
+        code = getattr(error, "exit_code", None)
+        if not isinstance(code, int):
+            raise
         print(redact_message(str(error)), file=sys.stderr)
-        return error.exit_code
+        return code
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from llmdreamer.cli.common import POLICY_FOLDERS, add_best, check_positive, make_parser, run_command
 from llmdreamer.config import read_run_config
+from llmdreamer.utils.output import print_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,19 +33,22 @@ def _evaluate(args: argparse.Namespace) -> str:
     # Imported late, so that the errors above appear without loading torch.
     from llmdreamer.agent.restore import restore_agent
     from llmdreamer.checkpoint.files import Checkpoints
-    from llmdreamer.evaluation.episodes import evaluate, record_video
+    from llmdreamer.evaluation.episodes import check_video, evaluate, record_video
     from llmdreamer.utils.device import prepare
 
     prepare(config.threads)
     folder = args.run_dir / POLICY_FOLDERS[args.best]
     agent = restore_agent(config, Checkpoints(folder, config.checkpoint.keep))
     seed = config.seed if args.seed is None else args.seed
+    if args.video is not None:
+        check_video(config.env, seed)
     greedy = config.eval.greedy if args.greedy is None else args.greedy
     result = evaluate(agent, config.env, args.episodes, seed, greedy=greedy)
     line = f"return {result} (mean ± sd of {args.episodes} episodes)"
-    if args.video is not None:
-        line += f"\nvideo  {record_video(agent, config.env, seed, args.video, greedy=greedy)}"
-    return line
+    if args.video is None:
+        return line
+    print_line(line)  # also if the video fails
+    return f"video  {record_video(agent, config.env, seed, args.video, greedy=greedy)}"
 
 
 if __name__ == "__main__":

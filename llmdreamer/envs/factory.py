@@ -13,7 +13,7 @@ from gymnasium.envs.registration import find_highest_version, get_env_id, parse_
 from llmdreamer.envs.simulator import ObservationOptions
 from llmdreamer.envs.vector import VectorEnv, VectorOptions
 from llmdreamer.envs.wrappers import ActionRepeat
-from llmdreamer.utils.errors import STOP_REQUESTS, ConfigError, did_you_mean
+from llmdreamer.utils.errors import STOP_REQUESTS, ConfigError, describe_error, did_you_mean
 
 if TYPE_CHECKING:
     from llmdreamer.config import EnvConfig
@@ -92,8 +92,9 @@ def make_env(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
     except (gym.error.DependencyNotInstalled, ImportError) as error:
         raise ConfigError(_missing_package(cfg, error)) from error
     except BaseException as error:  # third-party code may raise anything, also SystemExit
-        cause = f"{type(error).__name__}: {_one_line(error)}"
-        raise ConfigError(f"env.id={cfg.id} env.kwargs={dict(cfg.kwargs)}: {cause}") from error
+        raise ConfigError(
+            f"env.id={cfg.id} env.kwargs={dict(cfg.kwargs)}: {describe_error(error)}"
+        ) from error
 
 
 def make_registered(cfg: EnvConfig, render: bool, **kwargs: Any) -> gym.Env[Any, Any]:

@@ -20,6 +20,10 @@ def space_to_plain(space: spaces.Space[Any]) -> dict[str, Any]:
     """
     if isinstance(space, spaces.Dict):
         return {"dict": {key: space_to_plain(inner) for key, inner in space.spaces.items()}}
+    if isinstance(space, spaces.Tuple):
+        return {"tuple": [space_to_plain(inner) for inner in space.spaces]}
+    if isinstance(space, spaces.MultiBinary):
+        return {"multi_binary": space.n if isinstance(space.n, int) else list(space.shape)}
     if isinstance(space, spaces.Discrete):
         return {"discrete": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiDiscrete):
@@ -37,6 +41,10 @@ def space_from_plain(plain: dict[str, Any]) -> spaces.Space[Any]:
     """Return the space that `space_to_plain` saved."""
     if "dict" in plain:
         return spaces.Dict({key: space_from_plain(inner) for key, inner in plain["dict"].items()})
+    if "tuple" in plain:
+        return spaces.Tuple([space_from_plain(inner) for inner in plain["tuple"]])
+    if "multi_binary" in plain:
+        return spaces.MultiBinary(plain["multi_binary"])
     if "discrete" in plain:
         return spaces.Discrete(plain["discrete"], start=plain["start"])
     if "multi_discrete" in plain:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmdreamer.envs.actions import ActionEncoding
-from llmdreamer.envs.observations import ObservationEncoding
 from llmdreamer.envs.plain import from_plain, to_plain
 from llmdreamer.envs.simulator import (
+    EnvDescription,
     EnvFactory,
     EnvTimeStep,
     EnvWorker,
@@ -84,9 +84,9 @@ class VectorEnv:
         except BaseException:
             self.close()
             raise
-        self._observations, self._actions = self._workers[0].observations, self._workers[0].actions
+        self._description = self._workers[0].description
+        self.spec = self._spec_of(self._workers[0])
         self.num_envs = len(factories)
-        self.spec = make_env_spec(self._observations, self._actions, self._options.action_repeat)
         self._seed = seed
         self._pending_seeds: list[int | None] = []
         self.reseed()
@@ -144,13 +144,44 @@ class VectorEnv:
 
     def random_action(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """Return (n, A) actions, uniform over the action space."""
-        return self._actions.sample(rng, self.num_envs)
+        return self._description.actions.sample(rng, self.num_envs)
 
-    def render(self) -> NDArray[Any] | None:
-        """Return an (H, W, 3) uint8 image of environment 0; None if it was made without rendering."""
-        self._workers[0].send("render")
+    def check_interface(self) -> None:
+        """Reset and step environment 0 once, to refuse a wrong interface before a run leaves any file.
+
+        The first reset that follows has the same seed. It reports every other failure.
+
+        Raises:
+            ConfigError: if `reset` or `step` has another interface than Gymnasium's.
+        """
+        action = self.random_action(np.random.default_rng(self._seed))[0]
         try:
-            image: NDArray[Any] | None = self._workers[0].receive()
+            _call(self._workers[0], "check_interface", self._pending_seeds[0], action)
+        except SimulatorError as error:
+            log.debug("the first reset and step failed: %s", error)
+
+    def check_spec(self, expected: EnvSpec) -> None:
+        """Check that the environments have the spaces that an agent was built for.
+
+        Raises:
+            EnvError: if a space differs, because the environment does not always make the same one.
+        """
+        if self.spec != expected:
+            raise EnvError(0, 0, _describe_change(self.spec, expected))
+
+    @property
+    def renders_images(self) -> bool:
+        """True if the environment declares the render mode `rgb_array`."""
+        return "rgb_array" in self._description.render_modes
+
+    def render(self) -> NDArray[np.uint8]:
+        """Return an (H, W, 3) image of environment 0, which must have been made with rendering.
+
+        Raises:
+            EnvError: if `render` fails, or returns something else than an image.
+        """
+        try:
+            image: NDArray[np.uint8] = _call(self._workers[0], "render")
         except SimulatorError as error:
             raise EnvError(0, self._policy_steps[0], str(error)) from error
         return image
@@ -199,7 +230,12 @@ class VectorEnv:
                 "they must agree to resume"
             )
         for worker, state in zip(self._workers, states, strict=True):
-            _call(worker, "restore", state)
+            try:
+                _call(worker, "restore", state)
+            except SimulatorError as error:
+                raise ConfigError(
+                    f"the environment's snapshot cannot be restored: {error}"
+                ) from error
         for key, array in self._time_step_arrays().items():
             array[...] = from_plain(snapshot["time_step"][key])
         self._policy_steps = list(snapshot["policy_steps"])
@@ -215,13 +251,18 @@ class VectorEnv:
         self._pending_seeds = [_draw_seed(sequence) for sequence in self._seed_sequences]
 
     def _start_workers(self) -> None:
-        for make in self._factories:
-            self._workers.append(self._make_worker(make))
+        for i, make in enumerate(self._factories):
+            with _refusing(i):
+                self._workers.append(self._make_worker(make))
         for i, worker in enumerate(self._workers):
-            try:
+            with _refusing(i):
                 worker.wait_ready()
-            except SimulatorError as error:
-                raise ConfigError(f"environment {i} cannot be started: {error}") from error
+                spec, expected = self._spec_of(worker), self._spec_of(self._workers[0])
+                if spec != expected:
+                    raise SimulatorError(_describe_change(spec, expected))
+
+    def _spec_of(self, worker: EnvWorker) -> EnvSpec:
+        return make_env_spec(worker.description, self._options.action_repeat)
 
     def _make_worker(self, make: EnvFactory) -> EnvWorker:
         if self._options.processes:
@@ -263,6 +304,8 @@ class VectorEnv:
                 worker = self._make_worker(self._factories[index])
                 self._workers[index] = worker
                 worker.wait_ready()
+                if (spec := self._spec_of(worker)) != self.spec:
+                    raise SimulatorError(_describe_change(spec, self.spec))
             except (ConfigError, SimulatorError) as next_error:
                 error = next_error
                 continue
@@ -282,7 +325,7 @@ class VectorEnv:
         n = self.num_envs
         observations = {
             key: np.zeros((n, *encoding.shape), encoding.dtype)
-            for key, encoding in self._observations.items()
+            for key, encoding in self._description.observations.items()
         }
         flags = (np.zeros(n, np.bool_) for _ in range(3))
         return TimeStep(observations, np.zeros(n, np.float32), *flags)
@@ -306,10 +349,9 @@ class VectorEnv:
         )
 
 
-def make_env_spec(
-    observations: Mapping[str, ObservationEncoding], actions: ActionEncoding, action_repeat: int
-) -> EnvSpec:
+def make_env_spec(description: EnvDescription, action_repeat: int) -> EnvSpec:
     """Return the specification of an environment from the encodings of its spaces."""
+    observations, actions = description.observations, description.actions
     return EnvSpec(
         observations={key: encoding.shape for key, encoding in observations.items()},
         action_size=actions.size,
@@ -318,6 +360,24 @@ def make_env_spec(
         groups=actions.groups,
         texts=tuple(key for key, encoding in observations.items() if encoding.kind == "text"),
     )
+
+
+@contextmanager
+def _refusing(index: int) -> Iterator[None]:
+    """Raise ConfigError for a failure of an environment that is being made."""
+    try:
+        yield
+    except SimulatorError as error:
+        raise ConfigError(f"environment {index} cannot be started: {error}") from error
+
+
+def _describe_change(spec: EnvSpec, expected: EnvSpec) -> str:
+    def describe(spec: EnvSpec) -> str:
+        kind = "choices" if spec.discrete else "numbers"
+        sizes = list(spec.choices) if spec.discrete else spec.action_size
+        return f"observations {spec.observations}, actions of {sizes} {kind}"
+
+    return f"the environment made anew has other spaces: {describe(spec)}, not {describe(expected)}"
 
 
 def _draw_seed(sequence: np.random.SeedSequence) -> int:

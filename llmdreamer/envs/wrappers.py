@@ -6,6 +6,8 @@ from typing import Any, SupportsFloat
 
 import gymnasium as gym
 
+from llmdreamer.envs.returned import read_step
+
 
 class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
     """Repeat each action, sum the rewards, and stop at the end of the episode.
@@ -25,12 +27,13 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
         total = 0.0
         last: list[Any] = []
         for _ in range(self._repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            last = [*last[-1:], observation]
-            total += float(reward)
-            if terminated or truncated:
+            result = self.env.step(action)
+            step = read_step(result)
+            last = [*last[-1:], step.observation]
+            total += step.reward
+            if step.terminated or step.truncated:
                 break
-        return self._combine(last), total, terminated, truncated, info
+        return self._combine(last), total, step.terminated, step.truncated, result[4]
 
     def _combine(self, last: list[Any]) -> Any:
         """Return the observation of a policy step, from its last one or two observations."""

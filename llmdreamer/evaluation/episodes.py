@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,29 +59,44 @@ def evaluate(agent: Agent, env: EnvConfig, episodes: int, seed: int, *, greedy: 
     """
     envs = make_vector(env, episodes, seed + SeedOffset.EVALUATION)
     try:
+        envs.check_spec(agent.spec)
         return _run_episodes(agent, envs, seed, greedy)
     finally:
         envs.close()
+
+
+def check_video(env: EnvConfig, seed: int) -> None:
+    """Check that the environment can be made with rendering, and declares that it renders images.
+
+    Raises:
+        ConfigError: if not.
+    """
+    # Asked of an environment without rendering: Gymnasium itself only warns of a mode that is not declared.
+    envs = make_vector(env, 1, seed)
+    envs.close()
+    if not envs.renders_images:
+        raise ConfigError(
+            f"env.id={env.id} renders no images (its render_modes lack rgb_array): set eval.video=false, or"
+            " leave out --video"
+        )
+    make_vector(env, 1, seed, render=True).close()
 
 
 def record_video(agent: Agent, env: EnvConfig, seed: int, path: Path, *, greedy: bool) -> Path:
     """Run one episode, as `evaluate` does, and write it as a GIF.
 
     Raises:
-        ConfigError: if the environment does not render images.
+        EnvError: if the environment fails, or renders something else than images.
     """
     from PIL import Image
 
     envs = make_vector(env, 1, seed + SeedOffset.EVALUATION, render=True)
-    frames: list[NDArray[Any]] = []
+    frames: list[NDArray[np.uint8]] = []
     try:
+        envs.check_spec(agent.spec)
         _run_episodes(agent, envs, seed, greedy, frames)
     finally:
         envs.close()
-    if not frames:
-        raise ConfigError(
-            f"env.id={env.id} renders no images: set eval.video=false, or leave out --video"
-        )
     images = [Image.fromarray(frame) for frame in frames]
     images[0].save(path, save_all=True, append_images=images[1:], duration=40, loop=0)
     return path
@@ -92,16 +107,17 @@ def _run_episodes(
     envs: VectorEnv,
     seed: int,
     greedy: bool,
-    frames: list[NDArray[Any]] | None = None,
+    frames: list[NDArray[np.uint8]] | None = None,
 ) -> Evaluation:
     training = agent.training
     agent.eval()
     # Evaluation draws from its own random stream, so that it does not change training.
     noise = Noise(seed + SeedOffset.EVALUATION, agent.device)
-    with agent.world_model.backbone.merged():
-        evaluation = _step_until_done(agent, envs, noise, greedy, frames)
-    agent.train(training)
-    return evaluation
+    try:
+        with agent.world_model.backbone.merged():
+            return _step_until_done(agent, envs, noise, greedy, frames)
+    finally:
+        agent.train(training)
 
 
 def _step_until_done(
@@ -109,7 +125,7 @@ def _step_until_done(
     envs: VectorEnv,
     noise: Noise,
     greedy: bool,
-    frames: list[NDArray[Any]] | None,
+    frames: list[NDArray[np.uint8]] | None,
 ) -> Evaluation:
     step = envs.reset()
     with noise.installed():
@@ -117,8 +133,8 @@ def _step_until_done(
     returns, lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64)
     running = np.ones(envs.num_envs, np.bool_)
     while running.any():
-        if frames is not None and (frame := envs.render()) is not None:
-            frames.append(frame)
+        if frames is not None:
+            frames.append(envs.render())
         observations, is_first = to_tensors(step, agent.device)
         with noise.installed():
             action, state = agent.act(observations, is_first, state, explore=not greedy)

@@ -64,6 +64,7 @@ def fresh_windows(
     agent.eval()
     envs = make_vector(config.env, NUM_ENVS, seed + SeedOffset.OPEN_LOOP)
     try:
+        envs.check_spec(agent.spec)
         with TemporaryDirectory() as folder:
             # An episode of one step takes two entries.
             capacity = NUM_ENVS * 2 * steps

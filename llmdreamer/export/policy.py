@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from llmdreamer.agent.agent import Agent
     from llmdreamer.config import Config
     from llmdreamer.envs.actions import ActionEncoding
-    from llmdreamer.envs.observations import ObservationEncoding
+    from llmdreamer.envs.observations import Observations
+    from llmdreamer.envs.simulator import EnvDescription
 
 CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE = "config.yaml", "spaces.json", "agent.safetensors"
 MODEL_FOLDER, ADAPTER_FOLDER = "backbone", "adapter"
@@ -39,14 +40,13 @@ class Policy:
     def __init__(
         self,
         agent: Agent,
-        keys: Mapping[str, ObservationEncoding],
+        observations: Observations,
         actions: ActionEncoding,
         *,
-        is_plain: bool,
         greedy: bool,
     ) -> None:
         self.agent = agent.eval()
-        self._keys, self._actions, self._is_plain = keys, actions, is_plain
+        self._observations, self._actions = observations, actions
         self._greedy = greedy
         self.reset()
 
@@ -83,9 +83,9 @@ class Policy:
     @classmethod
     def make(cls, agent: Agent, config: Config, spaces: Mapping[str, Any]) -> Policy:
         """Return the policy of an agent, for an environment with these spaces."""
-        keys, actions = _encodings(config, spaces)
-        is_plain = "dict" not in spaces["observation"]
-        return cls(agent, keys, actions, is_plain=is_plain, greedy=config.eval.greedy)
+        description = _describe(config, spaces)
+        greedy = config.eval.greedy
+        return cls(agent, description.observations, description.actions, greedy=greedy)
 
     def reset(self) -> None:
         """Start a new episode with the next observation."""
@@ -101,13 +101,10 @@ class Policy:
         import numpy as np
         import torch
 
-        values = {next(iter(self._keys)): observation} if self._is_plain else observation
-        if not isinstance(values, Mapping) or self._keys.keys() - values.keys():
-            raise ValueError(f"the observation needs the keys {sorted(self._keys)}")
         device = next(self.agent.parameters()).device
         observations = {
-            key: torch.from_numpy(np.ascontiguousarray(kind.encode(values[key])))[None].to(device)
-            for key, kind in self._keys.items()
+            key: torch.from_numpy(np.ascontiguousarray(array))[None].to(device)
+            for key, array in self._observations.encode(observation).items()
         }
         is_first = torch.tensor([self._is_first], device=device)
         action, self._state = self.agent.act(
@@ -191,17 +188,17 @@ def write_policy(
     return {name: folder / name for name in (CONFIG_FILE, SPACES_FILE, WEIGHTS_FILE)}
 
 
-def _encodings(
-    config: Config, spaces: Mapping[str, Any]
-) -> tuple[dict[str, ObservationEncoding], ActionEncoding]:
+def _describe(config: Config, spaces: Mapping[str, Any]) -> EnvDescription:
     from llmdreamer.envs.actions import action_encoding
     from llmdreamer.envs.factory import observation_options
     from llmdreamer.envs.observations import observation_encodings
+    from llmdreamer.envs.simulator import EnvDescription
     from llmdreamer.envs.spaces import space_from_plain
 
     observation_space = space_from_plain(spaces["observation"])
-    keys = observation_encodings(observation_space, *observation_options(config.env))
-    return keys, action_encoding(space_from_plain(spaces["action"]))
+    observations = observation_encodings(observation_space, *observation_options(config.env))
+    actions = action_encoding(space_from_plain(spaces["action"]))
+    return EnvDescription(observations, actions, render_modes=())
 
 
 def _make_agent(config: Config, spaces: Mapping[str, Any]) -> Agent:
@@ -209,8 +206,7 @@ def _make_agent(config: Config, spaces: Mapping[str, Any]) -> Agent:
     from llmdreamer.agent.agent import make_agent
     from llmdreamer.envs.vector import make_env_spec
 
-    keys, actions = _encodings(config, spaces)
-    return make_agent(config, make_env_spec(keys, actions, config.env.action_repeat))
+    return make_agent(config, make_env_spec(_describe(config, spaces), config.env.action_repeat))
 
 
 def _read_model(agent: Agent, folder: Path) -> dict[str, Tensor]:
@@ -225,7 +221,9 @@ def _read_model(agent: Agent, folder: Path) -> dict[str, Tensor]:
 
 def _without_checkpoint(config: Config, agent: Agent) -> Config:
     """Return the configuration with a pretrained model described by its shape alone."""
-    algo, hf = config.algo, config.algo.world_model.hf_model
+    from llmdreamer.world_model.observations import expand_keys
+
+    algo, hf = expand_keys(config.algo, agent.spec), config.algo.world_model.hf_model
     if not hf.from_pretrained:
         return config
     if algo.text_keys.encoder or algo.text_keys.sequence:

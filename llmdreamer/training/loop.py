@@ -12,7 +12,7 @@ from llmdreamer.checkpoint.async_writer import CheckpointWriter
 from llmdreamer.checkpoint.files import Checkpoints
 from llmdreamer.config import AUTO, parse_objectives
 from llmdreamer.config.objective import never_logged_message
-from llmdreamer.evaluation.episodes import Evaluation, evaluate, record_video
+from llmdreamer.evaluation.episodes import Evaluation, check_video, evaluate, record_video
 from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.windows import evaluate_open_loop
 from llmdreamer.tracking import Tracker, resolve_uri
@@ -31,7 +31,7 @@ from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
 from llmdreamer.utils.device import prepare
 from llmdreamer.utils.errors import ConfigError, Stopped
-from llmdreamer.utils.output import print_line
+from llmdreamer.utils.output import only_shown, print_line
 from llmdreamer.utils.program import to_type
 from llmdreamer.utils.seeds import SeedOffset
 
@@ -75,6 +75,8 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
 def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResult:
     prepare(config.threads)
     uri = resolve_uri(config.tracking.uri, Path.cwd())  # refused before any file is created
+    if config.eval.video:
+        check_video(config.env, config.seed)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
     with explain_failures(run_dir, lambda: checkpoints.newest_path):
         trainer = _make_trainer(config, run_dir)
@@ -285,10 +287,12 @@ class Run:
         if config.eval.video:
             path = self.run_dir / "policy.gif"
             greedy = config.eval.greedy
-            video = record_video(trainer.agent, config.env, config.seed, path, greedy=greedy)
-            self.tracker.log_artifact(video)
+            with only_shown("video"):
+                video = record_video(trainer.agent, config.env, config.seed, path, greedy=greedy)
+                self.tracker.log_artifact(video)
         best = self._evaluate_best()
-        self.tracker.log_artifact(plot_returns(self.run_dir))
+        with only_shown("plot"):
+            self.tracker.log_artifact(plot_returns(self.run_dir))
         if (checkpoint := self.writer.checkpoints.newest_path) is not None:
             self.tracker.log_artifact(checkpoint, "checkpoints")
         if best is not None:

@@ -72,8 +72,9 @@ def summary(
     lines += [
         f"run                {run_dir}",
         f"checkpoint         {checkpoint}",
-        f"plot               {run_dir / 'returns.png'}",
     ]
-    if config.eval.video:
-        lines.append(f"video              {run_dir / 'policy.gif'}")
+    # Both are missing if they could not be made.
+    for name, path in (("plot", run_dir / "returns.png"), ("video", run_dir / "policy.gif")):
+        if path.exists():
+            lines.append(f"{name:<19}{path}")
     return "\n".join([*lines, f"MLflow UI          {ui_command}"])

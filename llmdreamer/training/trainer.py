@@ -14,6 +14,7 @@ from torch import nn
 from llmdreamer.agent.agent import make_agent
 from llmdreamer.agent.collector import Collector, Episode
 from llmdreamer.agent.restore import load_agent
+from llmdreamer.config import AUTO
 from llmdreamer.envs import make_vector
 from llmdreamer.replay import ReplayCredit, SequenceReplay
 from llmdreamer.training.clock import Clock, count_flops
@@ -67,6 +68,8 @@ class Trainer:
             log.warning("precision=bf16: this %s has no bfloat16; fp32 is faster", self.device.type)
         torch.manual_seed(seed)  # for code of environments that draws from torch; training does not
         self.envs = make_vector(config.env, config.env.num_envs, seed)
+        if config.resume in (None, AUTO):
+            self.envs.check_interface()
         self.noise = Noise(config.seed, self.device)
         with self.noise.installed():
             self.agent = make_agent(config, self.envs.spec).to(self.device)

@@ -28,6 +28,18 @@ STOP_REQUESTS = (KeyboardInterrupt, Stopped)
 """Raised by signals. They may arrive inside foreign code, and are no failures of it."""
 
 
+def describe_error(error: BaseException) -> str:
+    """Return an exception as one line: its class and its text, if it has any.
+
+    The error may be of another package, whose `__str__` may fail.
+    """
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the nearest choice, or an empty string if none is near.
 

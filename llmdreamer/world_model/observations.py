@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from llmdreamer.world_model.words import WordsDecoder
 
 if TYPE_CHECKING:
     from llmdreamer.config import AlgoConfig
+    from llmdreamer.config.schema import KeysConfig, TextKeysConfig
+
+    Keys = TypeVar("Keys", KeysConfig, TextKeysConfig)
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,33 @@ class ObservationDecoder(nn.Module):
             if decoder is not None:
                 total = total + decoder.loss(feature, observations)
         return total
+
+
+ALL = "*"
+"""In a list of keys: all observations of the kind."""
+
+
+def expand_keys(algo: AlgoConfig, spec: EnvSpec) -> AlgoConfig:
+    """Return the configuration with each `*` replaced by the keys that the environment has.
+
+    Raises:
+        ConfigError: if then no observation is read.
+    """
+
+    def expand(group: Keys, kind: Kind) -> Keys:
+        lists = {field.name: getattr(group, field.name) for field in fields(group)}
+        return replace(group, **{name: _expand(keys, kind, spec) for name, keys in lists.items()})
+
+    mlp, cnn = expand(algo.mlp_keys, "vector"), expand(algo.cnn_keys, "image")
+    text = expand(algo.text_keys, "text")
+    if not (mlp.encoder or cnn.encoder or text.encoder):
+        raise ConfigError(f"no observation is read; the environment has {_describe(spec)}")
+    return replace(algo, mlp_keys=mlp, cnn_keys=cnn, text_keys=text)
+
+
+def _expand(keys: Sequence[str], kind: Kind, spec: EnvSpec) -> list[str]:
+    lists = (spec.keys(kind) if key == ALL else [key] for key in keys)
+    return list(dict.fromkeys(key for keys in lists for key in keys))
 
 
 def check_keys(spec: EnvSpec, algo: AlgoConfig) -> None:

@@ -9,7 +9,7 @@ from refusals import refused
 from toys import action, make
 
 from llmdreamer.config import EnvConfig
-from llmdreamer.envs import make_vector
+from llmdreamer.envs import EnvError, make_vector
 from llmdreamer.utils.errors import ConfigError
 
 
@@ -60,7 +60,9 @@ def test_time_limit_counts_environment_steps_under_action_repeat():
     assert [envs.step(action(0)).truncated[0] for _ in range(2)] == [False, True]
 
 
-@pytest.mark.parametrize("space", [spaces.Box(0, 1, (2, 2)), spaces.MultiBinary(3)])
+@pytest.mark.parametrize(
+    "space", [spaces.Sequence(spaces.Discrete(2)), spaces.OneOf([spaces.Discrete(2)])]
+)
 def test_unsupported_observation_space_lists_the_supported(space: spaces.Space):
     parts = ("observation space", type(space).__name__, "Text", "Dict")
     assert_refused("ToyShow-v0", *parts, space=space)
@@ -81,12 +83,34 @@ def test_unbounded_action_box_raises_config_error():
     assert_refused("ToyShow-v0", *parts, space=spaces.Discrete(2), actions=box)
 
 
-def test_render_without_render_option_returns_none():
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(0, 1, (0,)),
+        spaces.Box(0, 255, (0, 4, 3), np.uint8),
+        spaces.Dict(a=spaces.Box(0, 1, (2, 0))),
+        spaces.Dict(),
+        spaces.Tuple([]),
+    ],
+    ids=str,
+)
+def test_observation_without_numbers_is_refused(space: spaces.Space):
+    assert_refused("ToyShow-v0", "observation space", space=space)
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(2**17), spaces.MultiDiscrete([2**16, 2])])
+def test_one_hot_space_of_too_many_values_is_refused(space: spaces.Space):
+    assert_refused("ToyShow-v0", "observation space", "65536", space=space)
+    assert_refused("ToyShow-v0", "action space", "65536", space=spaces.Discrete(2), actions=space)
+
+
+def test_render_without_render_option_raises_env_error():
     cfg = EnvConfig(id="CartPole-v1", num_envs=1, action_repeat=1)
     blind, rendered = make_vector(cfg, 1, 0), make_vector(cfg, 1, 0, render=True)
     blind.reset()
     rendered.reset()
-    assert blind.render() is None
+    with refused(EnvError, "render"):
+        blind.render()
     image = rendered.render()
-    assert image is not None and image.shape == (400, 600, 3) and image.dtype == np.uint8
+    assert image.shape == (400, 600, 3) and image.dtype == np.uint8
     rendered.close()

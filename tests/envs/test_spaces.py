@@ -18,7 +18,9 @@ SPACES = {
     "scalar": spaces.Box(-1.0, 1.0, (), np.float64),
     "choice": spaces.Discrete(4, start=-1),
     "choices": spaces.MultiDiscrete([2, 3], start=[0, 1]),
+    "bits": spaces.MultiBinary([2, 3]),
     "words": spaces.Text(20),
+    "tuple": spaces.Tuple([spaces.Discrete(2), spaces.Dict(a=spaces.MultiBinary(3))]),
     "several": spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Box(0.0, 1.0, (3,))}),
 }
 
@@ -40,5 +42,5 @@ def test_equal_image_bounds_are_stored_as_one_number():
 
 
 def test_unsupported_space_raises_config_error():
-    with refused(ConfigError, "MultiBinary"):
-        space_to_plain(spaces.MultiBinary(3))
+    with refused(ConfigError, "Sequence"):
+        space_to_plain(spaces.Sequence(spaces.Discrete(2)))

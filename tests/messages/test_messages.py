@@ -40,6 +40,7 @@ from llmdreamer.config.plugins import call
 from llmdreamer.envs import make_vector
 from llmdreamer.envs.actions import action_encoding
 from llmdreamer.envs.observations import observation_encodings
+from llmdreamer.envs.returned import read_image, read_reset, read_step
 from llmdreamer.replay import SequenceReplay
 from llmdreamer.replay.credit import ReplayCredit
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
@@ -85,6 +86,8 @@ hydra/launcher=x
 --config-dir nope
 hydra.searchpath=[pkg://nowhere.conf]
 hydra.searchpath=[file:///no/where]
++env.kwargs={"a@b":1}
++env.kwargs.a@b=1
 +hydra.callbacks.x._target_=os.system
 +hydra.callbacks.x._target_=torch.load trust=[torch]
 -m seeds=2 seed=0,1
@@ -244,14 +247,17 @@ def of_environments() -> Iterator[tuple[str, Callable[[], Any]]]:
     box = spaces.Box(-1, 1, (2,))
     for space in (
         spaces.Box(-np.inf, np.inf, (1,)),
-        spaces.Box(0, 9, (2,), np.int64),
-        spaces.MultiBinary(2),
+        spaces.Box(-np.inf, np.inf, (2,), np.int64),
+        spaces.Discrete(2**17),
+        spaces.Sequence(spaces.Discrete(2)),
+        None,
     ):
         yield f"actions {space}", partial(action_encoding, space)
     for space in (
-        spaces.MultiBinary(3),
-        spaces.Box(0, 1, (2, 2)),
-        spaces.Dict(a=spaces.Box(0, 1, (2, 2))),
+        spaces.Sequence(spaces.Discrete(2)),
+        spaces.Dict(a=spaces.Box(0, 1, (2, 0))),
+        spaces.Dict({"a": spaces.Dict(b=box), "a.b": box}),
+        spaces.Tuple([]),
     ):
         yield f"observations {space}", partial(observation_encodings, space, 64, 8)
     for scale in ({"velocity": [1.0]}, {"state": [1.0] * 3}):
@@ -261,6 +267,20 @@ def of_environments() -> Iterator[tuple[str, Callable[[], Any]]]:
         yield f"observation {value}", partial(key.encode, np.array(value))
     text = observation_encodings(spaces.Text(4), 64, 8)["text"]
     yield "observation that is no text", partial(text.encode, 3)
+    one_hot = observation_encodings(spaces.Discrete(4), 64, 8)
+    for number in (2.7, None):
+        yield f"observation {number} of Discrete(4)", partial(one_hot.encode, number)
+    for step in (
+        None,
+        (0, 0.0, False, {}),
+        (0, "x", False, False, {}),
+        (0, 0.0, "False", False, {}),
+    ):
+        yield f"step {step}", partial(read_step, step)
+    for first in (0, (0, None)):
+        yield f"reset {first}", partial(read_reset, first)
+    for image in (None, "+--+", np.zeros((4, 4, 2), np.uint8)):
+        yield f"render {type(image).__name__}", partial(read_image, image)
 
 
 def of_files() -> Iterator[tuple[str, Callable[[], Any]]]:

@@ -1,10 +1,13 @@
 """Every kind of observation and action through a small run: collect, train, evaluate, resume."""
 
+from copy import deepcopy
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from llmdreamer.evaluation.episodes import evaluate, record_video
 from llmdreamer.training.trainer import Trainer
@@ -30,7 +33,10 @@ SMALL = [
     "env.image_size=16",
     "env.max_text_bytes=40",
 ]
-LIGHT_ROOM = ["env=gym", "env.id=lightroom:LightRoom-v0", "algo.mlp_keys.encoder=[]"]
+LIGHT_ROOM = [
+    *("env=gym", "env.id=lightroom:LightRoom-v0", "algo.mlp_keys.encoder=[]"),
+    *("algo.cnn_keys.encoder=[]", "algo.text_keys.encoder=[]"),
+]
 IMAGE, TEXT = "algo.cnn_keys.encoder=[image]", "algo.text_keys.encoder=[mission]"
 CASES = {
     "image": [*LIGHT_ROOM, IMAGE, "+env.kwargs.show=[image]"],
@@ -45,8 +51,55 @@ CASES = {
     "text alone": [*LIGHT_ROOM, "algo.text_keys.encoder=[text]", "+env.kwargs.show=[mission]"],
     "several choices": [*LIGHT_ROOM, IMAGE, "+env.kwargs.act=multi"],
     "continuous": ["env=pendulum"],
+    "tuples and dicts": ["env=gym", "env.id=KindsOfSpaces-v0"],
+    "bits": ["env=gym", "env.id=KindsOfSpaces-v0", "+env.kwargs={seen: bits, act: bits}"],
+    "matrix and integers": [
+        "env=gym",
+        "env.id=KindsOfSpaces-v0",
+        "+env.kwargs={seen: matrix, act: integers}",
+    ],
+    "real image": ["env=gym", "env.id=KindsOfSpaces-v0", "+env.kwargs={seen: image, act: wide}"],
     "continuous, image, text": [*LIGHT_ROOM, IMAGE, TEXT, "+env.kwargs.act=box"],
 }
+
+
+SEEN = {
+    "nested": spaces.Tuple(
+        [
+            spaces.Discrete(3),
+            spaces.Dict(a=spaces.MultiDiscrete([2, 3]), b=spaces.Box(-1, 1, (2, 2))),
+        ]
+    ),
+    "bits": spaces.MultiBinary([2, 2]),
+    "matrix": spaces.Box(-(2**40), 2**40, (2, 3), np.int64),
+    "image": spaces.Box(0, 1, (3, 20, 24)),
+}
+ACTS = {
+    "one": spaces.Discrete(2),
+    "bits": spaces.MultiBinary(3),
+    "integers": spaces.Box(-2, 3, (2,), np.int32),
+    "wide": spaces.Box(-1000, 1000, (1,), np.int64),
+}
+
+
+class KindsOfSpaces(gym.Env):
+    """Shows samples of a space and checks every action."""
+
+    def __init__(self, seen="nested", act="one"):
+        self.observation_space, self.action_space = deepcopy(SEEN[seen]), ACTS[act]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action), action
+        return self.observation_space.sample(), 1.0, False, False, {}
+
+
+if "KindsOfSpaces-v0" not in gym.registry:
+    gym.register("KindsOfSpaces-v0", KindsOfSpaces, max_episode_steps=9)
 
 
 @pytest.fixture

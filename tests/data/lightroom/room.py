@@ -17,7 +17,7 @@ MISSIONS = ("light the red lamp, not the blue one", "light the blue lamp, not th
 ACTIONS = {
     "discrete": spaces.Discrete(4),
     "multi": spaces.MultiDiscrete([2, 2, 3]),  # red, blue, and a choice that does nothing
-    "bits": spaces.MultiBinary(2),  # which nobody here can read, nor act by
+    "list": spaces.Sequence(spaces.Discrete(2)),  # which nobody here can read, nor act by
     "box": spaces.Box(np.array([0.0, -3.0]), np.array([1.0, 3.0]), dtype=np.float64),
 }
 
@@ -47,7 +47,7 @@ class LightRoom(gym.Env):
             "image": spaces.Box(0, 255, (20, 24, 3), np.uint8),
             "state": spaces.Box(0.0, 1.0, (2,), np.float32),
             "mission": spaces.Text(64),
-            "bits": ACTIONS["bits"],
+            "list": ACTIONS["list"],
         }
         shown = {name: parts[name] for name in show}
         self.observation_space = spaces.Dict(shown) if len(show) > 1 else parts[show[0]]

@@ -128,7 +128,9 @@ def describe_value(value: Any) -> str:
         text = " ".join(reprlib.repr(value).split())
     except Exception:  # noqa: BLE001 (the value's own `__repr__` may raise anything)
         text = ""
-    return f"{text} ({kind})" if value is not None and text else kind
+    if value is None:
+        return "None"
+    return f"{text} ({kind})" if text else kind
 
 
 def _read_number(name: str, value: Any) -> float:

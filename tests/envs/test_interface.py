@@ -94,17 +94,17 @@ class UnprintableError(Exception):
 
 WRONG_STEPS: dict[str, tuple[Any, list[str]]] = {
     "four values": ((ZEROS, 1.0, False, {}), ["4", "before Gymnasium"]),
-    "none": (None, ["NoneType"]),
-    "reward none": ((ZEROS, None, False, False, {}), ["reward", "NoneType"]),
+    "none": (None, ["None"]),
+    "reward none": ((ZEROS, None, False, False, {}), ["reward", "None"]),
     "reward text": ((ZEROS, "x", False, False, {}), ["reward", "'x'"]),
     "reward complex": ((ZEROS, 1j, False, False, {}), ["reward", "1j"]),
     "two rewards": ((ZEROS, np.ones(2), False, False, {}), ["reward", "2 numbers"]),
     "two flags": ((ZEROS, 1.0, np.ones(2, bool), False, {}), ["terminated", "(2,)"]),
     "text flag": ((ZEROS, 1.0, "False", False, {}), ["terminated", "'False'"]),
-    "none flag": ((ZEROS, 1.0, False, None, {}), ["truncated", "NoneType"]),
+    "none flag": ((ZEROS, 1.0, False, None, {}), ["truncated", "None"]),
     "complex": ((ZEROS * 1j, 1.0, False, False, {}), ["state", "complex"]),
     "shape": ((np.zeros(3), 1.0, False, False, {}), ["state", "(3,)"]),
-    "no observation": ((None, 1.0, False, False, {}), ["state", "NoneType"]),
+    "no observation": ((None, 1.0, False, False, {}), ["state", "None"]),
 }
 WRONG_VALUES: dict[str, tuple[Callable[[], Any], list[str]]] = {
     "large reward": (lambda: (ZEROS, 10**400, False, False, {}), ["reward", "inf"]),
@@ -179,7 +179,7 @@ def test_wrong_step_below_action_repeat_is_refused(case):
         (lambda: OldReset(right), ["options", "before Gymnasium"]),
         (lambda: OldestReset(right), ["seed and options", "before Gymnasium"]),
         (lambda: StrangeReset(lambda: ZEROS), ["reset returned", "before Gymnasium"]),
-        (lambda: StrangeReset(lambda: None), ["reset returned", "NoneType"]),
+        (lambda: StrangeReset(lambda: None), ["reset returned", "None"]),
         (lambda: StrangeReset(lambda: (ZEROS, None)), ["reset returned", "info"]),
         (lambda: StrangeReset(lambda: (ZEROS * 1j, {})), ["state", "complex"]),
     ],
@@ -308,7 +308,7 @@ class Painter(Strange):
 @pytest.mark.parametrize(
     ("painted", "facts"),
     [
-        (lambda: None, ["render", "NoneType"]),
+        (lambda: None, ["render", "None"]),
         (lambda: "+--+", ["render", "'+--+'"]),
         (lambda: [np.zeros((4, 4, 3), np.uint8)], ["render", "list"]),
         (raiser(TextlessError()), ["TextlessError"]),

@@ -90,7 +90,7 @@ def test_four_step_values_name_the_old_interface():
 
 @pytest.mark.parametrize("result", [None, 3, "abcde", np.zeros(5), {}, BadRepr()])
 def test_step_that_returns_no_tuple_is_refused(result):
-    with refused(InterfaceError, "step returned", type(result).__name__ if result is None else ""):
+    with refused(InterfaceError, "step returned", "not 5"):
         read_step(result)
 
 
@@ -107,7 +107,7 @@ def test_reset_without_observation_and_info_is_refused(result):
     [
         (np.zeros(2, complex), ["complex128", "real numbers"]),
         ("ab", ["'ab'", "real numbers"]),
-        (None, ["NoneType", "real numbers"]),
+        (None, ["None", "real numbers"]),
         ([None, 1.0], ["real numbers"]),
         ([[1], [1, 2]], ["numbers"]),
         (np.zeros(3), ["(3,)", "(2,)"]),

@@ -86,7 +86,6 @@ hydra/launcher=x
 --config-dir nope
 hydra.searchpath=[pkg://nowhere.conf]
 hydra.searchpath=[file:///no/where]
-+env.kwargs={"a@b":1}
 +env.kwargs.a@b=1
 +hydra.callbacks.x._target_=os.system
 +hydra.callbacks.x._target_=torch.load trust=[torch]

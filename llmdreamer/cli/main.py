@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 
 from llmdreamer import __version__
 from llmdreamer.cli.explain import UserError, describe_unknown_key, explain, task_traceback
+from llmdreamer.cli.texts import quote_texts
 from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.config.sources import conf_folder, config_root
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
@@ -59,6 +60,7 @@ def entry(task: Callable[[], Any]) -> int:
         print(f"llmdreamer {__version__}")
         return 0
     try:
+        sys.argv[1:] = quote_texts(sys.argv[1:])
         refuse_misused_flags(sys.argv[1:])
         with _raw_errors(), execution_whitelist(_trusted(sys.argv[1:])):
             task()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from itertools import islice
@@ -13,13 +14,19 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.config import Config, load, parse_objectives, refuse_unlogged
 from llmdreamer.config.objective import Objective
 from llmdreamer.config.sources import conf_folder
-from llmdreamer.sweep.settings import LAUNCHERS, RaySettings, SubmititSettings, SweeperSettings
+from llmdreamer.sweep.settings import (
+    LAUNCHERS,
+    ConstraintSettings,
+    RaySettings,
+    SubmititSettings,
+    SweeperSettings,
+)
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 DIRECTIONS = ("maximize", "minimize")
@@ -68,7 +75,7 @@ def read_plan(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         ConfigError: for any mistake in them, before anything is written.
     """
     settings = _read_settings(master)
-    typed = _last_by_key([*_to_overrides(settings.params), *arguments])
+    typed = _expand_globs(_last_by_key([*_to_overrides(settings.params), *arguments]), loader)
     seeds = _seeds(master, typed.pop("seed", None))
     for key in _DRIVER_KEYS:
         typed.pop(key, None)
@@ -139,7 +146,8 @@ def _read_settings(master: DictConfig) -> SweeperSettings:
     _refuse_added_keys("hydra.sweeper", master.hydra.sweeper, SweeperSettings)
     settings = OmegaConf.to_object(master.hydra.sweeper)
     assert isinstance(settings, SweeperSettings)
-    settings.sampler = settings.sampler.lower().replace("-", "")  # NSGA-II is nsgaii
+    if ":" not in settings.sampler:  # hub:NAME stays as it is
+        settings.sampler = settings.sampler.lower().replace("-", "")  # NSGA-II is nsgaii
     pruner = settings.pruner.lower()
     settings.pruner = "successive_halving" if pruner == "asha" else pruner
     _refuse_trust(settings)
@@ -156,6 +164,18 @@ def _refuse_trust(settings: SweeperSettings) -> None:
 
 
 def _check_settings(settings: SweeperSettings) -> None:
+    _refuse_study_settings_of_a_grid(settings)
+    for key, value in vars(settings).items():
+        if any(map(math.isnan, _floats(value))):
+            raise ConfigError(f"hydra.sweeper.{key}: nan is not a value")
+    limits = {f"constraints.{name}": limit for name, limit in settings.constraints.limits().items()}
+    for key, limit in {
+        "max_hours": settings.max_hours,
+        "max_flops": settings.max_flops,
+        **limits,
+    }.items():
+        if limit is not None and not 0 < limit < math.inf:
+            raise ConfigError(f"hydra.sweeper.{key}={limit:g}: must be a number above 0")
     for key in ("retries", "stop_within"):
         if (value := getattr(settings, key)) < 0:
             raise ConfigError(f"hydra.sweeper.{key}={value}: must be >= 0")
@@ -165,6 +185,30 @@ def _check_settings(settings: SweeperSettings) -> None:
             raise ConfigError(
                 f"hydra.sweeper.params.{key}={value}: nested keys are written with dots;"
                 f" write '{key}.{inner}: VALUES', or type {key}.{inner}=VALUES"
+            )
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, ConstraintSettings):
+        yield from _floats(value.limits())
+    elif isinstance(value, list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _floats(item)
+
+
+def _refuse_study_settings_of_a_grid(settings: SweeperSettings) -> None:
+    values = {
+        "start": settings.start,
+        "constraints": settings.constraints.limits(),
+        "max_hours": settings.max_hours,
+        "max_flops": settings.max_flops,
+    }
+    for key, value in values.items():
+        if settings.n_trials is None and value not in (None, [], {}):
+            raise ConfigError(
+                f"hydra.sweeper.{key} is for studies: set hydra.sweeper.n_trials=..., or leave it out"
             )
 
 
@@ -221,6 +265,25 @@ def _last_by_key(lines: Sequence[str]) -> dict[str, Override]:
     for override in OverridesParser.create().parse_overrides(list(lines)):
         by_key[override.key_or_group] = override
     return by_key
+
+
+def _expand_globs(overrides: dict[str, Override], loader: ConfigLoader) -> dict[str, Override]:
+    """Write each `group=glob(PATTERN)` as the list of the group's options that match.
+
+    Raises:
+        ConfigError: if the key is no group, or no option matches.
+    """
+    expanded = {}
+    for key, override in overrides.items():
+        pattern: object = override.value()
+        expanded[key] = override
+        if isinstance(pattern, Glob):
+            options = pattern.filter(loader.get_group_options(key))
+            if not options:
+                raise ConfigError(f"{_input_line(override)}: {key} has no such option")
+            line = f"{override.get_key_element()}=choice({','.join(options)})"
+            expanded[key] = OverridesParser.create().parse_override(line)
+    return expanded
 
 
 def _input_line(override: Override) -> str:

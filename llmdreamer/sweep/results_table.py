@@ -121,7 +121,7 @@ def _parse_row(cells: dict[str, str], objectives: Sequence[str]) -> ResultRow:
 
 
 def print_results(plan: Plan, rows: Sequence[ResultRow], console: Console | None = None) -> None:
-    """Print the table, aggregated over seeds, and below it each failure with its cause."""
+    """Print the table, aggregated over seeds, and below it the cause of each failure and refusal."""
     console = console or Console()
     groups: dict[str, list[ResultRow]] = {}
     for row in rows:
@@ -140,10 +140,14 @@ def print_results(plan: Plan, rows: Sequence[ResultRow], console: Console | None
         table.add_row(*(Text(redact_message(cell)) for cell in cells))
     console.print(table)
     for row in rows:
-        if row.state == "failed":
-            seed = "" if row.seed is None else f" seed={row.seed}"
-            text = f"failed: {row.label}{seed}: {row.cause}"
-            console.print(redact_message(text), markup=False, highlight=False, soft_wrap=True)
+        if row.state == "failed" or (row.state == "pruned" and row.cause):
+            _print_cause(console, row)
+
+
+def _print_cause(console: Console, row: ResultRow) -> None:
+    seed = "" if row.seed is None else f" seed={row.seed}"
+    text = redact_message(f"{row.state}: {row.label}{seed}: {row.cause}")
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table_row(group: Sequence[ResultRow], objectives: int, *, has_seeds: bool) -> list[str]:

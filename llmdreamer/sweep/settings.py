@@ -69,6 +69,19 @@ LAUNCHERS = {
 
 
 @dataclass
+class ConstraintSettings:
+    """Largest costs of a trial; null: no limit. A trial that costs more is refused."""
+
+    parameters: float | None = None  # of the agent
+    flops: float | None = None  # of all updates of a run
+    memory: float | None = None  # peak bytes
+
+    def limits(self) -> dict[str, float]:
+        """Return the limits that are set, by name."""
+        return {name: limit for name, limit in vars(self).items() if limit is not None}
+
+
+@dataclass
 class SweeperSettings:
     """`hydra.sweeper.*`; docs/sweeps.md explains each setting."""
 
@@ -81,9 +94,19 @@ class SweeperSettings:
     study_per_arm: bool = False
     # Trials of a study, in total over all commands and drivers. null: a grid.
     n_trials: int | None = None
-    # tpe | gp | qmc | nsgaii | random | grid, and arguments of the Optuna class.
+    # Further limits of a study; null: none. Once one is reached, no further trial starts.
+    max_hours: float | None = None  # in which a driver runs, over all commands
+    max_flops: float | None = None  # of training, over all trials
+    constraints: ConstraintSettings = field(default_factory=ConstraintSettings)
+    # Points that a study runs first: values by swept key. A key that is left out has the
+    # configuration's value, so [{}] starts with the configuration itself.
+    start: list[dict[str, Any]] = field(default_factory=list)
+    # tpe | gp | qmc | nsgaii | random | grid | hub:NAME, and arguments of the Optuna class.
     sampler: str = "tpe"
     sampler_options: dict[str, Any] = field(default_factory=dict)
+    # For hub:NAME: commit, tag or branch of OptunaHub's registry; or a local copy of its folder package.
+    hub_ref: str = "main"
+    hub_folder: str | None = None
     # none | median | successive_halving | hyperband | wilcoxon, and arguments of the Optuna class.
     pruner: str = "none"
     pruner_options: dict[str, Any] = field(default_factory=dict)

@@ -109,6 +109,23 @@ hydra.searchpath=[file:///no/where]
 {STUDY} rerun=true
 {STUDY} env.id=glob(*)
 {STUDY} algo.gamma=range(1,1)
+{STUDY} algo.gamma=interval(0.5,inf)
+{STUDY} algo.gamma=interval(1,0.5)
+{STUDY} algo.gamma=tag(log,interval(0,1))
+{STUDY} algo.gamma=tag(lgo,interval(0.5,1))
+{STUDY} algo.gamma=0.9,0.9
+{STUDY} algo.gamma=shuffle(0.8,0.9)
+{STUDY} hydra.sweeper.start=[3]
+{STUDY} hydra.sweeper.start=[{{horizon:5}}]
+{STUDY} hydra.sweeper.start=[{{algo.horizon:7}}]
+{STUDY} hydra.sweeper.start=[{{}}]
+{STUDY} hydra.sweeper.constraints={{parameter:1}}
+{STUDY} hydra.sweeper.constraints={{flops:0}}
+{STUDY} hydra.sweeper.constraints={{memory:8GB}}
+{STUDY} hydra.sweeper.max_hours=0
+{STUDY} hydra.sweeper.sampler=hub:auto_sampler
+{STUDY} hydra.sweeper.sampler=hub:auto_sampler trust=[optunahub]
+-m algo.horizon=5,6 hydra.sweeper.start=[{{}}]
 {STUDY} hydra.sweeper.sampler=random2
 {STUDY} hydra.sweeper.pruner=medain
 {STUDY} hydra.sweeper.pruner=wilcoxon

@@ -7,11 +7,11 @@ import pytest
 
 from llmdreamer import config
 from llmdreamer.sweep.grid import combinations
-from llmdreamer.sweep.studies.samplers import make_pruner, make_sampler
+from llmdreamer.sweep.studies.distributions import search_space
+from llmdreamer.sweep.studies.samplers import check_sampler, make_pruner
 from llmdreamer.sweep.studies.search_space import (
     check_study_settings,
     first_value,
-    search_space,
     to_overrides,
     trial_budget,
 )
@@ -50,7 +50,7 @@ def test_specification_passes_all_checks(make_plan, name):
             space = search_space(plan.swept)
             check_study_settings(plan)
             make_pruner(plan)
-            make_sampler(plan, space, 0)
+            check_sampler(plan, space)
             assert trial_budget(plan, space) == plan.settings.n_trials
             point = {key: first_value(values) for key, values in space.items()}
             points = [[*to_overrides(point), *arm] for arm in plan.arms.values()]

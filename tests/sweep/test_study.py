@@ -132,10 +132,11 @@ def test_run_that_exits_with_0_before_its_end_fails_its_trial(sweeper):
 
 
 def test_pruned_run_keeps_its_curve_and_checkpoint(sweeper):
-    # From best to worst: the grid sampler keeps this order with the study's seed.
-    values = "algo.optimizer.lr=1.0,0.9,0.8,0.001"
+    values = "algo.optimizer.lr=0.001,0.8,0.9,1.0"
+    points = ",".join(f"{{algo.optimizer.lr:{lr}}}" for lr in (1.0, 0.9, 0.8))  # the best first
     pruner = ["hydra.sweeper.pruner=median", "+hydra.sweeper.pruner_options.n_startup_trials=1"]
-    command = [STUDY, values, "hydra.sweeper.n_trials=4", "hydra.sweeper.sampler=grid", *pruner]
+    command = [STUDY, values, "hydra.sweeper.n_trials=4", *pruner]
+    command.append(f"hydra.sweeper.start=[{points}]")
     # The last run waits until it is stopped, however late the driver checks it.
     code, out = sweeper(*command, FAKE_RUN_STEP_SECONDS="0.1", FAKE_RUN_HOLD_BELOW="0.01")
     assert code == 0, out

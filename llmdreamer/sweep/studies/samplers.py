@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import inspect
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import optuna
-from hydra_plugins.hydra_optuna_sweeper._impl import OptunaSweeperImpl
 from optuna.distributions import BaseDistribution
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
+from optuna.study import Study
 
 from llmdreamer.sweep.plan import Plan
+from llmdreamer.sweep.studies.distributions import SearchSpace, continuous_key
+from llmdreamer.sweep.studies.hub import PREFIX, hub_sampler
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
-SearchSpace = Mapping[str, BaseDistribution]
+GRID = "grid"
+"""The sampler that takes every point of a finite space once. `draws` does this without Optuna."""
+
+
+class NumberedQMCSampler(QMCSampler):
+    """QMC whose place in the sequence is the trial's number, not a counter in the database.
+
+    A driver that dies between the counter and the draw would skip a point of the sequence.
+    """
+
+    place = 0
+
+    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self.place
+
+
 # A sampler keeps all its state in the storage, except for its random numbers, which come from the seed.
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
     "gp": optuna.samplers.GPSampler,
-    "qmc": optuna.samplers.QMCSampler,
+    "qmc": NumberedQMCSampler,
     "nsgaii": optuna.samplers.NSGAIISampler,
-    "random": optuna.samplers.RandomSampler,
-    "grid": optuna.samplers.GridSampler,
+    "random": RandomSampler,
 }
 PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "none": optuna.pruners.NopPruner,
@@ -34,30 +50,67 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "hyperband": optuna.pruners.HyperbandPruner,
     "wilcoxon": optuna.pruners.WilcoxonPruner,
 }
-# These samplers go through one sequence, which the seed selects: all trials must use the same seed.
-_SEQUENCE_SAMPLERS = ("qmc", "grid")
 
 
-def make_sampler(plan: Plan, space: SearchSpace, trial_count: int) -> BaseSampler:
-    """Make the sampler of the next trial, seeded by the first seed plus the number of trials so far.
+def make_sampler(plan: Plan, number: int, attempt: int = 0) -> BaseSampler:
+    """Make the sampler of a trial.
 
-    Each trial gets a new sampler. A study that is resumed, or shared by several drivers, therefore never
-    repeats random numbers, and its draws do not depend on the driver.
+    Each trial gets a new sampler. A study that is resumed, or shared by several drivers, therefore draws
+    what one driver without a stop would.
+
+    Args:
+        number: the number of the trial. Draws of different trials are independent.
+        attempt: counts the draws of one trial, of which only the last is used.
 
     Raises:
         ConfigError: if the sampler or one of its options is unknown or invalid.
     """
     name, options = plan.settings.sampler, dict(plan.settings.sampler_options)
-    kind = _choose("sampler", name, SAMPLERS)
-    seed = plan.seeds[0] + (0 if name in _SEQUENCE_SAMPLERS else trial_count)
+    kind = _sampler_kind(plan)
+    seed = draw_seed(plan.seeds[0], number, attempt)
     # Runs take long and several run at once: keep TPE away from parameters that are being tried.
     if name == "tpe":
         options.setdefault("constant_liar", True)
-    if name == "grid":
-        options["search_space"] = grid_values(space)
+    if name == "qmc":  # the seed selects the sequence, which all trials share
+        options.setdefault("independent_sampler", RandomSampler(seed=seed))
+        seed = plan.seeds[0]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _construct("sampler", name, kind, {"seed": seed} | options)
+        has_seed = name in SAMPLERS or "seed" in inspect.signature(kind).parameters
+        sampler = _construct("sampler", name, kind, ({"seed": seed} if has_seed else {}) | options)
+    if isinstance(sampler, NumberedQMCSampler):
+        sampler.place = max(0, number - 1) + attempt  # the first trial is drawn at random
+    assert isinstance(sampler, BaseSampler)
+    return sampler
+
+
+def _sampler_kind(plan: Plan) -> Callable[..., BaseSampler]:
+    name = plan.settings.sampler
+    if name.startswith(PREFIX):
+        settings = plan.settings
+        return hub_sampler(name, settings.hub_ref, settings.hub_folder, tuple(plan.base.trust))
+    kind: Callable[..., BaseSampler] = _choose("sampler", name, SAMPLERS)
+    return kind
+
+
+def draw_seed(seed: int, number: int, attempt: int = 0) -> int:
+    """Return a seed for one draw of a trial. Sums of seed and number would give correlated draws."""
+    return int(np.random.SeedSequence([seed, number, attempt]).generate_state(1)[0])
+
+
+def check_sampler(plan: Plan, space: SearchSpace) -> None:
+    """Refuse an unknown sampler, its invalid options, and a grid over a continuous parameter.
+
+    Raises:
+        ConfigError: as described.
+    """
+    if plan.settings.sampler != GRID:
+        make_sampler(plan, 0)
+        return
+    for option in plan.settings.sampler_options:
+        raise ConfigError(f"hydra.sweeper.sampler_options.{option}: {GRID} has no options")
+    if (key := continuous_key(space)) is not None:
+        raise ConfigError(f"{key}: hydra.sweeper.sampler={GRID} takes lists of values only")
 
 
 def make_pruner(plan: Plan) -> BasePruner:
@@ -82,31 +135,11 @@ def make_pruner(plan: Plan) -> BasePruner:
         return _construct("pruner", name, kind, options)
 
 
-def grid_values(space: SearchSpace) -> dict[str, list[Any]]:
-    """List the values of each parameter.
-
-    Raises:
-        ConfigError: if a parameter is continuous.
-    """
-    values = {}
-    for name, distribution in space.items():
-        try:
-            values[name] = list(OptunaSweeperImpl._to_grid_sampler_choices(distribution))
-        except ValueError as error:
-            raise ConfigError(
-                f"{name}: hydra.sweeper.sampler=grid takes lists of values only"
-            ) from error
-    return values
-
-
-def grid_size(space: SearchSpace) -> int:
-    return math.prod(len(values) for values in grid_values(space).values())
-
-
 def _choose(setting: str, name: str, choices: Mapping[str, Any]) -> Any:
     if name not in choices:
-        near = did_you_mean(name, choices)
-        raise ConfigError(f"hydra.sweeper.{setting}={name}: choose from {', '.join(choices)}{near}")
+        names = [*choices, *([GRID, f"{PREFIX}NAME"] if setting == "sampler" else [])]
+        near = did_you_mean(name, names)
+        raise ConfigError(f"hydra.sweeper.{setting}={name}: choose from {', '.join(names)}{near}")
     return choices[name]
 
 

@@ -1,4 +1,4 @@
-"""The search space of a study, its number of trials, and the signature that records what it searches."""
+"""The number of trials of a study, the values that it accepts, and the signature of what it searches."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from typing import Any, get_origin
 
 import optuna
-from hydra.core.override_parser.types import Override
-from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from llmdreamer.config import Config, leaves
 from llmdreamer.config.identity import identity
 from llmdreamer.sweep.plan import Plan, to_override
+from llmdreamer.sweep.studies.distributions import SearchSpace, space_size
 from llmdreamer.sweep.studies.results import SIGNATURE_ATTRIBUTE
-from llmdreamer.sweep.studies.samplers import SearchSpace, grid_size
 from llmdreamer.utils.errors import ConfigError
 
 # Keys that hold a mapping. The signature has the keys inside instead, and nothing for an empty mapping.
@@ -24,28 +22,8 @@ _MAPPINGS = [key for key, kind in leaves().items() if kind is Any or get_origin(
 _UNSET = "unset"
 
 
-def search_space(swept: dict[str, Override]) -> dict[str, BaseDistribution]:
-    """Return the distribution of each swept key, in hydra-optuna-sweeper's grammar.
-
-    A key that adds a value keeps its `+`.
-
-    Raises:
-        ConfigError: if a range is empty, or nothing is swept.
-    """
-    space = {}
-    for override in swept.values():
-        try:
-            space[override.get_key_element()] = create_optuna_distribution_from_override(override)
-        except (ValueError, AssertionError) as error:
-            reason = str(error) or "no values, range or interval"
-            raise ConfigError(f"{override.input_line}: {reason}") from error
-    if not space:
-        raise ConfigError("hydra.sweeper.n_trials: a study needs values to choose from: key=A,B")
-    return space
-
-
 def trial_budget(plan: Plan, space: SearchSpace) -> int:
-    """Return `n_trials`; with the grid sampler, at most the number of grid points.
+    """Return `n_trials`, at most the number of points of the space: no point is run twice.
 
     Raises:
         ConfigError: if `n_trials` is below 1.
@@ -54,7 +32,8 @@ def trial_budget(plan: Plan, space: SearchSpace) -> int:
     assert n_trials is not None
     if n_trials < 1:
         raise ConfigError(f"hydra.sweeper.n_trials={n_trials}: must be >= 1")
-    return min(n_trials, grid_size(space)) if plan.settings.sampler == "grid" else n_trials
+    size = space_size(space)
+    return n_trials if size is None else min(n_trials, size)
 
 
 def check_study_settings(plan: Plan) -> None:
@@ -102,7 +81,7 @@ def params_in_space(params: dict[str, Any], space: SearchSpace) -> dict[str, Any
 
 def invalid_param(trial: FrozenTrial, space: SearchSpace) -> str | None:
     """Return a swept key whose stored or enqueued value is not in the space, or None."""
-    params = _stored_params(trial)
+    params = stored_params(trial)
     accepted = params_in_space(params, space)
     for key, distribution in space.items():
         # Optuna decodes a stored value by the distribution that is stored with it.
@@ -115,10 +94,11 @@ def invalid_param(trial: FrozenTrial, space: SearchSpace) -> str | None:
 
 def unknown_params(trial: FrozenTrial, space: SearchSpace) -> list[str]:
     """Return the stored or enqueued keys that the space does not have."""
-    return [key for key in _stored_params(trial) if key not in space]
+    return [key for key in stored_params(trial) if key not in space]
 
 
-def _stored_params(trial: FrozenTrial) -> dict[str, Any]:
+def stored_params(trial: FrozenTrial) -> dict[str, Any]:
+    """Return the parameters of a trial that are stored, as values of the trial or as enqueued values."""
     # Optuna takes the values of an enqueued trial even where the distribution does not contain them.
     enqueued = trial.system_attrs.get("fixed_params")
     return (enqueued if isinstance(enqueued, dict) else {}) | trial.params
@@ -173,10 +153,14 @@ def _signature(plan: Plan, space: SearchSpace, point: Config) -> dict[str, dict[
     distributions = {
         key: json.loads(distribution_to_json(distribution)) for key, distribution in space.items()
     }
+    limits = plan.settings.constraints.limits()
     return {
         "space": distributions,
         "value": {"objective": ", ".join(map(str, plan.objectives)), "seeds": plan.seeds},
-        "fixed": {key: value for key, value in identity(point).items() if key not in _MAPPINGS},
+        "fixed": {
+            **{key: value for key, value in identity(point).items() if key not in _MAPPINGS},
+            **{f"hydra.sweeper.constraints.{name}": limit for name, limit in limits.items()},
+        },
     }
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from llmdreamer.config import GROUPS, Config
@@ -22,19 +23,27 @@ from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.results_table import ResultRow, missing_objective, objective_values
 from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
-from llmdreamer.sweep.studies.samplers import make_pruner, make_sampler
+from llmdreamer.sweep.studies.budget import FLOPS_ATTRIBUTE, Budget, run_flops
+from llmdreamer.sweep.studies.constraints import (
+    NotMeasured,
+    broken_constraints,
+    set_constraints,
+)
+from llmdreamer.sweep.studies.distributions import search_space
+from llmdreamer.sweep.studies.draws import draw_params
+from llmdreamer.sweep.studies.samplers import check_sampler, make_pruner
 from llmdreamer.sweep.studies.search_space import (
     check_signature,
     check_study_settings,
     first_value,
     invalid_param,
     params_in_space,
-    search_space,
     to_overrides,
     trial_budget,
     unknown_params,
     write_signature,
 )
+from llmdreamer.sweep.studies.start import start_points
 from llmdreamer.sweep.studies.storage import OWNER_ATTRIBUTE, DriverHeartbeat, StudyStorage
 from llmdreamer.tracking import TrackingError, resolve_uri
 from llmdreamer.tracking.parent import tag_run
@@ -56,6 +65,7 @@ class RunningTrial:
     values: dict[int, list[float]] = field(default_factory=dict)  # of finished runs, by seed index
     reported: set[int] = field(default_factory=set)  # steps whose value Optuna has
     env_step: int = 0
+    flops: dict[int, float] = field(default_factory=dict)  # so far, by seed index
     is_pruned: bool = False
     failure: RunOutcome | None = None
 
@@ -80,16 +90,23 @@ class Study:
         self.n_trials = trial_budget(plan, self._space)
         self._pruner = make_pruner(plan)
         check_study_settings(plan)
-        make_sampler(plan, self._space, 0)  # reports invalid options before any run
+        check_sampler(plan, self._space)
         self._first_point = self._compose_space()
+        self._start = start_points(plan, self._space, self._arm)
         settings = plan.settings
         self._storage = StudyStorage(settings.storage, self._folder, settings.heartbeat)
         with self._storage.study_lock(self.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._study = self._open()
+        self._budget = Budget(settings, self._study)
+        if settings.n_trials is not None and self.n_trials < settings.n_trials:
+            message = (
+                "hydra.sweeper.n_trials=%d: the study ends after %d, all combinations that exist"
+            )
+            log.info(message, settings.n_trials, self.n_trials)
         self._heartbeat = DriverHeartbeat(self._folder, self._storage)
         self._running_trials: dict[int, RunningTrial] = {}
-        self._has_logged_waiting = False
+        self._has_logged_waiting = self._has_logged_budget = False
 
     def _compose_space(self) -> Config:
         """Compose the first point of the space, and every option of a swept group.
@@ -127,6 +144,7 @@ class Study:
             )
         write_signature(study, self._plan, self._space, self._first_point)
         study.pruner = self._pruner  # samplers read it too, for Hyperband's brackets
+        study.sampler = RandomSampler()  # only until a trial is drawn: see `draws`
         return study
 
     def _refuse_unknown_folders(self, numbers: list[int], trial_count: int) -> None:
@@ -147,9 +165,10 @@ class Study:
                 return running_trial.tasks.pop(0)
         with self._storage.study_lock(self.name), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about heartbeats outside `optimize`, which we send
+            self._budget.count()
             started = [trial for trial in self._trials() if trial.state is not TrialState.WAITING]
-            trial = self._take_over(started) or self._ask(len(started))
-        if trial is None:
+            trial = self._take_over(started) or self._ask(started)
+        if trial is None or self._is_refused(trial):
             return None
         running_trial = self._start_trial(trial)
         running_trial.running += 1
@@ -168,21 +187,20 @@ class Study:
                     stale_ids = storage._get_stale_trial_ids(self._study._study_id)
                 is_dead = frozen._trial_id in stale_ids
             if is_dead:
-                self._study.sampler = make_sampler(self._plan, self._space, frozen.number)
                 return self._claim(Trial(self._study, frozen._trial_id))
         return None
 
-    def _ask(self, started_count: int) -> Trial | None:
-        if started_count >= self.n_trials:
+    def _ask(self, started: list[FrozenTrial]) -> Trial | None:
+        if len(started) >= self.n_trials or self._is_budget_spent(started):
             return None
-        self._study.sampler = make_sampler(self._plan, self._space, started_count)
         return self._claim(self._study.ask())
 
     def _claim(self, trial: Trial) -> Trial | None:
         """Make this driver the owner, then draw the parameters; those that are drawn already stay.
 
         Returns:
-            None if a stored value is not in the search space: the trial is then failed.
+            None if the trial must not run. It is then failed, because a stored value is not in the search
+            space, or pruned, because another trial has its parameters.
         """
         trial.set_user_attr(OWNER_ATTRIBUTE, self._heartbeat.driver)
         stored = self._storage.optuna.get_trial(trial._trial_id)
@@ -190,16 +208,47 @@ class Study:
             names = ", ".join(unknown)
             log.warning("trial %d: ignored keys that are not swept: %s", trial.number, names)
         if (key := invalid_param(stored, self._space)) is not None:
-            cause = f"the database has a value of {key} that is not in the search space"
-            log.error("failed trial %d: %s", trial.number, cause)
-            trial.set_user_attr("cause", cause)
-            trial.set_user_attr("exit_code", ConfigError.exit_code)
-            self._tell(trial, None, TrialState.FAIL)
+            self._fail(trial, f"the database has a value of {key} that is not in the search space")
+            return None
+        reason = draw_params(self._study, trial._trial_id, self._plan, self._space, self._start)
+        if reason is not None:
+            self._prune(trial, reason)
             return None
         self._heartbeat.add_trial(trial._trial_id)
-        for name, distribution in self._space.items():
-            trial._suggest(name, distribution)
-        return trial
+        return Trial(self._study, trial._trial_id)
+
+    def _is_refused(self, trial: Trial) -> bool:
+        """Measure what a trial costs, and end it if it breaks a constraint or cannot be measured."""
+        limits = self._plan.settings.constraints.limits()
+        if not limits:
+            return False
+        params = to_overrides(params_in_space(trial.params, self._space))
+        try:
+            config = self._plan.compose([*self._plan.fixed, *params, *self._arm])
+            set_constraints(trial, config, limits)
+        except (ConfigError, NotMeasured) as error:
+            self._fail(trial, str(error))
+            return True
+        reason = broken_constraints(trial, limits)
+        if reason is not None:
+            self._prune(trial, reason)
+        return reason is not None
+
+    def _fail(self, trial: Trial, cause: str) -> None:
+        """End a trial that cannot run."""
+        log.error("failed trial %d: %s", trial.number, cause)
+        trial.set_user_attr("exit_code", ConfigError.exit_code)
+        self._end_without_run(trial, cause, TrialState.FAIL)
+
+    def _prune(self, trial: Trial, cause: str) -> None:
+        """End a trial that must not run."""
+        log.info("refused trial %d: %s", trial.number, cause)
+        self._end_without_run(trial, cause, TrialState.PRUNED)
+
+    def _end_without_run(self, trial: Trial, cause: str, state: TrialState) -> None:
+        trial.set_user_attr("cause", cause)
+        self._tell(trial, None, state)
+        self._heartbeat.remove_trial(trial._trial_id)
 
     def _start_trial(self, trial: Trial) -> RunningTrial:
         plan, params = self._plan, to_overrides(params_in_space(trial.params, self._space))
@@ -232,11 +281,24 @@ class Study:
         if unfinished and not self._has_logged_waiting:
             self._has_logged_waiting = True
             log.info("waiting for %d trials of other drivers", unfinished)
-        return not unfinished and len(trials) >= self.n_trials
+        is_complete = len(trials) >= self.n_trials or self._is_budget_spent(trials)
+        return not unfinished and is_complete
+
+    def _is_budget_spent(self, trials: list[FrozenTrial]) -> bool:
+        running = (sum(trial.flops.values()) for trial in self._running_trials.values())
+        budget = self._budget.spent(trials, running)
+        if budget is not None and not self._has_logged_budget:
+            self._has_logged_budget = True
+            log.info("%s is spent: no further trial starts", budget)
+        return budget is not None
 
     def should_stop(self, task: RunTask, curves: Curves) -> bool:
         """Report the objective by env step if there is one seed. With several, each seed is a step."""
         running_trial = self._running_trials[task.key[0]]
+        running_trial.flops[task.key[1]] = run_flops(curves)
+        if self._budget.is_due():
+            with self._storage.study_lock(self.name):
+                self._budget.count()
         if self._plan.settings.pruner == "none" or len(self._plan.seeds) > 1:
             return running_trial.is_pruned
         objective = self._plan.objectives[0]
@@ -259,6 +321,7 @@ class Study:
         number, seed_index = task.key
         running_trial = self._running_trials[number]
         running_trial.running -= 1
+        running_trial.flops[seed_index] = run_flops(outcome.curves)
         running_trial.env_step = max(running_trial.env_step, outcome.env_step)
         if outcome.kind == "failed":
             if NEVER_LOGGED in outcome.cause:
@@ -295,6 +358,7 @@ class Study:
     def _end_trial(self, running_trial: RunningTrial) -> None:
         trial, state, values = running_trial.trial, TrialState.COMPLETE, None
         trial.set_user_attr("env_step", running_trial.env_step)
+        trial.set_user_attr(FLOPS_ATTRIBUTE, sum(running_trial.flops.values()))
         if running_trial.failure is not None:
             state = TrialState.FAIL
             trial.set_user_attr("cause", running_trial.failure.cause)
@@ -310,12 +374,8 @@ class Study:
         del self._running_trials[trial.number]
 
     def _tell(self, trial: Trial, values: list[float] | None, state: TrialState) -> None:
-        try:
-            # If this driver was silent for too long, another one may have ended the trial.
-            self._study.tell(trial, values=values, state=state, skip_if_finished=True)
-        except RuntimeError as error:
-            if "Study.stop" not in str(error):  # GridSampler raises this at its last point
-                raise
+        # If this driver was silent for too long, another one may have ended the trial.
+        self._study.tell(trial, values=values, state=state, skip_if_finished=True)
 
     def _tag_pruned(self, running_trial: RunningTrial) -> None:
         """Tag the trial's MLflow runs, whose status is KILLED, with the reason."""
@@ -338,7 +398,8 @@ class Study:
 
     @property
     def total(self) -> int:
-        return self.n_trials
+        trials = self._trials()
+        return len(trials) if self._is_budget_spent(trials) else self.n_trials
 
     @property
     def rows(self) -> list[ResultRow]:

@@ -48,9 +48,10 @@ def main() -> int:
     args = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
-        run_server(args.database) as storage,
+        run_server(args.database) as server,
         mlflow_server(Path(folder)) as uri,
     ):
+        storage = server.url
         print(f"study in {storage}, runs in {uri}", flush=True)
         command = [*STUDY, *SMALL, f"hydra.sweeper.n_trials={args.trials}"]
         command += [f"hydra.sweeper.storage='{storage}'", f"tracking.uri={uri}"]

@@ -44,8 +44,8 @@ class SweepFailed(Exception):
         self.exit_code = next((row.exit_code for row in failed if row.exit_code > 0), 1)
 
 
-class SweepDiskFull(Exception):
-    """The driver could not write. Its runs have been stopped; the same command continues the sweep."""
+class SweepInterrupted(Exception):
+    """The driver could not write a file. Its runs are stopped; the same command continues the sweep."""
 
     exit_code = 1
 
@@ -56,7 +56,7 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
     Raises:
         ConfigError: for a mistake in the command or the specification, before any run.
         SweepFailed: at the end, if a run failed.
-        SweepDiskFull: if the disk is full.
+        SweepInterrupted: if the disk is full, or a file of the sweep cannot be read or written.
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM; the runs have written checkpoints.
     """
     plan = read_plan(master, loader, arguments)
@@ -73,11 +73,13 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
         try:
             _run(plan, source, pool, uri)
         except Exception as error:
-            if (cause := disk_full_message(error)) is None:
+            if (cause := disk_full_message(error)) is not None:
+                message = f"the disk is full ({cause}): free some space"
+            elif isinstance(error, OSError):
+                message = f"{error.filename or plan.folder}: {error.strerror or error}: repair it"
+            else:
                 raise
-            raise SweepDiskFull(
-                f"the disk is full ({cause}): free some space and repeat the command to continue"
-            ) from error
+            raise SweepInterrupted(f"{message} and repeat the command to continue") from error
         finally:
             parent_run.end(master)
     finally:

@@ -22,11 +22,14 @@ class RunTask:
     key: Any  # identifies the run to its source
 
 
+OutcomeKind = Literal["finished", "failed", "stopped"]
+
+
 @dataclass(frozen=True)
 class RunOutcome:
     """The end of a run. `stopped` means that its source stopped it; `failed` has a one-line cause."""
 
-    kind: Literal["finished", "failed", "stopped"]
+    kind: OutcomeKind
     curves: Curves
     env_step: int
     cause: str = ""
@@ -55,6 +58,9 @@ class RunSource(Protocol):
 
     def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
         """Record the end of a run."""
+
+    def interrupt(self) -> None:
+        """Note that the driver is being stopped. Called by a signal handler."""
 
     def close(self) -> None:
         """Release the claims on runs that have not ended. The next driver resumes them."""
@@ -91,6 +97,10 @@ class ChainedSources:
     def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
         index, inner_task = task.key
         self._sources[index].record_outcome(inner_task, outcome)
+
+    def interrupt(self) -> None:
+        for source in self._sources:
+            source.interrupt()
 
     def close(self) -> None:
         for source in self._sources:

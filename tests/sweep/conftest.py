@@ -32,14 +32,21 @@ def sweeper(tmp_path: Path):
 def make_plan(tmp_path, monkeypatch):
     """Yield one plan, as in `for plan in make_plan("sweeps=lora")`; Hydra can compose inside the loop."""
     monkeypatch.chdir(tmp_path)
+    return compose_plan
 
-    def generate(*overrides):
-        config.register()
-        cli.register_resolvers()
-        with initialize_config_dir(str(ROOT / "conf")):
-            hydra = GlobalHydra.instance().hydra
-            loader = hydra.config_loader
-            master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
-            yield read_plan(master, loader, master.hydra.overrides.task)
 
-    return generate
+def compose_plan(*overrides):
+    config.register()
+    cli.register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf")):
+        hydra = GlobalHydra.instance().hydra
+        loader = hydra.config_loader
+        master = loader.load_configuration("config", list(overrides), RunMode.MULTIRUN)
+        yield read_plan(master, loader, master.hydra.overrides.task)
+
+
+@pytest.fixture(scope="module")
+def study_plan():
+    """A study `s` of one learning rate, composed once; its folder is in the working directory."""
+    space = "algo.optimizer.lr=interval(1e-4,1e-2)"
+    yield from compose_plan("hydra.sweeper.study_name=s", space, "hydra.sweeper.n_trials=3")

@@ -6,8 +6,9 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 # Both servers refuse to run as root; in a container they run as the user nobody.
@@ -30,15 +31,27 @@ def install_hint(kind: str) -> str | None:
     return None if is_installed else f"no {kind} server: apt-get install {PACKAGES[kind]}"
 
 
+@dataclass
+class DatabaseServer:
+    """A server with an empty database at `url`. `stop` ends it at once, as a crash does."""
+
+    url: str
+    start: Callable[[], object]
+    stop: Callable[[], object]
+
+
 @contextmanager
-def run_server(kind: str) -> Iterator[str]:
-    """Run a server; yield the URL of an empty database in it."""
+def run_server(kind: str) -> Iterator[DatabaseServer]:
+    """Run a server for the duration of the context."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         if USER is not None:
             os.chown(folder, USER, USER)
-        with (_postgresql if kind == "postgresql" else _mysql)(folder) as url:
-            yield url
+        server = (_postgresql if kind == "postgresql" else _mysql)(folder)
+        try:
+            yield server
+        finally:
+            server.stop()
 
 
 def free_port() -> int:
@@ -53,36 +66,45 @@ def _run_program(folder: Path, name: str, *arguments: str) -> None:
     subprocess.run(command, user=USER, cwd=folder, check=True, capture_output=True, timeout=300)
 
 
-@contextmanager
-def _postgresql(folder: Path) -> Iterator[str]:
+def _postgresql(folder: Path) -> DatabaseServer:
     data, log, port = str(folder / "data"), str(folder / "log"), free_port()
     _run_program(folder, "initdb", "-D", data, "-A", "trust", "-U", "me")
     options = f"-h 127.0.0.1 -p {port} -k {folder} -c fsync=off"
-    _run_program(folder, "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "-t", "300", "start")
-    try:
-        yield f"postgresql+psycopg://me@127.0.0.1:{port}/postgres"
-    finally:
+
+    def start() -> None:
+        _run_program(
+            folder, "pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "-t", "300", "start"
+        )
+
+    def stop() -> None:
         _run_program(folder, "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
 
+    start()
+    return DatabaseServer(f"postgresql+psycopg://me@127.0.0.1:{port}/postgres", start, stop)
 
-@contextmanager
-def _mysql(folder: Path) -> Iterator[str]:
+
+def _mysql(folder: Path) -> DatabaseServer:
     data, port = f"--datadir={folder}/data", free_port()
     base = f"--basedir={Path(str(find_program('mariadbd'))).parents[1]}"
     no_password = "--auth-root-authentication-method=normal"
     _run_program(folder, "mariadb-install-db", "--no-defaults", base, data, no_password)
     address = [f"--port={port}", f"--socket={folder}/socket", "--bind-address=127.0.0.1"]
-    with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(
-            [str(find_program("mariadbd")), "--no-defaults", base, data, *address, "--skip-name-resolve"],
-            user=USER, cwd=folder, stdout=log, stderr=log,
-        )  # fmt: skip
-    try:
-        _make_database(server, port)
-        yield f"mysql+pymysql://root@127.0.0.1:{port}/study"
-    finally:
-        server.terminate()
-        server.wait()
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        with open(folder / "log", "ab") as log:
+            servers.append(subprocess.Popen(
+                [str(find_program("mariadbd")), "--no-defaults", base, data, *address, "--skip-name-resolve"],
+                user=USER, cwd=folder, stdout=log, stderr=log,
+            ))  # fmt: skip
+        _make_database(servers[-1], port)
+
+    def stop() -> None:
+        servers[-1].kill()
+        servers[-1].wait()
+
+    start()
+    return DatabaseServer(f"mysql+pymysql://root@127.0.0.1:{port}/study", start, stop)
 
 
 def _make_database(server: "subprocess.Popen[bytes]", port: int) -> None:
@@ -91,7 +113,7 @@ def _make_database(server: "subprocess.Popen[bytes]", port: int) -> None:
     while server.poll() is None:
         try:
             with pymysql.connect(host="127.0.0.1", port=port, user="root") as connection:
-                connection.cursor().execute("CREATE DATABASE study")
+                connection.cursor().execute("CREATE DATABASE IF NOT EXISTS study")
             return
         except pymysql.err.OperationalError:  # the server is not ready yet
             time.sleep(0.1)

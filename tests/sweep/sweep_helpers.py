@@ -94,8 +94,9 @@ for _ in range(count):
             os.close(write_end)
             os.read(read_end, 1)
             storage = StudyStorage(url, folder, 15)
-            with storage.study_lock("s"):
-                optuna.create_study(study_name="s", storage=storage.optuna, load_if_exists=True)
+            storage.section("s", lambda: optuna.create_study(
+                study_name="s", storage=storage.optuna, load_if_exists=True
+            ))
             assert len(storage.optuna.get_all_studies()) == 1
             os._exit(0)
         except BaseException:

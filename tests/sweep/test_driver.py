@@ -7,7 +7,7 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from llmdreamer.cli.explain import explain
-from llmdreamer.sweep.driver import SweepDiskFull, disk_full_message, make_slots
+from llmdreamer.sweep.driver import SweepInterrupted, disk_full_message, make_slots
 from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.utils.errors import ConfigError
 
@@ -32,7 +32,7 @@ def test_other_errors_are_not_taken_for_a_full_disk():
 
 
 def test_full_disk_is_reported_in_one_line_with_exit_code_1():
-    report = explain(raised(SweepDiskFull("the disk is full")), task=lambda: None)
+    report = explain(raised(SweepInterrupted("the disk is full")), task=lambda: None)
     assert (report.line, report.exit_code) == ("the disk is full", 1)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SIGNATURE_ATTRIBUTE = "llmdreamer"
 """The user attribute in which a study records what it searches."""
+_SIGNATURE_PARTS = ("space", "value", "fixed")
 
 
 @dataclass(frozen=True)
@@ -133,11 +134,31 @@ def _trial_result(trial: FrozenTrial) -> TrialResult:
 
 def _objective_names(study: Study, count: int) -> list[str]:
     """Return the metrics in the study's signature; without a signature, numbered names."""
-    signature = study.user_attrs.get(SIGNATURE_ATTRIBUTE, {"value": {"objective": ""}})
-    names = signature["value"]["objective"].split(", ")
+    signature = stored_signature(study)
+    names = [] if signature is None else signature["value"]["objective"].split(", ")
     if len(names) == count and all(names):
         return [str(name) for name in names]
     return ["objective" if count == 1 else f"objective {k + 1}" for k in range(count)]
+
+
+def stored_signature(study: Study) -> dict[str, Any] | None:
+    """Return the study's record of what it searches, or None if it has none.
+
+    Raises:
+        ConfigError: if the record is damaged.
+    """
+    if SIGNATURE_ATTRIBUTE not in study.user_attrs:
+        return None
+    signature = study.user_attrs[SIGNATURE_ATTRIBUTE]
+    is_complete = isinstance(signature, dict) and all(
+        isinstance(signature.get(part), dict) for part in _SIGNATURE_PARTS
+    )
+    if not is_complete or not isinstance(signature["value"].get("objective"), str):
+        raise ConfigError(
+            f"study {study.study_name}: its attribute {SIGNATURE_ATTRIBUTE!r} is damaged; restore the"
+            " database, or set another hydra.sweeper.study_name"
+        )
+    return dict(signature)
 
 
 def importances(study: Study) -> dict[str, float]:

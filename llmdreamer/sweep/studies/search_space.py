@@ -14,7 +14,7 @@ from llmdreamer.config import Config, leaves
 from llmdreamer.config.identity import identity
 from llmdreamer.sweep.plan import Plan, to_override
 from llmdreamer.sweep.studies.distributions import SearchSpace, space_size
-from llmdreamer.sweep.studies.results import SIGNATURE_ATTRIBUTE
+from llmdreamer.sweep.studies.results import SIGNATURE_ATTRIBUTE, stored_signature
 from llmdreamer.utils.errors import ConfigError
 
 # Keys that hold a mapping. The signature has the keys inside instead, and nothing for an empty mapping.
@@ -135,7 +135,7 @@ def check_signature(study: optuna.Study, plan: Plan, space: SearchSpace, point: 
             f"study {study.study_name} was made to {' and '.join(old_directions)},"
             f" not {' and '.join(directions)}: {advice}"
         )
-    old_signature = study.user_attrs.get(SIGNATURE_ATTRIBUTE)
+    old_signature = stored_signature(study)
     if old_signature is None:  # its driver died before it wrote the signature
         return
     has_values = any(trial.state is TrialState.COMPLETE for trial in study.trials)
@@ -176,7 +176,7 @@ def _changes(old: dict[str, Any], new: dict[str, Any]) -> Iterator[tuple[str, An
 
 def _brief(value: object) -> str:
     """Write a distribution or a value in short."""
-    if isinstance(value, dict) and "attributes" in value:
+    if isinstance(value, dict) and isinstance(value.get("attributes"), dict):
         attributes = {k: v for k, v in value["attributes"].items() if v not in (None, False)}
         return str(attributes.get("choices", attributes))
     return to_override(value)

@@ -9,9 +9,11 @@ import socket
 import threading
 import uuid
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from sqlite3 import OperationalError
+from typing import Any, TypeVar
 
 import optuna
 import sqlalchemy
@@ -19,13 +21,16 @@ from filelock import FileLock, Timeout
 from optuna.storages import RDBStorage
 
 from llmdreamer.sweep.driver_lock import DRIVER_LOCKS_FOLDER, DriverLock
+from llmdreamer.sweep.studies.retries import Retries, RetryingStorage, fault_reason
 from llmdreamer.sweep.studies.sqlite import SQLITE_PREFIX, sqlite_path, sqlite_url
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 OWNER_ATTRIBUTE = "owner"  # the trial's user attribute that names its driver
-LOCK_TIMEOUT_SECONDS = 600  # MySQL requires a limit
+LOCK_TIMEOUT_SECONDS = 600
+SQLITE_WAIT_SECONDS = 10  # SQLite's own wait for a locked file, during which no signal is handled
 
 
 class StudyLocked(Exception):
@@ -33,31 +38,49 @@ class StudyLocked(Exception):
 
     exit_code = 1
 
+    def __init__(self, study: str) -> None:
+        super().__init__(
+            f"the lock of study {study} was not released within {LOCK_TIMEOUT_SECONDS} seconds;"
+            " end a driver that hangs, then run the same command to resume"
+        )
+
 
 class StudyStorage:
-    """An Optuna storage in a database that drivers on one or several machines share."""
+    """An Optuna storage in a database that drivers on one or several machines share.
+
+    Raises:
+        ConfigError: if the database cannot be opened.
+    """
 
     def __init__(self, url: str | None, folder: Path, heartbeat_seconds: int) -> None:
         if heartbeat_seconds < 1:
             raise ConfigError(f"hydra.sweeper.heartbeat={heartbeat_seconds}: must be >= 1")
         self.url = url or sqlite_url(folder / "study.db")
+        self._file: Path | None = None
         if self.url.startswith(SQLITE_PREFIX):
             path = sqlite_path(self.url).expanduser().resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
             _, question_mark, options = self.url.partition("?")
-            self.url, self._lock_file = sqlite_url(path) + question_mark + options, f"{path}.lock"
-        # A new database is corrupted if several processes create its tables at once.
-        with self._creation_lock():
-            self.optuna = self._open(heartbeat_seconds)
+            self.url, self._file = sqlite_url(path) + question_mark + options, path
+        self.retries = Retries(self.url)
+        backend = self.retries.call(lambda: self._open(heartbeat_seconds))
+        self._engine = backend.engine
+        self.retries.disconnect = self._engine.dispose
+        self.optuna = RetryingStorage(backend, self.retries)
+        if self._file is not None:
+            self._refuse_removed_file(self._file)
 
     def _open(self, heartbeat_seconds: int) -> RDBStorage:
-        options = {"connect_args": {"timeout": 60}} if self.url.startswith(SQLITE_PREFIX) else {}
+        options: dict[str, Any] = {"pool_pre_ping": True}
+        if self._file is not None:
+            options["connect_args"] = {"timeout": SQLITE_WAIT_SECONDS}
         try:
-            with warnings.catch_warnings():
+            # A new database is corrupted if several processes create its tables at once.
+            with self._creation_lock(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 return RDBStorage(
                     self.url,
-                    engine_kwargs={"pool_pre_ping": True, **options},
+                    engine_kwargs=options,
                     heartbeat_interval=heartbeat_seconds,
                     grace_period=4 * heartbeat_seconds,
                 )
@@ -66,36 +89,62 @@ class StudyStorage:
                 f"hydra.sweeper.storage={redact(self.url)}: no driver for this database"
                 " (pip install 'llmdreamer[postgresql]' or [mysql])"
             ) from error
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-            raise self._config_error(error) from error
+        except RuntimeError as error:  # another version of Optuna has made the tables
+            reason = " ".join(fault_reason(error).split())
+            raise ConfigError(f"hydra.sweeper.storage={redact(self.url)}: {reason}") from error
 
-    def _config_error(self, error: Exception) -> ConfigError:
-        reason = redact(str(error).splitlines()[0])[:200]
-        return ConfigError(f"hydra.sweeper.storage={redact(self.url)}: {reason}")
+    def _refuse_removed_file(self, path: Path) -> None:
+        """Let no connection create the file again: it would be an empty database."""
+
+        @sqlalchemy.event.listens_for(self._engine, "do_connect")
+        def check(*_: object) -> None:
+            if not path.exists():
+                raise OperationalError(f"{path} was removed")
 
     @contextmanager
     def _creation_lock(self) -> Iterator[None]:
-        if self.url.startswith(SQLITE_PREFIX):
-            with FileLock(self._lock_file):
+        if self._file is not None:
+            with _file_lock(self._file, "llmdreamer"):
                 yield
             return
+        engine = sqlalchemy.create_engine(self.url)
         try:
-            engine = sqlalchemy.create_engine(self.url)
             with _server_lock(engine, "llmdreamer"):
                 yield
+        finally:
             engine.dispose()
-        except (ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
-            raise self._config_error(error) from error
 
-    @contextmanager
-    def study_lock(self, study: str) -> Iterator[None]:
-        """Hold the study's lock. The kernel or the database releases the lock of a dead process."""
-        if self.url.startswith(SQLITE_PREFIX):
-            with FileLock(self._lock_file):
-                yield
-        else:
-            with _server_lock(self.optuna.engine, study):
-                yield
+    def section(self, study: str, function: Callable[[], T]) -> T:
+        """Call a function under the study's lock. It is called again if the database fails meanwhile.
+
+        The kernel or the database releases the lock of a dead process.
+
+        Raises:
+            StudyLocked: if another process holds the lock for too long.
+            StorageLost, ConfigError: if the database fails for too long.
+        """
+
+        def run() -> T:
+            with self._study_lock(study):
+                return function()
+
+        return self.retries.section(run)
+
+    def _study_lock(self, study: str) -> AbstractContextManager[None]:
+        if self._file is not None:
+            return _file_lock(self._file, study)
+        return _server_lock(self._engine, study)
+
+
+@contextmanager
+def _file_lock(database: Path, study: str) -> Iterator[None]:
+    """Hold the lock beside a SQLite database; all its studies share it."""
+    try:
+        lock = FileLock(f"{database}.lock").acquire(timeout=LOCK_TIMEOUT_SECONDS)
+    except Timeout as error:
+        raise StudyLocked(study) from error
+    with lock:
+        yield
 
 
 @contextmanager
@@ -103,23 +152,26 @@ def _server_lock(engine: sqlalchemy.Engine, name: str) -> Iterator[None]:
     """Hold an advisory lock of the database server, on a separate connection.
 
     Raises:
-        StudyLocked: if MySQL does not grant the lock in time.
+        StudyLocked: if the server does not grant the lock in time.
     """
     key = hashlib.sha256(name.encode()).digest()
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":
-            parameters = {"key": int.from_bytes(key[:8], "big", signed=True)}
+            parameters: dict[str, object] = {"key": int.from_bytes(key[:8], "big", signed=True)}
             acquire, release = "SELECT pg_advisory_lock(:key)", "SELECT pg_advisory_unlock(:key)"
+            connection.execute(sqlalchemy.text(f"SET lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"))
         else:
-            parameters = {"key": f"llmdreamer-{key.hex()[:32]}"}  # type: ignore[dict-item]
+            parameters = {"key": f"llmdreamer-{key.hex()[:32]}"}
             acquire = f"SELECT GET_LOCK(:key, {LOCK_TIMEOUT_SECONDS})"
             release = "SELECT RELEASE_LOCK(:key)"
-        is_acquired = connection.execute(sqlalchemy.text(acquire), parameters).scalar()
-        if engine.dialect.name != "postgresql" and is_acquired != 1:
-            raise StudyLocked(
-                f"the lock of study {name} was not released within {LOCK_TIMEOUT_SECONDS} seconds;"
-                " end a driver that hangs, then run the same command to resume"
-            )
+        try:
+            is_acquired = connection.execute(sqlalchemy.text(acquire), parameters).scalar()
+        except sqlalchemy.exc.OperationalError as error:
+            if "lock timeout" not in str(error.orig):
+                raise
+            is_acquired = 0
+        if is_acquired == 0 or is_acquired is None:  # PostgreSQL returns an empty text
+            raise StudyLocked(name)
         try:
             yield
         finally:
@@ -136,6 +188,7 @@ class DriverHeartbeat:
         token = uuid.uuid4().hex
         self._driver_lock = DriverLock(folder, token)
         self._trial_ids: set[int] = set()
+        self._is_failing = False
         self._is_closed = threading.Event()
         self.driver = f"{socket.gethostname()}/{os.getpid()}/{token}"
         threading.Thread(target=self._beat_until_closed, daemon=True).start()
@@ -156,11 +209,18 @@ class DriverHeartbeat:
     def _beat_until_closed(self) -> None:
         while not self._is_closed.wait(self._interval_seconds):
             for trial_id in tuple(self._trial_ids):
-                try:
-                    self._storage.record_heartbeat(trial_id)
-                except Exception as error:  # noqa: BLE001  (any database's; the next one may succeed)
-                    reason = redact(str(error).splitlines()[0])[:200]
-                    log.warning("no heartbeat was stored for trial %d: %s", trial_id, reason)
+                self._beat(trial_id)
+
+    def _beat(self, trial_id: int) -> None:
+        try:
+            self._storage.record_heartbeat(trial_id)
+        except Exception as error:  # noqa: BLE001  (any database's; the next one may succeed)
+            if not self._is_failing:
+                reason = fault_reason(error)
+                log.warning("no heartbeat was stored for trial %d: %s", trial_id, reason)
+            self._is_failing = True
+        else:
+            self._is_failing = False
 
     def is_dead(self, driver: str | None) -> bool | None:
         """Return True if the driver is dead; None if it ran on another machine, which we cannot check.

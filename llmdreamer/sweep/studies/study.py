@@ -10,10 +10,14 @@ from __future__ import annotations
 import logging
 import math
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -31,6 +35,7 @@ from llmdreamer.sweep.studies.constraints import (
 )
 from llmdreamer.sweep.studies.distributions import search_space
 from llmdreamer.sweep.studies.draws import draw_params
+from llmdreamer.sweep.studies.retries import StorageLost
 from llmdreamer.sweep.studies.samplers import check_sampler, make_pruner
 from llmdreamer.sweep.studies.search_space import (
     check_signature,
@@ -51,6 +56,7 @@ from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import as_typed
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the driver logs its runs itself
 _FINAL_STATES = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -67,7 +73,26 @@ class RunningTrial:
     env_step: int = 0
     flops: dict[int, float] = field(default_factory=dict)  # so far, by seed index
     is_pruned: bool = False
+    has_ended: bool = False  # another driver took the trial over and has ended it
     failure: RunOutcome | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """True if its runs are stopped, and no other run is started."""
+        return self.is_pruned or self.has_ended or self.failure is not None
+
+    def write(self, function: Callable[[], object]) -> None:
+        """Call a function that writes to the trial, unless the trial has ended.
+
+        A driver that is stopped for a while seems dead: another one may have taken its trials over.
+        """
+        if self.has_ended:
+            return
+        try:
+            function()
+        except UpdateFinishedTrialError:
+            self.has_ended = True
+            log.info("trial %d was ended by another driver", self.trial.number)
 
 
 class Study:
@@ -95,18 +120,20 @@ class Study:
         self._start = start_points(plan, self._space, self._arm)
         settings = plan.settings
         self._storage = StudyStorage(settings.storage, self._folder, settings.heartbeat)
-        with self._storage.study_lock(self.name), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            self._study = self._open()
+            self._study = self._storage.section(self.name, self._open)
         self._budget = Budget(settings, self._study)
         if settings.n_trials is not None and self.n_trials < settings.n_trials:
             message = (
                 "hydra.sweeper.n_trials=%d: the study ends after %d, all combinations that exist"
             )
             log.info(message, settings.n_trials, self.n_trials)
+        self._storage.retries.sweep_has_started = True
         self._heartbeat = DriverHeartbeat(self._folder, self._storage)
         self._running_trials: dict[int, RunningTrial] = {}
         self._has_logged_waiting = self._has_logged_budget = False
+        self._rows: list[ResultRow] = []
 
     def _compose_space(self) -> Config:
         """Compose the first point of the space, and every option of a swept group.
@@ -159,20 +186,26 @@ class Study:
 
     def next_task(self) -> RunTask | None:
         for running_trial in self._running_trials.values():
-            is_stopped = running_trial.is_pruned or running_trial.failure is not None
-            if running_trial.tasks and not is_stopped:
+            if running_trial.tasks and not running_trial.is_stopped:
                 running_trial.running += 1
                 return running_trial.tasks.pop(0)
-        with self._storage.study_lock(self.name), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about heartbeats outside `optimize`, which we send
-            self._budget.count()
-            started = [trial for trial in self._trials() if trial.state is not TrialState.WAITING]
-            trial = self._take_over(started) or self._ask(started)
+            trial = self._storage.section(self.name, self._next_trial)
         if trial is None or self._is_refused(trial):
             return None
         running_trial = self._start_trial(trial)
         running_trial.running += 1
         return running_trial.tasks.pop(0)
+
+    def _next_trial(self) -> Trial | None:
+        """Take over a trial or make a new one. The caller holds the study's lock.
+
+        If the database fails in between, the trial may be ours and not run yet: it is taken over next time.
+        """
+        self._budget.count()
+        started = [trial for trial in self._trials() if trial.state is not TrialState.WAITING]
+        return self._take_over(started) or self._ask(started)
 
     def _take_over(self, started: list[FrozenTrial]) -> Trial | None:
         """Take over the first trial whose driver is dead."""
@@ -199,10 +232,14 @@ class Study:
         """Make this driver the owner, then draw the parameters; those that are drawn already stay.
 
         Returns:
-            None if the trial must not run. It is then failed, because a stored value is not in the search
-            space, or pruned, because another trial has its parameters.
+            None if the trial must not run. A driver that seemed dead has just ended it; or it is failed here,
+            because a stored value is not in the search space; or pruned, because another trial has its
+            parameters.
         """
-        trial.set_user_attr(OWNER_ATTRIBUTE, self._heartbeat.driver)
+        try:
+            trial.set_user_attr(OWNER_ATTRIBUTE, self._heartbeat.driver)
+        except UpdateFinishedTrialError:
+            return None
         stored = self._storage.optuna.get_trial(trial._trial_id)
         if unknown := unknown_params(stored, self._space):
             names = ", ".join(unknown)
@@ -297,10 +334,9 @@ class Study:
         running_trial = self._running_trials[task.key[0]]
         running_trial.flops[task.key[1]] = run_flops(curves)
         if self._budget.is_due():
-            with self._storage.study_lock(self.name):
-                self._budget.count()
+            self._storage.section(self.name, self._budget.count)
         if self._plan.settings.pruner == "none" or len(self._plan.seeds) > 1:
-            return running_trial.is_pruned
+            return running_trial.is_pruned or running_trial.has_ended
         objective = self._plan.objectives[0]
         curve: Curve = curves.get(objective.metric, [])
         for count, (step, _) in enumerate(curve, 1):
@@ -308,13 +344,13 @@ class Study:
                 continue
             value = objective.value(curve[:count], maximize=self._plan.maximize[0])
             self._report(running_trial, value, step)
-        return running_trial.is_pruned
+        return running_trial.is_pruned or running_trial.has_ended
 
     def _report(self, running_trial: RunningTrial, value: float, step: int) -> None:
         if step not in running_trial.reported:  # a resumed run logs some steps a second time
             running_trial.reported.add(step)
-            running_trial.trial.report(value, step)
-        if not running_trial.is_pruned and running_trial.trial.should_prune():
+            running_trial.write(lambda: running_trial.trial.report(value, step))
+        if not running_trial.is_stopped and running_trial.trial.should_prune():
             running_trial.is_pruned = True
 
     def record_outcome(self, task: RunTask, outcome: RunOutcome) -> None:
@@ -331,9 +367,10 @@ class Study:
             running_trial.failure = outcome
         if outcome.kind == "finished":
             self._record_value(running_trial, seed_index, outcome)
-        is_stopped = running_trial.failure or running_trial.is_pruned
-        if not running_trial.running and (is_stopped or not running_trial.tasks):
-            self._end_trial(running_trial)
+        if not running_trial.running and (running_trial.is_stopped or not running_trial.tasks):
+            running_trial.write(lambda: self._end_trial(running_trial))
+            self._heartbeat.remove_trial(running_trial.trial._trial_id)
+            del self._running_trials[number]
 
     def _record_value(
         self, running_trial: RunningTrial, seed_index: int, outcome: RunOutcome
@@ -370,8 +407,6 @@ class Study:
             columns = zip(*running_trial.values.values(), strict=True)
             values = [sum(column) / len(column) for column in columns]
         self._tell(trial, values, state)
-        self._heartbeat.remove_trial(trial._trial_id)
-        del self._running_trials[trial.number]
 
     def _tell(self, trial: Trial, values: list[float] | None, state: TrialState) -> None:
         # If this driver was silent for too long, another one may have ended the trial.
@@ -388,6 +423,9 @@ class Study:
         except (TrackingError, ConfigError) as error:
             log.warning("trial %d has no tag 'pruned': %s", number, error)
 
+    def interrupt(self) -> None:
+        self._storage.retries.is_interrupted = True
+
     def close(self) -> None:
         self._heartbeat.close()
 
@@ -403,7 +441,10 @@ class Study:
 
     @property
     def rows(self) -> list[ResultRow]:
-        return [self._row(trial) for trial in self._trials()]
+        """The trials as they are or, once the database is lost, as they were when last read."""
+        with suppress(StorageLost):
+            self._rows = [self._row(trial) for trial in self._trials()]
+        return self._rows
 
     def _row(self, trial: FrozenTrial) -> ResultRow:
         states = {TrialState.COMPLETE: "finished", TrialState.FAIL: "failed"}
@@ -418,8 +459,14 @@ class Study:
             params=" ".join(params),
             folder=str(self._folder / str(trial.number)),
             state=states.get(trial.state, trial.state.name.lower()),
-            env_step=trial.user_attrs.get("env_step", 0),
+            env_step=_user_attribute(trial, "env_step", 0),
             values=list(trial.values) if trial.state is TrialState.COMPLETE else [],
-            cause=trial.user_attrs.get("cause", ""),
-            exit_code=trial.user_attrs.get("exit_code", 0),
+            cause=_user_attribute(trial, "cause", ""),
+            exit_code=_user_attribute(trial, "exit_code", 0),
         )
+
+
+def _user_attribute(trial: FrozenTrial, name: str, default: T) -> T:
+    """Return an attribute that a driver wrote; the default if there is none, or one of another type."""
+    value = trial.user_attrs.get(name, default)
+    return value if type(value) is type(default) else default

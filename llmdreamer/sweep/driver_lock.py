@@ -40,8 +40,9 @@ def live_drivers(sweep_folder: Path) -> list[str]:
     """Return the sweep's live drivers, each as `HOST, process PID`."""
     drivers = []
     for path in sorted((sweep_folder / DRIVER_LOCKS_FOLDER).glob(f"{_DRIVER_PREFIX}*")):
-        if is_locked(path):
-            host, pid, _ = path.name.removeprefix(_DRIVER_PREFIX).rsplit("_", 2)
+        host, *rest = path.name.removeprefix(_DRIVER_PREFIX).rsplit("_", 2)
+        if len(rest) == 2 and is_locked(path):
+            pid, _ = rest
             drivers.append(f"{host}, process {pid}")
     return drivers
 

@@ -16,6 +16,7 @@ from hydra.core.override_parser.types import Transformer
 
 from llmdreamer.config import arm as config_arm
 from llmdreamer.config.identity import digest, run_name
+from llmdreamer.sweep.folder_wait import FolderWait
 from llmdreamer.sweep.plan import Plan, to_override
 from llmdreamer.sweep.rerun import Rerun
 from llmdreamer.sweep.results_table import ResultRow, missing_objective, objective_values
@@ -37,6 +38,7 @@ class Cell:
     folder: Path | None = None  # None if its configuration is refused
     is_done: bool = False
     lock: FileLock | None = None  # held while this driver runs the cell
+    folder_wait: FolderWait | None = None  # while a process of another driver holds the folder
 
 
 class Grid:
@@ -127,12 +129,22 @@ class Grid:
                 self._record_finished(cell)
                 lock.release()
                 continue
-            if self._plan.rerun and not self._rerun.claim(cell.folder):
+            if self._plan.rerun and not self._claim_for_rerun(cell, cell.folder):
                 lock.release()
                 continue
             cell.lock, cell.row.state = lock, "running"
             return RunTask(cell.folder, cell.overrides, self._tags(cell), _label(cell.row), name)
         return None
+
+    def _claim_for_rerun(self, cell: Cell, folder: Path) -> bool:
+        """Claim the folder for the rerun; False while a process holds it, as an orphan may."""
+        if self._rerun.claim(folder):
+            return True
+        if cell.folder_wait is None:
+            stop_within = self._plan.settings.stop_within
+            cell.folder_wait = FolderWait(folder, _label(cell.row), stop_within)
+        cell.folder_wait.is_over()
+        return False
 
     def _tags(self, cell: Cell) -> dict[str, str]:
         row = cell.row
@@ -159,7 +171,12 @@ class Grid:
         """Fill in the row of a finished run. Without a value of the objective, the run has failed."""
         assert cell.folder is not None
         reader, row = CurveReader(cell.folder), cell.row
-        values = objective_values(self._plan, reader.read())
+        try:
+            values = objective_values(self._plan, reader.read())
+        except ConfigError as error:  # the file of metrics is damaged
+            row.state, row.cause, row.exit_code = "failed", str(error), 1
+            self._mark_done(cell)
+            return
         row.env_step, row.state = reader.env_step, "finished"
         if values is None:
             row.state, row.exit_code = "failed", ConfigError.exit_code
@@ -172,6 +189,9 @@ class Grid:
         cell.is_done = True
         if cell.lock is not None:
             cell.lock.release()
+
+    def interrupt(self) -> None:
+        pass
 
     def close(self) -> None:
         for cell in self._cells.values():

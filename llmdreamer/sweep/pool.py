@@ -9,7 +9,6 @@ import time
 from types import FrameType
 
 from llmdreamer.sweep.progress import ProgressReporter
-from llmdreamer.sweep.run_folder import is_finished
 from llmdreamer.sweep.run_source import RunOutcome, RunSource, RunTask
 from llmdreamer.sweep.worker import Slot, Worker, WorkerOptions
 
@@ -85,12 +84,12 @@ class Pool:
             if task is None:
                 self._next_request_at = time.monotonic() + SOURCE_RETRY_SECONDS
                 return
-            if is_finished(task.folder):  # its driver died before it recorded the end
-                worker = Worker(task, self._free[0], self._options)
-                self._source.record_outcome(task, worker.finished())
+            worker = Worker(task, self._free[0], self._options)
+            if worker.is_finished():  # its driver died before it recorded the end
+                self._record_outcome(task, worker.finished())
                 continue
-            worker = Worker(task, self._free.pop(0), self._options)
-            log.info("%s %s", "resume" if worker.start() else "start", task.label)
+            self._free.pop(0)
+            worker.start()
             self._workers.append(worker)
             self._forward_signal()
             self._reporter.mark_changed()
@@ -137,12 +136,14 @@ class Pool:
                 continue
             if self._signal is not None:
                 continue
-            if self._source.should_stop(worker.task, worker.curve_reader.read()):
+            curves = worker.read_curves()
+            if curves is not None and self._source.should_stop(worker.task, curves):
                 log.info("stop %s", worker.task.label)
                 worker.stop(is_final=True)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._kill_now, self._signal = self._signal is not None, number
+        self._source.interrupt()
         self._forward_signal()
 
     def _forward_signal(self) -> None:

@@ -1,4 +1,7 @@
-"""Reads a run's folder for its driver: whether the run is finished, and its curves so far."""
+"""Reads a run's folder for its driver: whether the run is finished, and its curves so far.
+
+Damage in one run's folder is an error of that run only.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from pathlib import Path
 
 from llmdreamer.tracking.record import RunFiles, RunRecord, load
 from llmdreamer.tracking.spool import read_metrics
+from llmdreamer.utils.errors import ConfigError
 
 OUTPUT_LOG = "output.log"  # what the run's process printed
 SPEED_RECORDS = 64  # newest records that a run's speed is measured over
@@ -17,10 +21,24 @@ Curves = dict[str, list[tuple[int, float]]]
 """By metric, (env_step, value) in the order of the records."""
 
 
-def is_finished(folder: Path) -> bool:
-    """Return True if the run reached its end. A finished run that is resumed counts as unfinished."""
+def reached_end(folder: Path) -> bool:
+    """Return True if the run's own record says that it reached its end; exit codes are hints only.
+
+    A finished run that is resumed counts as unfinished.
+
+    Raises:
+        ConfigError: if the record is damaged.
+    """
     record = load(RunRecord, RunFiles(folder).run_record)
     return record is not None and record.status == "FINISHED"
+
+
+def is_finished(folder: Path) -> bool:
+    """Return True as `reached_end` does; False if the record is damaged."""
+    try:
+        return reached_end(folder)
+    except ConfigError:
+        return False
 
 
 def newest_checkpoint(folder: Path) -> str | None:
@@ -53,17 +71,26 @@ class CurveReader:
         self._times: deque[tuple[int, float]] = deque(maxlen=SPEED_RECORDS)
 
     def read(self) -> Curves:
-        """Read the new records and return all curves."""
-        if not self._path.exists():
-            return self.curves
-        if self._path.stat().st_size < self._offset:
-            # A resumed run has truncated the file to the records of its checkpoint.
-            self._reset()
+        """Read the new records and return all curves.
+
+        Raises:
+            ConfigError: if the file is damaged.
+        """
         try:
-            self._read_new_records()
-        except ValueError:  # truncated and longer again: the offset lies inside a record
-            self._reset()
-            self._read_new_records()
+            if self._path.stat().st_size < self._offset:
+                # A resumed run has truncated the file to the records of its checkpoint.
+                self._reset()
+            try:
+                self._read_new_records()
+            except ValueError:  # truncated and longer again: the offset lies inside a record
+                self._reset()
+                self._read_new_records()
+        except FileNotFoundError:
+            return self.curves
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be read: {error.strerror}") from error
+        except ValueError as error:  # it names the file
+            raise ConfigError(str(error)) from error
         return self.curves
 
     def _reset(self) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.output import print_line
 
 DRIVER_VARIABLE = "LLMDREAMER_DRIVER"
 RUN_LOCK_FILE = "run.lock"  # in the run's folder
@@ -30,13 +31,14 @@ def hold_run_lock(folder: Path) -> Iterator[None]:
     ends, however that happens.
 
     Raises:
-        ConfigError: if the lock cannot be made, or if another process holds it outside a sweep.
+        ConfigError: if the lock cannot be made, if another process holds it outside a sweep, or if
+            `LLMDREAMER_DRIVER` is no process ID.
     """
     from filelock import FileLock, Timeout
 
-    driver = os.environ.get(DRIVER_VARIABLE)
+    driver = driver_pid()
     if driver is not None:
-        threading.Thread(target=_stop_without_driver, args=(int(driver),), daemon=True).start()
+        threading.Thread(target=_stop_without_driver, args=(driver,), daemon=True).start()
     try:
         lock = FileLock(folder / RUN_LOCK_FILE).acquire(timeout=0 if driver is None else -1)
     except Timeout:
@@ -47,6 +49,23 @@ def hold_run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def driver_pid() -> int | None:
+    """Return the process ID of the driver that started this process; None without one.
+
+    Raises:
+        ConfigError: if the variable holds anything else.
+    """
+    text = os.environ.get(DRIVER_VARIABLE)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ConfigError(
+            f"{DRIVER_VARIABLE}={text[:40]!r}: the driver of a sweep sets this to its process ID;"
+            f" type unset {DRIVER_VARIABLE}"
+        )
+    return int(text)
+
+
 def _stop_without_driver(driver: int) -> None:
     """Send SIGTERM to this process once the driver is not its parent any more.
 
@@ -54,4 +73,5 @@ def _stop_without_driver(driver: int) -> None:
     """
     while os.getppid() == driver:
         time.sleep(DRIVER_POLL_SECONDS)
+    print_line(f"stopping: process {driver}, the driver of this run's sweep, has ended")
     os.kill(os.getpid(), signal.SIGTERM)

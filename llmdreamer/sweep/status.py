@@ -6,6 +6,7 @@ sweep's folder. The rest comes from the runs' folders. Nothing is written and no
 
 from __future__ import annotations
 
+import csv
 import json
 import shlex
 import time
@@ -18,7 +19,7 @@ from llmdreamer.config import parse_objectives
 from llmdreamer.sweep.driver_lock import is_locked, live_drivers
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.results_table import RESULTS_FILE, ResultRow, read_results
-from llmdreamer.sweep.run_folder import CurveReader, is_finished
+from llmdreamer.sweep.run_folder import CurveReader
 from llmdreamer.sweep.run_lock import RUN_LOCK_FILE
 from llmdreamer.tracking.record import RunFiles, RunRecord, load
 from llmdreamer.utils.errors import ConfigError, did_you_mean
@@ -123,16 +124,19 @@ class StatusReader:
         Raises:
             ConfigError: if they are not those of a sweep.
         """
-        try:
-            header = SweepHeader(**json.loads((self.folder / HEADER_FILE).read_text()))
-            table = self.folder / RESULTS_FILE
-            rows = read_results(table) if table.exists() else []
-        except FileNotFoundError as error:
+        header = load(SweepHeader, self.folder / HEADER_FILE)
+        if header is None:
+            raise ConfigError(f"{self.folder} has no {HEADER_FILE}: start the sweep again")
+        if len(parse_objectives(header.objective)) != len(header.maximize):
             raise ConfigError(
-                f"{self.folder} has no {HEADER_FILE}: start the sweep again"
-            ) from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise ConfigError(f"{self.folder} cannot be read: {error}") from error
+                f"{self.folder / HEADER_FILE} is damaged (maximize: needs one value for each objective):"
+                " start the sweep again"
+            )
+        table = self.folder / RESULTS_FILE
+        try:
+            rows = read_results(table) if table.exists() else []
+        except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
+            raise ConfigError(f"{table} cannot be read: {error}") from error
         return self.read_runs(header, rows)
 
     def read_runs(self, header: SweepHeader, rows: Sequence[ResultRow]) -> SweepStatus:
@@ -162,7 +166,7 @@ class StatusReader:
             seconds=max((run.seconds for run in runs if run.seconds is not None), default=None),
             seconds_left=None,
             folder=row.folder,
-            cause=row.cause,
+            cause=row.cause or next((run.damage for run in runs if run.damage), ""),
         )
         if status.state == "running":
             estimates = [run.seconds_left for run in runs if run.seconds_left is not None]
@@ -171,17 +175,30 @@ class StatusReader:
 
     def _read_folder(self, folder: Path, header: SweepHeader, *, has_result: bool) -> _FolderStatus:
         """Read a run's folder. The curves are skipped if the result is already in the table."""
-        run, record = _FolderStatus(), load(RunRecord, RunFiles(folder).run_record)
+        run = _FolderStatus()
+        try:
+            self._fill(run, folder, header, has_result=has_result)
+        except (ConfigError, OSError) as error:
+            run.damage = str(error)
+        return run
+
+    def _fill(
+        self, run: _FolderStatus, folder: Path, header: SweepHeader, *, has_result: bool
+    ) -> None:
+        """Fill in the progress, up to the first file that is damaged.
+
+        Raises:
+            ConfigError: if a file is damaged.
+        """
         if is_locked(folder / RUN_LOCK_FILE):
             run.state = "running"
-        elif is_finished(folder):
-            run.state = "finished"
-        elif record is not None:
-            run.state = "stopped"
+        record = load(RunRecord, RunFiles(folder).run_record)
         if record is not None:
             run.take_record(record)
+            if run.state != "running":
+                run.state = "finished" if record.status == "FINISHED" else "stopped"
         if run.state == "waiting" or (has_result and run.state != "running"):
-            return run
+            return
         reader = self._curve_readers.setdefault(folder, CurveReader(folder))
         curves = reader.read()
         run.env_step = reader.env_step
@@ -198,7 +215,6 @@ class StatusReader:
         ):
             curve = curves.get(objective.metric)
             run.values.append(objective.value(curve, maximize=maximize) if curve else None)
-        return run
 
 
 @dataclass
@@ -212,6 +228,7 @@ class _FolderStatus:
     values: list[float | None] = field(default_factory=list)
     seconds: float | None = None
     seconds_left: float | None = None
+    damage: str = ""  # in one line, if a file of the run is damaged
 
     def take_record(self, record: RunRecord) -> None:
         self.arm = record.tags.get("arm", "")

@@ -22,6 +22,7 @@ from llmdreamer.sweep.status import END_STATES, RunStatus, SweepStatus
 
 REFRESH_SECONDS = 1.0
 MIN_RUNS = 3  # runs that are shown on a terminal however low it is
+MAX_SECONDS = 1e9  # a longer time is not shown: its record is damaged
 _WIDE_COLUMNS = 100  # characters of a terminal line that has room for all columns
 _STATE_ORDER = ("running", "starting", "failed", "stopped", "waiting", "pruned", "finished")
 _STYLES = {"running": "green", "starting": "green", "failed": "red", "stopped": "yellow"}
@@ -125,7 +126,7 @@ def _render_runs(sweep: SweepStatus, width: int, runs: list[RunStatus]) -> Rende
 
 
 def _failure_lines(runs: Sequence[RunStatus]) -> list[str]:
-    return [f"failed: {run.number}: {run.cause}" for run in runs if run.state == "failed"]
+    return [f"{run.state}: {run.number}: {run.cause}" for run in runs if run.cause]
 
 
 def _format_step(run: RunStatus) -> str:
@@ -139,7 +140,9 @@ def _format_value(run: RunStatus, index: int) -> str:
 
 
 def _format_seconds(seconds: float | None) -> str:
-    return "-" if seconds is None else str(timedelta(seconds=int(seconds)))
+    if seconds is None or not 0 <= seconds < MAX_SECONDS:
+        return "-"
+    return str(timedelta(seconds=int(seconds)))
 
 
 def _make_shortener(runs: Sequence[RunStatus]) -> Callable[[str], str]:

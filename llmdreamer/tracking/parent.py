@@ -19,8 +19,6 @@ from llmdreamer.utils.redact import redact
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
 """Environment variable that gives a sweep's jobs the id of their parent run."""
-TRIAL_VARIABLE = "LLMDREAMER_TRIAL"
-"""Environment variable that gives a sweep's run the tags that identify its trial, as JSON."""
 MAX_CHILDREN = 5000
 
 

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.files import write_atomically
 from llmdreamer.utils.flatten import Scalar
@@ -136,11 +138,11 @@ class RunFiles:
             object.__setattr__(self, name, self.folder / path)
 
 
-_Record = TypeVar("_Record", RunRecord, MlflowRunRef, UploadCursor)
+_Record = TypeVar("_Record")
 
 
 def load(kind: type[_Record], path: Path) -> _Record | None:
-    """Read a record; None if the file does not exist.
+    """Read a record, a dataclass stored as JSON; None if the file does not exist.
 
     Raises:
         ConfigError: if the file is not one that `save` wrote.
@@ -148,11 +150,19 @@ def load(kind: type[_Record], path: Path) -> _Record | None:
     if not path.exists():
         return None
     try:
-        return kind(**json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        # Strict: a number as text, or null for a text, is an error, as in a damaged file.
+        return TypeAdapter(kind).validate_json(path.read_bytes(), strict=True)
+    except (OSError, ValidationError) as error:
         raise ConfigError(
-            f"{path} is damaged ({error}): delete it to continue without it"
+            f"{path} is damaged ({_first_reason(error)}): delete it to continue without it"
         ) from error
+
+
+def _first_reason(error: OSError | ValidationError) -> str:
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    first = error.errors()[0]
+    return ": ".join([*map(str, first["loc"][:1]), first["msg"]])
 
 
 def save(record: RunRecord | MlflowRunRef | UploadCursor, path: Path) -> None:

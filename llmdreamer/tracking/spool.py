@@ -108,8 +108,12 @@ def read_metrics(path: Path, start: int = 0) -> Iterator[MetricsRecord]:
                 metrics = {name: float(value) for name, value in record["metrics"].items()}
                 end += len(line)
                 yield MetricsRecord(int(record["env_step"]), float(record["time"]), metrics, end)
-            except (KeyError, TypeError, AttributeError, ValueError) as error:
+            except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
                 raise ValueError(f"{path}: invalid record at byte {end}: {error}") from error
+            except RecursionError as error:
+                raise ValueError(
+                    f"{path}: invalid record at byte {end}: nested too deep"
+                ) from error
 
 
 def _to_json(value: float) -> float | str:

@@ -16,7 +16,8 @@ from llmdreamer.config import arm, to_yaml
 from llmdreamer.config.identity import digest
 from llmdreamer.tracking import RunInfo, Tracker
 from llmdreamer.tracking.origin import origin
-from llmdreamer.tracking.parent import PARENT_VARIABLE, TRIAL_VARIABLE
+from llmdreamer.tracking.parent import PARENT_VARIABLE
+from llmdreamer.tracking.trial import trial_tags
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.types import Metrics
@@ -142,7 +143,7 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
         **origin(),
         "overrides": as_typed(overrides),
     }
-    tags |= json.loads(os.environ.get(TRIAL_VARIABLE, "{}"))
+    tags |= trial_tags() or {}
     parent = os.environ.get(PARENT_VARIABLE)
     name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
     if "trial" in tags:  # MLflow's table shows about 14 characters of a name

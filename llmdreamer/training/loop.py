@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from llmdreamer.evaluation.episodes import Evaluation, check_video, evaluate, re
 from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.windows import evaluate_open_loop
 from llmdreamer.tracking import Tracker, resolve_uri
-from llmdreamer.tracking.parent import TRIAL_VARIABLE
 from llmdreamer.tracking.record import Status
 from llmdreamer.tracking.run_guard import refusal
+from llmdreamer.tracking.trial import trial_tags
 from llmdreamer.training.best import BEST_FOLDER, BestPolicy
 from llmdreamer.training.display import Display
 from llmdreamer.training.failures import explain_failures, is_out_of_memory
@@ -65,7 +64,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
     """
     with distributed.process_group():
         # Asked here, of the folder in fact used: `hydra.run.dir` may name any.
-        in_sweep = TRIAL_VARIABLE in os.environ
+        in_sweep = trial_tags() is not None
         reason = distributed.broadcast_object(refusal(run_dir, config, in_sweep=in_sweep))
         if reason is not None:
             raise ConfigError(reason)

@@ -12,6 +12,8 @@ Environment variables:
     FAKE_RUN_FAIL_SEED: the run with this seed fails.
     FAKE_RUN_OUT_OF_MEMORY_SEED: the run with this seed runs out of memory.
     FAKE_RUN_EXIT_SEED: the run with this seed exits with code 0 at half its steps.
+    FAKE_RUN_DEAF: the runs ignore SIGTERM.
+    FAKE_RUN_BAD_METRICS, FAKE_RUN_CUT_RECORD: a run whose folder ends so damages its file at half its steps.
     FAKE_RUN_HOLD_BELOW: a run whose `lr + seed` is smaller waits at half its steps until it is stopped.
 """
 
@@ -72,10 +74,21 @@ def fail_if_asked(seed: str | None) -> None:
         bytearray(2**31)
 
 
+def damage_if_asked(folder: Path) -> None:
+    if folder.name.endswith(os.environ.get("FAKE_RUN_BAD_METRICS", " ")):
+        with open(folder / "metrics.jsonl", "a") as file:
+            file.write('{"env_step": \n')
+    if folder.name.endswith(os.environ.get("FAKE_RUN_CUT_RECORD", " ")):
+        RunFiles(folder).run_record.write_text('{"uri": ')
+        sys.exit(0)
+
+
 def take_steps(folder: Path, config: dict[str, str], first_step: int) -> None:
     """Log a value and write a checkpoint each step; on SIGTERM exit with 143 after the step."""
     signals: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: signals.append(number))
+    if "FAKE_RUN_DEAF" in os.environ:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     spool = Spool(folder / "metrics.jsonl")
     value = float(config.get("algo.optimizer.lr", 1)) + float(config.get("seed", 0))
     for step in range(first_step + 1, STEPS + 1):
@@ -84,7 +97,9 @@ def take_steps(folder: Path, config: dict[str, str], first_step: int) -> None:
         (folder / "checkpoints").mkdir(exist_ok=True)
         (folder / "checkpoints" / f"step-{step:012d}-{0:016x}.pt").touch()
         if step == STEPS // 2 and config.get("seed") == os.environ.get("FAKE_RUN_EXIT_SEED"):
-            sys.exit(0)
+            os._exit(0)  # no cleanup, as from code of an environment
+        if step == STEPS // 2:
+            damage_if_asked(folder)
         while not signals and step == STEPS // 2 and value < HOLD_BELOW:
             time.sleep(0.01)
         if signals:

@@ -139,6 +139,8 @@ def test_cell_that_exits_with_0_before_its_end_has_failed(sweeper):
     assert code == 1 and out.rstrip().endswith("1 of 2 runs failed")
     assert [row["state"] for row in sweeper.rows()] == ["failed", "finished"]
     assert "run.json" in sweeper.rows()[0]["cause"]
+    assert sweeper("seed=0,1")[0] == 0  # the same command does not take it for finished
+    assert [len(read_starts(cell)) for cell in sweeper.cells] == [2, 1]
 
 
 def test_cell_that_runs_out_of_memory_stops_no_other(sweeper):
@@ -229,3 +231,20 @@ def test_slots_share_the_cores_and_get_their_devices(sweeper, monkeypatch):
     fair = str(max(1, len(os.sched_getaffinity(0)) // 2))
     assert {read_starts(cell)[0][2] for cell in sweeper.cells} == {fair}
     assert {read_starts(cell)[0][3] for cell in sweeper.cells} == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["seed=0,1,2"], ["algo.optimizer.lr=interval(1e-4,1e-2)", "hydra.sweeper.n_trials=3"]],
+    ids=["grid", "study"],
+)
+def test_run_with_a_damaged_file_fails_and_the_others_go_on(sweeper, command):
+    code, out = sweeper(*command, FAKE_RUN_BAD_METRICS="0", FAKE_RUN_CUT_RECORD="1")
+    assert code == 1, out
+    first, second, third = sweeper.rows()
+    assert [row["state"] for row in (first, second, third)] == ["failed", "failed", "finished"]
+    assert "metrics.jsonl" in first["cause"] and "run.json" in second["cause"]
+    assert "Traceback" not in out
+    code, out = sweeper(*command)  # the files are still damaged
+    assert code == 1 and "Traceback" not in out, out
+    assert sweeper.rows()[2]["state"] == "finished"

@@ -18,6 +18,7 @@ from llmdreamer.sweep.launchers.mailbox import JobSpec, RemoteJob, execute
 from llmdreamer.sweep.launchers.slurm import is_queued
 from llmdreamer.sweep.run_source import RunTask
 from llmdreamer.sweep.worker import Slot, Worker, WorkerOptions
+from llmdreamer.tracking.record import RunFiles, RunRecord, save
 
 # Writes its process ID and the variable SOURCE; exits with 7 on SIGTERM, which "ignore" ignores.
 PROGRAM = """
@@ -33,14 +34,22 @@ while sys.argv[2] != "short":
 class ThreadScheduler:
     """A scheduler with one job, which it runs in a thread once `begin` is called."""
 
-    def __init__(self, folder: Path, behavior: str = "", heartbeat_seconds: float = 15.0):
+    def __init__(
+        self,
+        folder: Path,
+        behavior: str = "",
+        heartbeat_seconds: float = 15.0,
+        stop_within: float = 60.0,
+    ):
         self.folder, self.is_cancelled = folder, False
         job_dir, driver_heartbeat = folder / "job", folder / "driver_heartbeat"
         job_dir.mkdir()
         driver_heartbeat.write_text(str(time.time()))
         command = [sys.executable, "-c", PROGRAM, str(folder), behavior]
         process = ProcessSpec(command, {"SOURCE": "process"}, folder)
-        self.spec = JobSpec(process, Path.cwd(), job_dir, driver_heartbeat, heartbeat_seconds)
+        self.spec = JobSpec(
+            process, Path.cwd(), job_dir, driver_heartbeat, heartbeat_seconds, stop_within
+        )
         self.thread = threading.Thread(target=execute, args=(self.spec, {"SOURCE": "driver"}))
         reason = "no module named llmdreamer"
         output = folder / "output.log"
@@ -121,6 +130,28 @@ def test_lost_job_is_killed_and_logs_the_schedulers_reason(scheduler, tmp_path, 
     assert (tmp_path / "output.log").read_text() == "no module named llmdreamer\n"
 
 
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [(0, None, "failed"), (0, "KILLED", "failed"), (1, "FINISHED", "finished"), (-9, "FINISHED", "finished")],
+)  # fmt: skip
+def test_record_of_the_run_counts_and_not_the_exit_code_of_its_job(tmp_path, code, status, kind):
+    record = RunRecord("", "", "", {}, {}, 0.0)
+
+    def start(process: ProcessSpec) -> SimpleNamespace:
+        record.status = status
+        save(record, RunFiles(tmp_path).run_record)
+        return SimpleNamespace(poll=lambda: code)
+
+    launcher = SimpleNamespace(start=start, close=lambda: None)
+    options = WorkerOptions(["run"], launcher, [], "eval/return", False, retries=0, stop_within=1)
+    worker = Worker(RunTask(tmp_path, [], {}, "a run", 0), Slot(None, 1), options)
+    worker.start()
+    assert worker.has_exited()
+    outcome = worker.outcome(interrupted=False)
+    assert outcome.kind == kind
+    assert (outcome.exit_code != 0) == (kind == "failed")
+
+
 def test_run_whose_jobs_are_all_lost_fails_with_the_last_reason(tmp_path):
     class LostJob:
         def poll(self) -> int:
@@ -174,6 +205,12 @@ def test_process_of_a_silent_driver_is_terminated(scheduler):
         assert remote.job.poll() is None
     assert remote.wait() == 7
     assert time.monotonic() - start_time > 1.5
+
+
+def test_deaf_process_of_a_silent_driver_is_killed_after_stop_within(scheduler):
+    remote = scheduler("ignore", heartbeat_seconds=0.125, stop_within=0.5)
+    remote.begin()
+    assert remote.wait() == -signal.SIGKILL
 
 
 def test_job_started_again_runs_nothing(scheduler, tmp_path, capsys):

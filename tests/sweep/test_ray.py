@@ -107,10 +107,10 @@ def test_ray_cluster_is_started_again_only_after_a_startup_timeout(
 
     monkeypatch.setattr(ray_launcher, "RayClient", FakeClient)
     if errors[-1] is None:
-        RayLauncher(RaySettings(), tmp_path, 15).close()
+        RayLauncher(RaySettings(), tmp_path, 15, 60).close()
     else:
         with pytest.raises(ConfigError, match=f"hydra/launcher=ray: {re.escape(errors[0])}"):
-            RayLauncher(RaySettings(), tmp_path, 15)
+            RayLauncher(RaySettings(), tmp_path, 15, 60)
     assert len(opened) == attempts
     assert closed == opened  # no process is left behind
 

@@ -86,7 +86,7 @@ def make_launcher(slurm, tmp_path):
 
     def make(**options) -> SubmititLauncher:
         settings = SubmititSettings(**options)
-        launchers.append(SubmititLauncher(settings, tmp_path / "sweep", heartbeat_seconds=15))
+        launchers.append(SubmititLauncher(settings, tmp_path / "sweep", 15, stop_within=60))
         return launchers[-1]
 
     yield make

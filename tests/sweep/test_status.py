@@ -309,3 +309,78 @@ def test_status_of_a_study_whose_driver_was_killed_shows_it_stopped(sweeper, mon
     assert out.startswith("s: 1 stopped, 2 waiting, of 3; no driver: ")
     assert "python " in out.splitlines()[0]
     assert "/10" in out
+
+
+GARBAGE = ["", "null", "[]", "3", '"text"', "{", "{}", "[" * 99999, '{"a":' * 9999, "\0", "é\udcff"]
+WRONG_VALUES = [
+    None,
+    [],
+    {},
+    "5",
+    5,
+    -1,
+    1.5,
+    True,
+    [None],
+    ["x"],
+    10**400,
+    float("nan"),
+    "x" * 9999,
+]
+
+
+def assert_one_line_or_shown(sweep: SweepFolder, capsys) -> int:
+    code = main([str(sweep.folder)])
+    printed = capsys.readouterr()
+    assert code in (0, 2)
+    if code == 2:
+        assert len(printed.err.splitlines()) == 1
+    assert main([str(sweep.folder), "--json"]) == code
+    capsys.readouterr()
+    return code
+
+
+@pytest.fixture
+def damaged_sweep(tmp_path):
+    """A sweep of a finished and a running run."""
+    sweep = SweepFolder(tmp_path)
+    write_run(sweep.add_row(state="finished", values=[5.0]), [(100, 5.0, 10.0)], "FINISHED")
+    write_run(sweep.add_row(state="running"), [(20, 3.0, 10.0), (40, 4.0, 5.0)])
+    return sweep
+
+
+@pytest.mark.parametrize("text", GARBAGE, ids=range(len(GARBAGE)))
+@pytest.mark.parametrize(
+    "name", ["sweep.json", "results.csv", "1/tracking/run.json", "1/metrics.jsonl"]
+)
+def test_status_of_a_damaged_file_is_one_line(damaged_sweep, capsys, name, text):
+    (damaged_sweep.folder / name).write_bytes(text.encode(errors="surrogateescape") + b"\n")
+    code = assert_one_line_or_shown(damaged_sweep, capsys)
+    assert code == 2 or name not in ("sweep.json", "results.csv")
+
+
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=range(len(WRONG_VALUES)))
+@pytest.mark.parametrize("name", ["sweep.json", "1/tracking/run.json"])
+def test_status_of_a_field_of_another_type_is_one_line(damaged_sweep, capsys, name, value):
+    path = damaged_sweep.folder / name
+    fields = json.loads(path.read_text())
+    for field in fields:
+        path.write_text(json.dumps(fields | {field: value}))
+        assert_one_line_or_shown(damaged_sweep, capsys)
+
+
+@pytest.mark.parametrize("field", ["number", "seed", "env_step", "state", "eval/return", "folder"])
+@pytest.mark.parametrize("value", ["", "x", "-1", "1e999", "9" * 5000, "nan", '"'])
+def test_status_of_a_table_with_another_value_is_one_line(damaged_sweep, capsys, field, value):
+    table = damaged_sweep.folder / "results.csv"
+    header, first, *rest = table.read_text().splitlines()
+    cells = dict(zip(header.split(","), first.split(","), strict=True)) | {field: value}
+    table.write_text("\n".join([header, ",".join(cells.values()), *rest]) + "\n")
+    assert_one_line_or_shown(damaged_sweep, capsys)
+
+
+def test_status_names_the_damaged_file_and_shows_the_other_runs(damaged_sweep, capsys):
+    (damaged_sweep.folder / "1" / "tracking" / "run.json").write_text("{")
+    assert main([str(damaged_sweep.folder)]) == 0
+    out = capsys.readouterr().out
+    assert "run.json is damaged" in out and "finished" in out

@@ -99,12 +99,13 @@ def make_launcher(plan: Plan) -> Launcher:
     Raises:
         ConfigError: if it cannot be reached, or an option is unknown.
     """
+    heartbeat, stop_within = plan.settings.heartbeat, plan.settings.stop_within
     if isinstance(plan.launcher, SubmititSettings):
         from llmdreamer.sweep.launchers.slurm import SubmititLauncher
 
-        return SubmititLauncher(plan.launcher, plan.folder, plan.settings.heartbeat)
+        return SubmititLauncher(plan.launcher, plan.folder, heartbeat, stop_within)
     if isinstance(plan.launcher, RaySettings):
         from llmdreamer.sweep.launchers.ray import RayLauncher
 
-        return RayLauncher(plan.launcher, plan.folder, plan.settings.heartbeat)
+        return RayLauncher(plan.launcher, plan.folder, heartbeat, stop_within)
     return LocalLauncher()

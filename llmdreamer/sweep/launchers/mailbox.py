@@ -12,8 +12,8 @@ same for all schedulers:
 
 The files need neither locks nor synchronized clocks. A side that is silent for four heartbeats is considered
 dead. When the driver is dead, or has removed `JOB`, the process gets SIGTERM, on which it writes a checkpoint
-and exits. The driver also detects a dead job that the scheduler does not report: Slurm may keep no record of
-ended jobs.
+and exits; `stop_within` seconds later it gets SIGKILL. The driver also detects a dead job that the scheduler
+does not report: Slurm may keep no record of ended jobs.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ class JobSpec:
     job_dir: Path
     driver_heartbeat: Path
     heartbeat_seconds: float  # between two heartbeats; a side that misses four is considered dead
+    stop_within: float  # seconds from SIGTERM to SIGKILL, once the driver is dead
 
 
 def execute(job: JobSpec, inherited: Mapping[str, str] | None = None) -> None:
@@ -110,7 +111,7 @@ def _write_message(file: Path, text: str) -> None:
 
 def _supervise(process: subprocess.Popen[bytes], job: JobSpec) -> int:
     """Wait for the process and return its exit code; send heartbeats, forward the driver's messages."""
-    is_terminated = False
+    terminated_at: float | None = None
     driver = Heartbeat(job.driver_heartbeat, job.heartbeat_seconds)
     last_beat = 0.0
     while (exit_code := process.poll()) is None:
@@ -118,16 +119,15 @@ def _supervise(process: subprocess.Popen[bytes], job: JobSpec) -> int:
         if time.monotonic() - last_beat > job.heartbeat_seconds:
             last_beat = time.monotonic()
             _write_message(job.job_dir / "heartbeat", str(last_beat))
-        if not is_terminated and (driver.is_silent() or _is_stop_requested(job.job_dir)):
-            is_terminated = True
+        is_driver_dead = driver.is_silent() or not job.job_dir.exists()
+        if terminated_at is None and (is_driver_dead or (job.job_dir / "stop").exists()):
+            terminated_at = time.monotonic()
             process.terminate()
-        if (job.job_dir / "kill").exists():
+        is_late = terminated_at is not None and time.monotonic() - terminated_at > job.stop_within
+        # A living driver decides itself when to kill.
+        if (job.job_dir / "kill").exists() or (is_driver_dead and is_late):
             process.kill()
     return exit_code
-
-
-def _is_stop_requested(job_dir: Path) -> bool:
-    return (job_dir / "stop").exists() or not job_dir.exists()
 
 
 class Heartbeat:
@@ -257,10 +257,10 @@ class RemoteJob:
 class JobMailbox:
     """The folder of a driver's jobs, with the driver's heartbeat. Submitit and Ray share it."""
 
-    def __init__(self, sweep_folder: Path, heartbeat_seconds: int) -> None:
+    def __init__(self, sweep_folder: Path, heartbeat_seconds: int, stop_within: float) -> None:
         self.folder = sweep_folder / JOBS_FOLDER / uuid.uuid4().hex
         self.folder.mkdir(parents=True)
-        self.heartbeat_seconds = heartbeat_seconds
+        self.heartbeat_seconds, self._stop_within = heartbeat_seconds, stop_within
         self._is_closed = threading.Event()
         self._beat()
         self._thread = threading.Thread(target=self._beat_until_closed, daemon=True)
@@ -269,8 +269,9 @@ class JobMailbox:
     def new_job(self, process: ProcessSpec) -> JobSpec:
         job_dir = self.folder / uuid.uuid4().hex
         job_dir.mkdir()
+        heartbeat = self.folder / "driver_heartbeat"
         return JobSpec(
-            process, Path.cwd(), job_dir, self.folder / "driver_heartbeat", self.heartbeat_seconds
+            process, Path.cwd(), job_dir, heartbeat, self.heartbeat_seconds, self._stop_within
         )
 
     def _beat(self) -> None:

@@ -36,7 +36,9 @@ MAX_STARTS = 3
 class RayLauncher:
     """Starts each process as a Ray task."""
 
-    def __init__(self, settings: RaySettings, sweep_folder: Path, heartbeat_seconds: int) -> None:
+    def __init__(
+        self, settings: RaySettings, sweep_folder: Path, heartbeat_seconds: int, stop_within: float
+    ) -> None:
         init, options = _without_none(settings.init), _without_none(settings.remote)
         _check_address(init.get("address"))
         for _ in range(MAX_STARTS):
@@ -45,7 +47,7 @@ class RayLauncher:
                 break
         if error is not None:
             raise ConfigError(f"hydra/launcher=ray: {error}")
-        self._mailbox = JobMailbox(sweep_folder, heartbeat_seconds)
+        self._mailbox = JobMailbox(sweep_folder, heartbeat_seconds, stop_within)
 
     def _start_client(self, init: dict[str, Any], options: dict[str, Any]) -> str | None:
         """Return None once Ray is ready; else end the client's process and return the error."""

@@ -44,7 +44,11 @@ class SubmititLauncher:
     """Starts each process as a job of Slurm, or of submitit's local executor."""
 
     def __init__(
-        self, settings: SubmititSettings, sweep_folder: Path, heartbeat_seconds: int
+        self,
+        settings: SubmititSettings,
+        sweep_folder: Path,
+        heartbeat_seconds: int,
+        stop_within: float,
     ) -> None:
         import submitit
 
@@ -59,7 +63,7 @@ class SubmititLauncher:
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise ConfigError(f"hydra/launcher=submitit_{settings.cluster}: {error}") from error
         self._cluster = settings.cluster
-        self._mailbox = JobMailbox(sweep_folder, heartbeat_seconds)
+        self._mailbox = JobMailbox(sweep_folder, heartbeat_seconds, stop_within)
         self._has_accepted = False  # True once a job was accepted; all jobs have the same options
         self._retry_at, self._retry_seconds = 0.0, FIRST_RETRY_SECONDS
         self._rejecting_since: float | None = None

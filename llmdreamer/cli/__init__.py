@@ -2,6 +2,7 @@
 
 from llmdreamer.cli.main import TRUSTED, JobReport, entry, group_options, job
 from llmdreamer.cli.rundir import already_finished, register_resolvers, remove_if_refused
+from llmdreamer.cli.settings import load_settings
 
 __all__ = [
     "TRUSTED",
@@ -10,6 +11,7 @@ __all__ = [
     "entry",
     "group_options",
     "job",
+    "load_settings",
     "register_resolvers",
     "remove_if_refused",
 ]

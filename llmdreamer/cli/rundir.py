@@ -17,11 +17,13 @@ from llmdreamer.config import AUTO, Config, arm, from_yaml, load, refuse_unlogge
 from llmdreamer.config.checks import FOLDER_NAME
 from llmdreamer.sweep.plan import config_source_flags
 from llmdreamer.sweep.run_folder import is_finished
-from llmdreamer.sweep.run_lock import DRIVER_VARIABLE, RUN_LOCK_FILE
+from llmdreamer.sweep.run_lock import DRIVER_VARIABLE, RUN_LOCK_FILE, driver_pid
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.tracking.run_guard import file_of_a_run
+from llmdreamer.tracking.trial import trial_tags
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.program import to_type
+from llmdreamer.utils.torchrun import LAUNCH_VARIABLE, check_variables
 
 
 def register_resolvers() -> None:
@@ -119,12 +121,20 @@ def _resolve_command(mode: str) -> str:
     return to_type(multirun=mode == "sweep")
 
 
+def _check_environment() -> None:
+    """Refuse variables that only torchrun or the driver of a sweep sets, with values that neither sets."""
+    check_variables()
+    driver_pid()
+    trial_tags()
+
+
 def _resolve_run_dir(started: str, _root_: DictConfig) -> str:
     # Hydra resolves this before it creates the folder, and may resolve it again during the run.
     if not OmegaConf.is_missing(_root_.hydra.runtime, "output_dir"):
         return str(_root_.hydra.runtime.output_dir)
+    _check_environment()
     rank = os.environ.get("RANK", "0")
-    if "TORCHELASTIC_RUN_ID" in os.environ and rank != "0":
+    if LAUNCH_VARIABLE in os.environ and rank != "0":
         # The first process chooses the run's folder and sends it to the others once they are connected.
         load(_root_, _root_.hydra.overrides.task)
         return tempfile.mkdtemp(prefix=f"llmdreamer-process-{rank}-")

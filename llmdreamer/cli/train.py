@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from llmdreamer import config
 from llmdreamer.cli.main import TRUSTED, entry, job
 from llmdreamer.cli.rundir import already_finished, register_resolvers, remove_if_refused
+from llmdreamer.cli.settings import load_settings
 from llmdreamer.config.sources import conf_folder
 from llmdreamer.sweep.run_lock import hold_run_lock
 
@@ -24,7 +25,7 @@ def run(cfg: DictConfig) -> float | None:
     folder = Path(hydra_cfg.runtime.output_dir)
     with hold_run_lock(folder), remove_if_refused(folder):
         # Read under the lock: a process that held it before may have written a checkpoint to resume from.
-        settings = config.load(cfg, hydra_cfg.overrides.task)
+        settings = load_settings(cfg, hydra_cfg)
         if already_finished(settings, folder):
             steps = settings.algo.total_steps
             print(

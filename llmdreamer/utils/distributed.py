@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llmdreamer.utils.torchrun import check_variables
+
 T = TypeVar("T")
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
@@ -25,8 +27,16 @@ COLLECTIVE_TIMEOUT = timedelta(days=1)
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the process group within the context, if torchrun started several processes."""
-    if not dist.is_torchelastic_launched() or int(os.environ["WORLD_SIZE"]) == 1:
+    """Join the process group within the context, if torchrun started several processes.
+
+    Raises:
+        ConfigError: if torchrun's variables are incomplete.
+    """
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    check_variables()
+    if int(os.environ["WORLD_SIZE"]) == 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"

@@ -193,3 +193,43 @@ def test_exit_code_of_training_is_kept(command, training):
 def test_saved_configuration_of_a_run_loads_unchanged(command, training, tmp_path):
     command("run_name=first")
     assert from_yaml(tmp_path / "outputs/first/config.yaml") == training.runs[0][0]
+
+
+def test_run_that_works_in_its_folder_has_its_paths_where_it_was_typed(command, training, tmp_path):
+    (tmp_path / "weights").mkdir()
+    chdir = "hydra.job.chdir=true"
+    code, _, err = command(chdir, "run_name=r", "backbone.path=weights", "backbone=smollm2")
+    assert (code, err) == (0, "")
+    code, _, err = command(chdir, "resume=outputs/r", "tracking.uri=sqlite:///own.db")
+    assert (code, err) == (0, "")
+    (first, first_folder), (second, second_folder) = training.runs
+    assert first_folder == second_folder == tmp_path / "outputs" / "r"
+    assert first.tracking.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert first.output_root == str(tmp_path / "outputs")
+    assert first.backbone.path == str(tmp_path / "weights")
+    assert second.resume == str(tmp_path / "outputs" / "r")
+    assert second.tracking.uri == f"sqlite:///{tmp_path}/own.db"
+
+
+def test_finished_run_that_works_in_its_folder_is_found_by_resume_auto(command, training, tmp_path):
+    automatic = ("hydra.job.chdir=true", "run_name=r", "resume=auto", "algo.total_steps=64")
+    assert command(*automatic)[0] == 0
+    folder = tmp_path / "outputs" / "r"
+    (folder / "checkpoints" / "step-000000000064-0123456789abcdef.pt").touch()
+    save(RunRecord("", "", "", {}, {}, 0.0, status="FINISHED"), RunFiles(folder).run_record)
+    code, out, _ = command(*automatic)
+    assert (code, len(training.runs)) == (0, 1)
+    assert "is finished" in out
+
+
+@pytest.mark.parametrize(
+    "variable", ["LLMDREAMER_DRIVER", "LLMDREAMER_TRIAL", "TORCHELASTIC_RUN_ID"]
+)
+def test_variable_of_another_launcher_is_refused_in_one_line(
+    command, training, tmp_path, monkeypatch, variable
+):
+    monkeypatch.setenv(variable, "none")
+    code, _, err = command()
+    assert (code, training.runs, err.count("\n")) == (2, [], 1)
+    assert_names(err, variable, "unset")
+    assert not (tmp_path / "outputs").exists()

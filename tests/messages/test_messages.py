@@ -176,6 +176,7 @@ VALUES: list[tuple[str, Any]] = [
 ]
 """Keys of the default configuration, each with one value that cannot be."""
 
+SMALL = {"hidden_size": 96, "num_hidden_layers": 1, "max_position_embeddings": 32}
 BACKBONES: list[dict[str, Any]] = [
     {"name": "gru", "peft": True},
     {"name": "gru", "pretrained": True},
@@ -187,6 +188,8 @@ BACKBONES: list[dict[str, Any]] = [
     {"name": "hf", "model_type": "lama"},
     {"name": "hf", "model_type": "llama", "config": {"hiden_size": 32}},
     {"name": "hf", "model_type": "opt", "config": {"max_position_embeddings": 8}},
+    {"name": "hf", "model_type": "gemma3"},
+    {"name": "hf", "model_type": "roberta", "config": {**SMALL, "is_decoder": True}},
     {"name": "gpt2", "pretrained": True},
     {"name": "gpt2", "pretrained": True, "path": "/no/such/directory"},
     {"name": "gpt2", "pretrained": True, "path": "nobody/no-such-model"},

@@ -28,11 +28,11 @@ class EnvSpec:
     """The observations and actions of an environment, after wrapping.
 
     Every observation has a key. It is a float32 array (a vector), a uint8 array (H, W, C) (an image), or
-    uint8 bytes of UTF-8 padded with zeros (a text). An observation space that is no Dict has the single
-    key `state`, `image` or `text`.
+    uint8 bytes of UTF-8 padded with zeros (a text). An observation space that is no Dict or Tuple has the
+    single key `state`, `image` or `text`. In nested spaces the key is the path, such as `a.b` or `0`.
 
     An action is A float32 numbers. If `discrete`, they are the concatenated one-hot vectors of one or several
-    independent categoricals. Otherwise each number is in [-1, 1], the bounds of the Box.
+    independent categoricals. Otherwise each number is in [-1, 1], which stands for the bounds of the Box.
     """
 
     observations: dict[str, tuple[int, ...]]

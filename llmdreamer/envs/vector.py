@@ -377,7 +377,7 @@ def _describe_change(spec: EnvSpec, expected: EnvSpec) -> str:
         sizes = list(spec.choices) if spec.discrete else spec.action_size
         return f"observations {spec.observations}, actions of {sizes} {kind}"
 
-    return f"the environment made anew has other spaces: {describe(spec)}, not {describe(expected)}"
+    return f"the new environment has other spaces: {describe(spec)}, not {describe(expected)}"
 
 
 def _draw_seed(sequence: np.random.SeedSequence) -> int:

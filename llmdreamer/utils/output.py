@@ -1,13 +1,17 @@
-"""Standard output of a run. Nothing that is only shown may end training."""
+"""Lines on the terminal, without control characters. Nothing that is only shown may end training."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 
 from llmdreamer.utils.errors import STOP_REQUESTS, describe_error
+from llmdreamer.utils.printable import printable
+from llmdreamer.utils.redact import redact_message
 
 STDOUT = 1
 
@@ -31,11 +35,27 @@ def only_shown(name: str) -> Iterator[None]:
 
 
 def print_line(text: str) -> None:
-    """Print a line at once. If standard output is closed or full, discard this and later lines."""
+    """Print text to standard output at once. If that is closed or full, discard this and later text."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except OSError:
         discard_output()
+
+
+def print_error(text: str) -> None:
+    """Print text without secrets to standard error, if that is open."""
+    if sys.stderr is None:
+        return
+    try:
+        print(redact_message(text), file=sys.stderr, flush=True)
+    except OSError:
+        pass  # the reader of the pipe has exited, or the disk is full
+
+
+def replace_unencodable() -> None:
+    """Print `?` for a character that the terminal's encoding lacks, instead of raising an error."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def discard_output() -> None:

@@ -9,17 +9,24 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from llmdreamer.utils.printable import printable
+
 REDACTED = "***"
 _NAME = (
     r"(?:[\w.-]*(?:password|passwd|passphrase|secret)"
-    r"|(?:[\w.-]*[._-])?(?:pwd|token|api_?key|access_?key|credentials?))"
+    r"|(?:[\w.-]*[._-])?(?:pwd|token|(?:api|access|account|private|ssl)[_-]?key|access_?key_?id"
+    r"|credentials?|signature)|sslkey|AWSAccessKeyId)"
 )
-SECRET = re.compile(rf"(?:^|\.){_NAME}$", re.IGNORECASE)
+SECRET = re.compile(
+    rf"(?:^|\.)(?:{_NAME}|(?:proxy-)?authorization|(?:set-)?cookie)$", re.IGNORECASE
+)
 """Matches a key whose value is secret."""
 # A password in a URL may hold `/` and `@`: it ends at the last `@` of the word.
 _IN_URL = re.compile(r"([a-zA-Z][\w+.-]*://)(?:([^/\s:@]*:)(\S+)|([^/\s]+))@")
 _IN_QUERY = re.compile(
-    rf"([?&;](?:{_NAME}|pass)=)([^&\s]*?)(?=['\"]*[;:,)]?(?:[&\s]|$))", re.IGNORECASE
+    # Short names are secrets only in a URL: Azure's `sig`, Google's `key`.
+    rf"([?&;](?:{_NAME}|pass|sig|key|auth)=)([^&\s]*?)(?=['\"]*[;:,)]?(?:[&\s]|$))",
+    re.IGNORECASE,
 )
 _QUOTED = r"'[^']*'|\"[^\"]*\""
 # After `=` a value ends at a space or a comma; after `:`, in a mapping, at a closing bracket too.
@@ -28,7 +35,15 @@ _ASSIGNMENT = re.compile(
     rf"(?:(=\s*)(?:{_QUOTED}|[^\s,])+|(:\s*)(?:{_QUOTED}|[^\s,}}\])])+)",
     re.IGNORECASE,
 )
-_HEADER = re.compile(r"\b(Bearer|Basic)\s+[\w.~+/=-]{6,}")
+# After `Authorization:` any word is a secret. Elsewhere only a word that cannot be a plain one: with a
+# digit in it, or padded. "Basic training" stays.
+_AUTHORIZATION = re.compile(
+    r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:Bearer|Basic|Token|Digest)\s+)?+)[\w.~+/=-]{6,}",
+    re.IGNORECASE,
+)
+_HEADER = re.compile(r"\b(Bearer|Basic)\s+(?=[\w.~+/-]*[0-9=])[\w.~+/-]{6,}=*")
+# A proxy may be given without a scheme: `https_proxy=user:password@host:3128`.
+_PROXY = re.compile(r"(proxy['\"]?\s*[=:]\s*['\"]?[^\s:@/]+:)[^\s@/]+@", re.IGNORECASE)
 _SHORTEST_VALUE = 6
 """Shorter secrets are not searched for in messages: ordinary words contain them."""
 _values: set[str] = set()
@@ -38,6 +53,8 @@ def redact(text: str) -> str:
     """Replace passwords and tokens with `***`: in URLs (`scheme://user:***@host`, `?password=***`), in
     `api_key=...`, and in `{api_key: ...}`."""
     text = _IN_QUERY.sub(rf"\1{REDACTED}", text)
+    text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
+    text = _PROXY.sub(rf"\1{REDACTED}@", text)
     text = _ASSIGNMENT.sub(rf"\1\2\3{REDACTED}", text)
     text = _HEADER.sub(rf"\1 {REDACTED}", text)
     return _IN_URL.sub(rf"\1\2{REDACTED}@", text)
@@ -73,7 +90,11 @@ def remember_secrets(value: Any, key: str = "") -> None:
 
 
 def redact_message(text: str) -> str:
-    """Redact a text of any origin, such as the text of an exception, also by the secrets' values."""
+    """Make a text of any origin fit to be shown, such as the text of an exception.
+
+    Control characters are removed, and secrets are redacted, also by their values.
+    """
+    text = printable(text)
     for secret in sorted(_values, key=len, reverse=True):
         text = text.replace(secret, REDACTED)
     return redact(text)
@@ -85,7 +106,7 @@ def as_typed(words: Iterable[str]) -> str:
 
 
 class RedactingFormatter(logging.Formatter):
-    """Formats a record without secrets, its traceback included."""
+    """Formats a record without secrets and control characters, its traceback included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact_message(super().format(record))

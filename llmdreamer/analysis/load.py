@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from llmdreamer.analysis.arms import KNOBS, PARAM, TAG, label_arms
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.read import Points, StoredRun, read_experiment
-from llmdreamer.tracking.store import TrackingError, resolve_uri
+from llmdreamer.tracking.store import resolve_uri
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact
 

@@ -15,8 +15,8 @@ from llmdreamer.analysis.load import Records
 from llmdreamer.analysis.section import Section
 from llmdreamer.evaluation.open_loop_record import FILE
 from llmdreamer.evaluation.open_loop_record import load as load_open_loop
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.read import fetch_artifact
-from llmdreamer.tracking.store import TrackingError
 from llmdreamer.utils.errors import ConfigError
 
 # Title of a panel: (metrics in it, unit of its y-axis).

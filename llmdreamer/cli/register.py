@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 
 from llmdreamer.cli.common import POLICY_FOLDERS, add_best, make_parser, run_command
 from llmdreamer.config.plugins import package_folder
-from llmdreamer.tracking.store import TrackingError
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.output import print_error
 
 PACKAGE = Path(__file__).parents[1]
 """The package folder, which is stored with the model."""
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return run_command(args, _register)
     except TrackingError as error:
-        print(error, file=sys.stderr)
+        print_error(str(error))
         return 1
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.record import RUN_RECORD_FILE
-from llmdreamer.tracking.store import TrackingError
 from llmdreamer.tracking.upload_loop import sync
-from llmdreamer.tracking.uploader import print_stderr
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.output import print_error, print_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,17 +26,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _sync_all(root: Path, uri: str | None) -> int:
     folders = sorted(path.parents[1] for path in root.resolve().rglob(RUN_RECORD_FILE))
     if not folders:
-        print_stderr(f"no run below {root}: no folder there contains {RUN_RECORD_FILE}")
+        print_error(f"no run below {root}: no folder there contains {RUN_RECORD_FILE}")
         return 2
     failures = 0
     for folder in folders:
         try:
-            print(f"{folder}: {sync(folder, uri)} records uploaded", flush=True)
+            print_line(f"{folder}: {sync(folder, uri)} records uploaded")
         except ConfigError as error:
-            print_stderr(str(error))
+            print_error(str(error))
             return 2
         except TrackingError as error:
-            print_stderr(f"{folder}: {error}")
+            print_error(f"{folder}: {error}")
             failures += 1
     return 1 if failures else 0
 

@@ -28,6 +28,8 @@ LARGEST_EXPONENT = 1023
 LARGEST_EXACT_INTEGER = 2**53
 """Upper limit of every number. Metrics are floats, and a float cannot hold all integers beyond it."""
 
+MAX_EXPERIMENT_CHARACTERS = 500  # MLflow's limit
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -187,6 +189,11 @@ def _check_texts(cfg: Config) -> None:
     ):
         raise ConfigError(
             f"run_name={cfg.run_name!r}: must be 1 to 100 of the characters A-Z a-z 0-9 . _ -"
+        )
+    if len(cfg.tracking.experiment) > MAX_EXPERIMENT_CHARACTERS:
+        raise ConfigError(
+            f"tracking.experiment={cfg.tracking.experiment[:20]}...: must have at most"
+            f" {MAX_EXPERIMENT_CHARACTERS} characters, this has {len(cfg.tracking.experiment)}"
         )
     for key in ("env.id", "output_root", "objective", "tracking.experiment"):
         if not attrgetter(key)(cfg).strip():

@@ -9,8 +9,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from llmdreamer.tracking.failures import TrackingError, tracking_errors
 from llmdreamer.tracking.record import MlflowRunRef, RunFiles, load
-from llmdreamer.tracking.store import TrackingError, connect, tracking_errors
+from llmdreamer.tracking.store import connect
+from llmdreamer.tracking.upload_loop import sync_command
 from llmdreamer.tracking.uploader import with_password
 
 ARTIFACT_FOLDER = "policy"
@@ -40,7 +42,7 @@ def register(run_dir: Path, name: str, model: PyfuncModel) -> str:
     mlflow_run = load(MlflowRunRef, RunFiles(run_dir).mlflow_run)
     if mlflow_run is None or mlflow_run.run_id is None:
         raise TrackingError(
-            f"{run_dir} is not in MLflow yet: upload it with 'python -m llmdreamer sync {run_dir}'"
+            f"{run_dir} is not in MLflow yet: upload it with: {sync_command(run_dir)}"
         )
     uri = with_password(mlflow_run.uri)
     with tracking_errors(uri), TemporaryDirectory() as folder:

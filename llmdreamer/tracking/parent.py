@@ -7,14 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmdreamer.tracking.failures import tracking_errors
 from llmdreamer.tracking.record import MlflowRunRef, RunFiles, RunRecord, Status, load, save
-from llmdreamer.tracking.store import (
-    connect,
-    ensure_experiment,
-    metric_key,
-    shorten,
-    tracking_errors,
-)
+from llmdreamer.tracking.store import connect, ensure_experiment, find_run, metric_key, shorten
 from llmdreamer.utils.redact import redact
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
@@ -99,11 +94,13 @@ def start_parent(
         mlflow_run = load(MlflowRunRef, file)
         all_tags = {**tags, "mlflow.note.content": shorten(note)}
         target = (redact(uri), experiment)
-        if mlflow_run is not None and mlflow_run.run_id and mlflow_run.target == target:
-            client.update_run(mlflow_run.run_id, status="RUNNING")
+        run_id = None if mlflow_run is None or mlflow_run.target != target else mlflow_run.run_id
+        # A database that was removed since then does not know the run.
+        if run_id and find_run(client, run_id) is not None:
+            client.update_run(run_id, status="RUNNING")
             for key, value in all_tags.items():
-                client.set_tag(mlflow_run.run_id, key, value)
-            return ParentRun(uri, mlflow_run.run_id)
+                client.set_tag(run_id, key, value)
+            return ParentRun(uri, run_id)
         run = client.create_run(
             experiment_id,
             start_time=int(time.time() * 1000),

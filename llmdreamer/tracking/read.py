@@ -21,13 +21,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from llmdreamer.tracking.store import (
-    SQLITE_PREFIX,
-    TrackingError,
-    connect,
-    sqlite_path,
-    tracking_errors,
-)
+from llmdreamer.tracking.failures import TrackingError, tracking_errors
+from llmdreamer.tracking.store import SQLITE_PREFIX, connect, sqlite_path
 from llmdreamer.utils.redact import redact
 
 if TYPE_CHECKING:

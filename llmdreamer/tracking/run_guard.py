@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llmdreamer.config import AUTO, Config, from_yaml
 from llmdreamer.tracking.record import RUN_RECORD_FILE, RunFiles, RunRecord, load
+from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError
 
 _CHECKPOINTS = "checkpoints/step-*.pt"
@@ -40,7 +41,8 @@ def refusal(folder: Path, config: Config, *, in_sweep: bool) -> str | None:
     if file is None or (may_start_over and not _must_be_kept(folder, config)):
         return None
     if (folder / "config.yaml").exists() and any(folder.glob(_CHECKPOINTS)):
-        return f"{folder} holds a run: resume it with resume={folder}, or choose another folder"
+        resume = argument("resume", folder)
+        return f"{folder} holds a run: resume it with {resume}, or choose another folder"
     return f"{folder} holds {file.relative_to(folder)} of a run: choose another folder, or move it away"
 
 

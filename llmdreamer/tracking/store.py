@@ -9,24 +9,25 @@ import os
 import re
 import socket
 import sqlite3
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import unicodedata
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from llmdreamer.tracking.failures import deleted_experiment, tracking_errors
+from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError, did_you_mean
-from llmdreamer.utils.redact import redact
+from llmdreamer.utils.redact import as_typed, redact
 
 if TYPE_CHECKING:
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
 SQLITE_PREFIX = "sqlite:///"
 _SERVER_SCHEMES = ("http", "https")
+_DATABASE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306}
-
-_ACCESS_DENIED = {"UNAUTHENTICATED": 401, "CUSTOMER_UNAUTHORIZED": 401, "PERMISSION_DENIED": 403}
-"""MLflow's error codes for missing credentials, with their HTTP status."""
 
 SHORT_TIMEOUT_SECONDS, LONG_TIMEOUT_SECONDS = "8", "60"
 """Time limits for a server's answer, as values of an environment variable.
@@ -44,15 +45,11 @@ _TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # the uploader has its own backoff
     _TIMEOUT_VARIABLE: SHORT_TIMEOUT_SECONDS,
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # it logs the traceback of each failure, which we describe
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-
-
-class TrackingError(Exception):
-    """An operation on the tracking store failed; the message is one line."""
 
 
 def resolve_uri(uri: str | None, folder: Path) -> str:
@@ -61,15 +58,19 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
     Raises:
         ConfigError: if MLflow would refuse the URI, or the store would not outlive the process.
     """
+    uri = (uri or "").strip()  # a variable read from a file often ends in a newline
     if not uri:
         return sqlite_uri(folder.resolve() / "mlflow.db")
+    if any(unicodedata.category(character) == "Cc" for character in uri):
+        raise ConfigError(f"tracking.uri={redact(uri)!r}: must be one line")
     scheme, colon, _ = uri.partition(":")
     if not colon or scheme == "file" or uri.startswith((".", "/", "~")):
-        path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser()
-        advice = SQLITE_PREFIX + str(folder.resolve() / path / "mlflow.db")
-        raise ConfigError(
-            f"tracking.uri={redact(uri)}: MLflow 3 cannot store runs in a folder; use {advice}"
-        )
+        database = _database(folder, uri)
+        advice = argument("tracking.uri", f"{SQLITE_PREFIX}{database}")
+        reason = "is a file, not a URI"
+        if not uri.endswith(database.name):
+            reason = "MLflow 3 cannot store runs in a folder"
+        raise ConfigError(f"tracking.uri={redact(uri)}: {reason}; use {advice}")
     if scheme == "sqlite":
         name, question, options = uri.removeprefix(SQLITE_PREFIX).partition("?")
         if not uri.startswith(SQLITE_PREFIX) or name in ("", ":memory:"):
@@ -84,6 +85,13 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
     if not urlsplit(uri).hostname:
         raise ConfigError(f"tracking.uri={redact(uri)}: names no host")
     return uri
+
+
+def _database(folder: Path, uri: str) -> Path:
+    """Return the database that is meant by a URI that is a path: that file, or one in that folder."""
+    path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser()
+    path = folder.resolve() / path
+    return path if path.is_file() or path.suffix in _DATABASE_SUFFIXES else path / "mlflow.db"
 
 
 def sqlite_uri(path: Path) -> str:
@@ -110,7 +118,7 @@ def ui_command(uri: str) -> str:
     """Return the command that shows the runs; for a server, its address."""
     if uri.startswith(_SERVER_SCHEMES):
         return redact(uri)
-    return f"mlflow ui --backend-store-uri '{redact(uri)}'"
+    return as_typed(["mlflow", "ui", "--backend-store-uri", uri])
 
 
 def connect(uri: str) -> MlflowClient:
@@ -126,7 +134,31 @@ def connect(uri: str) -> MlflowClient:
     _check_reachable(uri)
     from mlflow.tracking import MlflowClient
 
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=_fresh_uri(uri))
+
+
+_databases: dict[str, tuple[tuple[int, int], int]] = {}
+"""By URI: device and inode of the SQLite file that was opened last, and how many came before it."""
+
+
+def _fresh_uri(uri: str) -> str:
+    """Return a URI of the same store for which MLflow opens the file that is there now.
+
+    MLflow keeps its connections by URI. After a SQLite file was removed or emptied, they would still
+    use the old file, or assume its tables. Another spelling of the path makes it another URI.
+    """
+    if not uri.startswith(SQLITE_PREFIX):
+        return uri
+    stat = sqlite_path(uri).stat()
+    inode = stat.st_dev, stat.st_ino
+    known, count = _databases.get(uri, (inode, 0))
+    if uri in _databases and (known != inode or stat.st_size == 0):
+        count += 1
+    _databases[uri] = inode, count
+    if count == 0:
+        return uri
+    path = sqlite_path(uri)
+    return uri.replace(str(path), f"{path.parent}/{'./' * count}{path.name}", 1)
 
 
 def use_long_timeout(enabled: bool) -> None:
@@ -155,6 +187,8 @@ def ensure_experiment(uri: str, experiment: str, artifact_root: Path | None = No
         client = connect(uri)
         existing = client.get_experiment_by_name(experiment)
         if existing is not None:
+            if existing.lifecycle_stage == "deleted":
+                raise deleted_experiment(uri, experiment, existing.experiment_id)
             return str(existing.experiment_id)
         location = None
         if uri.startswith(SQLITE_PREFIX):
@@ -176,40 +210,16 @@ def _create_experiment(client: MlflowClient, experiment: str, location: str | No
         return str(existing.experiment_id)
 
 
-@contextmanager
-def tracking_errors(uri: str) -> Iterator[None]:
-    """Turn every failure of the store at `uri` into a `TrackingError` of one line."""
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """Return a run, which may be deleted; None if the store does not know it."""
+    from mlflow.exceptions import MlflowException
+
     try:
-        yield
-    except TrackingError:
-        raise
-    except Exception as error:
-        # The class depends on the store: MLflow, SQLAlchemy, requests, urllib3, a database driver
-        # or OSError. No failure of a store may end a run, so all are caught.
-        if (code := getattr(error, "error_code", None)) in _ACCESS_DENIED:
-            raise TrackingError(
-                f"tracking at {redact(uri)} denies access (HTTP {_ACCESS_DENIED[code]}): "
-                "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            ) from error
-        cause = _root_cause(error)
-        lines = str(cause).splitlines() or [""]
-        raise TrackingError(
-            f"tracking at {redact(uri)} is unreachable "
-            f"({type(cause).__name__}: {redact(lines[0])[:160]})"
-        ) from error
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    """Return the innermost cause if it is a connection's error, else `error`.
-
-    Up to three libraries wrap the error of a connection, and the innermost message says most.
-    """
-    from urllib3.exceptions import HTTPError
-
-    cause: BaseException = error
-    while (inner := cause.__cause__ or cause.__context__) is not None:
-        cause = inner
-    return cause if isinstance(cause, OSError | HTTPError) else error
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def metric_key(name: str) -> str:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -28,6 +27,7 @@ from llmdreamer.tracking.record import (
 from llmdreamer.tracking.spool import Spool
 from llmdreamer.tracking.store import LONG_TIMEOUT_SECONDS, ui_command
 from llmdreamer.tracking.upload_loop import sync_command
+from llmdreamer.tracking.upload_process import EXIT_REPORTED
 from llmdreamer.tracking.uploader import reset_record, rewind_record
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact
@@ -48,7 +48,7 @@ class Tracker:
         self._spool = Spool(files.metrics)
         self._lost_records = 0
         self._ended = False
-        self._process = _start_upload_process(files.folder, uri)
+        self._process = self._start_uploads()
 
     @classmethod
     def start(
@@ -140,22 +140,44 @@ class Tracker:
         deadline = time.monotonic() + timeout
         self.flush()
         self._record.status, self._record.ended = status, time.time()
+        code = 1
         try:
             save(self._record, self.files.run_record)
-            if self._process.stdin is not None:
+            if self._process is not None:
+                assert self._process.stdin is not None
                 self._process.stdin.close()
-            code = self._process.wait(max(0.0, deadline - time.monotonic()))
+                code = self._process.wait(max(0.0, deadline - time.monotonic()))
         except (OSError, subprocess.TimeoutExpired) as error:
-            code = 1
             log.debug("uploads did not finish: %s", error)
         if self._lost_records:
             log.warning("%d records of metrics were lost", self._lost_records)
         if code != 0:
             log.warning(
-                "not everything was uploaded to %s; upload the rest with '%s'",
+                "not everything was uploaded to %s; upload the rest with: %s",
                 redact(self.uri),
                 sync_command(self.files.folder),
             )
+
+    def _start_uploads(self) -> subprocess.Popen[bytes] | None:
+        """Start the upload process, and log its lines; None if the system starts no process."""
+        try:
+            process = _start_upload_process(self.files.folder, self.uri)
+        except OSError as error:
+            log.warning("uploads cannot start (%s); %s", error, self._advice())
+            return None
+        threading.Thread(target=self._log_lines, args=(process,), daemon=True).start()
+        return process
+
+    def _log_lines(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.warning("%s", line.decode(errors="replace").rstrip())
+        code = process.wait()
+        if not self._ended and code != EXIT_REPORTED:
+            log.warning("uploads have stopped (exit code %d); %s", code, self._advice())
+
+    def _advice(self) -> str:
+        return f"upload later with: {sync_command(self.files.folder)}"
 
     @property
     def run_id(self) -> str | None:
@@ -198,20 +220,12 @@ def _start_upload_process(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     # -P: a folder named mlflow in the working directory must not hide the library. -W ignore: every
     # warning of a library would become a line in the run's log.
     python = [sys.executable, "-P", "-W", "ignore"]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         [*python, "-m", "llmdreamer.tracking.upload_process", str(folder), str(os.getpid())],
         stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": uri},
         # Signals to the run's process group (Ctrl-C, a scheduler's) must leave time to upload.
         start_new_session=True,
     )
-    assert process.stderr is not None
-    threading.Thread(target=_log_lines, args=(process.stderr,), daemon=True).start()
-    return process
-
-
-def _log_lines(lines: IO[bytes]) -> None:
-    for line in lines:
-        log.warning("%s", line.decode(errors="replace").rstrip())

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import select
-import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.record import RunRecord, load, save
-from llmdreamer.tracking.store import TrackingError, resolve_uri, use_long_timeout
-from llmdreamer.tracking.uploader import Uploader, print_stderr
-from llmdreamer.utils.redact import redact
+from llmdreamer.tracking.store import resolve_uri, use_long_timeout
+from llmdreamer.tracking.uploader import Uploader
+from llmdreamer.utils.output import print_error
+from llmdreamer.utils.redact import as_typed, redact
 
 UPLOAD_INTERVAL_SECONDS = 5.0
 MAX_RETRY_SECONDS = 30.0  # longest pause between attempts while the store does not answer
@@ -21,25 +23,29 @@ LOCK_TIMEOUT_SECONDS = 120
 
 
 def sync_command(folder: Path) -> str:
-    return f"python -m llmdreamer sync {shlex.quote(str(folder))}"
+    """Return the command that uploads what MLflow lacks of a run."""
+    return as_typed(["python", "-m", "llmdreamer", "sync", str(folder)])
 
 
-def upload_until_exit(folder: Path, owner: int) -> int:
+def upload_until_exit(folder: Path, owner: int, say: Callable[[str], None] = print_error) -> int:
     """Upload a run until process `owner` closes our standard input or dies, then upload the rest.
+
+    Args:
+        say: receives a line whenever uploads begin to fail, fail for another reason, or work again.
 
     Returns:
         0 if everything is uploaded and the end of the run is recorded; 1 otherwise.
     """
-    uploader = Uploader(folder)
-    advice = f"spooling to {uploader.files.metrics}; upload later with '{sync_command(folder)}'"
+    uploader = Uploader(folder, say)
+    advice = f"spooling to {uploader.files.metrics}; upload later with: {sync_command(folder)}"
     try:
         # The uploader of the run's previous process may still hold the lock.
         lock = FileLock(uploader.files.lock).acquire(timeout=LOCK_TIMEOUT_SECONDS)
     except Timeout:
-        print_stderr(f"tracking: another process is uploading {folder}; {advice}")
+        say(f"tracking: another process is uploading {folder}; {advice}")
         return 1
     with lock:
-        wait, warned, ended = 0.0, False, False
+        wait, failure = 0.0, None
         while True:
             # Checked before the upload: the last upload must come after the last record.
             ended = _has_ended(owner, wait)
@@ -49,14 +55,17 @@ def upload_until_exit(folder: Path, owner: int) -> int:
                 if ended:
                     _close(uploader)
                     return 0
-                wait, warned = UPLOAD_INTERVAL_SECONDS, False
             except TrackingError as error:
-                if not warned:
-                    print_stderr(f"{error}: {advice}")
+                if error.kind != failure:
+                    say(f"{error}: {advice}")
                 if ended:
                     return 1
                 wait = min(max(2 * wait, UPLOAD_INTERVAL_SECONDS), MAX_RETRY_SECONDS)
-                warned = True
+                failure = error.kind
+            else:
+                if failure is not None:
+                    say(f"tracking at {uploader.record.uri} works again: uploads continue")
+                wait, failure = UPLOAD_INTERVAL_SECONDS, None
 
 
 def sync(folder: Path, uri: str | None = None) -> int:

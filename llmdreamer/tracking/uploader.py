@@ -22,13 +22,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmdreamer.tracking.failures import TrackingError, tracking_errors
 from llmdreamer.tracking.record import (
     MlflowRunRef,
     OrphanedRun,
@@ -39,15 +39,9 @@ from llmdreamer.tracking.record import (
     save,
 )
 from llmdreamer.tracking.spool import MetricsRecord, Spool, read_metrics
-from llmdreamer.tracking.store import (
-    TrackingError,
-    connect,
-    ensure_experiment,
-    metric_key,
-    shorten,
-    tracking_errors,
-)
+from llmdreamer.tracking.store import connect, ensure_experiment, find_run, metric_key, shorten
 from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.output import print_error
 from llmdreamer.utils.redact import redact
 
 if TYPE_CHECKING:
@@ -63,7 +57,8 @@ _ACTIVE = ("RUNNING", "active")  # status and lifecycle stage of a run that can 
 class Uploader:
     """Uploads what the run folder has and MLflow lacks. The caller must hold `RunFiles.lock`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, say: Callable[[str], None] = print_error) -> None:
+        self._say = say  # receives a line about a file that is not uploaded
         self.files = RunFiles(folder)
         record = load(RunRecord, self.files.run_record)
         if record is None:
@@ -138,17 +133,10 @@ class Uploader:
     def _find(
         self, client: MlflowClient, experiment_id: str, mlflow_run: MlflowRunRef
     ) -> Run | None:
-        from mlflow.exceptions import MlflowException
-
         if mlflow_run.run_id is None:
             runs = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = '{mlflow_run.key}'")
             return runs[0] if runs else None
-        try:
-            return client.get_run(mlflow_run.run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return None
+        return find_run(client, mlflow_run.run_id)
 
     def _create(self, client: MlflowClient, experiment_id: str, mlflow_run: MlflowRunRef) -> Run:
         return client.create_run(
@@ -198,14 +186,14 @@ class Uploader:
             self.files.truncated.unlink(missing_ok=True)
         self._cursor = cursor
         if self.files.truncated.exists():
-            for record in read_metrics(self.files.truncated):
+            for record in _read_spool(self.files.truncated):
                 for name, value in record.metrics.items():
                     self._sent.setdefault((record.env_step, name), (record.time, value))
 
     def _upload_metrics(self, client: MlflowClient) -> None:
         if not self.files.metrics.exists():
             return
-        for records in _batches(read_metrics(self.files.metrics, self._cursor.uploaded_bytes)):
+        for records in _batches(_read_spool(self.files.metrics, self._cursor.uploaded_bytes)):
             self._cursor.attempted_bytes = records[-1].end
             save(self._cursor, self.files.upload_cursor)
             metrics = [metric for record in records for metric in self._metrics(record)]
@@ -237,13 +225,13 @@ class Uploader:
         source = self.files.folder / path
         if not _is_within(source, self.files.folder):
             # A run folder from someone else could list private files and name the server to send to.
-            print_stderr(f"tracking: {source} is outside the run's folder and was not uploaded")
+            self._say(f"tracking: {source} is outside the run's folder and was not uploaded")
         elif source.is_dir():
             client.log_artifacts(self._run_id, str(source), folder or source.name)
         elif source.exists():
             client.log_artifact(self._run_id, str(source), folder)
         else:
-            print_stderr(f"tracking: {source} no longer exists and was not uploaded")
+            self._say(f"tracking: {source} no longer exists and was not uploaded")
 
 
 def rewind_record(files: RunFiles, offset: int) -> None:
@@ -296,19 +284,12 @@ def reset_record(files: RunFiles) -> None:
     spool.close()
 
 
-def print_stderr(line: str) -> None:
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        pass  # the reader of the pipe has exited; uploads continue
-
-
 def with_password(uri: str) -> str:
     """Return `uri` with its password, taken from MLFLOW_TRACKING_URI if that is the same store.
 
     Run folders hold no passwords.
     """
-    full = os.environ.get("MLFLOW_TRACKING_URI", uri)
+    full = os.environ.get("MLFLOW_TRACKING_URI", uri).strip()
     return full if redact(full) == uri else uri
 
 
@@ -316,6 +297,14 @@ def _is_within(path: Path, folder: Path) -> bool:
     """Return True if `path`, and all that is below it, lies in `folder` after resolving links."""
     root = folder.resolve()
     return all(each.resolve().is_relative_to(root) for each in (path, *path.rglob("*")))
+
+
+def _read_spool(path: Path, start: int = 0) -> Iterator[MetricsRecord]:
+    """Yield the records from byte `start` on, as `read_metrics`; TrackingError at a damaged one."""
+    try:
+        yield from read_metrics(path, start)
+    except ValueError as error:
+        raise TrackingError(f"{error}: nothing after it is uploaded", "damaged file") from error
 
 
 def _batches(records: Iterator[MetricsRecord]) -> Iterator[list[MetricsRecord]]:

@@ -12,8 +12,9 @@ from mlflow.store.tracking.dbmodels.initial_models import Base
 from recorded import EXPERIMENT, KEPT_RECORDS, Recorded
 
 from llmdreamer.analysis.load import RETURN, Records, current_points, load
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.read import Points, _read_server, _require, read_experiment
-from llmdreamer.tracking.store import TrackingError, connect
+from llmdreamer.tracking.store import connect
 
 
 def loaded_curve(records: Records, run_id: str, key: str) -> list[tuple[int, float]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.store import (
-    TrackingError,
     connect,
     ensure_experiment,
     metric_key,
@@ -34,6 +34,25 @@ def test_resolve_uri_makes_a_database_path_absolute(tmp_path: Path):
 )
 def test_resolve_uri_keeps_a_server_uri(tmp_path: Path, uri: str):
     assert resolve_uri(uri, tmp_path) == uri
+
+
+@pytest.mark.parametrize("around", ["{}\n", " {}", "\t{} \r\n"])
+def test_resolve_uri_strips_what_surrounds_the_uri(tmp_path: Path, around: str):
+    for uri in ("http://localhost:5000", f"sqlite:///{tmp_path}/a.db"):
+        assert resolve_uri(around.format(uri), tmp_path) == uri
+    assert resolve_uri(around.format(""), tmp_path) == f"sqlite:///{tmp_path}/mlflow.db"
+    with refused(ConfigError, "tracking.uri=", "one line"):
+        resolve_uri("http://host\n:5000", tmp_path)
+
+
+def test_resolve_uri_refuses_the_path_of_a_database_and_names_its_uri(tmp_path: Path):
+    (tmp_path / "store").touch()
+    for path in ("mlflow.db", "./mlflow.db", f"{tmp_path}/mlflow.db", "file:mlflow.db", "store"):
+        name = path.rpartition("/")[2].rpartition(":")[2]
+        advice = f"use tracking.uri=sqlite:///{tmp_path}/{name}"
+        with refused(ConfigError, f"tracking.uri={path}", advice) as error:
+            resolve_uri(path, tmp_path)
+        assert str(error.value).endswith(advice)
 
 
 @pytest.mark.parametrize("uri", ["./mlruns", "mlruns", "file:mlruns", "file:///x/mlruns", "/x"])
@@ -153,6 +172,6 @@ def test_shorten_cuts_a_long_value_with_a_note():
 
 def test_ui_command_names_the_database():
     assert ui_command("sqlite:////x/mlflow.db") == (
-        "mlflow ui --backend-store-uri 'sqlite:////x/mlflow.db'"
+        "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
     )
     assert ui_command("http://host:5000") == "http://host:5000"

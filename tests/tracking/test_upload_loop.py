@@ -12,9 +12,9 @@ import pytest
 from refusals import assert_names
 
 from llmdreamer.tracking import store
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.record import RunFiles
 from llmdreamer.tracking.spool import Spool
-from llmdreamer.tracking.store import TrackingError
 from llmdreamer.tracking.upload_loop import sync, upload_until_exit
 from llmdreamer.tracking.uploader import Uploader
 

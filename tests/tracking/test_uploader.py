@@ -12,9 +12,10 @@ from typing import ClassVar
 import pytest
 from refusals import assert_names
 
+from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.record import MlflowRunRef, RunFiles, UploadCursor, load, save
 from llmdreamer.tracking.spool import Spool
-from llmdreamer.tracking.store import TrackingError, connect, ensure_experiment
+from llmdreamer.tracking.store import connect, ensure_experiment
 from llmdreamer.tracking.upload_loop import sync
 from llmdreamer.tracking.uploader import KEY_TAG, Uploader, reset_record, rewind_record
 

@@ -8,6 +8,7 @@ from importlib import import_module
 
 from llmdreamer import __version__
 from llmdreamer.utils.errors import did_you_mean
+from llmdreamer.utils.output import print_error, print_line, replace_unencodable
 
 COMMANDS = {
     "train": ("train:main", "train one run: llmdreamer train model=S (options: train --help)"),
@@ -27,9 +28,10 @@ command is called, so that help stays fast."""
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 2 if there is no such command."""
+    replace_unencodable()
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
-        print(usage())
+        print_line(usage())
         return 0
     if words[0] == "--version":
         print(f"llmdreamer {__version__}")
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         return print_script(rest)
     if name not in COMMANDS:
         near = did_you_mean(name, COMMANDS)
-        print(f"llmdreamer {name}: no such command{near}\n{usage()}", file=sys.stderr)
+        print_error(f"llmdreamer {name}: no such command{near}\n{usage()}")
         return 2
     module, _, function = COMMANDS[name][0].partition(":")
     run: Callable[[list[str]], int] = getattr(import_module(f"llmdreamer.cli.{module}"), function)

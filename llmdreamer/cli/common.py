@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from llmdreamer.utils.errors import ConfigError
-from llmdreamer.utils.redact import redact_message
+from llmdreamer.utils.output import print_error, print_line
 
 LATEST = "latest"
 OUTPUTS = "outputs"  # the default of output_root
@@ -82,11 +81,11 @@ def run_command(args: argparse.Namespace, work: Callable[[argparse.Namespace], s
     """
     try:
         args.run_dir = find_run(args.run_dir)
-        print(work(args))
+        print_line(work(args))
     except Exception as error:
         code = getattr(error, "exit_code", None)
         if not isinstance(code, int):
             raise
-        print(redact_message(str(error)), file=sys.stderr)
+        print_error(str(error))
         return code
     return 0

@@ -17,6 +17,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.sweep.settings import SweeperSettings
+from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.redact import redact_message
 
@@ -97,10 +98,10 @@ def _describe_unparsable(override: str) -> str:
         return _describe_quoted_keys(key, value)
     if "/" in key and (described := _describe_group_key(override)) is not None:
         return described
-    plain = value.strip("'\"").replace('"', "")
+    typed = argument(key, value.strip("'\""))
     return (
         f"{override}: the value cannot be parsed; close brackets and quotes, and quote characters other"
-        f""" than A-Z a-z 0-9 . _ - / also for the shell: '{key}="{plain}"'"""
+        f" than A-Z a-z 0-9 . _ - / also for the shell: {typed}"
     )
 
 

@@ -6,7 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.output import print_error, print_line
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,9 +28,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         fetch(args.name, args.directory)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print_error(str(error))
         return 2
-    print(f"fetched: backbone=smollm2 pretrained=true backbone.path={args.directory.resolve()}")
+    path = argument("backbone.path", args.directory.resolve())
+    print_line(f"fetched: backbone=smollm2 pretrained=true {path}")
     return 0
 
 

@@ -32,8 +32,9 @@ from llmdreamer.config.sources import conf_folder, config_root
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.output import print_error, replace_unencodable
 from llmdreamer.utils.program import to_type
-from llmdreamer.utils.redact import redact_message
+from llmdreamer.utils.redact import as_typed
 
 EXIT_INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
@@ -56,6 +57,8 @@ def entry(task: Callable[[], Any]) -> int:
     shows its traceback and exits with 1.
     """
     sys.excepthook = _print_traceback
+    replace_unencodable()
+    logging.raiseExceptions = False  # a closed pipe or a full disk costs lines, and no tracebacks
     if "--version" in sys.argv[1:]:  # Hydra's flag prints its own version
         print(f"llmdreamer {__version__}")
         return 0
@@ -109,7 +112,7 @@ class _Mistake(BaseException):
 
 
 def _print_error(message: UserError) -> int:
-    print(message.line, file=sys.stderr)
+    print_error(message.line)
     return message.exit_code
 
 
@@ -117,7 +120,7 @@ def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
     """Print the traceback of a bug as Python does, without secrets."""
-    sys.stderr.write(redact_message("".join(traceback.format_exception(kind, error, trace))))
+    print_error("".join(traceback.format_exception(kind, error, trace)).rstrip("\n"))
 
 
 def refuse_misused_flags(argv: Sequence[str]) -> None:
@@ -136,14 +139,14 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
         o.key_or_group == "hydra.mode" and str(o.value()).endswith("MULTIRUN") for o in overrides
     )
     for override in overrides:
-        key, line = override.key_or_group, override.input_line
+        key, line = override.key_or_group, str(override.input_line)
         _refuse_unknown(override)
         if key == "hydra.searchpath":
             _refuse_missing_path(override)
         if key == "sweeps" and override.is_sweep_override():
             first = next(iter(override.sweep_string_iterator()))
             raise ConfigError(
-                f"{line}: give one sweep specification at a time ({to_type(multirun=True)} sweeps={first})"
+                f"{line}: give one sweep specification at a time ({_sweep_command(f'sweeps={first}')})"
             )
         resumes = key == "resume" and not override.is_delete() and override.value() is not None
         if resumes and multirun:
@@ -161,8 +164,12 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
             raise ConfigError(f"{line} is a sweep: {_as_sweep(line)}")
 
 
-def _as_sweep(override: str | None) -> str:
-    return f"start a sweep ({to_type(multirun=True)} {override})"
+def _as_sweep(override: str) -> str:
+    return f"start a sweep ({_sweep_command(override)})"
+
+
+def _sweep_command(override: str) -> str:
+    return f"{to_type(multirun=True)} {as_typed([override])}"
 
 
 def _trusted(argv: Sequence[str]) -> list[str]:

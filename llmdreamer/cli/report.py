@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import html
-import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,8 @@ from llmdreamer.tracking.record import load as load_record
 from llmdreamer.tracking.store import resolve_uri, sqlite_uri
 from llmdreamer.tracking.uploader import with_password
 from llmdreamer.utils.errors import ConfigError
-from llmdreamer.utils.redact import redact
+from llmdreamer.utils.output import print_error, print_line
+from llmdreamer.utils.redact import as_typed
 
 if TYPE_CHECKING:
     from llmdreamer.analysis.section import Section
@@ -69,12 +69,12 @@ def main(argv: list[str] | None = None) -> int:
             )
         source = find_runs(args.source, args.experiment)
         typed = sys.argv[1:] if argv is None else argv
-        command = f"{parser.prog} {redact(shlex.join(typed))}"
+        command = f"{parser.prog} {as_typed(typed)}"
         page = write_report(source, args.out, statuses, command)
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print_error(str(error))
         return 2
-    print(page)
+    print_line(str(page))
     return 0
 
 

@@ -21,6 +21,7 @@ from llmdreamer.sweep.run_lock import DRIVER_VARIABLE, RUN_LOCK_FILE, driver_pid
 from llmdreamer.sweep.settings import SWEEPER
 from llmdreamer.tracking.run_guard import file_of_a_run
 from llmdreamer.tracking.trial import trial_tags
+from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.program import to_type
 from llmdreamer.utils.torchrun import LAUNCH_VARIABLE, check_variables
@@ -52,7 +53,7 @@ def run_dir(cfg: Config, started: str) -> Path:
     # With resume=auto, a run in this folder was stopped before its first checkpoint.
     if cfg.resume is None and file_of_a_run(folder) is not None:
         raise ConfigError(
-            f"{folder} holds a run: resume it with resume={folder}, or change run_name"
+            f"{folder} holds a run: resume it with {argument('resume', folder)}, or change run_name"
         )
     _check_writable(folder)
     parents = folder.resolve().parents

@@ -13,7 +13,8 @@ from rich.console import Console
 from llmdreamer.sweep.status import StatusReader, SweepStatus, find_sweep, sweep_names
 from llmdreamer.sweep.status_table import LiveTable, render_table, render_text
 from llmdreamer.utils.errors import ConfigError
-from llmdreamer.utils.output import discard_output
+from llmdreamer.utils.output import discard_output, print_error
+from llmdreamer.utils.printable import printable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
             _print_status(reader, args.watch, as_json=args.json)
         sys.stdout.flush()
     except ConfigError as error:
-        print(error, file=sys.stderr)
+        print_error(str(error))
         return ConfigError.exit_code
     except KeyboardInterrupt:
         return 130
@@ -47,7 +48,7 @@ def _print_names(root: Path) -> None:
     names = sweep_names(root)
     if not names:
         raise ConfigError(f"{root / 'sweeps'} holds no sweep")
-    print("\n".join(names))
+    print(printable("\n".join(names)))
 
 
 def _print_status(reader: StatusReader, interval: float | None, *, as_json: bool) -> None:

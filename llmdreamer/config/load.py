@@ -20,6 +20,7 @@ from omegaconf.errors import (
 from llmdreamer.config.checks import LARGEST_EXPONENT, check
 from llmdreamer.config.resume import Change, change_on_resume
 from llmdreamer.config.schema import ComposedConfig, Config, leaves
+from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.redact import REDACTED, redact_message, redact_values, remember_secrets
 
@@ -288,7 +289,7 @@ def _resume_automatically(composed: Any) -> Config:
         if leaf in _FILLED and _select(composed, leaf) is None:
             continue
         if change is not Change.ALWAYS and not _equal(old, new, leaf):
-            advice = f", or type resume={folder} {leaf}={_shown(new)}"
+            advice = f", or type {argument('resume', folder)} {argument(leaf, _shown(new))}"
             raise ConfigError(
                 f"resume=auto: {folder} has {leaf}={_shown(old)}, this command has {_shown(new)};"
                 f" change run_name{advice if change is Change.TYPED else ''}"

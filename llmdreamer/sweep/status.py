@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,7 +24,7 @@ from llmdreamer.tracking.record import RunFiles, RunRecord, load
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.files import write_atomically
 from llmdreamer.utils.program import typed_words
-from llmdreamer.utils.redact import redact
+from llmdreamer.utils.redact import as_typed
 
 HEADER_FILE = "sweep.json"
 END_STATES = ("finished", "pruned", "failed")
@@ -76,7 +75,7 @@ class SweepStatus:
 def write_header(plan: Plan, total: int) -> SweepHeader:
     """Write sweep.json into the sweep's folder."""
     header = SweepHeader(
-        command=redact(shlex.join(typed_words())),
+        command=as_typed(typed_words()),
         total=total,
         objective=",".join(map(str, plan.objectives)),
         maximize=plan.maximize,

@@ -19,6 +19,7 @@ from rich.text import Text
 from llmdreamer.config import parse_objectives
 from llmdreamer.sweep.results_table import shorten_numbers
 from llmdreamer.sweep.status import END_STATES, RunStatus, SweepStatus
+from llmdreamer.utils.printable import printable
 
 REFRESH_SECONDS = 1.0
 MIN_RUNS = 3  # runs that are shown on a terminal however low it is
@@ -40,7 +41,7 @@ def summary_line(sweep: SweepStatus) -> str:
         driver = f"no driver: continue with {sweep.header.command}"
     else:
         driver = "done"
-    return f"{sweep.name}: {states or 'nothing'}, of {sweep.header.total}; {driver}"
+    return printable(f"{sweep.name}: {states or 'nothing'}, of {sweep.header.total}; {driver}")
 
 
 def table_cells(sweep: SweepStatus, *, wide: bool = True) -> tuple[list[str], list[list[str]]]:
@@ -66,7 +67,7 @@ def table_cells(sweep: SweepStatus, *, wide: bool = True) -> tuple[list[str], li
     seconds_left = [_format_seconds(run.seconds_left) for run in runs]
     if {*seconds_left} - {"-"}:
         columns.append(("ETA", seconds_left))
-    rows = [[*row] for row in zip(*(texts for _, texts in columns), strict=True)]
+    rows = [[*map(printable, row)] for row in zip(*(texts for _, texts in columns), strict=True)]
     return [name for name, _ in columns], rows
 
 
@@ -126,7 +127,7 @@ def _render_runs(sweep: SweepStatus, width: int, runs: list[RunStatus]) -> Rende
 
 
 def _failure_lines(runs: Sequence[RunStatus]) -> list[str]:
-    return [f"{run.state}: {run.number}: {run.cause}" for run in runs if run.cause]
+    return [printable(f"{run.state}: {run.number}: {run.cause}") for run in runs if run.cause]
 
 
 def _format_step(run: RunStatus) -> str:

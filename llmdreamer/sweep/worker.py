@@ -22,6 +22,7 @@ from llmdreamer.sweep.run_source import OutcomeKind, RunOutcome, RunTask
 from llmdreamer.tracking.parent import PARENT_VARIABLE
 from llmdreamer.tracking.record import RUN_RECORD_FILE
 from llmdreamer.tracking.trial import TRIAL_VARIABLE
+from llmdreamer.utils.command_line import override
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.redact import redact_message
 
@@ -104,7 +105,7 @@ class Worker:
         arguments = [
             *self._overrides(resumes=resumes),
             *self.options.hydra_overrides,
-            f"hydra.run.dir={_quote(str(folder))}",
+            override("hydra.run.dir", folder),
         ]
         process = ProcessSpec([*self.options.command, *arguments], self._environment(), folder)
         log.info("%s %s", "resume" if resumes else "start", self.task.label)
@@ -124,8 +125,8 @@ class Worker:
             return overrides
         return [
             *(o for o in overrides if o.lstrip("+~").startswith(_RESUME_KEYS)),
-            f"resume={_quote(str(self.task.folder))}",
-            f"objective={_quote(self.options.objective)}",
+            override("resume", self.task.folder),
+            override("objective", self.options.objective),
         ]
 
     def _environment(self) -> dict[str, str]:
@@ -239,9 +240,3 @@ class Worker:
         self._cancel_wait()
         if self._job is not None and self._exit_code is None:
             self._job.kill()
-
-
-def _quote(text: str) -> str:
-    """Quote a text for Hydra's override grammar, so that it is read literally."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("${", "\\${")
-    return f"'{escaped}'"

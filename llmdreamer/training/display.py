@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from llmdreamer.utils.output import discard_output
+from llmdreamer.utils.printable import printable
 
 PLAIN_LINE_SECONDS = 20.0  # between two lines without a terminal
 MAX_ETA_SECONDS = 1e10  # longer estimates are shown as unknown
@@ -78,7 +79,7 @@ class Display:
     def say(self, line: str) -> None:
         """Print a separate line above the live one."""
         try:
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
         except OSError:  # a full disk behind standard output
             discard_output()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,8 +11,8 @@ import torch
 
 from llmdreamer.envs import EnvError
 from llmdreamer.envs.simulator import SimulatorError
+from llmdreamer.utils.command_line import resume_command
 from llmdreamer.utils.errors import Diverged, Stopped
-from llmdreamer.utils.program import to_type
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -42,11 +42,14 @@ class ExitedEarly(RuntimeError):
 
 
 @contextmanager
-def explain_failures(run_dir: Path, newest: Callable[[], Path | None]) -> Iterator[None]:
+def explain_failures(
+    run_dir: Path, newest: Callable[[], Path | None], trust: Sequence[str] = ()
+) -> Iterator[None]:
     """Replace errors that a user can fix by one-line errors; raise bugs unchanged.
 
     Args:
         newest: returns the newest checkpoint.
+        trust: the run's `trust`, for the command that resumes it.
     """
     try:
         yield
@@ -57,19 +60,22 @@ def explain_failures(run_dir: Path, newest: Callable[[], Path | None]) -> Iterat
             f"sys.exit({error.code!r}) was called before the run was finished"
         ) from error
     except Exception as error:
-        explained = explain_failure(error, run_dir, newest())
+        resume = f"resume with: {resume_command(run_dir, trust)}"
+        explained = explain_failure(error, run_dir, newest(), resume)
         if explained is None:
             raise
         raise explained from error
 
 
-def explain_failure(error: Exception, run_dir: Path, newest: Path | None) -> Exception | None:
+def explain_failure(
+    error: Exception, run_dir: Path, newest: Path | None, resume: str
+) -> Exception | None:
     """Return the one-line error to raise instead; None if the error needs its traceback.
 
     Args:
         newest: the newest checkpoint.
+        resume: advice that ends in the command that resumes the run.
     """
-    resume = f"resume with: {to_type()} resume={run_dir}"
     if isinstance(error, Diverged):
         last = "none was written yet" if newest is None else str(newest)
         return Diverged(f"{error}; last good checkpoint: {last}")

@@ -28,10 +28,10 @@ from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import REQUIRED_STATE, Trainer, check_finite
 from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
+from llmdreamer.utils.command_line import resume_command
 from llmdreamer.utils.device import prepare
 from llmdreamer.utils.errors import ConfigError, Stopped
 from llmdreamer.utils.output import only_shown, print_line
-from llmdreamer.utils.program import to_type
 from llmdreamer.utils.seeds import SeedOffset
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     if config.eval.video:
         check_video(config.env, config.seed)
     checkpoints = Checkpoints(run_dir / "checkpoints", config.checkpoint.keep)
-    with explain_failures(run_dir, lambda: checkpoints.newest_path):
+    with explain_failures(run_dir, lambda: checkpoints.newest_path, config.trust):
         trainer = _make_trainer(config, run_dir)
         checkpoints.clear_drafts()
         cursor = None  # a run that was killed before its first checkpoint starts over
@@ -192,9 +192,8 @@ class Run:
 
     def _stopped(self, signum: int) -> Stopped:
         """Print the command that resumes the run."""
-        trust = f" trust=[{','.join(self.config.trust)}]" if self.config.trust else ""
         if self.tracker is not None:  # rank 0 only
-            print_line(f"stopped; resume with: {to_type()} resume={self.run_dir}{trust}")
+            print_line(f"stopped; resume with: {resume_command(self.run_dir, self.config.trust)}")
         return Stopped(signum)
 
     def _step(self, display: Display, interrupts: Interrupts) -> None:

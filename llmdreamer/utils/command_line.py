@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from llmdreamer.utils.program import to_type
 from llmdreamer.utils.redact import as_typed
 
 # Texts that Hydra reads as themselves without quotes: paths, and names that are no literals.
@@ -37,5 +38,5 @@ def argument(key: str, value: object) -> str:
 def resume_command(folder: object, trust: Iterable[str] = ()) -> str:
     """Return the command that resumes the run in a folder."""
     packages = ",".join(trust)
-    words = ["python", "run.py", override("resume", folder)]
-    return as_typed([*words, f"trust=[{packages}]"] if packages else words)
+    words = [override("resume", folder), *([f"trust=[{packages}]"] if packages else [])]
+    return f"{to_type()} {as_typed(words)}"

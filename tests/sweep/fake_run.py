@@ -37,7 +37,7 @@ HOLD_BELOW = float(os.environ.get("FAKE_RUN_HOLD_BELOW", "-inf"))
 
 def main() -> None:
     overrides = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    folder = Path(overrides.pop("hydra.run.dir").strip("'"))
+    folder = Path(overrides.pop("hydra.run.dir").strip("\"'"))
     with hold_run_lock(folder):
         run(folder, overrides)
 

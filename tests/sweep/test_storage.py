@@ -27,6 +27,7 @@ def test_study_database_is_in_its_folder_for_any_folder_name(tmp_path, name):
 
 def test_sqlite_url_with_options_creates_the_file_without_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    StudyStorage("sqlite:///runs/own.db?timeout=7", tmp_path / "sweep", 15)
+    # A variable read from a file often ends in a newline.
+    StudyStorage(" sqlite:///runs/own.db?timeout=7\n", tmp_path / "sweep", 15)
     names = sorted(path.name for path in (tmp_path / "runs").iterdir())
     assert names == ["own.db", "own.db.lock"]

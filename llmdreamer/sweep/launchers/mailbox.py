@@ -34,6 +34,7 @@ from pathlib import Path
 
 from llmdreamer.sweep.launchers.base import ProcessSpec, start_process
 from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.output import print_line
 
 log = logging.getLogger(__name__)
 JOBS_FOLDER = ".jobs"  # in the sweep's folder
@@ -67,11 +68,11 @@ def execute(job: JobSpec, inherited: Mapping[str, str] | None = None) -> None:
     """
     os.chdir(job.working_dir)
     if (reason := _claim(job.job_dir)) is not None:
-        print(f"job not run: {reason}", flush=True)
+        print_line(f"job not run: {reason}")
         return
     exit_code = 128 + signal.SIGTERM
     if not _is_driver_alive(job):
-        print("job not run: the driver is dead", flush=True)
+        print_line("job not run: the driver is dead")
     elif not (job.job_dir / "stop").exists():
         process = start_process(job.process, inherited)
         with _forwarded_signals(process):

@@ -55,7 +55,7 @@ class StudyStorage:
     def __init__(self, url: str | None, folder: Path, heartbeat_seconds: int) -> None:
         if heartbeat_seconds < 1:
             raise ConfigError(f"hydra.sweeper.heartbeat={heartbeat_seconds}: must be >= 1")
-        self.url = url or sqlite_url(folder / "study.db")
+        self.url = (url or "").strip() or sqlite_url(folder / "study.db")
         self._file: Path | None = None
         if self.url.startswith(SQLITE_PREFIX):
             path = sqlite_path(self.url).expanduser().resolve()

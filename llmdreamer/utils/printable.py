@@ -1,4 +1,4 @@
-"""Text from elsewhere, made fit for a terminal."""
+"""Text of any origin, made fit for a terminal."""
 
 from __future__ import annotations
 

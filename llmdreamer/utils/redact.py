@@ -35,7 +35,7 @@ _ASSIGNMENT = re.compile(
     rf"(?:(=\s*)(?:{_QUOTED}|[^\s,])+|(:\s*)(?:{_QUOTED}|[^\s,}}\])])+)",
     re.IGNORECASE,
 )
-# After `Authorization:` any word is a secret. Elsewhere only a word that cannot be a plain one: with a
+# After `Authorization:` any word is a secret. After a bare scheme, only one that is no plain word: with a
 # digit in it, or padded. "Basic training" stays.
 _AUTHORIZATION = re.compile(
     r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:Bearer|Basic|Token|Digest)\s+)?+)[\w.~+/=-]{6,}",

@@ -1,4 +1,4 @@
-"""Nothing from elsewhere moves the cursor, changes the title, or hides text on a terminal."""
+"""No text from outside moves the cursor, changes the title, or hides text on a terminal."""
 
 import ast
 import io

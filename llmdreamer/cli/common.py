@@ -62,7 +62,7 @@ def find_run(named: Path) -> Path:
             f"{LATEST}: no run below {Path(OUTPUTS).resolve()}; give the folder of a run"
         )
     folder = max(started, key=lambda path: started[path])
-    print(f"{LATEST}: {folder}", file=sys.stderr)
+    print_error(f"{LATEST}: {folder}")
     return folder
 
 

@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print_line(usage())
         return 0
     if words[0] == "--version":
-        print(f"llmdreamer {__version__}")
+        print_line(f"llmdreamer {__version__}")
         return 0
     name, *rest = words
     if name == "--completion":

@@ -32,7 +32,7 @@ from llmdreamer.config.sources import conf_folder, config_root
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
-from llmdreamer.utils.output import print_error, replace_unencodable
+from llmdreamer.utils.output import print_error, print_line, replace_unencodable
 from llmdreamer.utils.program import to_type
 from llmdreamer.utils.redact import as_typed
 
@@ -60,7 +60,7 @@ def entry(task: Callable[[], Any]) -> int:
     replace_unencodable()
     logging.raiseExceptions = False  # a closed pipe or a full disk costs lines, and no tracebacks
     if "--version" in sys.argv[1:]:  # Hydra's flag prints its own version
-        print(f"llmdreamer {__version__}")
+        print_line(f"llmdreamer {__version__}")
         return 0
     try:
         sys.argv[1:] = quote_texts(sys.argv[1:])

@@ -17,6 +17,7 @@ from llmdreamer.training.clock import count_flops, peak_memory
 from llmdreamer.training.trainer import Trainer
 from llmdreamer.utils.device import prepare
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.output import print_line
 
 PARAMETERS = "parameters"
 NEEDS_AN_UPDATE = ("flops", "memory")
@@ -57,7 +58,7 @@ def main(arguments: list[str]) -> None:
     prepare(config.threads)
     with tempfile.TemporaryDirectory() as folder:
         costs = measure(config, names.split(","), Path(folder))
-    print(json.dumps(costs))
+    print_line(json.dumps(costs))
 
 
 if __name__ == "__main__":

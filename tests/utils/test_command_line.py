@@ -39,6 +39,11 @@ def test_argument_is_read_back_by_a_shell_and_hydra(text: str):
     assert as_read(argument("resume", text)) == text
 
 
+@pytest.fixture(autouse=True)
+def _script(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+
+
 def test_argument_without_special_characters_has_no_quotes():
     assert argument("resume", "outputs/2026-01-01_run.1") == "resume=outputs/2026-01-01_run.1"
     assert argument("tracking.uri", "sqlite:////x/m.db") == "tracking.uri=sqlite:////x/m.db"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
+
+from llmdreamer.utils.output import print_error, print_line
 
 # Hydra's own script completes a program without commands, so only its query is used: it reads the line from
 # COMP_LINE and drops its first word.
@@ -35,7 +36,7 @@ def print_script(argv: Sequence[str]) -> int:
     from llmdreamer.cli.command import COMMANDS
 
     if argv:
-        print(f"--completion {' '.join(argv)}: takes no words", file=sys.stderr)
+        print_error(f"--completion {' '.join(argv)}: takes no words")
         return 2
-    print(_SCRIPT.format(commands=" ".join(COMMANDS)))
+    print_line(_SCRIPT.format(commands=" ".join(COMMANDS)))
     return 0

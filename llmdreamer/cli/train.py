@@ -15,6 +15,7 @@ from llmdreamer.cli.rundir import already_finished, register_resolvers, remove_i
 from llmdreamer.cli.settings import load_settings
 from llmdreamer.config.sources import conf_folder
 from llmdreamer.sweep.run_lock import hold_run_lock
+from llmdreamer.utils.output import print_line
 
 
 @hydra.main(config_path=str(conf_folder()), config_name="config", execution_whitelist=TRUSTED)
@@ -28,7 +29,7 @@ def run(cfg: DictConfig) -> float | None:
         settings = load_settings(cfg, hydra_cfg)
         if already_finished(settings, folder):
             steps = settings.algo.total_steps
-            print(
+            print_line(
                 f"{folder} is finished: {steps} policy steps are done; algo.total_steps=... adds more"
             )
             return None

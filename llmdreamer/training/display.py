@@ -13,14 +13,13 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 
 from llmdreamer.utils.output import discard_output
 from llmdreamer.utils.printable import printable
 
 PLAIN_LINE_SECONDS = 20.0  # between two lines without a terminal
-MAX_ETA_SECONDS = 1e10  # longer estimates are shown as unknown
+MAX_LEFT_SECONDS = 1e10  # longer estimates are shown as unknown
 FIELDS = "updates {updates} | return {episode_return} | loss {loss} | {speed} updates/s"
 
 
@@ -42,6 +41,7 @@ class Display:
             "episode_return": "-",
             "loss": "-",
             "speed": "-",
+            "left": "-",
         }
         self._total = total
         self._last_line = 0.0
@@ -51,11 +51,8 @@ class Display:
             BarColumn(),
             TextColumn(FIELDS.replace("{", "{task.fields[").replace("}", "]}")),
             TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
+            TextColumn("left {task.fields[left]}"),
             console=self._console,
-            # The rate of the last minute only: random steps at the beginning are far faster.
-            speed_estimate_period=60.0,
             disable=not self._live,
         )
         self._task = self._progress.add_task("", total=total, completed=done, **self._fields)
@@ -68,13 +65,13 @@ class Display:
         self._progress.stop()
 
     def update(self, env_step: int, **fields: str) -> None:
-        """Show `env_step`; `fields` are among updates, episode_return, loss and speed."""
+        """Show `env_step`; `fields` are among updates, episode_return, loss, speed and left."""
         self._fields |= fields
         self._progress.update(self._task, completed=env_step, **self._fields)
         if not self._live and time.monotonic() - self._last_line > PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             line = f"env steps {env_step}/{self._total} | " + FIELDS.format(**self._fields)
-            self.say(f"{line} | ETA {self._eta()}")
+            self.say(f"{line} | left {self._fields['left']}")
 
     def say(self, line: str) -> None:
         """Print a separate line above the live one."""
@@ -83,6 +80,9 @@ class Display:
         except OSError:  # a full disk behind standard output
             discard_output()
 
-    def _eta(self) -> str:
-        left = self._progress.tasks[self._task].time_remaining
-        return "-" if left is None or left > MAX_ETA_SECONDS else str(timedelta(seconds=int(left)))
+
+def duration(seconds: float | None) -> str:
+    """Format seconds as `0:09:24`, or `-` if they are unknown."""
+    if seconds is None or not seconds <= MAX_LEFT_SECONDS:
+        return "-"
+    return str(timedelta(seconds=int(seconds)))

@@ -19,11 +19,12 @@ from llmdreamer.tracking.record import Status
 from llmdreamer.tracking.run_guard import refusal
 from llmdreamer.tracking.trial import trial_tags
 from llmdreamer.training.best import BEST_FOLDER, BestPolicy
-from llmdreamer.training.display import Display
+from llmdreamer.training.display import Display, duration
 from llmdreamer.training.failures import explain_failures, is_out_of_memory
 from llmdreamer.training.interrupts import Interrupts
 from llmdreamer.training.journal import Journal, start_tracker
-from llmdreamer.training.summary import BestPolicyResult, plot_returns, summary
+from llmdreamer.training.remaining_time import RemainingTime
+from llmdreamer.training.summary import BestPolicyResult, opening, plot_returns, summary
 from llmdreamer.training.system import SystemMonitor
 from llmdreamer.training.trainer import REQUIRED_STATE, Trainer, check_finite
 from llmdreamer.types import Metrics
@@ -158,6 +159,7 @@ class Run:
         if tracker is not None:
             self.best = BestPolicy(run_dir, trainer.device, writer, resumed=resumed)
         self.system = SystemMonitor(trainer.device, run_dir)
+        self.remaining = RemainingTime()
         self._pending: list[Metrics] = []
         self._reported_compile = False
 
@@ -168,8 +170,12 @@ class Run:
         """
         config, trainer = self.config, self.trainer
         total = config.algo.total_steps
+        counts = trainer.counts()
         if trainer.policy_step == 0:
-            self.journal.log(trainer.counts())
+            self.journal.log(counts)
+        if self.tracker is not None:
+            updates = trainer.optimizer.total_updates
+            print_line(opening(config, self.run_dir, counts, trainer.device, updates))
         budget, quiet = total * config.env.action_repeat, self.tracker is None
         with Display(budget, trainer.env_step, trainer.updates, quiet=quiet) as display:
             while trainer.policy_step < total or trainer.update_due():
@@ -211,20 +217,32 @@ class Run:
             self.journal.log({"time/compile_seconds": seconds})
             display.say(f"compiled in {seconds:.0f} s")
         self.writer.raise_pending()
-        display.update(trainer.env_step)
+        display.update(trainer.env_step, updates=str(trainer.updates), left=self._left())
         ending = trainer.policy_step >= config.algo.total_steps
         due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
         if due and self.tracker is not None:
-            with trainer.clock.stage("evaluation"):
-                result = _evaluate(self, config.eval.episodes, config.seed)
-            self.journal.log(result.metrics())
-            self._maybe_save_best(result)
+            display.update(trainer.env_step, left="evaluating")
+            with self.remaining.evaluation():
+                with trainer.clock.stage("evaluation"):
+                    result = _evaluate(self, config.eval.episodes, config.seed)
+                self.journal.log(result.metrics())
+                self._maybe_save_best(result)
             display.say(
                 f"evaluation at env step {trainer.env_step}: {result} "
                 f"over {config.eval.episodes} episodes"
             )
         if _crossed(trainer, config.checkpoint.every) and not ending:
             self._save(display)
+
+    def _left(self) -> str:
+        """Format the time that the run will still take; `-` before its first updates."""
+        config, trainer = self.config, self.trainer
+        if trainer.updates == 0:
+            self.remaining.restart()
+        every, left = config.eval.every, config.algo.total_steps - trainer.policy_step
+        evaluations = (left // every if every > 0 else 0) + 1 + config.eval.keep_best
+        updates = trainer.optimizer.total_updates - trainer.updates
+        return duration(self.remaining.seconds(max(0, updates), evaluations))
 
     def _collect(self, display: Display) -> None:
         for episode in self.trainer.collect_step():
@@ -238,6 +256,7 @@ class Run:
             return
         self.trainer.skipped.sync()
         metrics = self.journal.log_updates(self._pending)
+        self.remaining.count_updates(len(self._pending))
         self._pending.clear()
         display.update(
             self.trainer.env_step,
@@ -275,6 +294,7 @@ class Run:
         if self.tracker is None:
             return None
         config, trainer = self.config, self.trainer
+        print_line(f"trained {trainer.env_step} env steps; now the last evaluations")
         result = _evaluate(self, config.eval.final_episodes, config.seed)
         self.journal.log(result.metrics())
         # A single evaluation is no selection.

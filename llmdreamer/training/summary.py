@@ -1,11 +1,16 @@
-"""Summary of a finished run: the plot of its returns, and the lines that it prints."""
+"""The lines that a run prints at its start and at its end, and the plot of its returns."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
+from llmdreamer.config import arm
 from llmdreamer.tracking.spool import read_metrics
 
 if TYPE_CHECKING:
@@ -48,6 +53,49 @@ class BestPolicyResult:
     env_step: int  # when the policy was saved
 
 
+def opening(
+    config: Config,
+    run_dir: Path,
+    counts: Mapping[str, float],
+    device: torch.device,
+    total_updates: int,
+) -> str:
+    """Return the first lines of a run.
+
+    Args:
+        counts: numbers of parameters, of `Trainer.counts`.
+        total_updates: updates of the whole run.
+    """
+    algo = config.algo
+    where = str(device)
+    if device.type == "cpu":
+        where = f"cpu, threads={torch.get_num_threads()}"
+    lines = [
+        f"arm                {arm(config)}: {config.backbone.name}, size {config.size}, on {config.env.id}",
+        f"parameters         {_millions(counts['parameters/total'])}, "
+        f"of which {_millions(counts['parameters/trainable'])} are trained",
+        f"device             {where}, {algo.precision}",
+        f"budget             {algo.total_steps} policy steps ({algo.learning_starts} of them random), "
+        f"{total_updates} updates",
+        f"run                {run_dir}",
+    ]
+    return "\n".join(lines)
+
+
+def _millions(count: float) -> str:
+    return f"{count / 1e6:.2f}M"
+
+
+def fell_behind(last: Evaluation, best: Evaluation) -> bool:
+    """Return True if the last policy is worse than the best one, beyond chance and by a fifth.
+
+    Beyond chance: the means differ by more than three standard errors of their difference.
+    """
+    error = math.sqrt(last.deviation**2 / len(last.returns) + best.deviation**2 / len(best.returns))
+    gap = best.mean - last.mean
+    return gap > 3 * error and gap > 0.2 * abs(best.mean)
+
+
 def summary(
     config: Config,
     run_dir: Path,
@@ -63,12 +111,17 @@ def summary(
     """
     acting = "mode" if config.eval.greedy else "sampled"
     episodes = len(result.returns)
-    lines = [f"evaluation return  {result} (mean ± sd of {episodes} episodes, policy {acting})"]
+    lines = [f"last policy        {result} (mean ± sd of {episodes} episodes, policy {acting})"]
     if best is not None:
         lines.append(
             f"best policy        {best.evaluation} "
             f"(env step {best.env_step}, on {len(best.evaluation.returns)} other episodes)"
         )
+        if fell_behind(result, best.evaluation):
+            lines.append(
+                "                   The last policy is worse than the best one, which is in best/:"
+                " commands take --best."
+            )
     lines += [
         f"run                {run_dir}",
         f"checkpoint         {checkpoint}",

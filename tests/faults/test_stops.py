@@ -95,9 +95,9 @@ def test_signal_in_final_evaluation_stops_at_once(tmp_path):
     command.send(signal.SIGINT)
     code, output = command.wait(30)
     assert (code, output.count("python run.py resume=")) == (130, 1), output
-    assert "Traceback" not in output and "evaluation return" not in output
+    assert "Traceback" not in output and "last policy" not in output
     code, output = run(tmp_path, *RUN)
-    assert code == 0 and "evaluation return" in output
+    assert code == 0 and "last policy" in output
 
 
 def test_second_process_in_a_run_folder_is_refused(tmp_path):

@@ -86,7 +86,7 @@ def test_orphan_is_killed_after_stop_within(hold, dead_driver, tmp_path, caplog,
     assert "trial 3: killed process" in second
 
 
-@pytest.mark.parametrize("driver", [None, str(os.getpid())])
+@pytest.mark.parametrize("driver", [None, str(os.getpid())], ids=["user", "living"])
 def test_run_of_the_user_or_of_a_living_driver_is_not_killed(hold, tmp_path, caplog, driver):
     holder = hold(driver)
     assert not poll(FolderWait(tmp_path, "trial 3", stop_within=0.1), seconds=1.0)

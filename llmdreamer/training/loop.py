@@ -60,11 +60,14 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
             training.
         Diverged: if numbers stop being finite; it names the last good checkpoint.
         DiskFull: if there is no space left for experience.
+        EnvError: if environments fail more than `env.max_restarts` times.
+        ExitedEarly: if code in the run calls `sys.exit`.
+        FolderUnusable: if a file in `run_dir` cannot be read or written.
         OutOfMemory: if memory is too short for an update.
         Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
     """
     with distributed.process_group():
-        # Asked here, of the folder in fact used: `hydra.run.dir` may name any.
+        # Checked here, because `hydra.run.dir` may name any folder.
         in_sweep = trial_tags() is not None
         reason = distributed.broadcast_object(refusal(run_dir, config, in_sweep=in_sweep))
         if reason is not None:
@@ -81,7 +84,8 @@ def _train(config: Config, run_dir: Path, overrides: Sequence[str]) -> TrainResu
     with explain_failures(run_dir, lambda: checkpoints.newest_path, config.trust):
         trainer = _make_trainer(config, run_dir)
         checkpoints.clear_drafts()
-        cursor = None  # a run that was killed before its first checkpoint starts over
+        # None: the run starts at step 0, also after a kill before its first checkpoint
+        cursor = None
         if config.resume in (None, AUTO):
             trainer.replay.clear()
         else:
@@ -197,12 +201,13 @@ class Run:
         return result
 
     def _stopped(self, signum: int) -> Stopped:
-        """Print the command that resumes the run."""
+        """Print the command that resumes the run; return the exception to raise."""
         if self.tracker is not None:  # rank 0 only
             print_line(f"stopped; resume with: {resume_command(self.run_dir, self.config.trust)}")
         return Stopped(signum)
 
     def _step(self, display: Display, interrupts: Interrupts) -> None:
+        """Take a policy step, make the updates that are due, then evaluate and save if due."""
         config, trainer = self.config, self.trainer
         if not trainer.update_due():  # otherwise the run was stopped between two updates
             self._collect(display)
@@ -217,6 +222,8 @@ class Run:
             self.journal.log({"time/compile_seconds": seconds})
             display.say(f"compiled in {seconds:.0f} s")
         self.writer.raise_pending()
+        if trainer.updates == 0:
+            self.remaining.restart()
         display.update(trainer.env_step, updates=str(trainer.updates), left=self._left())
         ending = trainer.policy_step >= config.algo.total_steps
         due = _crossed(trainer, config.eval.every) and trainer.updates > 0 and not ending
@@ -224,7 +231,7 @@ class Run:
             display.update(trainer.env_step, left="evaluating")
             with self.remaining.evaluation():
                 with trainer.clock.stage("evaluation"):
-                    result = _evaluate(self, config.eval.episodes, config.seed)
+                    result = self._evaluate(config.eval.episodes, config.seed)
                 self.journal.log(result.metrics())
                 self._maybe_save_best(result)
             display.say(
@@ -237,10 +244,10 @@ class Run:
     def _left(self) -> str:
         """Format the time that the run will still take; `-` before its first updates."""
         config, trainer = self.config, self.trainer
-        if trainer.updates == 0:
-            self.remaining.restart()
-        every, left = config.eval.every, config.algo.total_steps - trainer.policy_step
-        evaluations = (left // every if every > 0 else 0) + 1 + config.eval.keep_best
+        total, every = config.algo.total_steps, config.eval.every
+        # The evaluation at the last step is one of the last evaluations.
+        during = (total - 1) // every - trainer.policy_step // every if every > 0 else 0
+        evaluations = max(0, during) + 1 + config.eval.keep_best
         updates = trainer.optimizer.total_updates - trainer.updates
         return duration(self.remaining.seconds(max(0, updates), evaluations))
 
@@ -290,14 +297,17 @@ class Run:
             self.journal.log(metrics)
 
     def _finish(self) -> TrainResult | None:
-        """Make the final evaluation and write the artifacts; return None except in rank 0."""
+        """Make the final evaluation and write the artifacts.
+
+        Rank 0 returns the result; the others return None.
+        """
         if self.tracker is None:
             return None
         config, trainer = self.config, self.trainer
         print_line(f"trained {trainer.env_step} env steps; now the last evaluations")
-        result = _evaluate(self, config.eval.final_episodes, config.seed)
+        result = self._evaluate(config.eval.final_episodes, config.seed)
         self.journal.log(result.metrics())
-        # A single evaluation is no selection.
+        # With only one evaluation there is nothing to select.
         if self.best is not None and self.best.policy_step is not None:
             self._maybe_save_best(result)
         if config.eval.open_loop_windows > 0:
@@ -326,6 +336,11 @@ class Run:
         )
         return TrainResult(self.journal.newest[metrics[0]], result)
 
+    def _evaluate(self, episodes: int, seed: int) -> Evaluation:
+        config = self.config
+        agent, greedy = self.trainer.agent, config.eval.greedy
+        return evaluate(agent, config.env, episodes, seed, greedy=greedy)
+
     def _maybe_save_best(self, result: Evaluation) -> None:
         """Save the agent if it seems to be the best so far and more episodes confirm it.
 
@@ -337,7 +352,7 @@ class Run:
             return
         with trainer.clock.stage("evaluation"):
             seed = config.seed + SeedOffset.SELECTION
-            result = _evaluate(self, config.eval.final_episodes, seed)
+            result = self._evaluate(config.eval.final_episodes, seed)
         with trainer.clock.stage("checkpoint"):
             self.best.save_if_best(trainer.agent, result, trainer.policy_step)
 
@@ -347,7 +362,7 @@ class Run:
         if not config.eval.keep_best or self.best is None or self.best.policy_step is None:
             return None
         self.best.restore(self.trainer.agent)
-        result = _evaluate(self, config.eval.final_episodes, config.seed + SeedOffset.FINAL)
+        result = self._evaluate(config.eval.final_episodes, config.seed + SeedOffset.FINAL)
         self.journal.log({"eval/best_return": result.mean, "eval/best_return_sd": result.deviation})
         return BestPolicyResult(result, self.best.policy_step * config.env.action_repeat)
 
@@ -358,11 +373,6 @@ class Run:
         open_loop = evaluate_open_loop(trainer.agent, config, windows, config.seed)
         self.journal.log(open_loop.metrics())
         tracker.log_artifact(open_loop.save(self.run_dir / FILE))
-
-
-def _evaluate(run: Run, episodes: int, seed: int) -> Evaluation:
-    agent, config = run.trainer.agent, run.config
-    return evaluate(agent, config.env, episodes, seed, greedy=config.eval.greedy)
 
 
 def _signal(interrupts: Interrupts) -> int:

@@ -12,8 +12,9 @@ NEWEST_WEIGHT = 0.3  # weight of the newest measurement in the moving average of
 class RemainingTime:
     """Estimates the rest of a run from the time of its updates and evaluations so far.
 
-    Both are measured apart. Random steps at the start take next to no time, and an evaluation takes as long
-    as many updates, so the rate of environment steps alone would predict neither.
+    The two are measured separately. Random steps at the start take next to no time, and an evaluation takes
+    as long as many updates, so the rate of environment steps alone would predict neither. The last
+    evaluations have more episodes than the measured ones, so near the end the estimate is too low.
 
     Args:
         clock: returns seconds.
@@ -26,11 +27,15 @@ class RemainingTime:
         self._since = clock()
 
     def restart(self) -> None:
-        """Leave the time since the last measurement out: no updates were due."""
+        """Leave out the time since the last measurement, in which no update was due."""
         self._since = self._clock()
 
     def count_updates(self, updates: int) -> None:
-        """Count the updates since the last measurement."""
+        """Count the updates since the last measurement.
+
+        Args:
+            updates: at least 1.
+        """
         seconds = (self._clock() - self._since) / updates
         if self._update is None:
             self._update = seconds

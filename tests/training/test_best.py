@@ -144,6 +144,13 @@ def test_best_policy_that_a_full_disk_refused_does_not_count(tmp_path, writer, m
     assert (restored_weight(best), best.policy_step) == (3.0, 300)
 
 
+def run_with(**parts):
+    """Return a run that has these parts only."""
+    run = Run.__new__(Run)
+    vars(run).update(parts)
+    return run
+
+
 def test_final_evaluation_of_the_best_policy_uses_new_episodes(tmp_path, writer, monkeypatch):
     best, trained = BestPolicy(tmp_path, CPU, writer, resumed=False), agent(1.0)
     best.save_if_best(trained, evaluation(50), 100)
@@ -162,13 +169,13 @@ def test_final_evaluation_of_the_best_policy_uses_new_episodes(tmp_path, writer,
         seed=3,
     )
     logged = {}
-    run = SimpleNamespace(
+    run = run_with(
         config=config,
         trainer=SimpleNamespace(agent=trained),
         best=best,
         journal=SimpleNamespace(log=logged.update),
     )
-    assert Run._evaluate_best(run).env_step == 200
+    assert run._evaluate_best().env_step == 200
     ((weight, episodes, seed),) = calls
     assert (weight, episodes) == (1.0, 7)
     # Training environments, which are few, and evaluations during training use other seeds.
@@ -186,7 +193,7 @@ def test_candidate_for_best_policy_is_evaluated_on_more_episodes(tmp_path, write
         return next(results)
 
     monkeypatch.setattr(loop, "evaluate", fake_evaluate)
-    run = SimpleNamespace(
+    run = run_with(
         config=SimpleNamespace(
             eval=SimpleNamespace(keep_best=True, final_episodes=7, greedy=False), env=None, seed=3
         ),
@@ -196,7 +203,7 @@ def test_candidate_for_best_policy_is_evaluated_on_more_episodes(tmp_path, write
 
     def evaluate_and_save(value, step, *returns):
         run.trainer.agent, run.trainer.policy_step = agent(value), step
-        Run._maybe_save_best(run, evaluation(*returns))
+        run._maybe_save_best(evaluation(*returns))
 
     evaluate_and_save(1.0, 100, 50)  # a lucky result: the mean of more episodes is 30
     evaluate_and_save(2.0, 200, 29)  # below the best mean: not evaluated again

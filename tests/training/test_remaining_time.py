@@ -1,8 +1,11 @@
 """The estimate of a run's remaining time."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from llmdreamer.training.display import duration
+from llmdreamer.training.loop import Run
 from llmdreamer.training.remaining_time import RemainingTime
 
 
@@ -62,3 +65,23 @@ def test_an_impossible_duration_is_shown_as_unknown(seconds):
 
 def test_a_duration_is_shown_in_hours_minutes_and_seconds():
     assert duration(3725.9) == "1:02:05"
+
+
+@pytest.mark.parametrize(
+    ("policy_step", "evaluations"), [(0, 3), (99, 3), (100, 2), (250, 1), (300, 1)]
+)
+def test_the_evaluation_at_the_last_step_counts_once(compose, policy_step, evaluations):
+    clock = Clock()
+    remaining = RemainingTime(clock)
+    clock.now = 1.0
+    remaining.count_updates(1)
+    with remaining.evaluation():
+        clock.now = 61.0
+    run = SimpleNamespace(
+        config=compose("algo.total_steps=300", "eval.every=100", "eval.keep_best=false"),
+        trainer=SimpleNamespace(
+            policy_step=policy_step, updates=10, optimizer=SimpleNamespace(total_updates=10)
+        ),
+        remaining=remaining,
+    )
+    assert Run._left(run) == duration(60.0 * evaluations)

@@ -19,7 +19,7 @@ from llmdreamer.utils.files import fsync
 
 log = logging.getLogger(__name__)
 HASH_DIGITS = 16
-_NAME = re.compile(r"step-(\d{12})-([0-9a-f]{16})\.pt")
+_NAME = re.compile(rf"step-(\d{{12}})-([0-9a-f]{{{HASH_DIGITS}}})\.pt")
 
 
 class Checkpoints:
@@ -83,7 +83,8 @@ class Checkpoints:
         """Load the newest undamaged checkpoint.
 
         Raises:
-            ConfigError: if there is none, or it holds more than tensors and plain types.
+            ConfigError: if there is none, it holds more than tensors and plain types, or it is not a
+                dict.
         """
         damaged: list[str] = []
         for path in self._paths():
@@ -131,7 +132,9 @@ class Checkpoints:
 
 
 def _step(path: Path) -> int:
-    return int(path.name[5:17])
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
 
 
 def _remove(path: Path) -> None:

@@ -21,6 +21,7 @@ from llmdreamer.utils.redact import as_typed
 if TYPE_CHECKING:
     from llmdreamer.analysis.section import Section
 
+DEFAULT_EXPERIMENT = "llmdreamer"
 _STATUSES = ("FINISHED", "FAILED", "KILLED", "RUNNING", "SCHEDULED")  # MLflow's
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
@@ -35,7 +36,7 @@ footer { margin-top: 3rem; color: #555; font-size: 0.85rem; }
 
 @dataclass(frozen=True)
 class ReportSource:
-    """A store and an experiment; with `parent`, only the jobs of that sweep count."""
+    """A store and an experiment; with `parent`, only the runs of that sweep count."""
 
     uri: str
     experiment: str
@@ -48,16 +49,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="llmdreamer report", description=__doc__)
     parser.add_argument("source", help="folder of a sweep, a .db file, or a tracking URI")
     parser.add_argument(
-        "--experiment", help="MLflow experiment (default: the sweep's, or llmdreamer)"
+        "--experiment", help=f"MLflow experiment (default: the sweep's, or {DEFAULT_EXPERIMENT})"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("report"), help="output folder (default: report)"
     )
     parser.add_argument(
         "--status",
-        default="FINISHED",
-        help="states of the runs that count, comma-separated (default: FINISHED; others: "
-        "FAILED, KILLED, RUNNING)",
+        default=_STATUSES[0],
+        help=f"states of the runs that count, comma-separated (default: {_STATUSES[0]}; others: "
+        f"{', '.join(_STATUSES[1:])})",
     )
     args = parser.parse_args(argv)
     try:
@@ -82,11 +83,11 @@ def find_runs(source: str, experiment: str | None = None) -> ReportSource:
     """Return the runs that a sweep's folder, a database file or a tracking URI names.
 
     Raises:
-        ConfigError: if it is none of these.
+        ConfigError: if it is none of these, or `mlflow.json` is damaged.
     """
     path = Path(source)
     if path.is_file():
-        return ReportSource(sqlite_uri(path.resolve()), experiment or "llmdreamer")
+        return ReportSource(sqlite_uri(path.resolve()), experiment or DEFAULT_EXPERIMENT)
     if path.is_dir():
         mlflow_run = load_record(MlflowRunRef, path / "mlflow.json")
         if mlflow_run is not None and mlflow_run.run_id is not None:
@@ -96,18 +97,18 @@ def find_runs(source: str, experiment: str | None = None) -> ReportSource:
             )
         if (path / "mlflow.db").exists():
             return ReportSource(
-                sqlite_uri(path.resolve() / "mlflow.db"), experiment or "llmdreamer"
+                sqlite_uri(path.resolve() / "mlflow.db"), experiment or DEFAULT_EXPERIMENT
             )
         raise ConfigError(
             f"{source} is not the folder of a sweep or a store: it has neither mlflow.json nor mlflow.db"
         )
     if ":" not in source:
         raise ConfigError(f"{source}: there is no such file or folder")
-    return ReportSource(resolve_uri(source, Path.cwd()), experiment or "llmdreamer")
+    return ReportSource(resolve_uri(source, Path.cwd()), experiment or DEFAULT_EXPERIMENT)
 
 
 def _shared_runs(sweep: Path) -> tuple[str, ...]:
-    """Return the runs in the folders that the sweep's results.csv lists.
+    """Return the MLflow ids of the runs in the folders that the sweep's results.csv lists.
 
     A cell is run only once, by the first sweep that contains it, and counts for all of them.
     """

@@ -84,7 +84,7 @@ def make_env(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
         if suite is not None and suite.module is not None:
             env: gym.Env[Any, Any] = import_module(suite.module).make(cfg, render)
             return env
-        return _repeat_actions(make_registered(cfg, render), cfg)
+        return repeat_actions(make_registered(cfg, render), cfg)
     except (ConfigError, *STOP_REQUESTS):
         raise
     except (gym.error.UnregisteredEnv, gym.error.DeprecatedEnv) as error:
@@ -108,7 +108,8 @@ def make_registered(cfg: EnvConfig, render: bool, **kwargs: Any) -> gym.Env[Any,
     return gym.make(cfg.id, disable_env_checker=True, **kwargs)
 
 
-def _repeat_actions(env: gym.Env[Any, Any], cfg: EnvConfig) -> gym.Env[Any, Any]:
+def repeat_actions(env: gym.Env[Any, Any], cfg: EnvConfig) -> gym.Env[Any, Any]:
+    """Return the environment with `cfg.action_repeat`: a step is a policy step."""
     return ActionRepeat(env, cfg.action_repeat) if cfg.action_repeat > 1 else env
 
 

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from llmdreamer.envs import fetch_two
+from llmdreamer.envs.factory import repeat_actions
 from llmdreamer.envs.plain import Packer, Unpacker
-from llmdreamer.envs.wrappers import ActionRepeat
 from llmdreamer.utils.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -123,4 +123,4 @@ def make(cfg: EnvConfig, render: bool) -> gym.Env[Any, Any]:
     gym.register_envs(minigrid)
     fetch_two.register()
     env: gym.Env[Any, Any] = PartialView(gym.make(cfg.id, disable_env_checker=True, **kwargs), view)
-    return ActionRepeat(env, cfg.action_repeat) if cfg.action_repeat > 1 else env
+    return repeat_actions(env, cfg)

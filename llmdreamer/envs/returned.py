@@ -5,13 +5,11 @@ from __future__ import annotations
 import numbers
 import reprlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-OLD_STEP = "observation, reward, done, info"
-"""The values of `step` before Gymnasium: 4, where there are 5 today."""
 
 
 class InvalidValueError(ValueError):
@@ -54,7 +52,9 @@ def read_step(result: Any) -> NativeStep:
     if not isinstance(result, tuple | list) or len(result) != 5:
         count = len(result) if isinstance(result, tuple | list) else None
         values = describe_value(result) if count is None else f"{count} values"
-        old = f" (4 are the interface before Gymnasium: {OLD_STEP})" if count == 4 else ""
+        old = ""
+        if count == 4:
+            old = " (4 are the interface before Gymnasium: observation, reward, done, info)"
         raise InterfaceError(
             f"step returned {values}, not 5: observation, reward, terminated, truncated, info{old}"
         )
@@ -119,6 +119,8 @@ def read_image(value: Any) -> NDArray[np.uint8]:
 
 def describe_value(value: Any) -> str:
     """Return a short description in one line. It does not fail, whatever the value."""
+    if value is None:
+        return "None"
     kind = type(value).__name__
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
@@ -128,13 +130,15 @@ def describe_value(value: Any) -> str:
         text = " ".join(reprlib.repr(value).split())
     except Exception:  # noqa: BLE001 (the value's own `__repr__` may raise anything)
         text = ""
-    if value is None:
-        return "None"
     return f"{text} ({kind})" if text else kind
 
 
 def _read_number(name: str, value: Any) -> float:
-    """Return one number. Other packages' scalars, such as 0-d tensors, are read through NumPy."""
+    """Return one number. Other packages' scalars, such as 0-d tensors, are read through NumPy.
+
+    Raises:
+        InterfaceError: if it is not exactly one number.
+    """
     if isinstance(value, numbers.Real):
         return _to_float(value)
     try:
@@ -152,12 +156,15 @@ def _read_number(name: str, value: Any) -> float:
 
 
 def _read_flag(name: str, value: Any) -> bool:
+    """Return a flag: a truth value, or the number 0 or 1.
+
+    Raises:
+        InterfaceError: if it is something else.
+    """
     number = None
     if not isinstance(value, str):
-        try:
+        with suppress(InterfaceError):
             number = _read_number(name, value)
-        except InterfaceError:
-            number = None
     if number not in (0.0, 1.0):
         raise InterfaceError(f"{name} is {describe_value(value)}, not True or False")
     return bool(number)

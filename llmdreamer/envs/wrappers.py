@@ -24,6 +24,7 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
         self._repeat = repeat
 
     def step(self, action: Any) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
+        """Take a policy step; `info` is that of its last environment step."""
         total = 0.0
         last: list[Any] = []
         for _ in range(self._repeat):
@@ -36,5 +37,8 @@ class ActionRepeat(gym.Wrapper[Any, Any, Any, Any]):
         return self._combine(last), total, step.terminated, step.truncated, result[4]
 
     def _combine(self, last: list[Any]) -> Any:
-        """Return the observation of a policy step, from its last one or two observations."""
+        """Return the observation of a policy step, from its last one or two observations.
+
+        The base class returns the last; Atari's takes the pixel-wise maximum.
+        """
         return last[-1]

@@ -7,7 +7,6 @@ the one to use. Selecting the best of many overestimates it, so it is evaluated 
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 BEST_FOLDER = "best"  # in the run's folder
-_STEP = re.compile(r"step-(\d+)-")
 
 
 class BestPolicy:
@@ -61,9 +59,8 @@ class BestPolicy:
     def policy_step(self) -> int | None:
         """The policy step of the best policy; None if there is none. Waits for the writing thread."""
         self._wait()
-        path = self._checkpoints.newest_path
-        match = None if path is None else _STEP.match(path.name)
-        return None if match is None else int(match[1])
+        step = self._checkpoints.newest_step
+        return None if step < 0 else step
 
     @property
     def mean(self) -> float:

@@ -71,15 +71,28 @@ def opening(
     if device.type == "cpu":
         where = f"cpu, threads={torch.get_num_threads()}"
     lines = [
-        f"arm                {arm(config)}: {config.backbone.name}, size {config.size}, on {config.env.id}",
-        f"parameters         {_millions(counts['parameters/total'])}, "
-        f"of which {_millions(counts['parameters/trainable'])} are trained",
-        f"device             {where}, {algo.precision}",
-        f"budget             {algo.total_steps} policy steps ({algo.learning_starts} of them random), "
-        f"{total_updates} updates",
-        f"run                {run_dir}",
+        _line(
+            "arm", f"{arm(config)}: {config.backbone.name}, size {config.size}, on {config.env.id}"
+        ),
+        _line(
+            "parameters",
+            f"{_millions(counts['parameters/total'])}, "
+            f"of which {_millions(counts['parameters/trainable'])} are trained",
+        ),
+        _line("device", f"{where}, {algo.precision}"),
+        _line(
+            "budget",
+            f"{algo.total_steps} policy steps ({algo.learning_starts} of them random), "
+            f"{total_updates} updates",
+        ),
+        _line("run", str(run_dir)),
     ]
     return "\n".join(lines)
+
+
+def _line(name: str, text: str) -> str:
+    """Return a line with its name in a column of its own."""
+    return f"{name:<19}{text}"
 
 
 def _millions(count: float) -> str:
@@ -90,6 +103,7 @@ def fell_behind(last: Evaluation, best: Evaluation) -> bool:
     """Return True if the last policy is worse than the best one, beyond chance and by a fifth.
 
     Beyond chance: the means differ by more than three standard errors of their difference.
+    Both thresholds are ours. Evaluations of a single episode have deviation 0, so only the fifth counts.
     """
     error = math.sqrt(last.deviation**2 / len(last.returns) + best.deviation**2 / len(best.returns))
     gap = best.mean - last.mean
@@ -111,23 +125,31 @@ def summary(
     """
     acting = "mode" if config.eval.greedy else "sampled"
     episodes = len(result.returns)
-    lines = [f"last policy        {result} (mean ± sd of {episodes} episodes, policy {acting})"]
+    lines = [
+        _line("last policy", f"{result} (mean ± sd of {episodes} episodes, actions: {acting})")
+    ]
     if best is not None:
         lines.append(
-            f"best policy        {best.evaluation} "
-            f"(env step {best.env_step}, on {len(best.evaluation.returns)} other episodes)"
+            _line(
+                "best policy",
+                f"{best.evaluation} "
+                f"(env step {best.env_step}, on {len(best.evaluation.returns)} other episodes)",
+            )
         )
         if fell_behind(result, best.evaluation):
             lines.append(
-                "                   The last policy is worse than the best one, which is in best/:"
-                " commands take --best."
+                _line(
+                    "",
+                    "The last policy is worse than the best one, which is in best/:"
+                    " commands take --best.",
+                )
             )
     lines += [
-        f"run                {run_dir}",
-        f"checkpoint         {checkpoint}",
+        _line("run", str(run_dir)),
+        _line("checkpoint", checkpoint),
     ]
-    # Both are missing if they could not be made.
+    # A file is missing if it was not requested or could not be made.
     for name, path in (("plot", run_dir / "returns.png"), ("video", run_dir / "policy.gif")):
         if path.exists():
-            lines.append(f"{name:<19}{path}")
-    return "\n".join([*lines, f"MLflow UI          {ui_command}"])
+            lines.append(_line(name, str(path)))
+    return "\n".join([*lines, _line("MLflow UI", ui_command)])

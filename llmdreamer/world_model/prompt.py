@@ -44,17 +44,17 @@ def observe_with_prompt(
     begins = is_first.cpu().clone()
     begins[:, 0] = True
     prompts = {key: observations[key].cpu()[begins] for key in prompt.keys}
-    words, length = prompt(prompts)  # (M, P, D), (M,), in the order of `begins`
+    prompt_tokens, length = prompt(prompts)  # (M, P, D), (M,), in the order of `begins`
     added = torch.zeros_like(begins, dtype=torch.int64)
     added[begins] = length
     token_index = torch.arange(time) + added.cumsum(1)
     batch_index = torch.arange(batch).unsqueeze(1)
     total = int(token_index[:, -1].max()) + 1
-    ahead = torch.arange(words.shape[1], 0, -1)  # P .. 1 before the step
-    is_word = ahead <= length.unsqueeze(1)
-    word_index = token_index[begins].unsqueeze(1) - ahead
+    ahead = torch.arange(prompt_tokens.shape[1], 0, -1)  # P .. 1 before the step
+    is_prompt = ahead <= length.unsqueeze(1)
+    prompt_index = token_index[begins].unsqueeze(1) - ahead
     prompt_batch = batch_index.expand(batch, time)[begins]
-    word_batch = prompt_batch.unsqueeze(1).expand_as(word_index)
+    prompt_batch_index = prompt_batch.unsqueeze(1).expand_as(prompt_index)
     first = begins.new_zeros(batch, total)
     first[prompt_batch, token_index[begins] - length] = True
 
@@ -62,11 +62,11 @@ def observe_with_prompt(
         return index.to(device, non_blocking=True)
 
     step_at = upload(batch_index), upload(token_index)
-    word_at = upload(word_batch[is_word]), upload(word_index[is_word])
-    word = upload(is_word.flatten().nonzero().squeeze(1))
+    prompt_at = upload(prompt_batch_index[is_prompt]), upload(prompt_index[is_prompt])
+    valid = upload(is_prompt.flatten().nonzero().squeeze(1))
     sequence = tokens.new_zeros(batch, total, tokens.shape[-1])
     sequence[step_at] = tokens
-    sequence[word_at] = words.flatten(0, 1)[word].to(tokens.dtype)
+    sequence[prompt_at] = prompt_tokens.flatten(0, 1)[valid].to(tokens.dtype)
     deter, caches = backbone.observe(sequence, first if backbone.plans_on_cpu else upload(first))
     return PromptedSequence(deter[step_at], caches, step_at[1])
 
@@ -81,17 +81,18 @@ def reset_with_prompt(
     """Replace the cache of each stream that starts an episode by one that has read the episode's texts.
 
     Args:
+        cache: of N streams.
         is_first: (N,), bool. On the CPU, it is read without waiting for the device.
         observations: each (N, ...), of the time step that comes next.
     """
     if not is_first.any():
         return cache
-    words, length = prompt({key: observations[key] for key in prompt.keys})
+    prompt_tokens, length = prompt({key: observations[key] for key in prompt.keys})
     prompted = backbone.initial_cache(len(length))
-    longest = words.shape[1]
+    longest = prompt_tokens.shape[1]
     # Texts are padded in front. The reset where a text begins removes its padding from the cache.
     for i in range(longest):
-        begins = (length == longest - i).to(words.device, non_blocking=True)
+        begins = (length == longest - i).to(prompt_tokens.device, non_blocking=True)
         prompted = backbone.reset(prompted, begins)
-        _, prompted = backbone.step(words[:, i], prompted)
-    return backbone.replace(cache, prompted, is_first.to(words.device, non_blocking=True))
+        _, prompted = backbone.step(prompt_tokens[:, i], prompted)
+    return backbone.replace(cache, prompted, is_first.to(prompt_tokens.device, non_blocking=True))

@@ -219,7 +219,7 @@ def test_evaluations_with_one_seed_are_equal_and_leave_the_rng_alone(
 ):
     config = compose(*TINY, "backbone=gpt2", "eval.greedy=false")
     result = train(config, tmp_path).evaluation
-    assert "(mean ± sd of 2 episodes, policy sampled)" in capsys.readouterr().out
+    assert "(mean ± sd of 2 episodes, actions: sampled)" in capsys.readouterr().out
     agent = restore_agent(config, Checkpoints(tmp_path / "checkpoints", 2))
     before = torch.get_rng_state()
     modes, drawn, others = (

@@ -68,7 +68,7 @@ class StudyStorage:
         self.retries.disconnect = self._engine.dispose
         self.optuna = RetryingStorage(backend, self.retries)
         if self._file is not None:
-            self._refuse_removed_file(self._file)
+            self._refuse_removed_file()
 
     def _open(self, heartbeat_seconds: int) -> RDBStorage:
         options: dict[str, Any] = {"pool_pre_ping": True}
@@ -93,8 +93,10 @@ class StudyStorage:
             reason = " ".join(fault_reason(error).split())
             raise ConfigError(f"hydra.sweeper.storage={redact(self.url)}: {reason}") from error
 
-    def _refuse_removed_file(self, path: Path) -> None:
+    def _refuse_removed_file(self) -> None:
         """Let no connection create the file again: it would be an empty database."""
+        path = self._file
+        assert path is not None
 
         @sqlalchemy.event.listens_for(self._engine, "do_connect")
         def check(*_: object) -> None:
@@ -225,17 +227,19 @@ class DriverHeartbeat:
     def is_dead(self, driver: str | None) -> bool | None:
         """Return True if the driver is dead; None if it ran on another machine, which we cannot check.
 
+        This driver counts as dead, because a trial that it runs is never asked about. The lock file of a dead
+        driver is removed.
+
         Args:
             driver: the owner that a trial names; None if its driver died before it wrote its name.
         """
         if driver is None:
             return True
         if driver == self.driver:
-            return True  # the trial is ours, but we do not run it any more
+            return True
         parts = str(driver).split("/")
-        if (
-            len(parts) != 3 or not parts[2].isalnum()
-        ):  # no driver wrote it; it must not become a path
+        # No driver wrote another form. The token becomes part of a path.
+        if len(parts) != 3 or not parts[2].isalnum():
             return True
         host, _, token = parts
         if host != socket.gethostname():

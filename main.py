@@ -1,4 +1,7 @@
-"""The same as run.py, under the name in the seed document: `python main.py exp=llm_dreamer_v3`."""
+"""The same as run.py, under the name in the document that the project began from.
+
+`python main.py exp=llm_dreamer_v3` runs its experiment.
+"""
 
 import sys
 

@@ -36,7 +36,8 @@ class Agent(nn.Module):
     """World model and behavior in one module.
 
     A variant of the algorithm is a subclass with other types. `learner_type` is called with the agent, its
-    optimizer and the `algo` configuration; None means `llmdreamer.training.step.Learner`.
+    optimizer and the `algo` configuration. It returns a `llmdreamer.training.step.Learner` or a subclass;
+    None means that class.
 
     Raises:
         ConfigError: if an observation key, the backbone or its checkpoint does not exist.

@@ -20,8 +20,9 @@ from transformers.utils.logging import disable_progress_bar
 from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
-# Tokens are vectors, so the word embeddings are removed later. One word is the smallest table. It is
-# every special token too: some configurations take no null, and RoBERTa counts positions from the pad.
+# Tokens are vectors, so the word embeddings are removed later. One word is the smallest table. All
+# special tokens are this word, because some configurations refuse null and RoBERTa counts positions from the
+# padding token.
 MINIMAL_VOCABULARY = {
     "vocab_size": 1,
     "bos_token_id": 0,
@@ -207,7 +208,8 @@ def _is_local_directory(source: str) -> bool:
 def reason(error: Exception) -> str:
     """Return the line of a library's error that says what is wrong.
 
-    This is the first line; for `StrictDataclassError` the last, whose first says where it happened.
+    This is the first line. For `StrictDataclassError` it is the last, because its first line only names the
+    place.
     """
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
     if not lines or isinstance(error, KeyError):  # the message of a KeyError is the key alone

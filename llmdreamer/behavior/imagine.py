@@ -50,7 +50,7 @@ def sample_starts(batch: int, time: int, count: int, device: torch.device) -> Te
 
 
 def with_certain_ends(imagined: Imagined, gamma: float, terminated: Tensor) -> Imagined:
-    """Replace the probabilities that imagined episodes go on by certainties, as in the recipe of 2023.
+    """Replace the probabilities that imagined episodes go on by certainties, as in DreamerV3 of 2023.
 
     The first state is as it was observed. An imagined state is the last if going on is not more likely
     than ending. Weights then start at 1 instead of gamma.

@@ -24,7 +24,7 @@ def make_parser(command: str, description: str | None) -> argparse.ArgumentParse
         "run_dir",
         type=Path,
         metavar="RUN",
-        help=f"the folder of a run, or '{LATEST}': the run below {OUTPUTS}/ that started last",
+        help=f"the folder of a run, or '{LATEST}': the run below {OUTPUTS}/ that started or resumed last",
     )
     parser.add_argument(
         "--trust",
@@ -44,7 +44,7 @@ def add_best(parser: argparse.ArgumentParser) -> None:
 
 
 def find_run(named: Path) -> Path:
-    """Return the folder of a run that the user named; `latest` is the one that started last.
+    """Return the folder of a run that the user named; `latest` is the one that started or resumed last.
 
     Raises:
         ConfigError: if there is no run.

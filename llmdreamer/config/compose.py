@@ -13,6 +13,8 @@ from llmdreamer.config.sources import conf_folder
 def compose(*overrides: str) -> Config:
     """Compose a configuration from the overrides of the command line, typed, complete and checked.
 
+    It clears Hydra's global state, also that of a surrounding Hydra application.
+
     Args:
         overrides: `key=value` and `group=option`, as after `llmdreamer train`.
 
@@ -21,6 +23,6 @@ def compose(*overrides: str) -> Config:
         hydra.errors.HydraException: if a key or an option does not exist.
     """
     register()
-    GlobalHydra.instance().clear()  # of another composition in this process
+    GlobalHydra.instance().clear()  # Hydra refuses a second initialization in one process
     with hydra.initialize_config_dir(str(conf_folder())):
         return load(hydra.compose("config", overrides=list(overrides)), overrides)

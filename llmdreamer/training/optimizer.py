@@ -116,7 +116,7 @@ def _gradient(param: Tensor) -> Tensor:
 class AgentOptimizer:
     """LaProp or Adam over groups of parameters, with warm-up and final decay.
 
-    The groups are backbone, adapters, actor, critic and the rest. With Adam, the recipe of 2023
+    The groups are backbone, adapters, actor, critic and the rest. With Adam, as in DreamerV3 of 2023
     (arXiv:2301.04104v1), the gradients of world model, actor and critic are each clipped by their norm.
 
     The backbone is frozen for the first `freeze_backbone_updates` updates, so that gradients from

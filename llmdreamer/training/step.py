@@ -31,14 +31,20 @@ class Learner:
         self.clock = Clock()
 
     def update(self, batch: SequenceBatch) -> Metrics:
-        """Train on a batch. The optimizer makes the backward pass, clips and steps."""
+        """Train on a batch and return its metrics, scalars on the device.
+
+        An update that is not finite is skipped and marked in the metrics.
+        """
         loss, metrics = self.loss(batch)
         metrics |= self.optimizer.step(loss)
         self.agent.behavior.update_slow_critic()
         return metrics
 
     def loss(self, batch: SequenceBatch) -> tuple[Tensor, Metrics]:
-        """Compute the loss of an update: the sum of the losses of world model, actor and critic."""
+        """Return the scalar loss (world model + actor + critic) and the metrics.
+
+        `batch` holds B sequences of 1 + T time steps.
+        """
         world_model, behavior, algo = self.agent.world_model, self.agent.behavior, self.algo
         sequences, length = batch.reward[:, 1:].shape  # step 0 is context: B sequences of T steps
 
@@ -48,16 +54,19 @@ class Learner:
 
         # 2. Imagination: follow the policy for H steps from some of the posterior latents of stage 1.
         with self._stage("imagination"):
-            starts = sample_starts(sequences, length, self.imag_starts, batch.reward.device)
+            starts = sample_starts(  # (B, n)
+                sequences, length, self.imag_starts, batch.reward.device
+            )
             imagined = imagine(
                 world_model, behavior.actor.sample, world.observed, starts, algo.horizon
             )
-            if not algo.world_model.discount_in_continue_head:  # the recipe of 2023
+            if not algo.world_model.discount_in_continue_head:  # algo=dreamer_v3_2023
                 terminated = batch.terminated[:, 1:].gather(1, starts).flatten()
                 imagined = with_certain_ends(imagined, algo.gamma, terminated)
 
-        # 3. Behavior: actor and critic on imagined trajectories, without gradient into the world model. The
-        # critic also on replayed ones, bootstrapped from the return imagined at each start, with gradient.
+        # 3. Behavior: actor and critic learn from imagined trajectories, without gradient into the world
+        # model. The critic also learns from replayed ones, with gradient; their bootstrap is the return
+        # imagined at each start.
         with self._stage("behavior"):
             imagination = behavior.imagination_loss(imagined)
             features = world_model.feature(world.observed.latent)

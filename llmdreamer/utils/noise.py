@@ -15,7 +15,7 @@ class Noise:
 
     Kernels, dropout and compiled graphs draw from torch's global generators. Code of an environment shares
     the process and may seed or use them. So the states of those generators are kept here, and installed only
-    around our own computation. An exchange on a CPU takes 8 microseconds.
+    around our own computation. Exchanging the states takes 8 microseconds on a CPU.
 
     Args:
         device: the device that computes; its generator and the CPU's belong to the stream.

@@ -33,7 +33,7 @@ TINY = (
 
 def start_idle_uploader(folder: Path, uri: str) -> subprocess.Popen[bytes]:
     """Replace the upload process, which takes longer to start than a tiny run lasts."""
-    return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def saved_trainer(run_dir: Path) -> dict:

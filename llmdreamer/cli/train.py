@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -43,9 +44,24 @@ def main(argv: list[str] | None = None) -> int:
     """Train with the words of `argv`, or of the command line, and return the exit code."""
     if argv is not None:
         sys.argv[1:] = argv  # Hydra reads the words there
+    sys.argv[1:] = _with_absolute_config_path(sys.argv[1:])
     config.register()
     register_resolvers()
     return entry(run)
+
+
+def _with_absolute_config_path(words: list[str]) -> list[str]:
+    """Make a typed `--config-path` absolute; Hydra would look for it in this module's package."""
+    words = [*words]
+    for i, word in enumerate(words):
+        flag, equals, path = word.partition("=")
+        if flag not in ("--config-path", "-cp"):
+            continue
+        if equals:
+            words[i] = f"{flag}={os.path.abspath(path)}"
+        elif i + 1 < len(words):
+            words[i + 1] = os.path.abspath(words[i + 1])
+    return words
 
 
 def sweep(argv: list[str]) -> int:

@@ -210,7 +210,7 @@ def test_runs_use_the_configuration_that_the_driver_was_given(sweeper, tmp_path,
     text = (conf / "config.yaml").read_text().replace("replay_ratio: 0.5", "replay_ratio: 2")
     name = "other" if len(flags) == 2 else "config"
     (conf / name).with_suffix(".yaml").write_text(text)
-    flags = [flag.format(whole=os.path.relpath(conf, ROOT)) for flag in flags]
+    flags = [flag.format(whole=os.path.relpath(conf, tmp_path)) for flag in flags]
     sweeper("seed=0,1")
     code, out = sweeper("seed=0,1", *flags)
     assert code == 0, out

@@ -79,7 +79,7 @@ def _describe(error: Exception, uri: str) -> TrackingError:
 def _describe_file(error: Exception, _: str) -> TrackingError | None:
     """Describe a file of the run, or a lock beside the database, that is damaged or cannot be used."""
     if isinstance(error, ConfigError):
-        return TrackingError(_first_line(str(error)), "damaged file")
+        return TrackingError(" ".join(str(error).split()), "damaged file")
     if isinstance(error, OSError) and error.filename is not None:
         return TrackingError(f"{error.filename} cannot be used ({error.strerror})", "file")
     return None

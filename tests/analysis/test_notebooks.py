@@ -76,7 +76,7 @@ def test_report_writes_a_page_and_its_figures(recorded: Recorded, tmp_path: Path
     assert text.count("data:image/png") >= 5
     assert 'src="http' not in text and "<link" not in text and "<script" not in text
     assert (tmp_path / "out" / "curves-env-step.svg").exists()
-    assert f"python -m llmdreamer report {database} --experiment {EXPERIMENT}" in text
+    assert f"llmdreamer report {database} --experiment {EXPERIMENT}" in text
     assert "Commits of the code" in text
 
 

@@ -100,6 +100,6 @@ def test_command_of_the_seed_document_finishes(tmp_path):
     argv = ("exp=llm_dreamer_v3", "run_name=seed", "algo.learning_starts=12", *SHORT)
     done = typed(tmp_path, str(ROOT / "main.py"), *argv)
     assert (done.returncode, done.stderr) == (0, "")
-    assert re.search(r"^evaluation return  \d+\.\d{1,2} ± ", done.stdout, re.MULTILINE)
+    assert re.search(r"^last policy        \d+\.\d{1,2} ± ", done.stdout, re.MULTILINE)
     written = list((tmp_path / "outputs/seed/checkpoints").glob("step-000000000016-*.pt"))
     assert written, done.stdout  # 0.54 GB; the output says if the disk is full

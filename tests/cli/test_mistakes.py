@@ -53,7 +53,7 @@ MISTAKES = [
     ("resume=auto", "resume=auto", "run_name="),
     ("resume=nope", "resume=nope"),
     ("model=S,M", "model=S,M", "(python run.py -m model=S,M)"),
-    ("seed=range(3)", "seed=range(3)", "(python run.py -m seed=range(3))"),
+    ("seed=range(3)", "seed=range(3)", "(python run.py -m 'seed=range(3)')"),
     ("sweeps=smoke", "sweeps=smoke", "(python run.py -m sweeps=smoke)"),
     ("sweeps=a,b", "sweeps=a,b", "(python run.py -m sweeps=a)"),
     ("-m sweeps=a,b", "sweeps=a,b", "(python run.py -m sweeps=a)"),

@@ -49,7 +49,7 @@ def two(tmp_path_factory):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("evaluation return") == 1
+    assert done.stdout.count("last policy ") == 1
     return folder
 
 

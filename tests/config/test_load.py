@@ -183,7 +183,7 @@ def test_resume_accepts_the_saved_value_of_a_fixed_key(saved_run, compose):
 
 
 CHANGED = {
-    "algo.total_steps": 9,
+    "algo.total_steps": 900,
     "replay_ratio": 0.25,
     "precision": "bf16",
     "algo.optimizer.lr": 0.5,

@@ -60,7 +60,7 @@ BAD_INPUTS = [
     (["tracking.uri=./mlruns"], ["./mlruns", "sqlite:///"]),
     (["tracking.uri=ftp://host/x"], ["ftp://host/x"]),
     (["objective=eval/retrun"], ["no run logs eval/retrun", "did you mean 'eval/return'"]),
-    (["sweeps=smoke"], ["sweeps=smoke is a sweep", "add -m"]),
+    (["sweeps=smoke"], ["sweeps=smoke is a sweep", "python run.py -m sweeps=smoke"]),
     (["sweeps=a,b"], ["one sweep specification at a time"]),
     (["resume=nowhere"], ["missing checkpoint", "resume=nowhere"]),
 ]  # fmt: skip

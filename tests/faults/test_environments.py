@@ -166,7 +166,7 @@ def test_video_without_rgb_array_exits_2_before_training(command, tmp_path):
 def test_render_that_fails_costs_the_video_only(command, tmp_path, kind, caplog):
     code, out, err = command(*options(kind), "eval.video=true", "run_name=r")
     assert code == 0 and "Traceback" not in err
-    assert_names(out, "evaluation return", "plot")
+    assert_names(out, "last policy", "plot")
     assert "policy.gif" not in out and not (tmp_path / "outputs/r/policy.gif").exists()
     assert "no video: environment 0" in (tmp_path / "outputs/r/run.log").read_text()
 
@@ -205,4 +205,4 @@ def test_space_that_changes_before_evaluation_exits_1_in_one_line(command):
 def test_blackjack_trains_without_naming_its_keys(command):
     code, out, _ = command("env=gym", "env.id=Blackjack-v1")
     assert code == 0
-    assert_names(out, "evaluation return")
+    assert_names(out, "last policy")

@@ -130,7 +130,7 @@ def test_run_without_snapshots_killed_in_its_last_evaluation_evaluates_again(tmp
     command.send(signal.SIGKILL)
     assert command.wait()[0] == -signal.SIGKILL
     code, output = run(tmp_path, *RUN, *environment)
-    assert code == 0 and output.count("evaluation return") == 1, output
+    assert code == 0 and output.count("last policy ") == 1, output
     before = folder_contents(folder)
     code, output = Command(tmp_path, "resume=outputs/run", shape=()).wait()
     assert (code, output.count("is finished")) == (0, 1), output

@@ -16,6 +16,10 @@ POLICY_FOLDERS = ("checkpoints", "best")
 # outputs/NAME, outputs/cells/NAME, outputs/sweeps/NAME/TRIAL, and seed-N below it
 _DEPTHS = ("*", "*/*", "*/*/*", "*/*/*/*")
 
+SEEDS = 2**32  # numpy's limit
+_ROOM = "x" * 100  # the files of a run have longer names than its folder
+_SHOWN = 60  # characters of a name that cannot exist
+
 
 def make_parser(command: str, description: str | None) -> argparse.ArgumentParser:
     """Return the parser of `llmdreamer COMMAND RUN_DIR [--trust PACKAGE ...]`."""
@@ -47,8 +51,9 @@ def find_run(named: Path) -> Path:
     """Return the folder of a run that the user named; `latest` is the one that started or resumed last.
 
     Raises:
-        ConfigError: if there is no run.
+        ConfigError: if there is no run, or no path can have this name.
     """
+    check_path(named)
     if named != Path(LATEST) or named.is_dir():
         return named
     started = {
@@ -64,6 +69,23 @@ def find_run(named: Path) -> Path:
     folder = max(started, key=lambda path: started[path])
     print_error(f"{LATEST}: {folder}")
     return folder
+
+
+def check_path(named: Path | str) -> None:
+    """Raise ConfigError if the system refuses this name of a file or folder, which need not exist."""
+    try:
+        (Path(named) / _ROOM).exists()
+    except (OSError, ValueError) as error:  # too long, or a null character
+        reason = error.strerror if isinstance(error, OSError) else error
+        shown = str(named)
+        shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}... ({len(shown)} characters)"
+        raise ConfigError(f"{shown!r} cannot be the name of a file or folder: {reason}") from error
+
+
+def check_seed(seed: int | None) -> None:
+    """Raise ConfigError if `--seed` is given and is not a seed."""
+    if seed is not None and not 0 <= seed < SEEDS:
+        raise ConfigError(f"--seed {seed}: must be from 0 to {SEEDS - 1}")
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:

@@ -6,7 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from llmdreamer.cli.common import POLICY_FOLDERS, add_best, check_positive, make_parser, run_command
+from llmdreamer.cli.common import (
+    POLICY_FOLDERS,
+    add_best,
+    check_positive,
+    check_seed,
+    make_parser,
+    run_command,
+)
 from llmdreamer.config import read_run_config
 from llmdreamer.utils.output import print_line
 
@@ -29,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _evaluate(args: argparse.Namespace) -> str:
     check_positive(args, "episodes")
+    check_seed(args.seed)
     config = read_run_config(args.run_dir, args.trust)
     # Imported late, so that the errors above appear without loading torch.
     from llmdreamer.agent.restore import restore_agent

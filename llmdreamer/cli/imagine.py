@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.cli.common import check_positive, make_parser, run_command
+from llmdreamer.cli.common import check_positive, check_seed, make_parser, run_command
 from llmdreamer.config import read_run_config
 from llmdreamer.utils.errors import ConfigError
 
@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _imagine(args: argparse.Namespace) -> str:
     check_positive(args, "context", "horizon", "windows", "samples")
+    check_seed(args.seed)
     config = read_run_config(args.run_dir, args.trust)
     # Imported late, so that the errors above appear without loading torch.
     from llmdreamer.analysis.open_loop import all_sections

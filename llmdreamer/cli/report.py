@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmdreamer.cli.common import check_path
 from llmdreamer.tracking.record import MlflowRunRef
 from llmdreamer.tracking.record import load as load_record
 from llmdreamer.tracking.store import resolve_uri, sqlite_uri
@@ -85,6 +86,9 @@ def find_runs(source: str, experiment: str | None = None) -> ReportSource:
     Raises:
         ConfigError: if it is none of these, or `mlflow.json` is damaged.
     """
+    if "://" in source:  # may be longer than the name of a file
+        return ReportSource(resolve_uri(source, Path.cwd()), experiment or DEFAULT_EXPERIMENT)
+    check_path(source)
     path = Path(source)
     if path.is_file():
         return ReportSource(sqlite_uri(path.resolve()), experiment or DEFAULT_EXPERIMENT)
@@ -111,13 +115,20 @@ def _shared_runs(sweep: Path) -> tuple[str, ...]:
     """Return the MLflow ids of the runs in the folders that the sweep's results.csv lists.
 
     A cell is run only once, by the first sweep that contains it, and counts for all of them.
+
+    Raises:
+        ConfigError: if the table cannot be read, or the record of a run is damaged.
     """
     table = sweep / "results.csv"
     if not table.exists():
         return ()
-    with open(table, encoding="utf-8", newline="") as file:
-        folders = [row.get("folder") for row in csv.DictReader(file)]
-    runs = [load_record(MlflowRunRef, Path(folder) / "mlflow.json") for folder in folders if folder]
+    try:
+        with open(table, encoding="utf-8", newline="") as file:
+            folders = [row.get("folder") for row in csv.DictReader(file)]
+        runs = [load_record(MlflowRunRef, Path(name) / "mlflow.json") for name in folders if name]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:  # a folder's name may be too long
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{table} cannot be read: {reason}") from error
     return tuple(run.run_id for run in runs if run is not None and run.run_id is not None)
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from llmdreamer.cli.common import check_path
 from llmdreamer.sweep.status import StatusReader, SweepStatus, find_sweep, sweep_names
 from llmdreamer.sweep.status_table import LiveTable, render_table, render_text
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.output import discard_output, print_error
 from llmdreamer.utils.printable import printable
+
+_LONGEST_INTERVAL = 86_400  # a day; `sleep` refuses what does not fit its clock
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,9 +29,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     args = parser.parse_args(arguments)
     try:
+        check_path(args.root)
         if args.sweep is None:
             _print_names(args.root)
         else:
+            check_path(args.sweep)
             reader = StatusReader(find_sweep(args.sweep, args.root))
             _print_status(reader, args.watch, as_json=args.json)
         sys.stdout.flush()
@@ -53,8 +58,8 @@ def _print_names(root: Path) -> None:
 
 def _print_status(reader: StatusReader, interval: float | None, *, as_json: bool) -> None:
     """Print the status once, or at an interval in seconds until no driver is left."""
-    if interval is not None and interval <= 0:
-        raise ConfigError(f"--watch {interval}: must be > 0")
+    if interval is not None and not 0 < interval <= _LONGEST_INTERVAL:
+        raise ConfigError(f"--watch {interval}: must be > 0 and <= {_LONGEST_INTERVAL} seconds")
     console = Console()
     is_live = interval is not None and console.is_terminal and not as_json
     status = reader.read()

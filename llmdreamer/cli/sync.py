@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from llmdreamer.cli.common import check_path
 from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.record import RUN_RECORD_FILE
 from llmdreamer.tracking.upload_loop import sync
@@ -20,6 +21,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--uri", help="tracking store (default: the one that the run was started with)"
     )
     args = parser.parse_args(arguments)
+    try:
+        check_path(args.path)
+    except ConfigError as error:
+        print_error(str(error))
+        return ConfigError.exit_code
     return _sync_all(args.path, args.uri)
 
 

@@ -82,7 +82,14 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
         raise ConfigError(
             f"tracking.uri={redact(uri)}: unknown scheme; choose from {schemes}{suggestion}"
         )
-    if not urlsplit(uri).hostname:
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port  # reading the port checks it
+    except ValueError as error:
+        raise ConfigError(
+            f"tracking.uri={redact(uri)}: not a URI ({redact(str(error))}); use SCHEME://HOST:PORT"
+        ) from error
+    if not host:
         raise ConfigError(f"tracking.uri={redact(uri)}: names no host")
     return uri
 

@@ -87,3 +87,51 @@ def test_hyperband_brackets_count_env_steps_or_seeds():
 def test_misspelled_sampler_or_option_suggests_the_right_one(settings, match):
     with pytest.raises(ConfigError, match=match):
         check_sampler(make_plan(**settings), SPACE)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_seed_among_the_options_is_refused_and_the_right_key_named(name):
+    with pytest.raises(ConfigError, match=r"sampler_options\.seed: .*use seed=3"):
+        check_sampler(make_plan(sampler=name, sampler_options={"seed": 3}), SPACE)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("tpe", {"n_startup_trials": "abc"}),
+        ("tpe", {"gamma": 5}),
+        ("tpe", {"weights": "x"}),
+        ("tpe", {"n_ei_candidates": -5}),
+        ("tpe", {"prior_weight": -1}),
+        ("tpe", {"constraints_func": "x"}),
+        ("qmc", {"independent_sampler": "random"}),
+        ("gp", {"n_startup_trials": "abc"}),
+        ("nsgaii", {"child_generation_strategy": "x"}),
+    ],
+)
+def test_sampler_option_that_fails_at_a_draw_is_refused_before(name, options):
+    with pytest.raises(ConfigError, match=rf"sampler_options=.*'{next(iter(options))}'") as error:
+        check_sampler(make_plan(sampler=name, sampler_options=options), SPACE)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("hyperband", {"max_resource": 0}),
+        ("hyperband", {"min_resource": "x"}),
+        ("median", {"n_startup_trials": "abc"}),
+        ("median", {"interval_steps": "abc"}),
+        ("wilcoxon", {"p_threshold": "x"}),
+    ],
+)
+def test_pruner_option_that_fails_at_a_report_is_refused_before(name, options):
+    with pytest.raises(ConfigError, match=rf"pruner_options=.*'{next(iter(options))}'") as error:
+        make_pruner(make_plan(pruner=name, pruner_options=options))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_valid_sampler_options_pass_the_trial_draws(name):
+    options = {"n_startup_trials": 40} if name in ("tpe", "gp") else {}
+    check_sampler(make_plan(sampler=name, sampler_options=options), SPACE)

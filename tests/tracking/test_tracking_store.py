@@ -76,6 +76,13 @@ def test_resolve_uri_refuses_what_cannot_be_a_store(tmp_path: Path, uri: str, ad
         resolve_uri(uri, tmp_path)
 
 
+@pytest.mark.parametrize("uri", ["http://u:pw@[::1", "http://u:pw@h:abc", "https://u:pw@h:99999"])
+def test_resolve_uri_refuses_a_bad_address_without_its_password(tmp_path: Path, uri: str):
+    with refused(ConfigError, "tracking.uri=", "not a URI") as error:
+        resolve_uri(uri, tmp_path)
+    assert "pw" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["feature%2Fx", "100%25", "a?b"])
 def test_resolve_uri_refuses_a_folder_that_a_uri_cannot_express(tmp_path: Path, name: str):
     """Some versions read `%2F` as a slash; MLflow then creates folders of both names."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler, QMCSampler, RandomSampler
 from optuna.study import Study
@@ -51,6 +51,16 @@ PRUNERS: dict[str, Callable[..., BasePruner]] = {
     "wilcoxon": optuna.pruners.WilcoxonPruner,
 }
 
+# The small study in which options are tried. Five trials are more than two generations of two.
+_TRIED = 5
+_SMALL_SPACE = {"x": FloatDistribution(0, 1), "y": CategoricalDistribution([0, 1])}
+_BEGIN = {  # the defaults of Optuna are longer than the small study
+    "tpe": {"n_startup_trials": 2},
+    "gp": {"n_startup_trials": 2},
+    "nsgaii": {"population_size": 2},
+    "median": {"n_startup_trials": 2},
+}
+
 
 def make_sampler(plan: Plan, number: int, attempt: int = 0) -> BaseSampler:
     """Make the sampler of a trial.
@@ -65,7 +75,16 @@ def make_sampler(plan: Plan, number: int, attempt: int = 0) -> BaseSampler:
     Raises:
         ConfigError: if the sampler or one of its options is unknown or invalid.
     """
-    name, options = plan.settings.sampler, dict(plan.settings.sampler_options)
+    if "seed" in plan.settings.sampler_options:  # every trial would draw the same point
+        raise ConfigError(
+            "hydra.sweeper.sampler_options.seed: each trial has a seed of its own;"
+            f" use seed={plan.settings.sampler_options['seed']}, from which they come"
+        )
+    return _new_sampler(plan, plan.settings.sampler_options, number, attempt)
+
+
+def _new_sampler(plan: Plan, given: Mapping[str, Any], number: int, attempt: int) -> BaseSampler:
+    name, options = plan.settings.sampler, dict(given)
     kind = _sampler_kind(plan)
     seed = draw_seed(plan.seeds[0], number, attempt)
     # Runs take long and several run at once: keep TPE away from parameters that are being tried.
@@ -106,6 +125,8 @@ def check_sampler(plan: Plan, space: SearchSpace) -> None:
     """
     if plan.settings.sampler != GRID:
         make_sampler(plan, 0)
+        if plan.settings.sampler in SAMPLERS:  # others may not know this space
+            _try_sampler(plan)
         return
     for option in plan.settings.sampler_options:
         raise ConfigError(f"hydra.sweeper.sampler_options.{option}: {GRID} has no options")
@@ -132,7 +153,71 @@ def make_pruner(plan: Plan) -> BasePruner:
         options.setdefault("max_resource", steps)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return _construct("pruner", name, kind, options)
+        pruner = _construct("pruner", name, kind, options)
+        short = _construct("pruner", name, kind, _shorten(name, options))
+    assert isinstance(pruner, BasePruner)
+    _try_out(
+        "pruner",
+        plan.settings.pruner_options,
+        lambda number: RandomSampler(seed=number),
+        short,
+        sorted({1, max(1, steps // 2), steps}),
+    )
+    return pruner
+
+
+def _try_sampler(plan: Plan) -> None:
+    given = plan.settings.sampler_options
+    short = _shorten(plan.settings.sampler, given)
+    _try_out("sampler", given, lambda number: _new_sampler(plan, short, number, 0), None, ())
+
+
+def _try_out(
+    setting: str,
+    given: Mapping[str, Any],
+    sampler: Callable[[int], BaseSampler],
+    pruner: BasePruner | None,
+    steps: Sequence[int],
+) -> None:
+    """Run a few trials of a small study in memory: Optuna reads some options only when it uses them.
+
+    Args:
+        given: the options that the user typed.
+        sampler: makes the sampler of a trial, by its number.
+        steps: the steps at which each trial asks the pruner.
+
+    Raises:
+        ConfigError: if anything fails.
+    """
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            study = optuna.create_study(sampler=RandomSampler(seed=0), pruner=pruner)
+            for number in range(_TRIED):
+                study.sampler = sampler(number)
+                trial = study.ask(_SMALL_SPACE)
+                for step in steps:
+                    trial.report(number, step)
+                    trial.should_prune()
+                study.tell(trial, number)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever an option of a wrong kind leads to
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"hydra.sweeper.{setting}_options={dict(given)}: {reason}") from error
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+def _shorten(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Let a sampler or pruner begin its work after two trials."""
+    short = dict(options)
+    for option, count in _BEGIN.get(name, {}).items():
+        if type(short.get(option, count)) is int:
+            short[option] = min(short.get(option, count), count)
+    return short
 
 
 def _choose(setting: str, name: str, choices: Mapping[str, Any]) -> Any:

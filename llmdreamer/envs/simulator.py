@@ -35,8 +35,10 @@ EXIT_GRACE_SECONDS = 2.0
 """Time for a worker process to exit by itself before it is killed."""
 
 
-class SimulatorError(RuntimeError):
+class SimulatorError(Exception):
     """An environment raised, returned an invalid value, or its process is gone. The message is one line.
+
+    It is no RuntimeError: `contextmanager` replaces a RuntimeError with the StopIteration that caused it.
 
     `trace` is the traceback of the environment's exception, or empty.
     """

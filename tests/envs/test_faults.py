@@ -22,6 +22,7 @@ N = 2
 NOOP = np.tile(np.eye(4, dtype=np.float32)[0], (N, 1))
 CAUSES = {
     "raise": ["OSError: a fuse is blown"],
+    "stop": ["StopIteration"],
     "exit": ["SystemExit: 0"],
     "nan": ["'state'", "NaN"],
     "kill": ["signal 9"],
@@ -49,9 +50,11 @@ def make_room(
     ("fault", "processes"),
     [
         ("raise", False),
+        ("stop", False),
         ("exit", False),
         ("nan", False),
         ("raise", True),
+        ("stop", True),
         ("exit", True),
         ("nan", True),
         ("kill", True),

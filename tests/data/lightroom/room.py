@@ -28,7 +28,8 @@ class LightRoom(gym.Env):
     Args:
         show: which of the three; one alone is shown without a Dict.
         act: the kind of action space.
-        fault: `raise`, `leak`, `nan`, `shape`, `exit`, `kill` or `hang` on step 3, once: `once` is then made.
+        fault: `raise`, `stop`, `leak`, `nan`, `shape`, `exit`, `kill` or `hang` on step 3, once: `once` is
+            then made.
         api_key: of nothing.
     """
 
@@ -85,6 +86,8 @@ class LightRoom(gym.Env):
     def fail(self) -> None:
         if self.fault == "raise":
             raise OSError("a fuse is blown")
+        if self.fault == "stop":
+            next(iter(()))  # raises StopIteration
         if self.fault == "leak":
             raise OSError(f"login with {self.api_key} failed")
         if self.fault == "exit":

@@ -35,7 +35,7 @@ from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.openmp import wait_passively
 from llmdreamer.utils.output import print_error, print_line, replace_unencodable
 from llmdreamer.utils.program import to_type
-from llmdreamer.utils.redact import as_typed
+from llmdreamer.utils.redact import as_typed, redact_message, redact_override
 
 EXIT_INTERRUPTED = 130
 # The only names that a configuration's `_target_` may call. Hydra trusts its own plugins by itself.
@@ -141,7 +141,7 @@ def refuse_misused_flags(argv: Sequence[str]) -> None:
         o.key_or_group == "hydra.mode" and str(o.value()).endswith("MULTIRUN") for o in overrides
     )
     for override in overrides:
-        key, line = override.key_or_group, str(override.input_line)
+        key, line = override.key_or_group, redact_override(str(override.input_line))
         _refuse_unknown(override)
         if key == "hydra.searchpath":
             _refuse_missing_path(override)
@@ -259,12 +259,18 @@ def _raw_errors() -> Iterator[None]:
 
 
 class JobReport(Callback):
-    """Report failed jobs of a sweep when they fail. Hydra itself waits until the last job is done."""
+    """Report failed jobs of a sweep when they fail. Hydra itself waits until the last job is done.
+
+    Hydra prints the overrides of a failed job, so they are redacted first.
+    """
 
     def __init__(self) -> None:
         self.jobs = self.failed = 0
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if job_return.status is JobStatus.FAILED:
+            words = job_return.overrides or []
+            job_return.overrides = [redact_message(redact_override(word)) for word in words]
         if config.hydra.mode != RunMode.MULTIRUN:
             return
         self.jobs += 1

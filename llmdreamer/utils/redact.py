@@ -12,10 +12,11 @@ from urllib.parse import unquote
 from llmdreamer.utils.printable import printable
 
 REDACTED = "***"
+# A name may be glued to a word in front of it (`authtoken`), but not to one behind: `tokens` stays.
 _NAME = (
-    r"(?:[\w.-]*(?:password|passwd|passphrase|secret)"
-    r"|(?:[\w.-]*[._-])?(?:pwd|token|(?:api|access|account|private|ssl)[_-]?key|access_?key_?id"
-    r"|credentials?|signature)|sslkey|AWSAccessKeyId)"
+    r"(?:[\w.-]*(?:password|passwd|passphrase|secret|token|credentials?|signature"
+    r"|(?:api|access|account|private|secret|ssl)[_-]?key|access[_-]?key[_-]?id)"
+    r"|(?:[\w.-]*[._-])?pwd)"
 )
 SECRET = re.compile(
     rf"(?:^|\.)(?:{_NAME}|(?:proxy-)?authorization|(?:set-)?cookie)$", re.IGNORECASE
@@ -28,17 +29,34 @@ _IN_QUERY = re.compile(
     rf"([?&;](?:{_NAME}|pass|sig|key|auth)=)([^&\s]*?)(?=['\"]*[;:,)]?(?:[&\s]|$))",
     re.IGNORECASE,
 )
-_QUOTED = r"'[^']*'|\"[^\"]*\""
-# After `=` a value ends at a space or a comma; after `:`, in a mapping, at a closing bracket too.
+_QUOTED = r"'(?:\\.|[^'\\])*+'|\"(?:\\.|[^\"\\])*+\""
+# A mapping, a list or a call, with others in it.
+_BRACKETS = "|".join(
+    rf"{start}(?:{_QUOTED}|\\.|[^{start}{end}]|{start}[^{start}{end}]*+{end})*+{end}"
+    for start, end in ((r"\{", r"\}"), (r"\[", r"\]"), (r"\(", r"\)"))
+)
+_PART = rf"{_QUOTED}|{_BRACKETS}|\\[^\n]"
+# After `=` a value ends at a space, or at a comma in front of a space or of another `key=`; after `:`, in a
+# mapping, at any comma and at a closing bracket too.
 _ASSIGNMENT = re.compile(
     rf"((?<![\w.?&;-]){_NAME}['\"]?\s*)"
-    rf"(?:(=\s*)(?:{_QUOTED}|[^\s,])+|(:\s*)(?:{_QUOTED}|[^\s,}}\])])+)",
+    rf"(?:(=\s*)(?:{_PART}|[^\s,]|,(?!\s|$|['\"]?[\w.-]+['\"]?[=:]))+|(:\s*)(?:{_PART}|[^\s,}}\])])+)",
     re.IGNORECASE,
+)
+_FLAG = re.compile(
+    rf"((?<![\w-])--{_NAME}\s+)(?:{_QUOTED}|[^\s'\"-])(?:{_QUOTED}|[^\s'\"])*", re.IGNORECASE
 )
 # After `Authorization:` any word is a secret. After a bare scheme, only one that is no plain word: with a
 # digit in it, or padded. "Basic training" stays.
+_SCHEME = r"(?:Bearer|Basic|Token|Digest|Negotiate|NTLM|Kerberos|OAuth|ApiKey|AWS4-HMAC-SHA256)"
+_FIELD = r"[\w-]+=(?:\\?\"[^\"]*\"|[^\s,'\"]+)"
 _AUTHORIZATION = re.compile(
-    r"(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:Bearer|Basic|Token|Digest)\s+)?+)[\w.~+/=-]{6,}",
+    rf"(authorization['\"]?\s*[:=]\s*['\"]?(?:{_SCHEME}\s+)?+)"
+    rf"(?:{_FIELD}(?:\s*,\s*{_FIELD})+|{_FIELD}(?=\s|$)|[\w.~+/=-]{{6,}})",
+    re.IGNORECASE,
+)
+_COOKIE = re.compile(
+    r"(cookie['\"]?\s*[:=]\s*['\"]?)[^\s=;,'\"]+=(?:\"[^\"]*\"|[^\s;'\"]*)(?:;\s*[^\s;'\"]+)*",
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"\b(Bearer|Basic)\s+(?=[\w.~+/-]*[0-9=])[\w.~+/-]{6,}=*")
@@ -54,6 +72,8 @@ def redact(text: str) -> str:
     `api_key=...`, and in `{api_key: ...}`."""
     text = _IN_QUERY.sub(rf"\1{REDACTED}", text)
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
+    text = _COOKIE.sub(rf"\1{REDACTED}", text)
+    text = _FLAG.sub(rf"\1{REDACTED}", text)
     text = _PROXY.sub(rf"\1{REDACTED}@", text)
     text = _ASSIGNMENT.sub(rf"\1\2\3{REDACTED}", text)
     text = _HEADER.sub(rf"\1 {REDACTED}", text)
@@ -100,9 +120,17 @@ def redact_message(text: str) -> str:
     return redact(text)
 
 
+def redact_override(word: str) -> str:
+    """Redact a typed word `key=value`: the whole value if the key is secret, whatever its notation."""
+    key, equals, value = word.partition("=")
+    if value and SECRET.search(key.lstrip("+~-").partition("@")[0]):
+        return f"{key}{equals}{REDACTED}"
+    return redact(word)
+
+
 def as_typed(words: Iterable[str]) -> str:
     """Join the words of a command, quoted for a shell and without secrets, so that it can be repeated."""
-    return shlex.join(redact(word) for word in words)
+    return _FLAG.sub(rf"\1{REDACTED}", shlex.join(redact_override(word) for word in words))
 
 
 class RedactingFormatter(logging.Formatter):

@@ -173,6 +173,23 @@ def test_bug_is_raised_with_its_traceback(command, training):
         command()
 
 
+def test_overrides_of_a_job_that_fails_are_printed_without_secrets(command, training, capsys):
+    training.errors[0] = ValueError("shapes differ")
+    secrets = ("+env.kwargs.token=Zq7hunterXY", r"+env.kwargs.password=a\,Zq7")
+    with pytest.raises(ValueError, match="shapes differ"):
+        command(*secrets)
+    out, err = capsys.readouterr()
+    assert "Zq7" not in out + err
+    assert "+env.kwargs.token=***" in err
+
+
+def test_refused_list_of_secrets_is_printed_without_them(command):
+    code, _, err = command("+env.kwargs.token=Xw5,Zq7")
+    assert code == 2
+    assert "+env.kwargs.token=*** is a list" in err
+    assert "Zq7" not in err and "Xw5" not in err
+
+
 def test_full_error_shows_the_traceback_of_a_mistake(command, monkeypatch):
     monkeypatch.setenv("LLMDREAMER_FULL_ERROR", "1")
     with pytest.raises(MissingConfigException, match="model/Q"):

@@ -103,6 +103,18 @@ def test_redact_removes_secrets_in_every_notation():
         ("X-Api-Key: s3cret", "X-Api-Key: ***"),
         ("origin https://s3cret@github.com/a/b", "origin https://***@github.com/a/b"),
         ("postgresql://h/db?sslkey=/k.pem", "postgresql://h/db?sslkey=***"),
+        ("{'credentials': {'user': 'u', 'pin': 7}, 'n': 1}", "{'credentials': ***, 'n': 1}"),
+        ("+env.kwargs={token:{id:a,key:S},size:3}", "+env.kwargs={token:***,size:3}"),
+        ("connect(password=a,S,user=u)", "connect(password=***,user=u)"),
+        ("connect(password=a, n=1)", "connect(password=***, n=1)"),
+        ("Cookie: session=S; other=T", "Cookie: ***"),
+        ("{'Set-Cookie': 'session=S', 'n': 1}", "{'Set-Cookie': '***', 'n': 1}"),
+        ("login --password S --user u", "login --password *** --user u"),
+        ("login --api-key 's S' --user u", "login --api-key *** --user u"),
+        ("login --token --user u", None),
+        ("Authorization: Negotiate S3cret==", "Authorization: Negotiate ***"),
+        ('Authorization: Digest username="u", response="S"', "Authorization: Digest ***"),
+        ("max_tokens=3 tokenizer=a token_count=3 pad_token_id=0", None),
         ("sort key=3 keys=[a] signature_length=3", None),
         ("http://host:5000/path seed=1", None),
         ("algo.text_keys.sequence=[mission] env.id=a:B-v0", None),
@@ -116,3 +128,62 @@ def test_as_typed_quotes_words_for_a_shell_and_redacts_secrets():
     command = as_typed(words)
     assert shlex.split(command) == [*words[:2], "hub.hf_token=***", words[3]]
     assert command.startswith("model=S,M ")  # no quotes where none are needed
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{user:u,pin:Zq7}",
+        "[aaaaaa,Zq7]",
+        r"'it\'s Zq7'",
+        r"a\,Zq7",
+        r"a\ Zq7",
+        "${oc.env:X,Zq7}",
+        "a,Zq7",
+        "choice(a,Zq7)",
+        "{a:{b:[c,{d:Zq7}]}}",
+    ],
+)
+def test_typed_secret_is_redacted_whole(value: str):
+    for key in ("password", "+env.kwargs.credentials", "++a.accessToken", "signature@b"):
+        assert shlex.split(as_typed([f"{key}={value}", "seed=1"])) == [f"{key}=***", "seed=1"]
+    # In a sentence, where the end of a value is not known, the notations that are balanced are covered.
+    assert "Zq7" not in redact(f"cannot set +env.kwargs.token={value} here")
+    assert redact(f"token={value} seed=1").endswith(" seed=1")
+
+
+def test_as_typed_redacts_the_word_after_a_secret_flag():
+    assert as_typed(["mlflow", "--password", "s $S", "--user", "u"]) == (
+        "mlflow --password *** --user u"
+    )
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "accessToken",
+        "authtoken",
+        "apiToken",
+        "hfToken",
+        "sessiontoken",
+        "userApiKey",
+        "xapikey",
+        "secretAccessKey",
+        "awsSecretAccessKey",
+        "userCredentials",
+        "xsignature",
+        "secret_key",
+        "AWSAccessKeyId",
+    ],
+)
+def test_glued_names_of_secrets_are_redacted(key: str):
+    assert redact(f"{key}=S seed=1") == f"{key}=*** seed=1"
+    assert flatten({"env": {key: "S"}}) == {f"env.{key}": "***"}
+
+
+@pytest.mark.parametrize(
+    "key", ["tokens", "max_tokens", "tokenizer", "token_count", "pad_token_id", "keys"]
+)
+def test_names_that_only_resemble_secrets_are_kept(key: str):
+    assert redact(f"{key}=5") == as_typed([f"{key}=5"]) == f"{key}=5"
+    assert flatten({key: 5}) == {key: 5}

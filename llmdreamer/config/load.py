@@ -289,8 +289,8 @@ def _resume_automatically(composed: Any) -> Config:
         if leaf in _FILLED and _select(composed, leaf) is None:
             continue
         if change is not Change.ALWAYS and not _equal(old, new, leaf):
-            typed = argument(leaf, new) if isinstance(new, str) else f"{leaf}={_shown(new)}"
-            advice = f", or type {argument('resume', folder)} {typed}"
+            word = argument(leaf, new) if isinstance(new, str) else f"{leaf}={_shown(new)}"
+            advice = f", or type {argument('resume', folder)} {word}"
             raise ConfigError(
                 f"resume=auto: {folder} has {leaf}={_shown(old)}, this command has {_shown(new)};"
                 f" change run_name{advice if change is Change.TYPED else ''}"

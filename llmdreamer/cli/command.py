@@ -8,7 +8,7 @@ from importlib import import_module
 
 from llmdreamer import __version__
 from llmdreamer.utils.errors import did_you_mean
-from llmdreamer.utils.openmp import wait_passively
+from llmdreamer.utils.openmp import wait_briefly
 from llmdreamer.utils.output import print_error, print_line, replace_unencodable
 
 COMMANDS = {
@@ -29,7 +29,7 @@ command is called, so that help stays fast."""
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 2 if there is no such command."""
-    wait_passively()
+    wait_briefly()
     replace_unencodable()
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):

@@ -32,7 +32,7 @@ from llmdreamer.config.sources import conf_folder, config_root
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
 from llmdreamer.utils.errors import ConfigError, did_you_mean
-from llmdreamer.utils.openmp import wait_passively
+from llmdreamer.utils.openmp import wait_briefly
 from llmdreamer.utils.output import print_error, print_line, replace_unencodable
 from llmdreamer.utils.program import to_type
 from llmdreamer.utils.redact import as_typed, redact_message, redact_override
@@ -58,7 +58,7 @@ def entry(task: Callable[[], Any]) -> int:
     shows its traceback and exits with 1.
     """
     sys.excepthook = _print_traceback
-    wait_passively()
+    wait_briefly()
     replace_unencodable()
     logging.raiseExceptions = False  # a closed pipe or a full disk costs lines, and no tracebacks
     if "--version" in sys.argv[1:]:  # Hydra's flag prints its own version

@@ -21,10 +21,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from llmdreamer.sweep.plan import Plan
 from llmdreamer.sweep.studies.distributions import SearchSpace, point_at, point_key, space_size
 from llmdreamer.sweep.studies.samplers import GRID, draw_seed, make_sampler
-from llmdreamer.sweep.studies.search_space import params_in_space, stored_params
+from llmdreamer.sweep.studies.search_space import DRAW_ATTRIBUTE, params_in_space, stored_params
 
 SAMPLER_DRAWS = 10  # how often the sampler is asked before a point is taken in order
-_DRAW_ATTRIBUTE = "fixed_params"  # Optuna's own: `Trial._suggest` takes its values from there
 
 
 def draw_params(
@@ -63,7 +62,7 @@ def _store(
     study: optuna.Study, frozen: FrozenTrial, params: Mapping[str, Any], space: SearchSpace
 ) -> None:
     storage, trial_id = study._storage, frozen._trial_id
-    storage.set_trial_system_attr(trial_id, _DRAW_ATTRIBUTE, params)
+    storage.set_trial_system_attr(trial_id, DRAW_ATTRIBUTE, params)
     for name, distribution in space.items():
         if name not in frozen.params:
             value = distribution.to_internal_repr(params[name])

@@ -20,6 +20,7 @@ from llmdreamer.utils.errors import ConfigError
 # Keys that hold a mapping. The signature has the keys inside instead, and nothing for an empty mapping.
 _MAPPINGS = [key for key, kind in leaves().items() if kind is Any or get_origin(kind) is dict]
 _UNSET = "unset"
+DRAW_ATTRIBUTE = "fixed_params"  # Optuna's own: `Trial._suggest` takes its values from there
 
 
 def trial_budget(plan: Plan, space: SearchSpace) -> int:
@@ -100,7 +101,7 @@ def unknown_params(trial: FrozenTrial, space: SearchSpace) -> list[str]:
 def stored_params(trial: FrozenTrial) -> dict[str, Any]:
     """Return the parameters of a trial that are stored, as values of the trial or as enqueued values."""
     # Optuna takes the values of an enqueued trial even where the distribution does not contain them.
-    enqueued = trial.system_attrs.get("fixed_params")
+    enqueued = trial.system_attrs.get(DRAW_ATTRIBUTE)
     return (enqueued if isinstance(enqueued, dict) else {}) | trial.params
 
 

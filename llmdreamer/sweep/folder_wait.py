@@ -45,9 +45,8 @@ class FolderWait:
         if not is_locked(self._lock_file):
             return True
         self._polls += 1
-        if (
-            self._polls == 2
-        ):  # not at once: a process that was just killed holds the lock for a moment
+        # Not at once: a process that was just killed holds the lock for a moment.
+        if self._polls == 2:
             self._log_wait()
         if now - self._started_at > self._stop_within:
             self._kill_orphans()

@@ -26,9 +26,8 @@ T = TypeVar("T")
 
 RETRY_SECONDS = 1.0  # between two attempts
 OPENING_SECONDS = 60.0  # limit while a command starts and the database is locked
-OUTAGE_SECONDS = (
-    300.0  # limit in mid-sweep while the database is locked, or its server does not answer
-)
+# Limit in mid-sweep while the database is locked, or its server does not answer.
+OUTAGE_SECONDS = 300.0
 FAULT_SECONDS = 30.0  # limit in mid-sweep for any other fault: a removed file may be put back
 INTERRUPTED_SECONDS = 5.0  # limit after Ctrl-C or SIGTERM
 _LOCKED = re.compile(r"lock", re.I)
@@ -61,9 +60,8 @@ class Retries:
 
     def __init__(self, url: str) -> None:
         self._url = redact(url)
-        self.disconnect: Callable[[], None] = lambda: (
-            None
-        )  # so that the next attempt connects again
+        # Called after a fault, so that the next attempt connects again.
+        self.disconnect: Callable[[], None] = lambda: None
         self.sweep_has_started = False
         self.is_interrupted = False  # the driver is being stopped; set by its signal handler
         self._in_section = False

@@ -95,10 +95,10 @@ def _in_space(key: str, distribution: BaseDistribution, value: Any, text: str) -
         is_whole = not isinstance(distribution, IntDistribution) or value == int(value)
         if is_whole and distribution._contains(distribution.to_internal_repr(value)):
             return distribution.to_external_repr(distribution.to_internal_repr(value))
-    raise ConfigError(f"{_SETTING}: {text} is not in the search space, {describe(distribution)}")
+    raise ConfigError(f"{_SETTING}: {text} is not in the search space, {_describe(distribution)}")
 
 
-def describe(distribution: BaseDistribution) -> str:
+def _describe(distribution: BaseDistribution) -> str:
     """Write a distribution in short, as values or as bounds."""
     if isinstance(distribution, CategoricalDistribution):
         return ",".join(map(to_override, distribution.choices))

@@ -26,11 +26,7 @@ from llmdreamer.sweep.results_table import ResultRow, missing_objective, objecti
 from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.sweep.studies.budget import FLOPS_ATTRIBUTE, Budget, run_flops
-from llmdreamer.sweep.studies.constraints import (
-    NotMeasured,
-    broken_constraints,
-    set_constraints,
-)
+from llmdreamer.sweep.studies.constraints import NotMeasured, broken_constraints, set_constraints
 from llmdreamer.sweep.studies.distributions import search_space
 from llmdreamer.sweep.studies.draws import draw_params
 from llmdreamer.sweep.studies.retries import StorageLost
@@ -326,9 +322,8 @@ class Study:
         running_trial.env_step = max(running_trial.env_step, outcome.env_step)
         if outcome.kind == "failed":
             if NEVER_LOGGED in outcome.cause:
-                raise ConfigError(
-                    outcome.cause
-                )  # all trials would fail so; the study can be resumed
+                # All trials would fail so; the study can be resumed.
+                raise ConfigError(outcome.cause)
             running_trial.failure = outcome
         if outcome.kind == "finished":
             self._record_value(running_trial, seed_index, outcome)

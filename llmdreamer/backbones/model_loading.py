@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.files import expand_user
 
 # Tokens are vectors, so the word embeddings are removed later. One word is the smallest table. All
 # special tokens are this word, because some configurations refuse null and RoBERTa counts positions from the
@@ -194,7 +194,7 @@ def _is_local_directory(source: str) -> bool:
     Raises:
         ConfigError: if it can only be a directory and does not exist.
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if path.is_dir():
         return True
     if source.startswith((os.sep, ".", "~")) or source.count("/") > 1:

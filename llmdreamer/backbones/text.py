@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -18,6 +17,7 @@ from llmdreamer.backbones.hub import is_reachable
 from llmdreamer.config.catalog import shape_of
 from llmdreamer.nn.layers import MLP, RMSNorm, init_linear
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import expand_user
 from llmdreamer.utils.text_bytes import distinct_texts
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def make_text_embedding(config: Config, vocabulary: Tensor | None) -> nn.Module:
 def _token_embedding(source: str, vocabulary: Tensor) -> nn.Module:
     from transformers import AutoTokenizer
 
-    path = Path(source).expanduser()
+    path = expand_user(source)
     local = path.is_dir()
     # Checked first: without these files transformers silently makes a tokenizer without words.
     if local and not any((path / name).exists() for name in TOKENIZER_FILES):

@@ -1,6 +1,7 @@
 """Command line: checks before Hydra starts, the folder of a run, error messages."""
 
-from llmdreamer.cli.main import TRUSTED, JobReport, entry, group_options, job
+from llmdreamer.cli.groups import group_options
+from llmdreamer.cli.main import TRUSTED, JobReport, entry, job
 from llmdreamer.cli.rundir import already_finished, register_resolvers, remove_if_refused
 from llmdreamer.cli.settings import load_settings
 

@@ -6,7 +6,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import TracebackType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -22,7 +22,11 @@ from llmdreamer.utils.errors import ConfigError, did_you_mean
 from llmdreamer.utils.redact import redact_message
 
 # Mappings whose keys the schema does not list.
-OPEN_MAPPINGS = ("env.kwargs.", "backbone.options.", "algo.options.")
+OPEN_MAPPINGS = (
+    *("env.kwargs.", "backbone.options.", "algo.options."),
+    *("hydra.sweeper.params.", "hydra.sweeper.arms."),
+    *("hydra.sweeper.sampler_options.", "hydra.sweeper.pruner_options."),
+)
 # Hydra's grammar knows keys without quotes only; a backslash stands before its own characters.
 _QUOTED_KEY = re.compile(r"""(['"])([^'"]+)\1(?=\s*:)""")
 _ESCAPED = re.compile(r"[()\[\]{}:=,\\]")
@@ -71,7 +75,7 @@ def _describe(error: Exception) -> str:
         return f"{error.filename} cannot be created or read: {error.strerror}"
     message, cause = str(error), error.__cause__
     if unknown := re.match(r"Could not override '([^']+)'", message):
-        return describe_unknown_key(unknown[1])
+        return describe_unknown_key(_unknown_key(unknown[1], cause))
     if isinstance(cause, ConfigKeyError) and cause.full_key:
         return describe_unknown_key(cause.full_key)
     if (wrong_type := re.match(r"Error merging override (\S+)", message)) and cause is not None:
@@ -79,6 +83,13 @@ def _describe(error: Exception) -> str:
     if not message and cause is not None:
         message = str(cause)
     return message or type(error).__name__
+
+
+def _unknown_key(typed: str, cause: BaseException | None) -> str:
+    """Return the key that does not exist: the typed one, or one inside its mapping."""
+    inside = cause.full_key if isinstance(cause, ConfigKeyError) else None
+    is_below = inside and inside.startswith(f"{typed}.") and not inside.startswith(OPEN_MAPPINGS)
+    return str(inside) if is_below else typed
 
 
 def _describe_override(error: Exception) -> str | None:
@@ -144,8 +155,8 @@ def describe_unknown_key(key: str) -> str:
         return f"{key} has no such keys: add each with +{key}.NAME=..."
     if parent.startswith("hydra.launcher"):
         return f"unknown key '{key}': docs/clusters.md lists the keys of each hydra/launcher"
-    sweepers = [f"hydra.sweeper.{field.name}" for field in fields(SweeperSettings)]
-    return f"unknown key '{key}'{did_you_mean(key, [*leaves(ComposedConfig), *GROUPS, *sweepers])}"
+    known = [*leaves(ComposedConfig), *GROUPS, *leaves(SweeperSettings, "hydra.sweeper.")]
+    return f"unknown key '{key}'{did_you_mean(key, known)}"
 
 
 def _describe_wrong_type(override: str, cause: BaseException) -> str:

@@ -26,12 +26,13 @@ from omegaconf import DictConfig
 
 from llmdreamer import __version__
 from llmdreamer.cli.explain import UserError, describe_unknown_key, explain, task_traceback
+from llmdreamer.cli.groups import check_group
 from llmdreamer.cli.texts import quote_texts
 from llmdreamer.config import GROUPS, ComposedConfig, leaves
-from llmdreamer.config.sources import conf_folder, config_root
+from llmdreamer.config.plugins import check_trust
 from llmdreamer.sweep.run_lock import DRIVER_VARIABLE
 from llmdreamer.sweep.settings import LAUNCHERS
-from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.openmp import wait_briefly
 from llmdreamer.utils.output import print_error, print_line, replace_unencodable
 from llmdreamer.utils.program import to_type
@@ -67,7 +68,7 @@ def entry(task: Callable[[], Any]) -> int:
     try:
         sys.argv[1:] = quote_texts(sys.argv[1:])
         refuse_misused_flags(sys.argv[1:])
-        with _raw_errors(), execution_whitelist(_trusted(sys.argv[1:])):
+        with _raw_errors(), execution_whitelist(trusted_patterns(sys.argv[1:])):
             task()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -174,7 +175,7 @@ def _sweep_command(override: str) -> str:
     return f"{to_type(multirun=True)} {as_typed([override])}"
 
 
-def _trusted(argv: Sequence[str]) -> list[str]:
+def trusted_patterns(argv: Sequence[str]) -> list[str]:
     """Return the patterns of names that Hydra may call because of a typed `trust=[...]`."""
     parser = get_args_parser()
     typed = OverridesParser.create().parse_overrides(
@@ -182,11 +183,9 @@ def _trusted(argv: Sequence[str]) -> list[str]:
     )
     values = [override.value() for override in typed if override.key_or_group == "trust"]
     packages = values[-1] if values and isinstance(values[-1], list) else []
-    if any(str(package).partition(".")[0] == "torch" for package in packages):
-        raise ConfigError(
-            "trust=[torch] is never allowed: a file could then run any code through torch"
-        )
-    return [f"{package}.*" for package in packages]
+    names = [str(package) for package in packages]
+    check_trust(names)
+    return [f"{name}.*" for name in names]
 
 
 def _refuse_unknown(override: Override) -> None:
@@ -198,13 +197,7 @@ def _refuse_unknown(override: Override) -> None:
         *(leaf.split(".")[0] for leaf in leaves(ComposedConfig)),
     }:
         raise ConfigError(describe_unknown_key(key))
-    # Hydra refuses a number as an option with a message that does not name the choices.
-    if key in GROUPS and isinstance(override.value(), int | float):
-        options = group_options(key)
-        near = did_you_mean(str(override.value()), options)
-        raise ConfigError(
-            f"{override.input_line}: no such option; choose from {', '.join(options)}{near}"
-        )
+    check_group(override)
 
 
 def _refuse_missing_path(override: Override) -> None:
@@ -223,12 +216,6 @@ def _is_package(name: str) -> bool:
         return find_spec(name) is not None
     except ModuleNotFoundError:  # its parent package is missing
         return False
-
-
-def group_options(group: str) -> list[str]:
-    """Return the options of a configuration group."""
-    folder = config_root() / "sweeps" if group == "sweeps" else conf_folder() / group
-    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def _refuse(message: str) -> NoReturn:

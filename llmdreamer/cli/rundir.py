@@ -23,6 +23,7 @@ from llmdreamer.tracking.run_guard import file_of_a_run
 from llmdreamer.tracking.trial import trial_tags
 from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import expand_user
 from llmdreamer.utils.program import to_type
 from llmdreamer.utils.torchrun import LAUNCH_VARIABLE, check_variables
 
@@ -178,4 +179,4 @@ def _resolve_sweep_dir(started: str, *, _root_: DictConfig) -> str:
             f"hydra.sweeper.study_name={name!r}:"
             " must be 1 to 100 of the characters A-Z a-z 0-9 . _ -"
         )
-    return str(Path(_root_.output_root).expanduser() / "sweeps" / name)
+    return str(expand_user(_root_.output_root) / "sweeps" / name)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from llmdreamer.config import AUTO, Config, load
 from llmdreamer.tracking import resolve_uri
+from llmdreamer.utils.files import expand_user
 
 
 def load_settings(cfg: DictConfig, hydra: HydraConf) -> Config:
@@ -35,4 +36,4 @@ def load_settings(cfg: DictConfig, hydra: HydraConf) -> Config:
 
 
 def _absolute(path: str) -> Path:
-    return Path(path).expanduser().absolute()
+    return expand_user(path).absolute()

@@ -11,7 +11,7 @@ from operator import attrgetter
 from llmdreamer.config.catalog import GENERIC_HF, family_of
 from llmdreamer.config.metrics import ADAPTER_PREFIX, METRICS
 from llmdreamer.config.objective import parse_objectives
-from llmdreamer.config.plugins import check_trusted
+from llmdreamer.config.plugins import check_trust, check_trusted
 from llmdreamer.config.schema import BackboneConfig, Config
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
@@ -213,8 +213,9 @@ def _check_objective(cfg: Config) -> None:
 
 
 def _check_plugins(cfg: Config) -> None:
-    """Refuse untrusted code of other packages, and options that no such code reads."""
+    """Refuse untrusted code of other packages, names of none, and options that no such code reads."""
     backbone, algo = cfg.backbone, cfg.algo
+    check_trust(cfg.trust)
     for key, name in (("backbone.factory", backbone.factory), ("algo.agent", algo.agent)):
         if name is not None:
             check_trusted(key, name, cfg.trust)

@@ -18,10 +18,12 @@ from omegaconf.errors import (
 )
 
 from llmdreamer.config.checks import LARGEST_EXPONENT, check
+from llmdreamer.config.plugins import check_trust
 from llmdreamer.config.resume import Change, change_on_resume
 from llmdreamer.config.schema import ComposedConfig, Config, leaves
 from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.files import expand_user
 from llmdreamer.utils.redact import REDACTED, redact_message, redact_values, remember_secrets
 
 GROUPS = ("algo", "model", "recipe", "backbone", "lora", "env", "exp", "sweeps")
@@ -84,7 +86,7 @@ def run_folder(output_root: str, name: str) -> Path:
     Raises:
         ConfigError: if the folder would be outside output_root.
     """
-    root = Path(output_root).expanduser()
+    root = expand_user(output_root)
     folder = root / name
     if not folder.resolve().is_relative_to(root.resolve()):
         raise ConfigError(f"run_name={name}: {folder} is outside output_root={root}")
@@ -103,8 +105,10 @@ def from_yaml(path: str | Path, trust: Sequence[str] = ()) -> Config:
         trust: packages whose code the file may name. The file's own `trust` is ignored.
 
     Raises:
-        ConfigError: if the file is missing, is not YAML, lacks a value, or holds an unknown key.
+        ConfigError: if the file is missing, is not YAML, lacks a value, or holds an unknown key; or if
+            `trust` holds what is no package.
     """
+    check_trust(trust)
     try:
         raw = _load_yaml(Path(path).read_text(encoding="utf-8"))
         has_reference = "${" in str(raw)

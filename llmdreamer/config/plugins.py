@@ -12,6 +12,23 @@ from typing import Any
 from llmdreamer.utils.errors import ConfigError, did_you_mean
 
 
+def check_trust(trust: Sequence[str]) -> None:
+    """Check that every name of `trust` is that of a package or module, and none is torch.
+
+    Raises:
+        ConfigError: naming the first that is not.
+    """
+    for package in trust:
+        if not all(word.isidentifier() for word in str(package).split(".")):
+            raise ConfigError(
+                f"trust={package!r}: must be the name of a Python package, as in trust=[mypackage]"
+            )
+        if package.partition(".")[0] == "torch":
+            raise ConfigError(
+                f"trust=[{package}] is never allowed: a file could then run any code through torch"
+            )
+
+
 def check_trusted(key: str, name: str, trust: Sequence[str]) -> None:
     """Refuse a dotted name outside the packages that the user trusts.
 

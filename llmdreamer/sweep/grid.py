@@ -23,6 +23,7 @@ from llmdreamer.sweep.results_table import ResultRow, missing_objective, objecti
 from llmdreamer.sweep.run_folder import CurveReader, Curves, is_finished
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import expand_user
 from llmdreamer.utils.redact import as_typed
 
 HYDRA_SYNTAX = Transformer.encode  # writes values so that Hydra's parser can read them again
@@ -50,7 +51,7 @@ class Grid:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._root = Path(plan.base.output_root).expanduser().resolve() / "cells"
+        self._root = expand_user(plan.base.output_root).resolve() / "cells"
         self._rerun = Rerun(plan.folder)
         self._cells: dict[str, Cell] = {}
         all_combinations = [*combinations(plan)]

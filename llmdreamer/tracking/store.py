@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from llmdreamer.tracking.failures import deleted_experiment, tracking_errors
 from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.files import expand_user
 from llmdreamer.utils.redact import as_typed, redact
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def resolve_uri(uri: str | None, folder: Path) -> str:
 
 def _database(folder: Path, uri: str) -> Path:
     """Return the database that is meant by a URI that is a path: that file, or one in that folder."""
-    path = Path(uri.removeprefix("file://").removeprefix("file:")).expanduser()
+    path = expand_user(uri.removeprefix("file://").removeprefix("file:"))
     path = folder.resolve() / path
     return path if path.is_file() or path.suffix in _DATABASE_SUFFIXES else path / "mlflow.db"
 

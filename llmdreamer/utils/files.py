@@ -1,10 +1,25 @@
-"""Crash-safe files: atomic replacement and fsync."""
+"""Crash-safe files: atomic replacement and fsync; and paths as a user types them."""
 
 from __future__ import annotations
 
 import os
 import uuid
 from pathlib import Path
+
+from llmdreamer.utils.errors import ConfigError
+
+
+def expand_user(path: str | Path) -> Path:
+    """Return a path with `~` and `~user` replaced by that user's home.
+
+    Raises:
+        ConfigError: if this machine has no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        user = Path(path).parts[0]
+        raise ConfigError(f"{path}: this machine has no home folder for {user}") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -6,7 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from refusals import assert_names
+from refusals import assert_names, refused
+
+from llmdreamer.cli.main import trusted_patterns
+from llmdreamer.config import from_yaml
+from llmdreamer.utils.errors import ConfigError
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 SEARCH = "hydra.searchpath=[pkg://llmdreamer_example.conf]"
@@ -106,3 +110,11 @@ def test_trust_also_allows_targets_of_hydra(command, training):
     assert command(theirs)[0] == command(theirs, "trust=[light]")[0] == 2
     assert command(theirs, "trust=[lightroom]")[0] == 0
     assert len(training.runs) == 1
+
+
+@pytest.mark.parametrize("name", ["*", "", "a b", "a-b", ".a", "a.", "torch*", "1", "torch.nn"])
+def test_trust_in_what_is_no_package_is_refused(name, tmp_path):
+    with refused(ConfigError, name, "trust="):
+        trusted_patterns([f"trust=['{name}']"])
+    with refused(ConfigError, name, "trust="):
+        from_yaml(tmp_path / "config.yaml", [name])

@@ -43,3 +43,18 @@ def test_key_that_cannot_be_typed_names_a_file(compose, key):
         compose("env=acrobot", f"+env.kwargs={{'{key}': 1}}")
     message = explain(caught.value, task)
     assert message is not None and key in message.line and "conf/env/" in message.line
+
+
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ("hydra.sweeper.constraints={parameter:1}", "'hydra.sweeper.constraints.parameters'"),
+        ("algo.optimizer={lrr:1}", "'algo.optimizer.lrr'; did you mean 'algo.optimizer.lr'"),
+        ("hydra.sweeper.params={model:XS}", "+hydra.sweeper.params.NAME="),
+    ],
+)
+def test_unknown_key_inside_a_typed_mapping_is_named(compose, typed, named):
+    with pytest.raises(Exception) as caught:
+        compose(typed)
+    message = explain(caught.value, task)
+    assert message is not None and message.exit_code == 2 and named in message.line

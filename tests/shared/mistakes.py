@@ -42,6 +42,9 @@ env.kwargs.g=1
 env.kwargs={{a:1}}
 backbone=gtp2
 model=3
+model=[XS]
+~env
++exp=tmaze
 algo.per_rank_batch_size=big
 algo.gamma=high
 peft=maybe
@@ -71,6 +74,8 @@ hydra.searchpath=[file:///no/where]
 +env.kwargs.a@b=1
 +hydra.callbacks.x._target_=os.system
 +hydra.callbacks.x._target_=torch.load trust=[torch]
+trust=['*']
+output_root='~no-such-user/x'
 -m seeds=2 seed=0,1
 -m seed=0,a
 -m algo.horizon=interval(1,9)

@@ -24,6 +24,7 @@ from llmdreamer.sweep.driver_lock import DRIVER_LOCKS_FOLDER, DriverLock
 from llmdreamer.sweep.studies.retries import Retries, RetryingStorage, fault_reason
 from llmdreamer.sweep.studies.sqlite import SQLITE_PREFIX, sqlite_path, sqlite_url
 from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.files import expand_user
 from llmdreamer.utils.redact import redact
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,7 @@ class StudyStorage:
         self.url = (url or "").strip() or sqlite_url(folder / "study.db")
         self._file: Path | None = None
         if self.url.startswith(SQLITE_PREFIX):
-            path = sqlite_path(self.url).expanduser().resolve()
+            path = expand_user(sqlite_path(self.url)).resolve()
             path.parent.mkdir(parents=True, exist_ok=True)
             _, question_mark, options = self.url.partition("?")
             self.url, self._file = sqlite_url(path) + question_mark + options, path

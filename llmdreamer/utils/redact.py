@@ -22,8 +22,10 @@ SECRET = re.compile(
     rf"(?:^|\.)(?:{_NAME}|(?:proxy-)?authorization|(?:set-)?cookie)$", re.IGNORECASE
 )
 """Matches a key whose value is secret."""
-# A password in a URL may hold `/` and `@`: it ends at the last `@` of the word.
-_IN_URL = re.compile(r"([a-zA-Z][\w+.-]*://)(?:([^/\s:@]*:)(\S+)|([^/\s]+))@")
+# A password in a URL may hold `/` and `@`: it ends at the last `@` of the word. To look for it only in words with
+# an `@`, up to that, keeps the time linear in the length of a word.
+_UP_TO_LAST_AT = re.compile(r"(?<!\S)\S+@")
+_IN_URL = re.compile(r"(?<![\w+.-])([\w+.-]++://)(?:([^/\s:@]*:)(\S+)|([^/\s]+))@")
 _IN_QUERY = re.compile(
     # Short names are secrets only in a URL: Azure's `sig`, Google's `key`.
     rf"([?&;](?:{_NAME}|pass|sig|key|auth)=)([^&\s]*?)(?=['\"]*[;:,)]?(?:[&\s]|$))",
@@ -60,8 +62,9 @@ _COOKIE = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"\b(Bearer|Basic)\s+(?=[\w.~+/-]*[0-9=])[\w.~+/-]{6,}=*")
-# A proxy may be given without a scheme: `https_proxy=user:password@host:3128`.
-_PROXY = re.compile(r"(proxy['\"]?\s*[=:]\s*['\"]?[^\s:@/]+:)[^\s@/]+@", re.IGNORECASE)
+# A proxy may be given without a scheme: `https_proxy=user:password@host:3128`. A value without an `@` is consumed
+# too, so that it is not read again from each `proxy` inside it.
+_PROXY = re.compile(r"(proxy['\"]?\s*[=:]\s*['\"]?[^\s:@/]++)(?::[^\s@/]++(@)?)?", re.IGNORECASE)
 _SHORTEST_VALUE = 6
 """Shorter secrets are not searched for in messages: ordinary words contain them."""
 _values: set[str] = set()
@@ -74,10 +77,10 @@ def redact(text: str) -> str:
     text = _AUTHORIZATION.sub(rf"\1{REDACTED}", text)
     text = _COOKIE.sub(rf"\1{REDACTED}", text)
     text = _FLAG.sub(rf"\1{REDACTED}", text)
-    text = _PROXY.sub(rf"\1{REDACTED}@", text)
+    text = _PROXY.sub(lambda match: f"{match[1]}:{REDACTED}@" if match[2] else match[0], text)
     text = _ASSIGNMENT.sub(rf"\1\2\3{REDACTED}", text)
     text = _HEADER.sub(rf"\1 {REDACTED}", text)
-    return _IN_URL.sub(rf"\1\2{REDACTED}@", text)
+    return _UP_TO_LAST_AT.sub(lambda word: _IN_URL.sub(rf"\1\2{REDACTED}@", word[0]), text)
 
 
 def redact_values(value: Any, key: str = "") -> Any:
@@ -103,7 +106,8 @@ def remember_secrets(value: Any, key: str = "") -> None:
     elif isinstance(value, str):
         secrets = [value] if SECRET.search(key) else []
         secrets += [secret for _, secret in _IN_QUERY.findall(value)]
-        secrets += [secret or token for _, _, secret, token in _IN_URL.findall(value)]
+        for word in _UP_TO_LAST_AT.findall(value):
+            secrets += [secret or token for _, _, secret, token in _IN_URL.findall(word)]
         for secret in (*secrets, *map(unquote, secrets)):
             if len(secret) >= _SHORTEST_VALUE and secret != REDACTED:
                 _values.add(secret)

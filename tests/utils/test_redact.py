@@ -1,6 +1,9 @@
 """Test that no secret leaves through a log line or a nested record."""
 
 import logging
+import time
+
+import pytest
 
 from llmdreamer.utils import redact
 from llmdreamer.utils.redact import RedactingFormatter, redact_message, redact_values
@@ -35,3 +38,26 @@ def test_nested_values_under_a_secret_key_are_redacted():
         "list": [{"password": "***"}],
         "token": None,
     }
+
+
+@pytest.mark.parametrize(
+    "piece", ["a", ".a", "token", "a://", "a://b:", "proxy=", "proxy=a:", "--", "pwd.", "a://b@ "]
+)
+def test_time_to_redact_is_linear_in_the_length_of_a_word(piece):
+    started = time.process_time()
+    redact_message(piece * 20_000)
+    assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "redacted"),
+    [
+        ("1http://u:p/w@h", "1http://u:***@h"),
+        ("see a://b and c://u:p@h", "see a://b and c://u:***@h"),
+        ("proxy=proxy=u:p@h", "proxy=proxy=u:***@h"),
+        ("proxy=x:https_proxy=u:p@h", "proxy=x:***@h"),
+        ("proxy=host:3128 mail me@home", "proxy=host:3128 mail me@home"),
+    ],
+)
+def test_password_in_an_odd_word_is_redacted(text, redacted):
+    assert redact_message(text) == redacted

@@ -15,7 +15,15 @@ from refusals import assert_names, refused
 
 from llmdreamer.cli.sync import main
 from llmdreamer.tracking import RunInfo, Tracker
-from llmdreamer.tracking.record import MlflowRunRef, RunFiles, RunRecord, Status, load
+from llmdreamer.tracking.failures import TrackingError
+from llmdreamer.tracking.record import (
+    RUN_RECORD_FILE,
+    MlflowRunRef,
+    RunFiles,
+    RunRecord,
+    Status,
+    load,
+)
 from llmdreamer.tracking.spool import read_metrics
 from llmdreamer.tracking.store import connect
 from llmdreamer.utils.errors import ConfigError
@@ -209,6 +217,28 @@ def test_sync_of_a_folder_without_runs_exits_2_in_one_line(
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert_names(err, tmp_path)
+
+
+def test_sync_goes_on_after_a_damaged_run_and_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, text in (("a", "{"), ("b", "{}"), ("c", "{}")):
+        record = tmp_path / name / RUN_RECORD_FILE
+        record.parent.mkdir(parents=True)
+        record.write_text(text)
+    uploaded = []
+
+    def upload(folder: Path, uri: str | None) -> int:
+        if folder.name == "a":
+            load(RunRecord, folder / RUN_RECORD_FILE)
+        if folder.name == "b":
+            raise TrackingError("offline")
+        uploaded.append(folder.name)
+        return 1
+
+    monkeypatch.setattr("llmdreamer.cli.sync.sync", upload)
+    assert (main([str(tmp_path)]), uploaded) == (2, ["c"])
+    assert_names(capsys.readouterr().err.splitlines()[-1], tmp_path / "a", tmp_path / "b")
 
 
 def test_tracking_imports_neither_mlflow_nor_torch():

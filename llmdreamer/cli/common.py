@@ -71,6 +71,27 @@ def find_run(named: Path) -> Path:
     return folder
 
 
+def find_sweep_or_latest(named: str, root: Path) -> Path:
+    """Return the folder of a sweep by name or path; `latest` is the one below `root` that started last.
+
+    Raises:
+        ConfigError: if there is no such sweep, or no path can have this name.
+    """
+    # Imported here, because most commands read no sweep.
+    from llmdreamer.sweep.status import find_sweep, latest_sweep
+
+    check_path(named)
+    if named != LATEST or Path(LATEST).is_dir():
+        return find_sweep(named, root)
+    folder = latest_sweep(root)
+    if folder is None:
+        raise ConfigError(
+            f"{LATEST}: no sweep below {(root / 'sweeps').resolve()}; give the folder of a sweep"
+        )
+    print_error(f"{LATEST}: {folder}")
+    return folder
+
+
 def check_path(named: Path | str) -> None:
     """Raise ConfigError if the system refuses this name of a file or folder, which need not exist."""
     try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmdreamer.cli.common import check_path
+from llmdreamer.cli.common import LATEST, OUTPUTS, check_path, find_sweep_or_latest
 from llmdreamer.tracking.record import MlflowRunRef
 from llmdreamer.tracking.record import load as load_record
 from llmdreamer.tracking.store import resolve_uri, sqlite_uri
@@ -48,7 +48,11 @@ class ReportSource:
 def main(argv: list[str] | None = None) -> int:
     """Write the report; return 0, or 2 after printing why there is none."""
     parser = argparse.ArgumentParser(prog="llmdreamer report", description=__doc__)
-    parser.add_argument("source", help="folder of a sweep, a .db file, or a tracking URI")
+    parser.add_argument(
+        "source",
+        help="folder of a sweep, a .db file, or a tracking URI;"
+        f" '{LATEST}': the sweep below {OUTPUTS}/ that started last",
+    )
     parser.add_argument(
         "--experiment", help=f"MLflow experiment (default: the sweep's, or {DEFAULT_EXPERIMENT})"
     )
@@ -81,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def find_runs(source: str, experiment: str | None = None) -> ReportSource:
-    """Return the runs that a sweep's folder, a database file or a tracking URI names.
+    """Return the runs that a sweep's folder, a database file or a tracking URI names; `latest` is a sweep.
 
     Raises:
         ConfigError: if it is none of these, or `mlflow.json` is damaged.
@@ -90,6 +94,8 @@ def find_runs(source: str, experiment: str | None = None) -> ReportSource:
         return ReportSource(resolve_uri(source, Path.cwd()), experiment or DEFAULT_EXPERIMENT)
     check_path(source)
     path = Path(source)
+    if source == LATEST and not path.exists():
+        path = find_sweep_or_latest(source, Path(OUTPUTS))
     if path.is_file():
         return ReportSource(sqlite_uri(path.resolve()), experiment or DEFAULT_EXPERIMENT)
     if path.is_dir():
@@ -104,7 +110,7 @@ def find_runs(source: str, experiment: str | None = None) -> ReportSource:
                 sqlite_uri(path.resolve() / "mlflow.db"), experiment or DEFAULT_EXPERIMENT
             )
         raise ConfigError(
-            f"{source} is not the folder of a sweep or a store: it has neither mlflow.json nor mlflow.db"
+            f"{path} is not the folder of a sweep or a store: it has neither mlflow.json nor mlflow.db"
         )
     if ":" not in source:
         raise ConfigError(f"{source}: there is no such file or folder")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from llmdreamer.cli.common import check_path
-from llmdreamer.sweep.status import StatusReader, SweepStatus, find_sweep, sweep_names
+from llmdreamer.cli.common import LATEST, OUTPUTS, check_path, find_sweep_or_latest
+from llmdreamer.sweep.status import StatusReader, SweepStatus, sweep_names
 from llmdreamer.sweep.status_table import LiveTable, render_table, render_text
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.output import discard_output, print_error
@@ -23,8 +23,12 @@ _LONGEST_INTERVAL = 86_400  # a day; `sleep` refuses what does not fit its clock
 def main(arguments: list[str] | None = None) -> int:
     """Print the table of a sweep and return the exit code: 0, or 2 after a line of explanation."""
     parser = argparse.ArgumentParser(prog="llmdreamer status", description=__doc__)
-    parser.add_argument("sweep", nargs="?", help="name or folder; without it, all names are listed")
-    parser.add_argument("--root", type=Path, default=Path("outputs"), help="output_root (outputs)")
+    parser.add_argument(
+        "sweep",
+        nargs="?",
+        help=f"name or folder, or '{LATEST}': the one that started last; without it, all names are listed",
+    )
+    parser.add_argument("--root", type=Path, default=Path(OUTPUTS), help=f"output_root ({OUTPUTS})")
     parser.add_argument("--watch", type=float, metavar="SECONDS", help="repeat at this interval")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
     args = parser.parse_args(arguments)
@@ -33,8 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.sweep is None:
             _print_names(args.root)
         else:
-            check_path(args.sweep)
-            reader = StatusReader(find_sweep(args.sweep, args.root))
+            reader = StatusReader(find_sweep_or_latest(args.sweep, args.root))
             _print_status(reader, args.watch, as_json=args.json)
         sys.stdout.flush()
     except ConfigError as error:

@@ -110,6 +110,17 @@ def sweep_names(root: Path) -> list[str]:
     return sorted({file.parent.name for file in files})
 
 
+def latest_sweep(root: Path) -> Path | None:
+    """Return the folder of the sweep below an output root that started last, None without one."""
+    # A driver writes the header when it starts. A sweep by Hydra's own sweepers has only a table.
+    started = {
+        file.parent: file.stat().st_mtime
+        for name in (RESULTS_FILE, HEADER_FILE)
+        for file in root.glob(f"sweeps/*/{name}")
+    }
+    return max(started, key=lambda folder: started[folder], default=None)
+
+
 @dataclass
 class StatusReader:
     """Reads the progress of a sweep. Further calls read only what is new in the curves."""

@@ -13,9 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
+from refusals import assert_names
 from rich.console import Console
 from sweep_helpers import checkpoints, wait_until
 
+from llmdreamer.cli.command import main as llmdreamer
 from llmdreamer.cli.status import main
 from llmdreamer.config import parse_objectives
 from llmdreamer.sweep.driver_lock import DriverLock, is_locked
@@ -384,3 +386,20 @@ def test_status_names_the_damaged_file_and_shows_the_other_runs(damaged_sweep, c
     assert main([str(damaged_sweep.folder)]) == 0
     out = capsys.readouterr().out
     assert "run.json is damaged" in out and "finished" in out
+
+
+@pytest.mark.parametrize("command", [["status"], ["report", "--out", "page"]])
+def test_latest_names_the_sweep_that_started_last(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name, *more = command
+    assert llmdreamer([name, "latest", *more]) == 2
+    assert_names(capsys.readouterr().err, "latest", tmp_path / "outputs" / "sweeps")
+    for age, sweep in enumerate(["b", "c", "a"]):
+        header = tmp_path / "outputs" / "sweeps" / sweep / "sweep.json"
+        header.parent.mkdir(parents=True)
+        header.write_text("{}")
+        os.utime(header, (100 * age, 100 * age))
+    llmdreamer([name, "latest", *more])  # refused, because the files are empty
+    first, second = capsys.readouterr().err.splitlines()
+    assert_names(first, "latest: outputs/sweeps/a")
+    assert_names(second, "outputs/sweeps/a")

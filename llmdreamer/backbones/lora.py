@@ -17,7 +17,7 @@ from transformers.pytorch_utils import Conv1D
 
 from llmdreamer.backbones.base import Backbone
 from llmdreamer.config.catalog import LORA_TARGETS
-from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from llmdreamer.config import LoraConfig
@@ -58,7 +58,7 @@ def add_lora(model: PreTrainedModel, config: LoraConfig) -> None:
             model,
         )
     except ValueError as error:  # for example Mamba's out_proj
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"lora.target_modules={targets}: {reason}") from error
     for layer in model.modules():
         if isinstance(layer, LoraLayer) and config.dropout > 0:

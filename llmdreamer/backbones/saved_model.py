@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from llmdreamer.backbones.model_loading import MINIMAL_VOCABULARY
-from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError, first_line
 
 _MODEL_WEIGHTS, _ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
@@ -101,7 +101,7 @@ def push_folder(folder: Path, repository: str, *, private: bool) -> str:
         message = "Export of an llmdreamer run"
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"--push-to-hub {repository}: {reason}; the files are in {folder}"
         ) from error

@@ -18,7 +18,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from llmdreamer.config import GROUPS, ComposedConfig, leaves
 from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.utils.command_line import argument
-from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError, did_you_mean, first_line
 from llmdreamer.utils.redact import redact_message
 
 # Mappings whose keys the schema does not list.
@@ -170,7 +170,7 @@ def _describe_wrong_type(override: str, cause: BaseException) -> str:
     kinds = get_type_hints(SweeperSettings)  # for Hydra's own keys, OmegaConf's message is used
     if kind := kinds.get(key.removeprefix("hydra.sweeper.")):
         return f"{key}={value}: must be {_type_name(kind)}"
-    return f"{key}={value}: {str(cause).splitlines()[0]}"
+    return f"{key}={value}: {first_line(cause)}"
 
 
 def _type_name(kind: Any) -> str:

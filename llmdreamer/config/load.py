@@ -22,7 +22,7 @@ from llmdreamer.config.plugins import check_trust
 from llmdreamer.config.resume import Change, change_on_resume
 from llmdreamer.config.schema import ComposedConfig, Config, leaves
 from llmdreamer.utils.command_line import argument
-from llmdreamer.utils.errors import ConfigError, did_you_mean
+from llmdreamer.utils.errors import ConfigError, did_you_mean, first_line
 from llmdreamer.utils.files import expand_user
 from llmdreamer.utils.redact import REDACTED, redact_message, redact_values, remember_secrets
 
@@ -333,4 +333,4 @@ def _get(tree: Any, key: str) -> Any:
 def _describe(error: OmegaConfBaseException) -> str:
     if isinstance(error, ConfigKeyError | ConfigAttributeError):
         return f"unknown key '{error.full_key}'{did_you_mean(str(error.full_key), leaves(ComposedConfig))}"
-    return f"{error.full_key or 'configuration'}: {(error.msg or str(error)).splitlines()[0]}"
+    return f"{error.full_key or 'configuration'}: {first_line(error)}"

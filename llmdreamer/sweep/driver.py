@@ -28,7 +28,7 @@ from llmdreamer.sweep.settings import RaySettings, SubmititSettings
 from llmdreamer.sweep.worker import Slot, WorkerOptions
 from llmdreamer.tracking import resolve_uri
 from llmdreamer.tracking.store import ui_command
-from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError, first_line
 from llmdreamer.utils.program import child_program
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def disk_full_message(error: BaseException) -> str | None:
     while link is not None:
         is_os_error = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
         if is_os_error or "disk is full" in str(link):  # SQLite's wording
-            return str(link).splitlines()[0]
+            return first_line(link)
         link = link.__cause__ or link.__context__
     return None
 

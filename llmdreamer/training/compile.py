@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from llmdreamer.utils import distributed
-from llmdreamer.utils.errors import ConfigError
+from llmdreamer.utils.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     from llmdreamer.agent.agent import Agent
@@ -95,7 +95,7 @@ def compile_errors() -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"compile=true: torch cannot compile this update ({reason}); choose compile=false"
         ) from error

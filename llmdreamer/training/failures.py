@@ -12,7 +12,7 @@ import torch
 from llmdreamer.envs import EnvError
 from llmdreamer.envs.simulator import SimulatorError
 from llmdreamer.utils.command_line import resume_command
-from llmdreamer.utils.errors import Diverged, Stopped
+from llmdreamer.utils.errors import Diverged, Stopped, first_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -92,7 +92,7 @@ def explain_failure(
             f"{name}: {error.strerror}; the folder of the run was changed: restore it and {resume}"
         )
     if is_out_of_memory(error):
-        message = str(error).splitlines()[0]
+        message = first_line(error)
         return OutOfMemory(
             f"out of memory ({message}): lower algo.per_rank_batch_size or"
             " algo.per_rank_sequence_length, or choose a smaller model"

@@ -31,7 +31,7 @@ from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
 from llmdreamer.utils.command_line import resume_command
 from llmdreamer.utils.device import prepare
-from llmdreamer.utils.errors import ConfigError, Stopped
+from llmdreamer.utils.errors import ConfigError, Stopped, first_line
 from llmdreamer.utils.output import only_shown, print_line
 from llmdreamer.utils.seeds import SeedOffset
 
@@ -118,7 +118,7 @@ def _make_trainer(config: Config, run_dir: Path) -> Trainer:
         return Trainer(config, run_dir)
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            cause = str(error).splitlines()[0]
+            cause = first_line(error)
             raise ConfigError(
                 f"not enough memory for this agent and its environments ({cause})"
             ) from error

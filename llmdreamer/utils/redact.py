@@ -22,8 +22,8 @@ SECRET = re.compile(
     rf"(?:^|\.)(?:{_NAME}|(?:proxy-)?authorization|(?:set-)?cookie)$", re.IGNORECASE
 )
 """Matches a key whose value is secret."""
-# A password in a URL may hold `/` and `@`: it ends at the last `@` of the word. To look for it only in words with
-# an `@`, up to that, keeps the time linear in the length of a word.
+# A password in a URL may hold `/` and `@`: it ends at the last `@` of the word. Only words with an `@` are
+# searched, up to it: this keeps the time linear in the length of a word.
 _UP_TO_LAST_AT = re.compile(r"(?<!\S)\S+@")
 _IN_URL = re.compile(r"(?<![\w+.-])([\w+.-]++://)(?:([^/\s:@]*:)(\S+)|([^/\s]+))@")
 _IN_QUERY = re.compile(
@@ -62,7 +62,7 @@ _COOKIE = re.compile(
     re.IGNORECASE,
 )
 _HEADER = re.compile(r"\b(Bearer|Basic)\s+(?=[\w.~+/-]*[0-9=])[\w.~+/-]{6,}=*")
-# A proxy may be given without a scheme: `https_proxy=user:password@host:3128`. A value without an `@` is consumed
+# A proxy may be given without a scheme: `https_proxy=user:password@host:3128`. A value without an `@` matches
 # too, so that it is not read again from each `proxy` inside it.
 _PROXY = re.compile(r"(proxy['\"]?\s*[=:]\s*['\"]?[^\s:@/]++)(?::[^\s@/]++(@)?)?", re.IGNORECASE)
 _SHORTEST_VALUE = 6

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from refusals import refused
 
-from llmdreamer.training.failures import ExitedEarly, explain_failures
+from llmdreamer.training.failures import ExitedEarly, OutOfMemory, explain_failures
 from llmdreamer.utils.errors import Stopped
 
 
@@ -20,3 +20,8 @@ def test_stop_on_a_signal_keeps_its_exit_code():
     with pytest.raises(Stopped) as stopped, explain_failures(Path(), lambda: None):
         raise Stopped(signal.SIGTERM)
     assert stopped.value.code == 143
+
+
+def test_error_without_a_text_is_named_by_its_class():
+    with refused(OutOfMemory, "MemoryError"), explain_failures(Path(), lambda: None):
+        raise MemoryError

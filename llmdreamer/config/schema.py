@@ -204,6 +204,7 @@ class TrackingConfig:
     uri: str | None = None
     experiment: str = MISSING
     log_every: int = MISSING
+    upload_checkpoints: bool = MISSING
 
 
 @dataclass

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from llmdreamer.tracking.failures import tracking_errors
 from llmdreamer.tracking.record import MlflowRunRef, RunFiles, RunRecord, Status, load, save
-from llmdreamer.tracking.store import connect, ensure_experiment, find_run, metric_key, shorten
+from llmdreamer.tracking.store import (
+    NOTE_TAG,
+    connect,
+    ensure_experiment,
+    find_run,
+    metric_key,
+    shorten,
+)
 from llmdreamer.utils.redact import redact
 
 PARENT_VARIABLE = "LLMDREAMER_PARENT_RUN"
@@ -75,7 +82,7 @@ class ParentRun:
             client = connect(self.uri)
             if table.exists():
                 client.log_artifact(self.run_id, str(table))
-            client.set_tag(self.run_id, "mlflow.note.content", shorten(note))
+            client.set_tag(self.run_id, NOTE_TAG, shorten(note))
             client.set_terminated(self.run_id, status)
 
 
@@ -92,7 +99,7 @@ def start_parent(
         client = connect(uri)
         file = folder / "mlflow.json"
         mlflow_run = load(MlflowRunRef, file)
-        all_tags = {**tags, "mlflow.note.content": shorten(note)}
+        all_tags = {**tags, NOTE_TAG: shorten(note)}
         target = (redact(uri), experiment)
         run_id = None if mlflow_run is None or mlflow_run.target != target else mlflow_run.run_id
         # A database that was removed since then does not know the run.

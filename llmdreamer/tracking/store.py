@@ -37,6 +37,22 @@ The short one applies where something waits for the answer. It is below the 10 s
 run waits. The long one applies to uploads, for which nothing waits. A busy server needs time for a
 batch. A second request before the first is answered doubles its work, and may never succeed.
 """
+NOTE_TAG = "mlflow.note.content"
+"""Tag whose Markdown MLflow shows as the description of a run or an experiment."""
+KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
+"""Tag that chooses the pages of an experiment, and the value for runs, charts and models.
+
+MLflow 3.17 ignores it: its pages follow the switch at their top left, which a new browser finds at "GenAI".
+"""
+EXPERIMENT_NOTE = """\
+Each run trains one llmdreamer agent. Choose "Model training" at the top left, then open a sweep with
+the + in front of its name to see its runs. `docs/metrics.md` explains the metrics and tags.
+
+    python -m llmdreamer status            # sweeps and their progress
+    python -m llmdreamer report STORE      # arms with confidence intervals, from this store
+    python -m llmdreamer sync FOLDER       # upload what this store lacks of a run
+"""
+"""Description of a new experiment, in Markdown."""
 SQLITE_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 5
 _TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -182,7 +198,8 @@ def ensure_experiment(uri: str, experiment: str, artifact_root: Path | None = No
     """Create the database and the experiment if they are missing; return the experiment's id.
 
     Processes that open a new SQLite database at once break each other's migration, so a lock lets
-    one process at a time do it.
+    one process at a time do it. An experiment without a kind becomes one of model training, so that
+    MLflow opens it on its runs, not on the traces of language models.
 
     Args:
         artifact_root: folder for the artifacts of a SQLite store. None: `mlartifacts` beside the
@@ -197,6 +214,8 @@ def ensure_experiment(uri: str, experiment: str, artifact_root: Path | None = No
         if existing is not None:
             if existing.lifecycle_stage == "deleted":
                 raise deleted_experiment(uri, experiment, existing.experiment_id)
+            if KIND_TAG not in existing.tags:
+                client.set_experiment_tag(existing.experiment_id, KIND_TAG, MODEL_TRAINING)
             return str(existing.experiment_id)
         location = None
         if uri.startswith(SQLITE_PREFIX):
@@ -209,7 +228,8 @@ def _create_experiment(client: MlflowClient, experiment: str, location: str | No
     from mlflow.exceptions import MlflowException
 
     try:
-        return str(client.create_experiment(experiment, artifact_location=location))
+        tags = {KIND_TAG: MODEL_TRAINING, NOTE_TAG: EXPERIMENT_NOTE}
+        return str(client.create_experiment(experiment, location, tags))
     except MlflowException:
         # On a server, another machine may have created it since the check.
         existing = client.get_experiment_by_name(experiment)

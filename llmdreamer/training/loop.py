@@ -321,10 +321,11 @@ class Run:
         best = self._evaluate_best()
         with only_shown("plot"):
             self.tracker.log_artifact(plot_returns(self.run_dir))
-        if (checkpoint := self.writer.checkpoints.newest_path) is not None:
-            self.tracker.log_artifact(checkpoint, "checkpoints")
-        if best is not None:
-            self.tracker.log_artifact(self.run_dir / BEST_FOLDER)
+        if config.tracking.upload_checkpoints:
+            if (checkpoint := self.writer.checkpoints.newest_path) is not None:
+                self.tracker.log_artifact(checkpoint, "checkpoints")
+            if best is not None:
+                self.tracker.log_artifact(self.run_dir / BEST_FOLDER)
         metrics = [objective.metric for objective in parse_objectives(config.objective)]
         if missing := [metric for metric in metrics if metric not in self.journal.newest]:
             raise ConfigError(never_logged_message(missing, self.journal.newest))

@@ -8,6 +8,10 @@ from refusals import refused
 
 from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.store import (
+    EXPERIMENT_NOTE,
+    KIND_TAG,
+    MODEL_TRAINING,
+    NOTE_TAG,
     connect,
     ensure_experiment,
     metric_key,
@@ -131,6 +135,25 @@ def test_connect_disables_unpickling_whatever_the_environment_says(uri, monkeypa
     ensure_experiment(uri, "x")
     connect(uri)
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
+
+
+def test_experiment_that_is_new_opens_on_model_training_with_a_description(uri: str):
+    ensure_experiment(uri, "x")
+    tags = connect(uri).get_experiment_by_name("x").tags
+    assert tags[KIND_TAG] == MODEL_TRAINING and tags[NOTE_TAG] == EXPERIMENT_NOTE
+
+
+def test_experiment_of_a_user_gets_a_kind_and_keeps_its_own_tags(uri: str):
+    client = connect(uri)
+    client.create_experiment("plain", tags={NOTE_TAG: "mine"})
+    client.create_experiment("chosen", tags={KIND_TAG: "genai_development"})
+    for name in ("plain", "chosen"):
+        ensure_experiment(uri, name)
+    assert client.get_experiment_by_name("plain").tags == {
+        NOTE_TAG: "mine",
+        KIND_TAG: MODEL_TRAINING,
+    }
+    assert client.get_experiment_by_name("chosen").tags == {KIND_TAG: "genai_development"}
 
 
 def test_artifact_location_of_a_sqlite_store_is_absolute(uri: str, tmp_path: Path):

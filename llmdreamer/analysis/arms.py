@@ -26,11 +26,15 @@ _COPIES = re.compile(
     r"|backbone\.name|size)$"
 )
 _NO_EFFECT = "-"
+_TYPED_NAMES = {"size": "model"}
+"""Knobs that a command line calls by another name."""
 
 MAX_LABEL_LENGTH = 60
 """Longest label that fits beside a line of a figure."""
 MAX_DIFFERENCES = 8
 """Number of differences that are listed one by one."""
+MAX_NUMBER_LENGTH = 7
+"""Characters of a number that a label shows in full."""
 _WIDTH = re.compile(
     r"dense_units|mlp_layers|cnn_depth|hidden_size|stochastic_size|discrete_size|state_size"
 )
@@ -54,26 +58,66 @@ def label_arms(runs: pd.DataFrame) -> pd.Series:
 
 
 def describe(runs: pd.DataFrame) -> pd.Series:
-    """Return each run's tag `arm`, followed by the options that differ among the runs of that arm.
+    """Return each run's tag `arm`, followed by the options that name its difference within that arm.
 
-    Two runs have the same description only if they differ in nothing but seed, environment and
-    bookkeeping options, so runs of different learning rates are never averaged. A parameter is named
-    by the last part of its key, or by the whole key if two varying parameters share that part.
+    An option names a difference if somebody typed it, or if no option before it determines it: runs of
+    `model=S` are not named by the widths that the model sets. Two runs have the same description only if
+    they differ in nothing but seed, environment and bookkeeping options, so runs of different learning
+    rates are never averaged. A parameter is named by the last part of its key, or by the whole key if two
+    named parameters share that part.
     """
     runs = _effective(runs)
     labels = runs["arm"].astype(str).copy()
     for arm, group in runs.groupby("arm", sort=False):
         suffixes = pd.Series("", index=group.index)
-        columns = [column.removeprefix(PARAM) for column in _varying(group)]
+        columns = [column.removeprefix(PARAM) for column in _naming(group)]
         last = Counter(_last(name) for name in columns)
         for name in columns:
-            value = group[name if name in KNOBS else PARAM + name]
-            # A missing value must not make the whole label NaN: the run would belong to no arm.
-            value = value.astype(object).where(value.notna(), "unset").astype(str)
             short = _last(name) if last[_last(name)] == 1 else name
-            suffixes += " " + (value if name in ("backbone", "size") else short + "=" + value)
+            values = _short_values(group[name if name in KNOBS else PARAM + name])
+            suffixes += f" {_TYPED_NAMES.get(short, short)}=" + values
         labels[group.index] = str(arm) + suffixes
     return labels
+
+
+def _naming(runs: pd.DataFrame) -> list[str]:
+    """Return the columns that name the differences of runs: typed ones, and those they do not determine."""
+    columns, typed = _varying(runs), _typed_keys(runs)
+    chosen = [name for name in columns if name.removeprefix(PARAM) in typed]
+    for name in columns:
+        if name not in chosen and not _determined(runs, name, chosen):
+            chosen.append(name)
+    return [name for name in columns if name in chosen]
+
+
+def _determined(runs: pd.DataFrame, column: str, others: list[str]) -> bool:
+    """Return True if runs that agree in `others` agree in `column`."""
+    groups = runs.groupby(others, dropna=False) if others else runs
+    return bool((groups[column].nunique(dropna=False) == 1).all() if others else False)
+
+
+def _typed_keys(runs: pd.DataFrame) -> set[str]:
+    """Return the keys that somebody typed, or a sweep set, for any of the runs; `model` sets `size`."""
+    keys: set[str] = set()
+    for text in runs.get(TAG + "overrides", pd.Series(dtype=object)).dropna().unique():
+        keys |= {word.partition("=")[0].lstrip("+~") for word in str(text).split() if "=" in word}
+    return keys | {knob for knob, name in _TYPED_NAMES.items() if name in keys}
+
+
+def _short_values(values: pd.Series) -> pd.Series:
+    """Return values as text; numbers are cut to three digits if they remain different.
+
+    A missing value must not make the whole label NaN: the run would belong to no arm.
+    """
+    texts = values.astype(object).where(values.notna(), "unset").astype(str)
+    rounded = texts.map(_rounded)
+    return rounded if rounded.nunique() == texts.nunique() else texts
+
+
+def _rounded(text: str) -> str:
+    if len(text) <= MAX_NUMBER_LENGTH or not re.fullmatch(r"-?[0-9.]+(e[-+]?\d+)?", text):
+        return text
+    return f"{float(text):.3g}"
 
 
 def _effective(runs: pd.DataFrame) -> pd.DataFrame:
@@ -108,21 +152,31 @@ def differences(runs: pd.DataFrame, arm: str, other: str) -> list[str]:
     """Return what two arms differ in beside the knobs, as in `algo.optimizer.lr (0.001, 0.0004)`.
 
     If the sizes differ, the widths that follow from the size are left out. So are parameters that have
-    an effect in only one of the arms, because they follow from a knob.
+    an effect in only one of the arms, because they follow from a knob. If the recipes differ, the values
+    that nobody typed are those of the recipes, and are counted.
     """
     runs = _effective(runs)
     pair = [runs[runs["label"] == name] for name in (arm, other)]
+    both = pd.concat(pair)
     sizes = [set(side["size"]) for side in pair]
-    result = []
-    for column in _varying(pd.concat(pair)):
+    columns, typed = _varying(both), _typed_keys(both)
+    result, of_recipe = [], 0
+    for column in columns:
         if column in KNOBS or (sizes[0] != sizes[1] and _WIDTH.search(column)):
             continue
         values = [sorted(side[column].dropna().unique()) for side in pair]
-        if values[0] != values[1] and [_NO_EFFECT] not in values:
-            shown = ["/".join(map(str, side)) or "none" for side in values]
-            result.append(f"{column.removeprefix(PARAM)} ({shown[0]}, {shown[1]})")
+        if values[0] == values[1] or [_NO_EFFECT] in values:
+            continue
+        name = column.removeprefix(PARAM)
+        if RECIPE in columns and column != RECIPE and name not in typed:
+            of_recipe += 1
+            continue
+        shown = ["/".join(map(str, side)) or "none" for side in values]
+        result.append(f"{name} ({shown[0]}, {shown[1]})")
     if len(result) > MAX_DIFFERENCES:
         result[MAX_DIFFERENCES:] = [f"{len(result) - MAX_DIFFERENCES} other parameters"]
+    if of_recipe:
+        result.append(f"{of_recipe} value{'s' * (of_recipe > 1)} of the recipe")
     return result
 
 

@@ -97,8 +97,32 @@ def test_posterior_is_a_separate_knob(arms: Callable[..., Records]):
 def test_recipe_comes_first_in_labels_and_differences(compose: Callable[..., Config]):
     configs = [compose("backbone=gru", f"recipe={name}") for name in ("laptop", "seed")]
     frame = _frame([stored(n, config) for n, config in enumerate(configs)])
-    assert list(frame["label"]) == ["gru recipe=laptop [1]", "gru recipe=seed [2]"]
-    assert differences(frame, *frame["label"])[0] == "recipe (laptop, seed)"
+    assert list(frame["label"]) == ["gru recipe=laptop", "gru recipe=seed"]
+    first, rest = differences(frame, *frame["label"])
+    assert first == "recipe (laptop, seed)"
+    assert rest.endswith("values of the recipe")
+
+
+def test_arms_of_two_models_are_named_by_the_model_only(compose: Callable[..., Config]):
+    configs = [compose(f"model={size}") for size in ("XS", "S")]
+    frame = _frame([stored(n, config) for n, config in enumerate(configs)])
+    frame["size"] = ["XS", "S"]
+    assert list(label_arms(frame)) == ["scratch model=XS", "scratch model=S"]
+
+
+def test_typed_value_names_an_arm_even_if_another_determines_it(arms: Callable[..., Records]):
+    runs = arms(*[("scratch", {"size": size}, "E", 0, 1.0) for size in ("XS", "S")]).runs
+    runs["params.algo.optimizer.lr"] = ["0.001", "0.000412345"]
+    runs["params.algo.dense_units"] = ["128", "768"]
+    runs["tags.overrides"] = ["threads=1", "model=S algo.optimizer.lr=0.000412345"]
+    labels = ["scratch model=XS lr=0.001", "scratch model=S lr=0.000412"]
+    assert list(label_arms(runs)) == labels
+
+
+def test_numbers_in_labels_are_not_cut_if_they_would_be_equal(arms: Callable[..., Records]):
+    runs = arms(*[("scratch", {}, "E", 0, 1.0)] * 2).runs
+    runs["params.lr"] = ["0.00041231", "0.00041232"]
+    assert list(label_arms(runs)) == ["scratch lr=0.00041231", "scratch lr=0.00041232"]
 
 
 def test_differences_of_sizes_skip_the_widths(compose: Callable[..., Config]):
@@ -128,6 +152,7 @@ def test_long_label_becomes_a_number_that_the_overview_explains(
     records = arms(*[("scratch", {}, "E", s, 1.0) for s in range(3)])
     for n in range(5):
         records.runs[f"params.algo.one_of_many_{n}"] = ["1", "2", "1"]
+    records.runs["tags.overrides"] = " ".join(f"algo.one_of_many_{n}=1" for n in range(5))
     records.runs["label"] = label_arms(records.runs)
     assert list(records.runs["label"]) == ["scratch [1]", "scratch [2]", "scratch [1]"]
     (table,) = compare.overview(records).tables

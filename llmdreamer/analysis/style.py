@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from matplotlib.ticker import EngFormatter
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ TEXT_LINE_HEIGHT = 0.065
 """Height of a line of text beside the axis, as a share of the axis."""
 LOWEST_NAME, HIGHEST_NAME = 0.0, 1.05
 """Limits of the names beside the axis, as shares of its height, as far as the names fit."""
+NAME_POSITION = 1.03
+"""Left edge of the names, as a share of the width of the axis."""
 NAME_LENGTH = 30
 """Characters after which a name is wrapped."""
 
@@ -140,59 +141,44 @@ def format_axis(axis: Axes, xlabel: str, ylabel: str, title: str = "") -> None:
 def label_line_ends(
     axis: Axes, ends: Mapping[str, tuple[float, float]], line_styles: Mapping[str, Style]
 ) -> None:
-    """Write each name to the right of the end of its line, without overlaps."""
+    """Write each name to the right of the axis, level with the end of its line, without overlaps.
+
+    A name inside the axis would hide other lines, and its marker would look like a point of the data.
+    """
     left, right = axis.get_xlim()
     scale = np.log10 if axis.get_yscale() == "log" else float
-    low, high = (float(scale(end)) for end in axis.get_ylim())
     limits = axis.get_ylim()
+    low, high = (float(scale(end)) for end in limits)
     names = {label: line_styles[label].display_name(label) for label in ends}
-    halo = [withStroke(linewidth=2.5, foreground="white")]
-    for labels in _overlapping(ends, names, 0.016 * (right - left)):
-        # As shares of the height of the axis, from the bottom.
-        heights = [TEXT_LINE_HEIGHT * (1 + names[label].count("\n")) for label in labels]
-        positions = [(float(scale(ends[label][1])) - low) / (high - low) for label in labels]
-        for label, y in zip(
-            labels, _spread(positions, heights, LOWEST_NAME, HIGHEST_NAME), strict=True
-        ):
-            color = line_styles[label].text_color
-            axis.annotate(
-                names[label],
-                ends[label],
-                (ends[label][0] + 0.03 * (right - left), y),
-                textcoords=("data", "axes fraction"),
-                va="center",
-                fontsize=9,
-                color=color,
-                path_effects=halo,
-                annotation_clip=False,
-                # From the left edge of the name; from its middle it would cross other names.
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": color,
-                    "lw": 0.5,
-                    "relpos": (0, 0.5),
-                    "shrinkA": 1,
-                    "shrinkB": 3,
-                },
-            )
+    labels = sorted(ends, key=lambda name: ends[name][1])
+    # As shares of the height of the axis, from the bottom.
+    heights = [TEXT_LINE_HEIGHT * (1 + names[label].count("\n")) for label in labels]
+    positions = [(float(scale(ends[label][1])) - low) / (high - low) for label in labels]
+    centers = _spread(positions, heights, LOWEST_NAME, HIGHEST_NAME)
+    for label, y in zip(labels, centers, strict=True):
+        color = line_styles[label].text_color
+        axis.annotate(
+            names[label],
+            ends[label],
+            (NAME_POSITION, y),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=9,
+            color=color,
+            annotation_clip=False,
+            # From the left edge of the name; from its middle it would cross other names.
+            arrowprops={
+                "arrowstyle": "-",
+                "color": color,
+                "alpha": 0.6,
+                "lw": 0.5,
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 3,
+            },
+        )
     axis.set_ylim(*limits)
     axis.set_xlim(left, right)
-
-
-def _overlapping(
-    ends: Mapping[str, tuple[float, float]], names: Mapping[str, str], letter_width: float
-) -> list[list[str]]:
-    """Group labels whose names would overlap horizontally; each group is sorted by y."""
-    groups: list[list[str]] = []
-    reach = -np.inf
-    for label in sorted(ends, key=lambda name: ends[name][0]):
-        width = letter_width * (2 + max(map(len, names[label].split("\n"))))
-        if ends[label][0] <= reach:
-            groups[-1].append(label)
-        else:
-            groups.append([label])
-        reach = max(reach, ends[label][0] + width)
-    return [sorted(group, key=lambda name: ends[name][1]) for group in groups]
 
 
 def _spread(

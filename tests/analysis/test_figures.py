@@ -72,6 +72,16 @@ def test_names_beside_lines_do_not_overlap():
     assert centers == pytest.approx([6.5, 7.5, 8.5, 9.5])
 
 
+def test_names_and_their_markers_stand_outside_of_the_axis():
+    """The first line ends in the middle of the axis."""
+    x = np.array([1.0, 2.0, 3.0])
+    ends = {"scratch lr=1": x[:2], "scratch lr=2": x}
+    curves = {name: plot.Curve(x, Estimate(x, x - 1, x + 1, 3)) for name, x in ends.items()}
+    (axis,) = plot.curves({"E": curves}, "steps", "return").axes
+    assert [text.xyann[0] > 1.0 for text in axis.texts] == [True, True]
+    assert {text.anncoords for text in axis.texts} == {"axes fraction"}
+
+
 def test_line_colors_are_visible_on_white():
     for style in arm_styles(ARMS).values():
         assert matplotlib.colors.rgb_to_hsv(matplotlib.colors.to_rgb(style.color))[2] < 0.95

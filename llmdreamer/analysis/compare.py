@@ -8,9 +8,11 @@ import pandas as pd
 from llmdreamer.analysis import aggregate, plot, statements
 from llmdreamer.analysis.aggregate import Array, Estimate
 from llmdreamer.analysis.arms import describe, differences, one_knob_apart
-from llmdreamer.analysis.load import FLOPS, RETURN, UPDATES, Records
+from llmdreamer.analysis.load import FLOPS, RETURN, Records
+from llmdreamer.analysis.pauses import UPDATES
 from llmdreamer.analysis.scores import Scores, scores
 from llmdreamer.analysis.section import Section
+from llmdreamer.analysis.selection import UNFINISHED
 from llmdreamer.analysis.style import MAX_ARMS, wrap
 
 KEYS = (RETURN, FLOPS, UPDATES)
@@ -24,21 +26,45 @@ def overview(records: Records) -> Section:
     if records.runs.empty:
         return Section("Runs", text + ["There is nothing to compare."])
     unfinished = records.runs.loc[records.runs["status"] != "FINISHED", "status"].value_counts()
-    if len(unfinished):
+    if len(unfinished) and not any(UNFINISHED in note for note in records.notes):
         listed = ", ".join(f"{count} {status}" for status, count in sorted(unfinished.items()))
         text.append(f"Included although they have not finished: {listed}.")
     if "tags.commit" in records.runs:
-        commits = records.runs["tags.commit"].fillna("unknown").value_counts(sort=False)
-        listed = ", ".join(f"{name} ({count})" for name, count in sorted(commits.items()))
+        commits = records.runs["tags.commit"].fillna("unknown").map(_short_commit)
+        counts = sorted(commits.value_counts(sort=False).items())
+        listed = ", ".join(f"{name} ({count})" for name, count in counts)
         text.append(f"Commits of the code, with their number of runs: {listed}.")
     groups = records.runs.groupby(["label", "env"])
     table = groups["seed"].agg(n="count", seeds=lambda seeds: ", ".join(map(str, sorted(seeds))))
+    table = table.join(_last_evaluations(records))
     descriptions = describe(records.runs)
     if (descriptions != records.runs["label"]).any():
         table["description"] = descriptions.groupby(
             [records.runs["label"], records.runs["env"]]
         ).first()
     return Section("Runs", text, [table.reset_index()])
+
+
+def _short_commit(commit: str) -> str:
+    """Cut a commit's hash to ten digits, and keep `-dirty`."""
+    name, dash, state = commit.partition("-")
+    return name[:10] + dash + state
+
+
+def _last_evaluations(records: Records) -> pd.DataFrame:
+    """Return the last evaluated step and the last return of each arm's runs, by (label, env).
+
+    Scores are taken at a common step. These are not, so the end of every run can be seen.
+    """
+    points = records.metric(RETURN).sort_values(["seed", "env_step"], kind="stable")
+    last = points.groupby("run_id", sort=False).tail(1).groupby(["label", "env"])
+    steps = last["env_step"].agg(lambda steps: _range(steps.min(), steps.max()))
+    values = last["value"].agg(lambda values: " ".join(f"{value:.4g}" for value in values[:20]))
+    return pd.DataFrame({"last env step": steps, "last return, by seed": values})
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def returns(records: Records, key: str = RETURN) -> pd.DataFrame:
@@ -96,19 +122,21 @@ def table(records: Records) -> Section:
             seeds = group.frame.loc[group.frame["label"] == label, "seed"].nunique()
             estimate = aggregate.bootstrap(values, envs)
             digits = 3 if group.unit != "return" else 1
-            rows.append(
-                {
-                    "environment": group.name,
-                    "arm": label,
-                    "n": estimate.n,
-                    f"IQM of {group.unit} [95%]": statements.format_estimate(estimate, digits),
-                    "runs, sorted": " ".join(f"{v:.{digits}f}" for v in sorted(values)[:20]),
-                    "statement": statements.arm_statement(
-                        label, estimate, seeds, len(np.unique(envs)), group.unit
-                    ),
-                }
-            )
+            row = {
+                "environment": group.name,
+                "arm": label,
+                "n": estimate.n,
+                f"IQM of {group.unit} [95%]": statements.format_estimate(estimate, digits),
+                "runs, sorted": " ".join(f"{v:.{digits}f}" for v in sorted(values)[:20]),
+            }
+            if estimate.n > 1:
+                row["statement"] = statements.arm_statement(
+                    label, estimate, seeds, len(np.unique(envs)), group.unit
+                )
+            rows.append(row)
         section.tables.append(pd.DataFrame(rows))
+        if alone := counts.count(1):
+            section.text.append(f"{group.name}: {statements.single_runs(alone)}")
         section.text.extend(note for note in group.notes if note not in section.text)
         if note := _environments_note(group):
             section.text.append(note)
@@ -191,20 +219,21 @@ def one_knob_differences(records: Records) -> Section:
         compared = [
             (knob, label, other, _paired(group, label, other))
             for knob, label, other in one_knob_apart(records.runs)
+            if {label, other} <= set(group.labels)
         ]
         tested = [row for row in compared if row[3].n > 1]
         adjusted = aggregate.holm(np.array([row[3].p for row in tested], np.float64))
         p = dict(zip([row[:3] for row in tested], map(float, adjusted), strict=True))
-        for knob, label, other, estimate in compared:
+        if alone := len(compared) - len(tested):
+            section.text.append(f"{group.name}: {statements.no_comparison(alone)}")
+        for knob, label, other, estimate in tested:
             other_differences = differences(records.runs, label, other)
             section.text.append(
                 f"{group.name}, {knob}: "
                 + statements.difference_statement(
-                    label, other, estimate, p.get((knob, label, other)), other_differences
+                    label, other, estimate, p[(knob, label, other)], other_differences
                 )
             )
-        if not compared:
-            section.text.append("No two arms are one knob apart.")
         if tested:
             figure = plot.forest(
                 [
@@ -217,7 +246,9 @@ def one_knob_differences(records: Records) -> Section:
             )
             section.figures[_numbered("forest", number)] = figure
     if not section.text:
-        return Section(title, [_no_data(records, RETURN)])
+        is_scored = bool(scores(records))
+        note = "No two arms are one knob apart." if is_scored else _no_data(records, RETURN)
+        return Section(title, [note])
     if section.figures:
         section.text.append(
             "p: permutation of arms within environments, Holm-adjusted over the rows. A difference "

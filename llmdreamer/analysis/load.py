@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from llmdreamer.analysis import selection
 from llmdreamer.analysis.arms import KNOBS, PARAM, TAG, label_arms
+from llmdreamer.analysis.pauses import RATE, UPDATES, paused_before
 from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.read import Points, StoredRun, read_experiment
 from llmdreamer.tracking.store import resolve_uri
@@ -20,7 +22,9 @@ from llmdreamer.utils.redact import redact
 
 RETURN = "eval/return"
 FLOPS = "compute/flops"
-UPDATES = "replay/updates"
+OWN_KEYS = (UPDATES, RATE)
+"""Metrics that loading needs itself: the length of a run, and its pauses."""
+WARMUP = "algo.optimizer.warmup"
 
 RUN_COLUMNS = [
     "run_id",
@@ -44,7 +48,7 @@ class Records:
 
     `runs` has one row for each run: RUN_COLUMNS, the knobs, `params.*` and `tags.*`; times are in epoch
     seconds. `curves` has one row for each value: CURVE_COLUMNS; `seconds` count from the start of the
-    run and include the pauses before it was resumed. `notes` are sentences that a reader must know.
+    run, without the pauses before it was resumed. `notes` are sentences that a reader must know.
     """
 
     source: str
@@ -67,7 +71,7 @@ def load(
     *,
     parent: str | None = None,
     shared: Sequence[str] = (),
-    statuses: Sequence[str] = ("FINISHED",),
+    statuses: Sequence[str] | None = None,
 ) -> Records:
     """Load the runs of an experiment. A failure gives no runs and a note.
 
@@ -76,27 +80,35 @@ def load(
         keys: metrics to load; None loads all.
         parent: id of a sweep's MLflow run; if given, only its jobs and `shared` are loaded.
         shared: ids of runs that the sweep found finished: jobs of other sweeps.
-        statuses: of the runs that count. Others are left out, and a note says how many.
+        statuses: of the runs that count. Others are left out, and a note says how many. None: the finished
+            jobs of a sweep; of a whole store, the runs that `selection.select` chooses.
     """
     source = f"{redact(uri)}, experiment {experiment}"
     try:
         uri = resolve_uri(uri, Path.cwd())
-        stored = read_experiment(uri, experiment, keys)
+        stored = read_experiment(uri, experiment, [*keys, *OWN_KEYS] if keys else keys)
     except (TrackingError, ConfigError) as error:
         return Records(source, _no_runs(), _no_curves(), [str(error)])
     parents = {run.parent for run in stored.runs}
     runs = [run for run in stored.runs if "arm" in run.tags and run.run_id not in parents]
     if parent is not None:
         runs = [run for run in runs if run.parent == parent or run.run_id in shared]
-    counted = [run for run in runs if run.status in statuses]
-    notes = _exclusion_notes(runs, counted, stored.runs)
+    points = current_points(stored.points)
+    if statuses is None and parent is None:
+        counted, notes = _select(runs, points)
+    else:
+        allowed = ("FINISHED",) if statuses is None else statuses
+        counted, notes = [run for run in runs if run.status in allowed], []
+    notes = _exclusion_notes(runs, counted, stored.runs, notes)
     frame = _frame(counted)
     frame, repeated = _drop_repeated(frame)
     if repeated:
         notes.append(
-            f"{_count_runs(repeated)} left out: a newer run has the same configuration and seed."
+            f"{_count_runs(repeated)} left out: a finished or newer run has the same configuration and seed."
         )
-    curves = _curves(stored.points, frame)
+    curves = _curves(points, frame)
+    if keys is not None:
+        curves = curves[curves["key"].isin(keys)].reset_index(drop=True)
     return Records(source, frame, curves, notes, uri)
 
 
@@ -135,12 +147,34 @@ def _is_current(curve: np.ndarray, step: np.ndarray) -> np.ndarray:
     return np.append(shifted[:-1] < later[1:], True)
 
 
-def _curves(points: Points, runs: pd.DataFrame) -> pd.DataFrame:
-    frame = current_points(points)
-    started = runs.set_index("run_id")["started"].reindex(points.runs).to_numpy(np.float64)
-    started_at = started[frame["run_id"].cat.codes.to_numpy()]
-    frame = frame.assign(seconds=frame["time_ms"].to_numpy() / 1000 - started_at)
+def _curves(points: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the points of the runs with `seconds` since the start, without pauses."""
+    started = runs.set_index("run_id")["started"].reindex(points["run_id"].cat.categories)
+    started_at = started.to_numpy(np.float64)[points["run_id"].cat.codes.to_numpy()]
+    seconds = points["time_ms"].to_numpy() / 1000 - started_at - paused_before(points)
+    frame = points.assign(seconds=seconds)
     return frame.loc[np.isfinite(started_at), CURVE_COLUMNS].reset_index(drop=True)
+
+
+def _select(runs: list[StoredRun], points: pd.DataFrame) -> tuple[list[StoredRun], list[str]]:
+    """Return the runs of a whole store that count, and notes on them."""
+    steps = points.groupby("run_id", observed=True)["env_step"].max()
+    updates = points[points["key"] == UPDATES].groupby("run_id", observed=True)["value"].max()
+    frame = pd.DataFrame(
+        {
+            "run_id": [run.run_id for run in runs],
+            "name": [run.name for run in runs],
+            "env": [run.tags.get("env", "unknown") for run in runs],
+            "status": [_status(run) for run in runs],
+            "started": [run.started for run in runs],
+            "sweep": [run.tags.get("sweep") for run in runs],
+            "steps": [int(steps.get(run.run_id, 0)) for run in runs],
+            "updates": [float(updates.get(run.run_id, 0.0)) for run in runs],
+            "warmup": [run.params.get(WARMUP) for run in runs],
+        }
+    )
+    chosen, notes = selection.select(frame)
+    return [run for run, counts in zip(runs, chosen, strict=True) if counts], notes
 
 
 def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
@@ -173,8 +207,12 @@ def _frame(runs: Sequence[StoredRun]) -> pd.DataFrame:
 
 
 def _drop_repeated(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Keep the newest run of each configuration and seed; also return the number of runs dropped."""
-    newest = runs.sort_values("started", kind="stable").drop_duplicates(
+    """Keep one run of each configuration and seed; also return the number of runs dropped.
+
+    A finished run is kept rather than an unfinished one, and a newer one rather than an older one.
+    """
+    order = runs.assign(finished=runs["status"] == "FINISHED")
+    newest = order.sort_values(["finished", "started"], kind="stable").drop_duplicates(
         ["label", "env", "seed"], keep="last"
     )
     kept = runs.loc[sorted(newest.index)].reset_index(drop=True)
@@ -182,18 +220,31 @@ def _drop_repeated(runs: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def _exclusion_notes(
-    runs: list[StoredRun], counted: list[StoredRun], all_runs: list[StoredRun]
+    runs: list[StoredRun],
+    counted: list[StoredRun],
+    all_runs: list[StoredRun],
+    selected: list[str],
 ) -> list[str]:
+    """Return notes on the runs that do not count.
+
+    Args:
+        selected: notes of the selection. Finished runs that do not count are explained by them.
+    """
     if not all_runs:
         return ["The experiment has no runs yet."]
     if not runs:
         return ["The experiment has no runs of llmdreamer: none has a tag `arm`."]
     counted_ids = {run.run_id for run in counted}
     excluded = Counter(_status(run) for run in runs if run.run_id not in counted_ids)
+    if selected:
+        excluded.pop("FINISHED", None)
     if not excluded:
-        return []
+        return selected
     statuses = ", ".join(f"{count} {status}" for status, count in sorted(excluded.items()))
-    return [f"{_count_runs(sum(excluded.values()))} of {len(runs)} left out: {statuses}."]
+    return [
+        f"{_count_runs(sum(excluded.values()))} of {len(runs)} left out: {statuses}.",
+        *selected,
+    ]
 
 
 def _status(run: StoredRun) -> str:

@@ -43,43 +43,32 @@ class Scores:
 def scores(records: Records, key: str = RETURN) -> list[Scores]:
     """Score each run at a common step: the last that as many runs of its environment as possible cover.
 
-    A single short run, such as a smoke test in the same store, does not shorten the budget of all
-    others. Environments are pooled if the range of their returns is known (RETURN_BOUNDS), and separate
-    otherwise.
+    A single short run does not shorten the budget of all others, and runs that have not finished do not
+    decide it. Runs that are first evaluated after that step are compared among themselves, at a step of
+    their own. Environments are pooled if the range of their returns is known (RETURN_BOUNDS), and
+    separate otherwise.
     """
     points = records.metric(key)
     if points.empty:
         return []
-    rows, notes = [], _missing_note(records, points, key)
+    notes = _missing_note(records, points, key)
+    finished = records.runs.loc[records.runs["status"] == "FINISHED", "run_id"]
+    main, later = [], []
     for env, of_env in points.groupby("env", sort=True):
-        spans = of_env.groupby("run_id", sort=False)["env_step"].agg(["min", "max"])
-        budget = _budget(spans)
-        early, late = spans["max"] < budget, spans["min"] > budget
-        if budget < spans["max"].max():
-            which = "most" if early.any() else "all"
-            notes.append(
-                f"{env}: compared at env step {budget}, the last that {which} runs reached "
-                f"(the longest run has {int(spans['max'].max())} steps)."
-            )
-        for mask, reason in ((early, "ended before"), (late, "first evaluated after")):
-            if mask.any():
-                excluded = statements.count(int(mask.sum()), "run")
-                notes.append(
-                    f"{env}: {excluded} left out of the scores: {reason} env step {budget}."
-                )
-        # Points are sorted by step, so the last one within the budget is the score.
-        counted = of_env["run_id"].isin(spans.index[~early & ~late])
-        reached = of_env[counted & (of_env["env_step"] <= budget)].groupby("run_id", sort=False)
-        rows.append(reached.tail(1)[["label", "env", "seed", "value"]])
-    frame = pd.concat(rows).rename(columns={"value": "score"})
-    finite = np.isfinite(frame["score"])
-    if not finite.all():
-        count = statements.count(int((~finite).sum()), "run")
-        notes.append(f"{count} without a finite return left out.")
-        frame = frame[finite]
-    if frame.empty:
-        return []
+        first, *others = _groups(str(env), of_env, set(finished), notes)
+        main.append(first)
+        later += [(f"{env}, env step {budget}", frame) for budget, frame in others]
+    frame = _finite(pd.concat([frame for _, frame in main]), notes)
+    named = [(name, _finite(rows, notes)) for name, rows in later]
+    separate = [Scores(name, rows, "return", notes) for name, rows in named if len(rows)]
+    return _by_environment(frame, notes) + separate
+
+
+def _by_environment(frame: pd.DataFrame, notes: list[str]) -> list[Scores]:
+    """Pool the environments if the range of their returns is known, else separate them."""
     environments = sorted(frame["env"].unique())
+    if not environments:
+        return []
     if len(environments) == 1:
         return [Scores(environments[0], frame, "return", notes)]
     bounds = {env: _bounds(env) for env in environments}
@@ -89,6 +78,51 @@ def scores(records: Records, key: str = RETURN) -> list[Scores]:
         return [Scores("all environments", pooled, "normalized return", notes)]
     notes.append("Environments are not pooled: the range of returns is not known for all of them.")
     return [Scores(env, frame[frame["env"] == env], "return", notes) for env in environments]
+
+
+def _groups(
+    env: str, points: pd.DataFrame, finished: set[str], notes: list[str]
+) -> list[tuple[int, pd.DataFrame]]:
+    """Return (step, scores at that step) of the runs of an environment; later groups have later steps."""
+    spans = points.groupby("run_id", sort=False)["env_step"].agg(["min", "max"])
+    groups = []
+    while len(spans):
+        is_finished = spans.index.isin(finished)
+        budget = _budget(spans[is_finished] if is_finished.any() else spans)
+        early, late = spans["max"] < budget, spans["min"] > budget
+        counted = spans.index[~early & ~late]
+        longest = int(spans.loc[counted, "max"].max())
+        if budget < longest:
+            which = "most" if early.any() else "all"
+            notes.append(
+                f"{env}: compared at env step {budget}, the last that {which} runs reached "
+                f"(the longest run has {longest} steps)."
+            )
+        if early.any():
+            excluded = statements.count(int(early.sum()), "run")
+            notes.append(
+                f"{env}: {excluded} left out of the scores: ended before env step {budget}."
+            )
+        if late.any():
+            other = statements.count(int(late.sum()), "run")
+            notes.append(
+                f"{env}: {other} first evaluated after env step {budget}: compared separately."
+            )
+        # Points are sorted by step, so the last one within the budget is the score.
+        reached = points[points["run_id"].isin(counted) & (points["env_step"] <= budget)]
+        rows = reached.groupby("run_id", sort=False).tail(1)[["label", "env", "seed", "value"]]
+        groups.append((budget, rows.rename(columns={"value": "score"})))
+        spans = spans[late]
+    return groups
+
+
+def _finite(frame: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Drop scores that are not finite, with a note."""
+    finite = np.isfinite(frame["score"])
+    if not finite.all():
+        count = statements.count(int((~finite).sum()), "run")
+        notes.append(f"{count} without a finite return left out.")
+    return frame[finite]
 
 
 def _budget(spans: pd.DataFrame) -> int:

@@ -25,46 +25,42 @@ def format_estimate(estimate: Estimate, digits: int = 1) -> str:
 
 
 def arm_statement(label: str, estimate: Estimate, seeds: int, environments: int, unit: str) -> str:
-    """State the score of one arm."""
+    """State the score of an arm of several runs."""
     where = "" if environments == 1 else f" in {count(environments, 'environment')}"
-    if estimate.n == 1:
-        value = format_estimate(estimate)
-        return f"{label}: {value} {unit} in a single run: no interval, no comparison."
     return (
         f"{label}: IQM {format_estimate(estimate)} {unit} (95% interval, n = {estimate.n} runs, "
         f"{count(seeds, 'seed')}{where})."
     )
 
 
-def is_detected(difference: Estimate, p: float | None) -> bool:
+def single_runs(arms: int) -> str:
+    """State how many arms have a single run."""
+    have = "1 arm has" if arms == 1 else f"{arms} arms have"
+    return f"{have} a single run: no interval, no comparison."
+
+
+def is_detected(difference: Estimate, p: float) -> bool:
     """Return True if the interval excludes zero *and* permuted arms rarely differ as much.
 
     The interval alone claims too many differences with few runs (docs/log.md).
     """
     excludes_zero = float(difference.low) > 0 or float(difference.high) < 0
-    return bool(excludes_zero and p is not None and p < ALPHA)
+    return bool(excludes_zero and p < ALPHA)
 
 
 def difference_statement(
     label: str,
     other: str,
     difference: Estimate,
-    p: float | None,
+    p: float,
     other_differences: Sequence[str] = (),
 ) -> str:
-    """State the difference of two arms.
+    """State the difference of two arms with two or more seeds in common.
 
     Args:
         p: adjusted for the comparisons that are made together.
         other_differences: what the arms differ in beside the compared option.
-
-    Raises:
-        ValueError: if `p` is None with more than one pair.
     """
-    if difference.n < 2:
-        return f"{label} against {other}: {count(difference.n, 'seed')} in common: no comparison."
-    if p is None:
-        raise ValueError("a comparison of more than one pair needs p")
     numbers = f"{format_estimate(difference)}, p = {p:.2g}"
     if is_detected(difference, p):
         side = "higher" if float(difference.value) > 0 else "lower"
@@ -76,6 +72,12 @@ def difference_statement(
     if other_differences:
         text += f" They also differ in {'; '.join(other_differences)}."
     return text
+
+
+def no_comparison(pairs: int) -> str:
+    """State how many pairs of arms cannot be compared."""
+    have = "1 pair of arms has" if pairs == 1 else f"{pairs} pairs of arms have"
+    return f"{have} fewer than two seeds in common: no comparison."
 
 
 def few_runs_warning(counts: Sequence[int]) -> str:

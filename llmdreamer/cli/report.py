@@ -29,7 +29,7 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto
   color: #1a1a1a; background: #fff; }
 img { max-width: 100%; height: auto; }
 h2 { margin-top: 2.5rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; }
+table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 0.9rem; margin: 1rem 0; }
 th, td { padding: 0.3rem 0.7rem; text-align: left; border-bottom: 1px solid #ddd; }
 footer { margin-top: 3rem; color: #555; font-size: 0.85rem; }
 """
@@ -61,18 +61,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--status",
-        default=_STATUSES[0],
-        help=f"states of the runs that count, comma-separated (default: {_STATUSES[0]}; others: "
-        f"{', '.join(_STATUSES[1:])})",
+        help=f"states of the runs that count, comma-separated, of {', '.join(_STATUSES)} (default: finished "
+        "runs without smoke tests, and the newest and the longest run of an environment)",
     )
     args = parser.parse_args(argv)
     try:
-        statuses = [name.strip().upper() for name in args.status.split(",")]
-        if unknown := set(statuses) - set(_STATUSES):
-            raise ConfigError(
-                f"--status {args.status}: unknown {', '.join(sorted(unknown))}; "
-                f"choose from {', '.join(_STATUSES)}"
-            )
+        statuses = None if args.status is None else _read_statuses(args.status)
         source = find_runs(args.source, args.experiment)
         typed = sys.argv[1:] if argv is None else argv
         command = f"{parser.prog} {as_typed(typed)}"
@@ -82,6 +76,21 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     print_line(str(page))
     return 0
+
+
+def _read_statuses(typed: str) -> list[str]:
+    """Read MLflow's statuses, separated by commas.
+
+    Raises:
+        ConfigError: if one of them is unknown.
+    """
+    statuses = [name.strip().upper() for name in typed.split(",")]
+    if unknown := set(statuses) - set(_STATUSES):
+        raise ConfigError(
+            f"--status {typed}: unknown {', '.join(sorted(unknown))}; "
+            f"choose from {', '.join(_STATUSES)}"
+        )
+    return statuses
 
 
 def find_runs(source: str, experiment: str | None = None) -> ReportSource:
@@ -138,10 +147,13 @@ def _shared_runs(sweep: Path) -> tuple[str, ...]:
     return tuple(run.run_id for run in runs if run is not None and run.run_id is not None)
 
 
-def write_report(source: ReportSource, folder: Path, statuses: list[str], command: str) -> Path:
+def write_report(
+    source: ReportSource, folder: Path, statuses: list[str] | None, command: str
+) -> Path:
     """Write `index.html`, figures, tables and `returns.csv` into `folder`; return the page.
 
     Args:
+        statuses: of the runs that count; None: as `analysis.load.load` chooses.
         command: shown on the page.
 
     Raises:

@@ -49,7 +49,7 @@ def test_table_matches_numpy_on_a_store_with_failed_and_resumed_runs(
     """Unfinished runs are left out, a resumed run counts once, and of repeated runs the newest counts."""
     rows = {
         row["arm"]: row
-        for table in compare.table(records).tables
+        for table in compare.table(records).tables[:1]
         for row in table.to_dict("records")
     }
     small = {"gru": [*SMALL["gru"], "resumed"], "scratch": SMALL["gpt2"]}
@@ -119,12 +119,31 @@ def test_scores_of_unequal_runs_are_taken_at_the_common_budget(
     ]
 
 
-def test_scores_note_runs_first_evaluated_after_the_budget(records: Records):
-    (group,) = scores(records)
+def test_runs_first_evaluated_after_the_budget_have_scores_of_their_own(
+    recorded: Recorded, records: Records
+):
+    group, later = scores(records)
     assert (
-        "CartPole-v1: 3 runs left out of the scores: first evaluated after env step 800."
+        "CartPole-v1: 3 runs first evaluated after env step 800: compared separately."
         in group.notes
     )
+    assert later.name == "CartPole-v1, env step 3000"
+    expected = [recorded.curve(f"long_gpt2_{seed}", RETURN)[-1][1] for seed in range(3)]
+    assert sorted(later.frame["score"]) == sorted(expected)
+
+
+def test_unfinished_run_does_not_decide_the_budget(arms: Callable[..., Records]):
+    records = arms(*[("scratch", {}, "E", seed, 10.0 + seed) for seed in range(3)])
+    records.runs.loc[1:, "status"] = "KILLED"
+    cut = (records.curves["run_id"] != "0") & (records.curves["env_step"] > 100)
+    (group,) = scores(Records("", records.runs, records.curves[~cut]))
+    assert list(group.frame["score"]) == [10.0]
+
+
+def test_overview_shows_the_end_of_each_run(arms: Callable[..., Records]):
+    (table,) = compare.overview(arms(*[("a", {}, "E", s, 7.25 + s) for s in (1, 0)])).tables
+    assert list(table["last env step"]) == ["200"]
+    assert list(table["last return, by seed"]) == ["7.25 8.25"]
 
 
 def test_difference_of_arms_is_paired_by_seed(recorded: Recorded, jobs: Records):
@@ -158,13 +177,12 @@ def test_short_run_among_long_ones_is_left_out_with_a_note(arms: Callable[..., R
 
 def test_single_seed_gives_no_interval_and_no_comparison(arms: Callable[..., Records]):
     records = arms(("scratch", {}, "E", 0, 7.0), ("gru", {"backbone": "gru"}, "E", 0, 5.0))
-    (table,) = compare.table(records).tables
-    assert table["statement"][1] == (
-        "scratch: 7.0 return in a single run: no interval, no comparison."
-    )
+    section = compare.table(records)
+    assert section.text == ["E: 2 arms have a single run: no interval, no comparison."]
+    assert list(section.tables[0]["IQM of return [95%]"]) == ["5.0", "7.0"]
     assert compare.profile(records).figures == {}
     text = compare.one_knob_differences(records).text
-    assert text[0].endswith("scratch against gru: 1 seed in common: no comparison.")
+    assert text == ["E: 1 pair of arms has fewer than two seeds in common: no comparison."]
     assert len(compare.curves(records).figures) == 1
 
 

@@ -79,7 +79,7 @@ def test_statuses_select_unfinished_runs(recorded: Recorded):
 def test_repeated_run_replaces_the_older_one(recorded: Recorded, records: Records):
     assert recorded.run_id("repeated") not in set(records.runs["run_id"])
     assert recorded.run_id("small_gpt2_0") in set(records.runs["run_id"])
-    assert any(note.startswith("1 run left out: a newer run") for note in records.notes)
+    assert any("same configuration and seed" in note for note in records.notes)
 
 
 def test_parent_run_is_excluded_and_selects_its_jobs(recorded: Recorded, records: Records):
@@ -91,6 +91,14 @@ def test_parent_run_is_excluded_and_selects_its_jobs(recorded: Recorded, records
 
 def test_keys_select_the_metrics_to_load(recorded: Recorded):
     assert set(load(recorded.uri, EXPERIMENT, [RETURN]).curves["key"]) == {RETURN}
+
+
+def test_pause_before_a_resume_is_no_wall_time(recorded: Recorded, records: Records):
+    """The run was resumed an hour after its first attempt, whose records come again."""
+    row = records.curves["run_id"] == recorded.run_id("resumed")
+    original = records.curves["run_id"] == recorded.run_id("small_gru_0")
+    seconds = [records.curves.loc[rows, "seconds"].max() for rows in (row, original)]
+    assert seconds[0] == pytest.approx(seconds[1], abs=2)
 
 
 def test_later_value_at_a_smaller_step_discards_earlier_ones():

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import jupytext
 import nbformat
+import pandas as pd
 import pytest
 from nbclient import NotebookClient
 from recorded import EXPERIMENT, Recorded
@@ -83,11 +84,10 @@ def test_report_writes_a_page_and_its_figures(recorded: Recorded, tmp_path: Path
 def test_report_of_a_sweep_counts_only_its_jobs(recorded: Recorded, tmp_path: Path, capsys):
     folder = next(Path(recorded.uri.removeprefix("sqlite:///")).parent.glob("2026*/*"))
     assert report([str(folder), "--out", str(tmp_path / "out")]) == 0
-    runs = (tmp_path / "out" / "runs.csv").read_text().splitlines()
-    assert runs == [
-        "label,env,n,seeds",
-        'gru,CartPole-v1,3,"0, 1, 2"',
-        'scratch,CartPole-v1,3,"0, 1, 2"',
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert runs[["label", "env", "n", "seeds", "last env step"]].values.tolist() == [
+        ["gru", "CartPole-v1", 3, "0, 1, 2", 800],
+        ["scratch", "CartPole-v1", 3, "0, 1, 2", 800],
     ]
 
 

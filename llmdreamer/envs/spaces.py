@@ -16,10 +16,13 @@ def space_to_plain(space: spaces.Space[Any]) -> dict[str, Any]:
     """Return a supported observation or action space as JSON data.
 
     Raises:
-        ConfigError: if the space is not supported.
+        ConfigError: if the space, or a key of a Dict, is not supported.
     """
     if isinstance(space, spaces.Dict):
-        return {"dict": {key: space_to_plain(inner) for key, inner in space.spaces.items()}}
+        inner = {key: space_to_plain(value) for key, value in space.spaces.items()}
+        if all(isinstance(key, str) for key in inner):
+            return {"dict": inner}
+        return {"items": [[_key_to_plain(key), value] for key, value in inner.items()]}
     if isinstance(space, spaces.Tuple):
         return {"tuple": [space_to_plain(inner) for inner in space.spaces]}
     if isinstance(space, spaces.MultiBinary):
@@ -41,6 +44,10 @@ def space_from_plain(plain: dict[str, Any]) -> spaces.Space[Any]:
     """Return the space that `space_to_plain` saved."""
     if "dict" in plain:
         return spaces.Dict({key: space_from_plain(inner) for key, inner in plain["dict"].items()})
+    if "items" in plain:
+        return spaces.Dict(
+            {_key_from_plain(key): space_from_plain(inner) for key, inner in plain["items"]}
+        )
     if "tuple" in plain:
         return spaces.Tuple([space_from_plain(inner) for inner in plain["tuple"]])
     if "multi_binary" in plain:
@@ -54,6 +61,23 @@ def space_from_plain(plain: dict[str, Any]) -> spaces.Space[Any]:
     shape, dtype = tuple(plain["box"]), np.dtype(plain["dtype"])
     low, high = (np.broadcast_to(np.array(plain[end], dtype), shape) for end in ("low", "high"))
     return spaces.Box(low.copy(), high.copy(), shape, dtype.type)
+
+
+def _key_to_plain(key: Any) -> Any:
+    """Return a key of a Dict space as JSON data: JSON's own keys are texts, and a tuple is a list."""
+    if isinstance(key, tuple):
+        return [_key_to_plain(part) for part in key]
+    if isinstance(key, np.generic):
+        return key.item()
+    if key is None or isinstance(key, str | int | float):
+        return key
+    raise ConfigError(
+        f"the key {key!r} of a Dict space cannot be saved with a policy: use texts, numbers or tuples"
+    )
+
+
+def _key_from_plain(key: Any) -> Any:
+    return tuple(_key_from_plain(part) for part in key) if isinstance(key, list) else key
 
 
 def _compress_bound(bound: NDArray[Any]) -> Any:

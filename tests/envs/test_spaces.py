@@ -21,6 +21,8 @@ SPACES = {
     "bits": spaces.MultiBinary([2, 3]),
     "words": spaces.Text(20),
     "tuple": spaces.Tuple([spaces.Discrete(2), spaces.Dict(a=spaces.MultiBinary(3))]),
+    "numbered": spaces.Dict({2: spaces.Discrete(2), 1: spaces.Dict({True: spaces.Discrete(3)})}),
+    "pairs": spaces.Dict({("left", (0, None)): spaces.Discrete(2), 1.5: spaces.Discrete(3)}),
     "several": spaces.Dict({"b": spaces.Discrete(2), "a": spaces.Box(0.0, 1.0, (3,))}),
 }
 
@@ -32,8 +34,9 @@ def test_space_round_trips_through_json(name):
     assert result == space and result.dtype == space.dtype
 
 
-def test_dict_space_keeps_key_order():
-    space = SPACES["several"]
+@pytest.mark.parametrize("name", ["several", "numbered", "pairs"])
+def test_dict_space_keeps_key_order(name):
+    space = SPACES[name]
     assert list(space_from_plain(space_to_plain(space)).spaces) == list(space.spaces)
 
 
@@ -44,3 +47,8 @@ def test_equal_image_bounds_are_stored_as_one_number():
 def test_unsupported_space_raises_config_error():
     with refused(ConfigError, "Sequence"):
         space_to_plain(spaces.Sequence(spaces.Discrete(2)))
+
+
+def test_dict_key_that_cannot_be_saved_raises_config_error():
+    with refused(ConfigError, "frozenset({1})"):
+        space_to_plain(spaces.Dict({frozenset({1}): spaces.Discrete(2)}))

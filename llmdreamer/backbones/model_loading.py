@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pickle import UnpicklingError
 from typing import Any
@@ -29,6 +30,13 @@ MINIMAL_VOCABULARY = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
+SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
+    *("intermediate_size", "head_dim", "max_position_embeddings"),
+)
+"""Standard names of sizes that a model cannot have at 0. A type may have names of its own for them."""
+HEAD_SIZE = re.compile("head_(dim|size)|(d|dim)_head|d_kv|kv_channels")
+"""Matches keys that set the size of a head. Without one, it is the width divided by the heads."""
 EMBEDDING_CHUNK = 4096
 """Words that are looked up at once to measure the embeddings."""
 
@@ -54,6 +62,7 @@ def model_from_scratch(model_type: str, keys: Mapping[str, Any]) -> PreTrainedMo
                 raise ConfigError(
                     f"backbone.config.{key}: {model_type} has no such key{did_you_mean(key, names)}"
                 )
+        _check_sizes(default, keys)
         config = AutoConfig.for_model(model_type, **{**MINIMAL_VOCABULARY, **keys})
         _check_one_model(config, f"backbone.model_type={model_type}")
         _adjust(config)
@@ -63,6 +72,37 @@ def model_from_scratch(model_type: str, keys: Mapping[str, Any]) -> PreTrainedMo
     except Exception as error:  # any of 200 model types, with any values
         raise ConfigError(f"backbone.config: {model_type}: {reason(error)}") from error
     return model
+
+
+def _check_sizes(default: PreTrainedConfig, keys: Mapping[str, Any]) -> None:
+    """Check sizes that transformers accepts, or refuses without naming the key. It checks their types itself.
+
+    Raises:
+        ConfigError: if a size is below 1, if the heads do not divide the width, or if the key-value heads
+            do not divide the heads.
+    """
+    # The key of each size as it is typed: `num_hidden_layers`, or GPT-2's `n_layer`.
+    typed = {name: default.attribute_map.get(name, name) for name in SIZES}
+    typed |= {name: name for name in SIZES if name in keys}
+    defaults = default.to_dict()
+    sizes = {name: keys.get(key, defaults.get(key)) for name, key in typed.items()}
+    for key in typed.values():
+        if key in keys and isinstance(keys[key], int) and keys[key] < 1:
+            raise ConfigError(f"backbone.config.{key}={keys[key]}: must be >= 1")
+    has_head_size = any(HEAD_SIZE.search(key) for key in defaults)
+    divisors = [("num_attention_heads", "num_key_value_heads")]
+    if not has_head_size:
+        divisors += [("hidden_size", "num_attention_heads")]
+    for whole, part in divisors:
+        # If only the whole is typed, transformers may choose another part.
+        if typed[part] in keys and _is_no_multiple(sizes[whole], sizes[part]):
+            raise ConfigError(
+                f"backbone.config.{typed[part]}={sizes[part]}: must divide {typed[whole]}={sizes[whole]}"
+            )
+
+
+def _is_no_multiple(whole: Any, part: Any) -> bool:
+    return isinstance(whole, int) and isinstance(part, int) and whole % part != 0
 
 
 def load_pretrained(

@@ -187,7 +187,7 @@ HF = ["backbone=hf"]
                 "backbone.config={hidden_size:32,num_hidden_layers:1,num_attention_heads:4,"
                 "num_key_value_heads:3,intermediate_size:8}",
             ],
-            ["backbone.config", "llama"],
+            ["backbone.config.num_key_value_heads=3", "num_attention_heads=4"],
         ),
     ],
 )

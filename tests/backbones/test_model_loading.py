@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from llmdreamer.backbones import make_backbone
-from llmdreamer.backbones.model_loading import embedding_rms
+from llmdreamer.backbones.model_loading import embedding_rms, model_from_scratch
 from llmdreamer.utils.errors import ConfigError
 
 torch.set_num_threads(1)
@@ -165,3 +165,42 @@ def test_checkpoint_with_missing_weights_is_refused(saved, tmp_path, compose, pa
 def test_pretrained_size_without_checkpoint_is_refused(compose):
     with refused(ConfigError, "pretrained=true", "size XS", "backbone.path"):
         make_backbone(compose("pretrained=true"))
+
+
+@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize(
+    ("model_type", "key"),
+    [
+        ("gpt2", "n_layer"),
+        ("gpt2", "num_hidden_layers"),
+        ("llama", "hidden_size"),
+        ("llama", "intermediate_size"),
+        ("llama", "num_attention_heads"),
+        ("opt", "max_position_embeddings"),
+        ("qwen3", "num_key_value_heads"),
+        ("qwen3", "head_dim"),
+    ],
+)
+def test_size_below_one_is_refused_by_key(model_type, key, number):
+    with refused(ConfigError, f"backbone.config.{key}={number}"):
+        model_from_scratch(model_type, {key: number})
+
+
+@pytest.mark.parametrize(
+    ("model_type", "keys", "named"),
+    [
+        ("gpt2", {"n_embd": 32, "n_head": 3}, ["n_head=3", "n_embd=32"]),
+        ("phi", {"hidden_size": 32, "num_attention_heads": 3}, ["num_attention_heads=3"]),
+        ("llama", {"num_attention_heads": 4, "num_key_value_heads": 3}, ["num_key_value_heads=3"]),
+        ("llama", {"num_hidden_layers": 1.5}, ["num_hidden_layers", "1.5"]),
+    ],
+)
+def test_sizes_that_contradict_each_other_are_refused_by_key(model_type, keys, named):
+    with refused(ConfigError, "backbone.config", *named):
+        model_from_scratch(model_type, keys)
+
+
+def test_heads_with_a_size_of_their_own_need_not_divide_the_width():
+    keys = {"hidden_size": 32, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 8}
+    more = {"num_hidden_layers": 1, "intermediate_size": 8}
+    assert model_from_scratch("qwen3", keys | more).config.num_attention_heads == 3

@@ -175,6 +175,8 @@ BACKBONES: list[dict[str, Any]] = [
     {"name": "hf", "model_type": "lama"},
     {"name": "hf", "model_type": "llama", "config": {"hiden_size": 32}},
     {"name": "hf", "model_type": "opt", "config": {"max_position_embeddings": 8}},
+    {"name": "hf", "model_type": "opt", "config": {"num_hidden_layers": 0}},
+    {"name": "hf", "model_type": "phi", "config": {"hidden_size": 32, "num_attention_heads": 3}},
     {"name": "hf", "model_type": "gemma3"},
     {"name": "hf", "model_type": "roberta", "config": {**SMALL, "is_decoder": True}},
     {"name": "gpt2", "pretrained": True},

@@ -8,10 +8,21 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+
+from forked import ForkedProcess, ForkServer
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 FAKE_RUN = Path(__file__).with_name("fake_run.py")
+
+
+@cache
+def fork_server() -> ForkServer:
+    """Return the process from which this test process forks its drivers."""
+    return ForkServer(
+        "run", "composed", "llmdreamer.sweep.driver", "llmdreamer.sweep.studies.study"
+    )
 
 
 @dataclass
@@ -19,21 +30,16 @@ class Sweeper:
     """Runs sweeps in a folder: `sweeper("seed=0,1")` is `python run.py -m seed=0,1` typed there."""
 
     folder: Path
-    drivers: list[subprocess.Popen[str]] = field(default_factory=list)
+    drivers: list[ForkedProcess] = field(default_factory=list)
 
-    def start(self, *overrides: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, *overrides: str, **variables: str) -> ForkedProcess:
         """Start a driver, with `variables` added to its environment."""
-        command = [sys.executable, str(ROOT / "run.py"), "-m", *overrides]
         program = f"hydra.sweeper.command=['{sys.executable}','{FAKE_RUN}']"
         # Without a parent run: creating an MLflow store takes seconds. tests/cli checks the records.
-        driver = subprocess.Popen(
-            [*command, program, "~hydra.callbacks.parent_run"],
-            cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        words = ["-m", *overrides, program, "~hydra.callbacks.parent_run"]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+        argv = [str(ROOT / "run.py"), *words]
+        driver = fork_server().start("run:main", argv, self.folder, environment)
         self.drivers.append(driver)
         return driver
 

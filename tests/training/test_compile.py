@@ -37,6 +37,8 @@ GPT2 = [
     "backbone.config={n_embd:16,n_layer:1,n_head:2,n_positions:16}",
 ]
 """One layer, because compilation takes most of these tests' time."""
+SMALL = ["algo.mlp_layers=1", "algo.horizon=2", "algo.world_model.hf_model.seq_len=4"]
+"""Each layer and each imagined step adds kernels, and each kernel takes a second to compile."""
 FAMILIES = {  # overrides and number of graphs
     "lora": (["backbone=gpt2", "peft=true"], 4),
     "coupled": (["backbone=gru", "posterior=coupled", "algo.critic.action_value_loss_weight=1"], 4),
@@ -131,7 +133,7 @@ def check_whole(learner, graphs):
 
 @needs_compiler
 def test_compiled_update_of_gpt2_equals_the_plain_one(learner):
-    check_whole(learner(*GPT2), 4)
+    check_whole(learner(*GPT2, *SMALL), 4)
 
 
 @needs_compiler
@@ -151,7 +153,7 @@ def test_every_kind_of_backbone_compiles_to_whole_graphs_once(learner, traced, f
 
 def test_imagination_with_a_shared_past_compiles_to_whole_graphs(learner, traced, monkeypatch):
     monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", 0)
-    one = learner(*GPT2, "algo.horizon=2", "algo.world_model.hf_model.seq_len=4")
+    one = learner(*GPT2, *SMALL)
     caches, select = [], one.agent.world_model.backbone.select
     monkeypatch.setattr(
         one.agent.world_model.backbone, "select", lambda *a: caches.append(select(*a)) or caches[-1]

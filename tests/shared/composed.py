@@ -1,0 +1,21 @@
+"""Compose the configuration of a sweep once, at import: Hydra is slow the first time, in its parsers.
+
+A fork server imports it, so that the drivers that it starts compose quickly.
+"""
+
+import os
+from pathlib import Path
+
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
+
+from llmdreamer import cli, config
+
+config.register()
+cli.register_resolvers()
+with initialize_config_dir(str(Path(os.environ["LLMDREAMER_ROOT"]) / "conf")):
+    loader = GlobalHydra.instance().config_loader()
+    words = ["seed=0,1", "algo.optimizer.lr=tag(log,interval(1e-4,1e-2))"]
+    master = loader.load_configuration("config", words, RunMode.MULTIRUN)
+    config.load(loader.load_sweep_config(master, ["seed=0"]), ["seed=0"])

@@ -95,6 +95,21 @@ class Agent(nn.Module):
         Returns:
             The action, (n, A), and the state for the next time step.
         """
+        latent, cache = self.infer(observations, is_first, state, explore=explore)
+        policy = self.behavior.actor(self.world_model.feature(latent))
+        action = policy.sample() if explore else policy.mode()
+        return action, AgentState(latent.stoch, action, cache)
+
+    @torch.no_grad()
+    def infer(
+        self,
+        observations: dict[str, Tensor],
+        is_first: Tensor,
+        state: AgentState,
+        *,
+        explore: bool,
+    ) -> tuple[Latent, Cache]:
+        """Return the latents of the current time step and the cache behind them. Arguments: see `act`."""
         world_model = self.world_model
         cache = world_model.reset(state.cache, is_first, observations)
         token = world_model.tokens(state.stoch, state.action, is_first)
@@ -102,9 +117,7 @@ class Agent(nn.Module):
         deter = world_model.deter_norm(hidden)
         posterior = world_model.infer(world_model.embed(observations, 1), deter)
         stoch = sample_one_hot(posterior) if explore else mode_one_hot(posterior)
-        policy = self.behavior.actor(world_model.feature(Latent(deter, stoch)))
-        action = policy.sample() if explore else policy.mode()
-        return action, AgentState(stoch, action, cache)
+        return Latent(deter, stoch), cache
 
 
 def make_agent(config: Config, spec: EnvSpec) -> Agent:

@@ -16,6 +16,10 @@ COMMANDS = {
     "sweep": ("train:sweep", "train a sweep of runs: llmdreamer sweep model=S,M peft=true,false"),
     "evaluate": ("evaluate:main", "mean return of a run's policy"),
     "imagine": ("imagine:main", "open-loop prediction error of a run's world model"),
+    "diagnose": (
+        "diagnose:main",
+        "predicted ends, values and advantages of a run beside the true ones",
+    ),
     "report": ("report:main", "compare the arms of a store or of a sweep"),
     "status": ("status:main", "progress of a sweep"),
     "export": ("export:main", "a run's weights as files that transformers and peft load"),

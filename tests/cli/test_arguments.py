@@ -30,6 +30,7 @@ def refusal(command, arguments, capsys):
         ("export", ["out"]),
         ("register", ["policy"]),
         ("imagine", []),
+        ("diagnose", []),
         ("status", []),
         ("report", []),
         ("sync", []),
@@ -43,7 +44,7 @@ def test_output_root_that_is_too_long_is_refused_in_one_line(capsys):
     assert "File name too long" in refusal("status", ["--root", LONG], capsys)
 
 
-@pytest.mark.parametrize("command", ["evaluate", "imagine"])
+@pytest.mark.parametrize("command", ["evaluate", "imagine", "diagnose"])
 @pytest.mark.parametrize("seed", [-99999, -1, SEEDS])
 def test_seed_out_of_range_is_refused_in_one_line(command, seed, tmp_path, capsys):
     line = refusal(command, [str(tmp_path), "--seed", str(seed)], capsys)

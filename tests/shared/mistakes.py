@@ -319,6 +319,8 @@ evaluate nowhere
 evaluate run --episodes 0
 evaluate run
 imagine nowhere
+diagnose nowhere
+diagnose run --branches 1
 register run a/b
 register nowhere model
 register run model --trust nowhere

@@ -15,6 +15,7 @@ from tiny_run import TINY, mlflow_runs
 
 from llmdreamer.agent.restore import restore_agent
 from llmdreamer.checkpoint.files import Checkpoints
+from llmdreamer.cli.diagnose import main as diagnose
 from llmdreamer.cli.evaluate import main as evaluated
 from llmdreamer.cli.imagine import main as imagine
 from llmdreamer.config import from_yaml
@@ -147,6 +148,13 @@ def test_imagine_command_measures_the_world_model_of_a_run(recorded, tmp_path, c
     assert (result.context, result.horizon) == (5, 3) and result.windows[0] <= 4
     assert (tmp_path / "prediction-error.png").exists()
     assert (tmp_path / "imagined-state.svg").exists()
+
+
+def test_diagnose_command_compares_predictions_with_the_truth(recorded, tmp_path, capsys):
+    options = ["--episodes=2", "--states=2", "--branches=2", f"--out={tmp_path}"]
+    assert diagnose([str(recorded[0]), *options]) == 0
+    assert "true advantage" in capsys.readouterr().out
+    assert (tmp_path / "critic.png").exists() and (tmp_path / "predicted-ends.csv").exists()
 
 
 def test_open_loop_evaluation_is_saved_in_the_run_and_in_mlflow(recorded):

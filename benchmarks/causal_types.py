@@ -60,7 +60,22 @@ SMALL = {
     "is_decoder": True,
 }
 """Values of a tiny shape, for those of these keys that a type's configuration has."""
-SHAPES: dict[str, dict[str, Any]] = {}
+SHAPES: dict[str, dict[str, Any]] = {
+    # In these two, `head_dim` is the rotated part of a head.
+    "axk1": {"head_dim": 4},
+    "deepseek_v3": {"head_dim": 4},
+    "cohere_compass_text": {
+        "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}
+    },
+    "dots1": {"n_shared_experts": 1},
+    "falcon_h1": {"mamba_d_ssm": 64},
+    "gemma3n_text": {"num_kv_shared_layers": 0},
+    # Gemma 4 does not divide its attention logits by the root of the size of a head, by default 512 in the
+    # last layer. So wide, bfloat16 would round half of the gradients by 18% or more.
+    "gemma4_text": {"per_layer_config": {1: {"head_dim": 8}}, "hidden_size_per_layer_input": 0},
+    "gemma4_unified_text": {"per_layer_config": {1: {"head_dim": 8}}},
+    "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+}
 """Other values, for types whose keys depend on each other."""
 COLUMNS = ["type", "result", "backbone", "detail"]
 

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,12 +37,14 @@ if importlib.util.find_spec("absl") is not None:
 def compose() -> Callable[..., Config]:
     """Return a function that composes a configuration: `compose("model=S", "algo.horizon=5")`."""
 
+    @cache
     def composed(*overrides: str) -> Config:
         config.register()
         with hydra.initialize_config_dir(str(ROOT / "conf")):
             return config.load(hydra.compose("config", overrides=list(overrides)), overrides)
 
-    return composed
+    # A composition takes much longer than a copy, and many tests compose the same.
+    return lambda *overrides: deepcopy(composed(*overrides))
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from llmdreamer.analysis import (
 def test_study_draws_all_figures_and_counts_trials(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/optuna.db"
     created = optuna.create_study(storage=storage, study_name="s")
-    created.set_user_attr("llmdreamer", {"value": {"objective": "eval/return"}})
+    signature = {"space": {}, "value": {"objective": "eval/return"}, "fixed": {}}
+    created.set_user_attr("llmdreamer", signature)
     for x in range(4):
         trial = created.ask({"x": optuna.distributions.FloatDistribution(0, 1)})
         trial.report(float(x), 0)

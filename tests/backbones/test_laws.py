@@ -1,5 +1,7 @@
 """Every backbone satisfies the laws of llmdreamer.testing.backbone_laws; some have further tests."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from transformers import AutoConfig
@@ -48,10 +50,15 @@ def always_share_prefix(monkeypatch):
     monkeypatch.setattr(attention, "SHARED_PREFIX_MIN_BYTES", 0)
 
 
-@pytest.fixture(params=CASES)
-def backbone(request, compose):
+@pytest.fixture(scope="module", params=CASES)
+def new_backbone(request, compose):
     torch.manual_seed(0)
     return make_backbone(compose(*CASES[request.param])).eval()
+
+
+@pytest.fixture
+def backbone(new_backbone):
+    return deepcopy(new_backbone)
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)

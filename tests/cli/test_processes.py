@@ -86,10 +86,14 @@ def test_resume_with_fewer_processes_is_refused(two, monkeypatch, capsys):
 
 
 def test_only_the_first_process_chooses_the_run_folder(command, training, monkeypatch, tmp_path):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    variables = {"TORCHELASTIC_RUN_ID": "test", "WORLD_SIZE": "2"}
+    variables |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(rundir.tempfile, "tempdir", str(tmp_path / "own"))
     (tmp_path / "own").mkdir()
     for rank, parent in (("0", tmp_path / "outputs"), ("1", tmp_path / "own")):
         monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
         assert command("run_name=x")[0] == 0
         assert training.runs[-1][1].parent == parent

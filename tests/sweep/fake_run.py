@@ -14,7 +14,7 @@ Environment variables:
     FAKE_RUN_EXIT_SEED: the run with this seed exits with code 0 at half its steps.
     FAKE_RUN_DEAF: the runs ignore SIGTERM.
     FAKE_RUN_BAD_METRICS, FAKE_RUN_CUT_RECORD: a run whose folder ends so damages its file at half its steps.
-    FAKE_RUN_HOLD_BELOW: a run whose `lr + seed` is smaller waits at half its steps until it is stopped.
+    FAKE_RUN_HOLD_BELOW: a run whose `lr + seed` is smaller waits from half its steps until it is stopped.
 """
 
 import json
@@ -100,7 +100,7 @@ def take_steps(folder: Path, config: dict[str, str], first_step: int) -> None:
             os._exit(0)  # no cleanup, as from code of an environment
         if step == STEPS // 2:
             damage_if_asked(folder)
-        while not signals and step == STEPS // 2 and value < HOLD_BELOW:
+        while not signals and step >= STEPS // 2 and value < HOLD_BELOW:
             time.sleep(0.01)
         if signals:
             sys.exit(143)

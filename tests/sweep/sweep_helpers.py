@@ -21,7 +21,7 @@ FAKE_RUN = Path(__file__).with_name("fake_run.py")
 def fork_server() -> ForkServer:
     """Return the process from which this test process forks its drivers."""
     return ForkServer(
-        "run", "composed", "llmdreamer.sweep.driver", "llmdreamer.sweep.studies.study"
+        "run", "warm_driver", "llmdreamer.sweep.driver", "llmdreamer.sweep.studies.study"
     )
 
 

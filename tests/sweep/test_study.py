@@ -67,7 +67,9 @@ def test_study_with_killed_drivers_and_runs_has_exactly_n_trials(sweeper):
     rng, params = random.Random(0), {}
     for victims in ("run and driver", "driver", "run"):
         before = process_count(sweeper)
-        driver = sweeper.start(*n_trials(6, jobs=2), FAKE_RUN_STEP_SECONDS="0.1")
+        # Runs that wait cannot end before the driver is killed, so no run starts that has no checkpoint.
+        hold = {"FAKE_RUN_HOLD_BELOW": "inf"} if "driver" in victims else {}
+        driver = sweeper.start(*n_trials(6, jobs=2), FAKE_RUN_STEP_SECONDS="0.1", **hold)
         wait_until(lambda before=before: process_count(sweeper) > before + 1)
         running = [trial for trial in read_trials(sweeper) if trial.state is TrialState.RUNNING]
         folders = [trial_folder(sweeper, trial.number) for trial in running]

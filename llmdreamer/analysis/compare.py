@@ -17,6 +17,8 @@ from llmdreamer.analysis.style import MAX_ARMS, wrap
 
 KEYS = (RETURN, FLOPS, UPDATES)
 """The metrics that the comparison needs; loading only these takes a hundredth of the time."""
+MAX_SINGLE_RUNS, MAX_ARMS_WITH_SINGLE_RUNS = 60, 4
+"""With more runs, or more arms in a panel, the lines of single runs would hide the means."""
 GRID_POINTS = 60  # of a mean curve whose runs were evaluated at different x
 
 
@@ -105,9 +107,11 @@ def curves(records: Records, x: str = "env_step", key: str = RETURN) -> Section:
             panels[str(env)] = arms
     if not panels:
         return Section(title, text)
+    most = max(map(len, panels.values()))
+    single = len(records.runs) <= MAX_SINGLE_RUNS and most <= MAX_ARMS_WITH_SINGLE_RUNS
     legend = "Line: interquartile mean over seeds. Band: 95% bootstrap interval."
-    text.insert(0, f"{legend} Thin lines: single runs.")
-    figure = plot.curves(panels, xlabel, "evaluation return", runs=len(records.runs) <= 60)
+    text.insert(0, f"{legend} Thin lines: single runs." if single else legend)
+    figure = plot.curves(panels, xlabel, "evaluation return", runs=single)
     return Section(title, text, figures={f"curves-{x.replace('_', '-')}": figure})
 
 
@@ -308,6 +312,8 @@ def _with_x(records: Records, x: str, key: str) -> tuple[pd.DataFrame, str, list
     if x == "env_step" or points.empty:
         return points.assign(x=points["env_step"]), "environment steps", []
     if x == "seconds":
+        if points["seconds"].isna().all():
+            return points.iloc[:0], "", ["The time of the evaluations is not recorded."]
         hours = points["seconds"].max() > 7200
         scale, unit = (3600.0, "hours") if hours else (60.0, "minutes")
         return points.assign(x=points["seconds"] / scale), f"wall time ({unit})", []

@@ -56,7 +56,7 @@ def curves(
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, (title, arms) in zip(axes, panels.items(), strict=False):
         for label, curve in arms.items():
-            _curve(axis, curve, line_styles[label], runs)
+            _curve(axis, curve, line_styles[label], runs, band_opacity(len(arms)))
         ends = {
             label: (curve.grid[-1], float(curve.estimate.value[-1]))
             for label, curve in arms.items()
@@ -75,7 +75,6 @@ def profiles(thresholds: Array, arms: Mapping[str, Estimate], xlabel: str) -> Fi
     figure, axis = single_axes()
     figure.set_figwidth(6.4 + 0.085 * min(30, max(map(len, arms))))  # room for the names
     line_styles = arm_styles(list(arms))
-    alpha = 0.15 if len(arms) <= 3 else 0.07  # bands of many arms overlap
     for label, estimate in arms.items():
         style = line_styles[label]
         line = style.line(len(thresholds))
@@ -85,7 +84,7 @@ def profiles(thresholds: Array, arms: Mapping[str, Estimate], xlabel: str) -> Fi
             estimate.low,
             estimate.high,
             color=style.color,
-            alpha=alpha,
+            alpha=band_opacity(len(arms)),
             lw=0,
             step="post",
         )
@@ -126,7 +125,12 @@ def forest(
     return figure
 
 
-def _curve(axis: Axes, curve: Curve, style: Style, runs: bool) -> None:
+def band_opacity(arms: int) -> float:
+    """Return the opacity of bands; those of many arms overlap."""
+    return 0.15 if arms <= 3 else 0.07
+
+
+def _curve(axis: Axes, curve: Curve, style: Style, runs: bool, opacity: float) -> None:
     if runs:
         for x, y in curve.runs:
             # Markers on single runs would hide the mean curve, which has its own.
@@ -139,4 +143,4 @@ def _curve(axis: Axes, curve: Curve, style: Style, runs: bool) -> None:
     if len(curve.grid) == 1:
         axis.vlines(curve.grid, low, high, color=style.color, lw=1.2)
     else:
-        axis.fill_between(curve.grid, low, high, color=style.color, alpha=0.15, lw=0)
+        axis.fill_between(curve.grid, low, high, color=style.color, alpha=opacity, lw=0)

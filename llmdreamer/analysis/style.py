@@ -27,6 +27,14 @@ _ARM_STYLES: dict[str, tuple[str, Any]] = {
     "pretrained-lora": ("#CC79A7", (0, (1, 1.2))),
     "random-frozen-lora": ("#E69F00", (0, (3, 1, 1, 1, 1, 1))),
     "reference": ("#000000", (0, (10, 3))),
+    # labels of results pages; gpt2 from scratch is the arm `scratch`
+    "gpt2": ("#0072B2", "solid"),
+    "smollm2": ("#56B4E9", (0, (6, 1, 1, 1))),
+    "qwen3": ("#882255", (0, (4, 1))),
+    "pythia": ("#332288", (0, (2, 1))),
+    "mamba": ("#8C564B", (0, (8, 1, 2, 1))),
+    "mamba2": ("#117733", (0, (3, 2, 1, 2))),
+    "coupled": ("#CC6677", (0, (9, 2))),
     # published methods in gray, the darkest first; black is our own reference
     "DreamerV3": ("#5A5A5A", "solid"),
     "D4PG": ("#777777", (0, (4, 2))),

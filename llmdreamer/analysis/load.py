@@ -100,8 +100,25 @@ def load(
         allowed = ("FINISHED",) if statuses is None else statuses
         counted, notes = [run for run in runs if run.status in allowed], []
     notes = _exclusion_notes(runs, counted, stored.runs, notes)
-    frame = _frame(counted)
-    frame, repeated = _drop_repeated(frame)
+    return make_records(source, counted, points, keys, notes, uri)
+
+
+def make_records(
+    source: str,
+    runs: Sequence[StoredRun],
+    points: pd.DataFrame,
+    keys: Sequence[str] | None = None,
+    notes: Sequence[str] = (),
+    uri: str = "",
+) -> Records:
+    """Make the records of runs that count; a run that is repeated is kept once, with a note.
+
+    Args:
+        points: as `current_points` returns them.
+        keys: metrics to keep; None keeps all.
+    """
+    frame, repeated = _drop_repeated(_frame(runs))
+    notes = list(notes)
     if repeated:
         notes.append(
             f"{_count_runs(repeated)} left out: a finished or newer run has the same configuration and seed."

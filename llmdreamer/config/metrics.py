@@ -42,7 +42,10 @@ _NAMES = {
         "kl_representation_loss loss posterior_entropy prior_entropy reconstruction_loss reward_loss"
     ),
 }
-METRICS = frozenset(f"{group}/{name}" for group, names in _NAMES.items() for name in names.split())
+_HEADLINES = ("area_under_curve", "env_step", "minutes", "return", "return_best")
+METRICS = frozenset(
+    f"{group}/{name}" for group, names in _NAMES.items() for name in names.split()
+).union(_HEADLINES)
 ADAPTER_PREFIX = "lora/"
 """Prefix of the metrics of adapted layers."""
 # Logged only by runs with updates.
@@ -79,7 +82,7 @@ def _missing_requirement(metric: str, cfg: Config) -> str | None:
     requirements = (
         (of_adapters, algo.world_model.hf_model.peft, "adapters (peft=true)"),
         (
-            starts("eval/best_"),
+            starts("eval/best_") or metric == "return_best",
             selects_best,
             "eval.keep_best=true and eval.every < algo.total_steps",
         ),

@@ -46,7 +46,13 @@ MLflow 3.17 ignores it: its pages follow the switch at their top left, which a n
 """
 EXPERIMENT_NOTE = """\
 Each run trains one llmdreamer agent. Choose "Model training" at the top left, then open a sweep with
-the + in front of its name to see its runs. `docs/metrics.md` explains the metrics and tags.
+the + in front of its name to see its runs. `docs/metrics.md` explains the metrics and tags. Read first:
+
+| metric | meaning |
+|---|---|
+| `return` | mean of the newest evaluation |
+| `return_best` | mean of the best policy, on other episodes than those that chose it |
+| `area_under_curve` | mean of the evaluations over environment steps |
 
     python -m llmdreamer status            # sweeps and their progress
     python -m llmdreamer report STORE      # arms with confidence intervals, from this store

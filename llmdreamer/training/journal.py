@@ -19,6 +19,7 @@ from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE
 from llmdreamer.tracking.trial import trial_tags
 from llmdreamer.training.clock import peak_memory
+from llmdreamer.training.headline import Headline
 from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
@@ -48,8 +49,11 @@ class Journal:
         self._writer = writer
         self._tracker = tracker
         self._updates_before = trainer.updates
+        self._headline = Headline(None if tracker is None else tracker.files.metrics)
 
     def log(self, metrics: dict[str, float]) -> None:
+        """Log metrics at the current environment step; those of an evaluation with the headline metrics."""
+        metrics = metrics | self._headline.results(metrics, self._trainer.env_step)
         self.newest |= metrics
         if self._tracker is None:
             return
@@ -84,7 +88,7 @@ class Journal:
         return means
 
     def _costs(self) -> dict[str, float]:
-        """Return time since the last call, operations and updates so far, memory."""
+        """Return progress, time since the last call, operations and updates so far, memory."""
         trainer = self._trainer
         elapsed, shares = trainer.clock.read()
         speed = (trainer.updates - self._updates_before) / elapsed
@@ -94,6 +98,7 @@ class Journal:
         steps = max(1, trainer.policy_step - trainer.prefill)
         ratio = trainer.updates * distributed.size() / steps
         return {
+            **self._headline.progress(trainer.env_step),
             "time/updates_per_second": speed,
             **{f"time/{stage}_share": share for stage, share in shares.items()},
             "compute/flops": trainer.updates * flops,

@@ -43,7 +43,7 @@ def saved_trainer(run_dir: Path) -> dict:
 
 def metric_records(run_dir: Path) -> list:
     """Return all logged metrics except times and system load, which differ between equal runs."""
-    varying = ("time/", "system/")
+    varying = ("time/", "system/", "minutes")
     records = [
         (record.env_step, {k: v for k, v in record.metrics.items() if not k.startswith(varying)})
         for record in read_metrics(run_dir / "metrics.jsonl")

@@ -15,7 +15,7 @@ NAN = math.nan
 @pytest.fixture
 def journal(monkeypatch):
     monkeypatch.setattr(Journal, "_costs", lambda self: {})
-    return Journal(SimpleNamespace(updates=0), SimpleNamespace(take_metrics=dict), None)
+    return Journal(SimpleNamespace(updates=0, env_step=0), SimpleNamespace(take_metrics=dict), None)
 
 
 def updates(**columns):

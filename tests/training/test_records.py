@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from documented import documented_metrics
 from tiny_run import TINY, mlflow_runs
 
 from llmdreamer.agent.restore import restore_agent
@@ -26,8 +27,6 @@ from llmdreamer.tracking.spool import read_metrics
 from llmdreamer.tracking.store import connect
 from llmdreamer.training.loop import train
 from llmdreamer.utils.seeds import SeedOffset
-
-ROOT = Path(os.environ["LLMDREAMER_ROOT"])
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +57,7 @@ def recorded(compose, tmp_path_factory):
 def test_metrics_table_names_exactly_the_logged_metrics(recorded):
     run_dir = recorded[0]
     logged = {key for row in read_metrics(run_dir / "metrics.jsonl") for key in row.metrics}
-    lines = (ROOT / "docs" / "metrics.md").read_text().splitlines()
-    named = set(re.findall(r"`([a-z_]+/[a-z_]+)`", " ".join(x.split(" | ")[0] for x in lines)))
+    named = documented_metrics()
     # This run has no adapters, no compilation, no images, no GPU and no action values. Evaluations and
     # checkpoints may take no measurable time.
     named -= {"optimizer/lora_gradient_norm", "time/compile_seconds", "behavior/action_value_loss"}
@@ -67,6 +65,17 @@ def test_metrics_table_names_exactly_the_logged_metrics(recorded):
     named -= {"open_loop/image_error", "open_loop/image_error_repeated"}
     named -= {"system/gpu_memory_bytes", "system/gpu_memory_share"}
     assert logged - {"time/evaluation_share", "time/checkpoint_share"} == named
+
+
+def test_headline_metrics_repeat_the_evaluations_of_the_run(recorded):
+    rows = [row.metrics for row in read_metrics(recorded[0] / "metrics.jsonl")]
+    evaluated = [row for row in rows if "eval/return" in row]
+    assert len(evaluated) == 2
+    assert all(row["return"] == row["eval/return"] for row in evaluated)
+    (best,) = [row for row in rows if "return_best" in row]
+    assert best["return_best"] == best["eval/best_return"]
+    minutes = [row["minutes"] for row in rows if "minutes" in row]
+    assert minutes == sorted(minutes) and minutes[0] > 0
 
 
 def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):

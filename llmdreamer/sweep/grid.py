@@ -19,12 +19,18 @@ from llmdreamer.config.identity import digest, run_name
 from llmdreamer.sweep.folder_wait import FolderWait
 from llmdreamer.sweep.plan import Plan, to_override
 from llmdreamer.sweep.rerun import Rerun
-from llmdreamer.sweep.results_table import ResultRow, missing_objective, objective_values
+from llmdreamer.sweep.results_table import (
+    ResultRow,
+    make_shortener,
+    missing_objective,
+    objective_values,
+)
 from llmdreamer.sweep.run_folder import CurveReader, Curves, is_finished
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
+from llmdreamer.tracking.trial import VARIANT_TAG
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.files import expand_user
-from llmdreamer.utils.redact import as_typed
+from llmdreamer.utils.redact import as_typed, redact_message
 
 HYDRA_SYNTAX = Transformer.encode  # writes values so that Hydra's parser can read them again
 log = logging.getLogger(__name__)
@@ -53,6 +59,7 @@ class Grid:
         self._plan = plan
         self._root = expand_user(plan.base.output_root).resolve() / "cells"
         self._rerun = Rerun(plan.folder)
+        self._shorten = make_shortener(plan.swept)
         self._cells: dict[str, Cell] = {}
         all_combinations = [*combinations(plan)]
         for combination in all_combinations:
@@ -149,8 +156,15 @@ class Grid:
 
     def _tags(self, cell: Cell) -> dict[str, str]:
         row = cell.row
-        tags = {"sweep": self._plan.name, "trial": str(row.number), "cell": row.group}
-        return tags | {"overrides": row.overrides}
+        words = [row.arm if self._plan.settings.arms else "", self._shorten(row.params)]
+        variant = " ".join(filter(None, [*words, f"seed={row.seed}"]))
+        return {
+            "sweep": self._plan.name,
+            "trial": str(row.number),
+            "cell": row.group,
+            "overrides": row.overrides,
+            VARIANT_TAG: redact_message(variant),
+        }
 
     def is_done(self) -> bool:
         return all(cell.is_done or cell.lock is not None for cell in self._cells.values())

@@ -6,7 +6,8 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -172,6 +173,24 @@ def shorten_numbers(assignments: str) -> str:
             value = value if len(value) <= 6 else f"{float(value):.4g}"
         words.append(f"{key}{is_assigned}{value}")
     return " ".join(words)
+
+
+def make_shortener(keys: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that shortens words `key=value`, for a sweep that varies `keys`.
+
+    Of a dotted key only the last part is left, if no other key ends with it; numbers are rounded.
+    """
+    last_parts = Counter(key.rpartition(".")[2] for key in {*keys})
+
+    def shorten(assignments: str) -> str:
+        words = []
+        for word in assignments.split():
+            key, is_assigned, value = word.partition("=")
+            name = key.rpartition(".")[2]
+            words.append(f"{name if last_parts[name] == 1 else key}{is_assigned}{value}")
+        return shorten_numbers(" ".join(words))
+
+    return shorten
 
 
 def _mean_and_deviation(values: Sequence[float]) -> str:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmdreamer.config import parse_objectives
-from llmdreamer.sweep.results_table import shorten_numbers
+from llmdreamer.sweep.results_table import make_shortener
 from llmdreamer.sweep.status import END_STATES, RunStatus, SweepStatus
 from llmdreamer.utils.printable import printable
 
@@ -48,7 +48,7 @@ def table_cells(sweep: SweepStatus, *, wide: bool = True) -> tuple[list[str], li
     """Return the names of the columns that hold information, and a row of texts for each run."""
     runs = sweep.runs
     objectives = [str(objective) for objective in parse_objectives(sweep.header.objective)]
-    shorten = _make_shortener(runs)
+    shorten = make_shortener(word.partition("=")[0] for run in runs for word in run.params.split())
     columns: list[tuple[str, list[str]]] = [("#", [str(run.number) for run in runs])]
     arms = [run.arm or "-" for run in runs]
     if len({*arms}) > 1 or (wide and {*arms} - {"-"}):
@@ -144,25 +144,6 @@ def _format_seconds(seconds: float | None) -> str:
     if seconds is None or not 0 <= seconds < MAX_SECONDS:
         return "-"
     return str(timedelta(seconds=int(seconds)))
-
-
-def _make_shortener(runs: Sequence[RunStatus]) -> Callable[[str], str]:
-    """Return a function that shortens `key=value` words.
-
-    Of a dotted key only the last part is left, if no other key ends with it; numbers are rounded.
-    """
-    keys = {word.partition("=")[0] for run in runs for word in run.params.split()}
-    last_parts = Counter(key.rpartition(".")[2] for key in keys)
-
-    def shorten(params: str) -> str:
-        words = []
-        for word in params.split():
-            key, is_assigned, value = word.partition("=")
-            name = key.rpartition(".")[2]
-            words.append(f"{name if last_parts[name] == 1 else key}{is_assigned}{value}")
-        return shorten_numbers(" ".join(words))
-
-    return shorten
 
 
 class LiveTable:

@@ -11,6 +11,9 @@ from llmdreamer.utils.errors import ConfigError
 TRIAL_VARIABLE = "LLMDREAMER_TRIAL"
 """Environment variable that gives a sweep's run the tags that identify its trial, as JSON."""
 
+VARIANT_TAG = "variant"
+"""Tag with what tells a run from the others of its sweep; it is the run's name in MLflow."""
+
 
 def trial_tags() -> dict[str, str] | None:
     """Return the tags that a sweep's driver has given to this run; None without a driver.

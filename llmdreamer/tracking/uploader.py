@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 MAX_METRICS_PER_CALL = 1000  # MLflow's limit
 MAX_PARAMS_PER_CALL = 100  # MLflow's limit
+MAX_NAME_CHARACTERS = 250  # MLflow's limit
 KEY_TAG = "llmdreamer.key"
 _ACTIVE = ("RUNNING", "active")  # status and lifecycle stage of a run that can be ended
 
@@ -143,7 +144,7 @@ class Uploader:
             experiment_id,
             start_time=int(self.record.started * 1000),
             tags={KEY_TAG: mlflow_run.key},
-            run_name=self.record.name,
+            run_name=shorten(self.record.name, MAX_NAME_CHARACTERS),
         )
 
     def _describe(self, client: MlflowClient, run: Run) -> None:

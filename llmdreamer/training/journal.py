@@ -17,7 +17,7 @@ from llmdreamer.config.identity import digest
 from llmdreamer.tracking import RunInfo, Tracker
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE
-from llmdreamer.tracking.trial import trial_tags
+from llmdreamer.tracking.trial import VARIANT_TAG, trial_tags
 from llmdreamer.training.clock import peak_memory
 from llmdreamer.training.headline import Headline
 from llmdreamer.training.optimizer import SKIPPED
@@ -125,13 +125,14 @@ def start_tracker(
     write_atomically(run_dir / "config.yaml", to_yaml(config))
     spec = {"id": config.env.id, **asdict(trainer.envs.spec)}
     write_atomically(environment, json.dumps(spec, indent=1) + "\n")
-    info = _run_info(config, run_dir, overrides)
+    info = describe_run(config, run_dir, overrides)
     tracker = Tracker.start(run_dir, info, uri, config.tracking.experiment, cursor)
     tracker.log_artifact(environment)
     return tracker
 
 
-def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInfo:
+def describe_run(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInfo:
+    """Return the name, parameters and tags of a run, and its place in its sweep."""
     algo, hf = config.algo, config.algo.world_model.hf_model
     tags = {
         "arm": arm(config),
@@ -150,8 +151,9 @@ def _run_info(config: Config, run_dir: Path, overrides: Sequence[str]) -> RunInf
     }
     tags |= trial_tags() or {}
     parent = os.environ.get(PARENT_VARIABLE)
-    name = f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed {config.seed}"
-    if "trial" in tags:  # MLflow's table shows about 14 characters of a name
-        name = f"#{tags['trial']} {name}"
+    # The runs of a sweep differ in its variant, and MLflow's table shows about 20 characters of a name.
+    name = tags.get(VARIANT_TAG) or (
+        f"{arm(config)} {config.backbone.name}-{config.size} {config.env.id} seed={config.seed}"
+    )
     path = run_dir / "config.yaml"
     return RunInfo(name, flatten(asdict(config)), tags, parent, path)

@@ -1,12 +1,15 @@
-"""The means that a journal logs of several updates."""
+"""The name of a run, and the means that its journal logs of several updates."""
 
+import json
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from llmdreamer.training.journal import Journal
+from llmdreamer.tracking.trial import TRIAL_VARIABLE
+from llmdreamer.training.journal import Journal, describe_run
 from llmdreamer.training.optimizer import SKIPPED
 
 NAN = math.nan
@@ -41,3 +44,12 @@ def test_metric_of_terminated_steps_is_left_out_without_any(journal):
 def test_nan_of_another_metric_stays_visible(journal):
     means = journal.log_updates(updates(loss=[1.0, NAN], value_terminated=[2.0, 2.0]))
     assert math.isnan(means["loss"]) and means["value_terminated"] == 2.0
+
+
+def test_run_is_named_by_its_variant_in_a_sweep_and_else_by_its_arm(compose, monkeypatch):
+    config = compose("seed=3")
+    monkeypatch.delenv(TRIAL_VARIABLE, raising=False)
+    assert describe_run(config, Path(), []).name == "scratch gpt2-XS CartPole-v1 seed=3"
+    monkeypatch.setenv(TRIAL_VARIABLE, json.dumps({"trial": "4", "variant": "#4 lr=0.1"}))
+    info = describe_run(config, Path(), [])
+    assert info.name == "#4 lr=0.1" and info.tags["trial"] == "4"

@@ -22,7 +22,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from llmdreamer.config import GROUPS, Config
 from llmdreamer.config.objective import NEVER_LOGGED, Curve
 from llmdreamer.sweep.plan import Plan
-from llmdreamer.sweep.results_table import ResultRow, missing_objective, objective_values
+from llmdreamer.sweep.results_table import (
+    ResultRow,
+    make_shortener,
+    missing_objective,
+    objective_values,
+)
 from llmdreamer.sweep.run_folder import Curves
 from llmdreamer.sweep.run_source import RunOutcome, RunTask
 from llmdreamer.sweep.studies.budget import FLOPS_ATTRIBUTE, Budget, run_flops
@@ -47,8 +52,9 @@ from llmdreamer.sweep.studies.start import start_points
 from llmdreamer.sweep.studies.storage import OWNER_ATTRIBUTE, DriverHeartbeat, StudyStorage
 from llmdreamer.tracking import TrackingError, resolve_uri
 from llmdreamer.tracking.parent import tag_run
+from llmdreamer.tracking.trial import VARIANT_TAG
 from llmdreamer.utils.errors import ConfigError
-from llmdreamer.utils.redact import as_typed
+from llmdreamer.utils.redact import as_typed, redact_message
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -250,7 +256,7 @@ class Study:
 
     def _start_trial(self, trial: Trial) -> RunningTrial:
         plan, params = self._plan, to_overrides(params_in_space(trial.params, self._space))
-        label = " ".join(params)
+        label, shorten = " ".join(params), make_shortener(self._space)
         overrides = [*plan.fixed, *params, *self._arm]
         trial_folder = self._folder / str(trial.number)
         is_single = len(plan.seeds) == 1
@@ -259,6 +265,8 @@ class Study:
             run_overrides = [*overrides, f"seed={seed}"]
             tags = {"sweep": self.name, "trial": str(trial.number)}
             tags["overrides"] = as_typed(run_overrides)
+            variant = f"#{trial.number} {shorten(label)}" + ("" if is_single else f" seed={seed}")
+            tags[VARIANT_TAG] = redact_message(variant)
             folder = trial_folder if is_single else trial_folder / f"seed-{seed}"
             run_label = f"trial {trial.number} {label}" + ("" if is_single else f" seed={seed}")
             tasks.append(RunTask(folder, run_overrides, tags, run_label, (trial.number, index)))

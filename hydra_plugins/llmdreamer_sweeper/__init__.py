@@ -8,6 +8,7 @@ imports nothing heavy.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins import file_config_source
@@ -76,7 +77,14 @@ class LLMDreamerSweeper(Sweeper):
         from llmdreamer.sweep.driver import sweep
 
         assert self.config is not None and self.hydra_context is not None
-        sweep(self.config, self.hydra_context.config_loader, arguments)
+        sweep(self.config, self.hydra_context.config_loader, arguments, _draw_study)
+
+
+def _draw_study(storage: str, name: str, folder: Path) -> None:
+    """Draw a study with the package's analysis, which a driver does not import before its end."""
+    from llmdreamer.analysis.study import save_figures
+
+    save_figures(storage, name, folder)
 
 
 class RefusedLauncher(Launcher):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from llmdreamer.analysis import plot_study
-from llmdreamer.analysis.section import Section
+from llmdreamer.analysis.section import Section, save_section
 from llmdreamer.analysis.statements import FEW_RUNS
 from llmdreamer.sweep.studies.results import StudyResults, importances, open_study, read_study
 from llmdreamer.utils.errors import ConfigError
@@ -44,6 +45,12 @@ def all_sections(storage: str, name: str | None = None) -> list[Section]:
         for name, figure in figures.items()
     ]
     return [Section("Study", text), *sections]
+
+
+def save_figures(storage: str, name: str, folder: Path) -> None:
+    """Write the figures of a study as PNG files; none if it cannot be opened."""
+    for section in all_sections(storage, name):
+        save_section(section, folder, ("png",))
 
 
 def _single_objective(results: StudyResults) -> dict[str, Figure]:

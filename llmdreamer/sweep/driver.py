@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -25,6 +25,7 @@ from llmdreamer.sweep.progress import ProgressReporter
 from llmdreamer.sweep.results_table import ResultRow, print_results, write_results
 from llmdreamer.sweep.run_source import ChainedSources, RunSource
 from llmdreamer.sweep.settings import RaySettings, SubmititSettings
+from llmdreamer.sweep.summary import summarize
 from llmdreamer.sweep.worker import Slot, WorkerOptions
 from llmdreamer.tracking import resolve_uri
 from llmdreamer.tracking.store import ui_command
@@ -50,8 +51,20 @@ class SweepInterrupted(Exception):
     exit_code = 1
 
 
-def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> None:
+DrawStudy = Callable[[str, str, Path], object]
+"""Writes the figures of a study into a folder; takes the study's storage and name, and the folder."""
+
+
+def sweep(
+    master: DictConfig,
+    loader: ConfigLoader,
+    arguments: Sequence[str],
+    draw_study: DrawStudy | None = None,
+) -> None:
     """Run a sweep, or the rest of one that was stopped.
+
+    Args:
+        draw_study: draws each study at the end, for the sweep's run in MLflow.
 
     Raises:
         ConfigError: for a mistake in the command or the specification, before any run.
@@ -81,7 +94,11 @@ def sweep(master: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) ->
                 raise
             raise SweepInterrupted(f"{message} and repeat the command to continue") from error
         finally:
-            parent_run.end(master)
+            parent_run.end(
+                master,
+                lambda: summarize(plan, source.rows),
+                lambda folder: draw_studies(plan, draw_study, folder),
+            )
     finally:
         launcher.close()
 
@@ -136,6 +153,18 @@ def make_source(plan: Plan) -> RunSource:
             " use 1 to 100 of the characters A-Z a-z 0-9 . _ -"
         )
     return ChainedSources([Study(plan, arm, f"{plan.name}-{arm}") for arm in plan.arms])
+
+
+def draw_studies(plan: Plan, draw_study: DrawStudy | None, folder: Path) -> None:
+    """Draw the studies of a sweep: into `folder`, or with a study for each arm into a folder for each."""
+    if plan.settings.n_trials is None or draw_study is None:
+        return
+    if not plan.settings.study_per_arm:
+        draw_study(plan.settings.storage or str(plan.folder), plan.name, folder)
+        return
+    for arm in plan.arms:
+        storage = plan.settings.storage or str(plan.folder / arm)
+        draw_study(storage, f"{plan.name}-{arm}", folder / arm)
 
 
 def make_slots(plan: Plan) -> list[Slot]:

@@ -12,8 +12,9 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock
@@ -21,18 +22,21 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from llmdreamer.sweep.results_table import OMITTED_COLUMNS, RESULTS_FILE
+from llmdreamer.sweep.results_table import RESULTS_FILE
 from llmdreamer.sweep.settings import SWEEPER
+from llmdreamer.sweep.summary import SweepSummary
 from llmdreamer.tracking import TrackingError, resolve_uri
 from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE, ChildRun, ParentRun, start_parent
 from llmdreamer.tracking.record import Status
 from llmdreamer.utils.errors import ConfigError
 from llmdreamer.utils.files import write_atomically
+from llmdreamer.utils.output import only_shown
 from llmdreamer.utils.program import typed_words
 from llmdreamer.utils.redact import as_typed
 
 log = logging.getLogger(__name__)
+MAX_LINE_CHARACTERS = 90
 NOTE_ROWS = 50  # rows in the parent run's note; results.csv has all
 
 
@@ -75,18 +79,26 @@ class ParentRunCallback(Callback):
         if job_return.status is JobStatus.FAILED:
             self._failed_jobs.append(as_typed(job_return.overrides or []))
 
-    def end(self, config: DictConfig) -> None:
-        """End the parent run with the table of results. Call it in a `finally` block."""
+    def end(
+        self,
+        config: DictConfig,
+        summarize_results: Callable[[], SweepSummary] | None = None,
+        draw: Callable[[Path], object] | None = None,
+    ) -> None:
+        """End the parent run with the results. Call it in a `finally` block.
+
+        Args:
+            summarize_results: summarizes what this package's sweeper has run, and written to results.csv.
+                None: Hydra's sweeper ran the jobs, which are known from their runs.
+            draw: writes figures into a folder.
+        """
         os.environ.pop(PARENT_VARIABLE, None)
         if self._parent is None:
             return
         table = Path(config.hydra.sweep.dir).resolve() / RESULTS_FILE
         try:
-            if _is_own_sweeper(config):
-                # The sweeper has written results.csv, with trials that never became a run.
-                text = table.read_text() if table.exists() else ""
-                note = f"{_note_head()}\n{_markdown_table(text)}"
-                self._parent.end(_sweep_status([]), note, table)
+            if summarize_results is not None:
+                self._end_with_summary(self._parent, table, summarize_results, draw)
                 return
             children = self._parent.children(config.objective)
             with_run = {child.overrides for child in children}
@@ -101,6 +113,25 @@ class ParentRunCallback(Callback):
             self._parent.end(_sweep_status(jobs), _note(jobs, config.objective), table)
         except (TrackingError, OSError) as error:
             log.warning("the sweep's parent run in MLflow is not closed: %s", error)
+
+    def _end_with_summary(
+        self,
+        parent: ParentRun,
+        table: Path,
+        summarize_results: Callable[[], SweepSummary],
+        draw: Callable[[Path], object] | None,
+    ) -> None:
+        status, note, summary = _sweep_status([]), _note_head(), None
+        with only_shown("summary of the sweep in MLflow"):
+            summary = summarize_results()
+        if summary is not None:
+            note = f"{summary.note}\n\n{note}"
+            parent.log(summary.metrics, summary.tags)
+        with TemporaryDirectory() as folder:
+            if draw is not None and status != "KILLED":  # after Ctrl-C, the user waits for the exit
+                with only_shown("figures of the sweep in MLflow"):
+                    draw(Path(folder))
+            parent.end(status, note, table, Path(folder))
 
 
 def _is_own_sweeper(config: DictConfig) -> bool:
@@ -121,21 +152,14 @@ def _command() -> str:
 
 
 def _note_head() -> str:
-    return f"Sweep by\n\n    {_command()}\n"
-
-
-def _markdown_table(csv_text: str) -> str:
-    """Format the first rows of results.csv for the note, without redundant columns."""
-    rows = list(csv.DictReader(io.StringIO(csv_text)))
-    if not rows:
-        return ""
-    columns = [name for name in rows[0] if name not in OMITTED_COLUMNS]
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    for row in rows[:NOTE_ROWS]:
-        lines.append(f"| {' | '.join(row[name].replace('|', chr(92) + '|') for name in columns)} |")
-    if len(rows) > NOTE_ROWS:
-        lines.append(f"\n{len(rows) - NOTE_ROWS} more in results.csv.")
-    return "\n".join(lines) + "\n"
+    """Return the command in lines of moderate length: a long line would widen MLflow's page."""
+    words, lines = [as_typed([word]) for word in typed_words()], [""]
+    for word in words:
+        if lines[-1] and len(lines[-1]) + len(word) >= MAX_LINE_CHARACTERS:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".lstrip()
+    command = " \\\n      ".join(lines)
+    return f"Sweep by\n\n    {command}\n"
 
 
 def _csv_text(jobs: Sequence[ChildRun], objective: str) -> str:

@@ -26,8 +26,6 @@ RESULTS_FILE = "results.csv"
 # The columns of the objectives stand between these two groups.
 _COLUMNS_BEFORE = ("label", "seed", "state", "env_step")
 _COLUMNS_AFTER = ("folder", "overrides", "cause", "number", "arm", "params")
-OMITTED_COLUMNS = ("folder", "overrides", "number", "arm", "params")
-"""Columns that a summary leaves out, because the label says the same in short."""
 
 
 @dataclass

@@ -68,12 +68,27 @@ class ParentRun:
                 for run in runs
             ]
 
-    def end(self, status: Status, note: str, table: Path) -> None:
+    def log(self, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Store metrics and tags of the sweep.
+
+        Raises:
+            TrackingError: if the store fails.
+        """
+        with tracking_errors(self.uri):
+            from mlflow.entities import Metric, RunTag
+
+            now = int(time.time() * 1000)
+            points = [Metric(metric_key(key), value, now, 0) for key, value in metrics.items()]
+            run_tags = [RunTag(key, shorten(value)) for key, value in tags.items()]
+            connect(self.uri).log_batch(self.run_id, metrics=points, tags=run_tags)
+
+    def end(self, status: Status, note: str, table: Path, figures: Path | None = None) -> None:
         """Store the results and the status.
 
         Args:
             note: Markdown that MLflow shows as the description of the run.
             table: file to upload; skipped if it does not exist.
+            figures: folder of files to upload; skipped if it is empty.
 
         Raises:
             TrackingError: if the store fails.
@@ -82,6 +97,8 @@ class ParentRun:
             client = connect(self.uri)
             if table.exists():
                 client.log_artifact(self.run_id, str(table))
+            if figures is not None and any(figures.iterdir()):
+                client.log_artifacts(self.run_id, str(figures), "figures")
             client.set_tag(self.run_id, NOTE_TAG, shorten(note))
             client.set_terminated(self.run_id, status)
 

@@ -49,6 +49,16 @@ def test_study_is_found_by_the_folder_of_its_sweep(tmp_path: Path):
     assert f"{tmp_path}/empty/study.db" in section.text[0]
 
 
+def test_figures_of_a_study_are_written_and_a_missing_study_has_none(tmp_path: Path):
+    created = optuna.create_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s")
+    created.tell(created.ask(), 1.0)
+    study.save_figures(str(tmp_path), "s", tmp_path / "figures")
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"study-history.png", "study-timeline.png"}
+    study.save_figures(str(tmp_path), "other", tmp_path / "none")
+    assert not any((tmp_path / "none").iterdir())
+
+
 def test_pareto_front_holds_the_trials_that_no_other_dominates(tmp_path: Path):
     storage = f"sqlite:///{tmp_path}/optuna.db"
     created = optuna.create_study(storage=storage, directions=["maximize", "minimize"])

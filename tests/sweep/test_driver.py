@@ -7,7 +7,12 @@ import pytest
 from optuna.exceptions import StorageInternalError
 
 from llmdreamer.cli.explain import explain
-from llmdreamer.sweep.driver import SweepInterrupted, disk_full_message, make_slots
+from llmdreamer.sweep.driver import (
+    SweepInterrupted,
+    disk_full_message,
+    draw_studies,
+    make_slots,
+)
 from llmdreamer.sweep.settings import SweeperSettings
 from llmdreamer.utils.errors import ConfigError
 
@@ -34,6 +39,24 @@ def test_other_errors_are_not_taken_for_a_full_disk():
 def test_full_disk_is_reported_in_one_line_with_exit_code_1():
     report = explain(raised(SweepInterrupted("the disk is full")), task=lambda: None)
     assert (report.line, report.exit_code) == ("the disk is full", 1)
+
+
+def drawn_studies(tmp_path, **settings):
+    calls = []
+    plan = SimpleNamespace(
+        settings=SweeperSettings(**settings), folder=tmp_path, name="s", arms={"a": [], "b": []}
+    )
+    draw_studies(plan, lambda *call: calls.append(call), tmp_path / "figures")
+    return calls
+
+
+def test_study_is_drawn_from_its_storage_and_a_grid_is_not(tmp_path):
+    figures = tmp_path / "figures"
+    assert drawn_studies(tmp_path) == []
+    assert drawn_studies(tmp_path, n_trials=2) == [(str(tmp_path), "s", figures)]
+    assert drawn_studies(tmp_path, n_trials=2, storage="sqlite:///x.db", study_per_arm=True) == [
+        ("sqlite:///x.db", f"s-{arm}", figures / arm) for arm in ("a", "b")
+    ]
 
 
 def slot_devices(**settings) -> list[str]:

@@ -11,6 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf
 
 from llmdreamer.sweep.hydra_callback import ParentRunCallback
+from llmdreamer.sweep.summary import SweepSummary
 from llmdreamer.tracking import RunInfo, Tracker, ensure_experiment
 from llmdreamer.tracking.parent import PARENT_VARIABLE, tag_run
 from llmdreamer.tracking.store import connect
@@ -73,6 +74,30 @@ def test_sweep_is_recorded_as_a_run_with_the_results_of_its_jobs(uri: str, confi
     ]
     assert [file.path for file in connect(uri).list_artifacts(run_id)] == ["results.csv"]
     assert PARENT_VARIABLE not in os.environ
+
+
+def test_own_sweep_is_recorded_with_its_summary_and_figures(uri: str, config: DictConfig):
+    callback = ParentRunCallback()
+    callback.begin(config)
+    run_id = os.environ[PARENT_VARIABLE]
+    summary = SweepSummary({"best_value": 3.0}, {"best_params": "lr=1"}, "**Best 3**")
+    callback.end(config, lambda: summary, lambda folder: (folder / "a.png").write_bytes(b""))
+    client = connect(uri)
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED" and run.data.metrics == {"best_value": 3.0}
+    assert run.data.tags["best_params"] == "lr=1"
+    assert run.data.tags["mlflow.note.content"].startswith("**Best 3**\n\nSweep by\n\n    python ")
+    assert [file.path for file in client.list_artifacts(run_id, "figures")] == ["figures/a.png"]
+
+
+def test_sweep_without_a_summary_is_recorded_with_its_end(uri: str, config: DictConfig, caplog):
+    callback = ParentRunCallback()
+    callback.begin(config)
+    run_id = os.environ[PARENT_VARIABLE]
+    with caplog.at_level(logging.WARNING, "llmdreamer"):
+        callback.end(config, lambda: 1 / 0, lambda folder: 1 / 0)
+    assert connect(uri).get_run(run_id).info.status == "FINISHED"
+    assert len(caplog.records) == 2
 
 
 def test_job_that_failed_without_a_run_fails_the_sweep(uri: str, config: DictConfig):

@@ -45,8 +45,8 @@ def summarize(plan: Plan, rows: Sequence[ResultRow]) -> SweepSummary:
     names = [str(objective) for objective in plan.objectives]
     directions = ["maximize" if maximize else "minimize" for maximize in plan.maximize]
     # All of them each time, zeros too: the sweep may have ended before, with other numbers.
-    metrics = {f"runs_{state}": float(states[state]) for state in _END_STATES}
-    metrics["runs_unfinished"] = float(len(rows)) - sum(metrics.values())
+    metrics = {f"runs/{state}": float(states[state]) for state in _END_STATES}
+    metrics["runs/unfinished"] = float(len(rows)) - sum(metrics.values())
     tags = {"runs": runs, "objective": ", ".join(names), "direction": ", ".join(directions)}
     lines = [f"Runs: {runs}."]
     cells = _comparable_cells(rows)

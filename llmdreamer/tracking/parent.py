@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmdreamer.tracking.experiment import NOTE_TAG
 from llmdreamer.tracking.failures import tracking_errors
 from llmdreamer.tracking.record import MlflowRunRef, RunFiles, RunRecord, Status, load, save
 from llmdreamer.tracking.store import (
-    NOTE_TAG,
     connect,
     ensure_experiment,
     find_run,

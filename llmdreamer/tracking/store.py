@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from llmdreamer.tracking.experiment import KIND_TAG, MODEL_TRAINING, experiment_tags
 from llmdreamer.tracking.failures import deleted_experiment, tracking_errors
 from llmdreamer.utils.command_line import argument
 from llmdreamer.utils.errors import ConfigError, did_you_mean
@@ -37,28 +38,6 @@ The short one applies where something waits for the answer. It is below the 10 s
 run waits. The long one applies to uploads, for which nothing waits. A busy server needs time for a
 batch. A second request before the first is answered doubles its work, and may never succeed.
 """
-NOTE_TAG = "mlflow.note.content"
-"""Tag whose Markdown MLflow shows as the description of a run or an experiment."""
-KIND_TAG, MODEL_TRAINING = "mlflow.experimentKind", "custom_model_development"
-"""Tag that chooses the pages of an experiment, and the value for runs, charts and models.
-
-MLflow 3.17 ignores it: its pages follow the switch at their top left, which a new browser finds at "GenAI".
-"""
-EXPERIMENT_NOTE = """\
-Each run trains one llmdreamer agent. Choose "Model training" at the top left, then open a sweep with
-the + in front of its name to see its runs. `docs/metrics.md` explains the metrics and tags. Read first:
-
-| metric | meaning |
-|---|---|
-| `return` | mean of the newest evaluation |
-| `return_best` | mean of the best policy, on other episodes than those that chose it |
-| `area_under_curve` | mean of the evaluations over environment steps |
-
-    python -m llmdreamer status            # sweeps and their progress
-    python -m llmdreamer report STORE      # arms with confidence intervals, from this store
-    python -m llmdreamer sync FOLDER       # upload what this store lacks of a run
-"""
-"""Description of a new experiment, in Markdown."""
 SQLITE_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 5
 _TIMEOUT_VARIABLE = "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -234,8 +213,7 @@ def _create_experiment(client: MlflowClient, experiment: str, location: str | No
     from mlflow.exceptions import MlflowException
 
     try:
-        tags = {KIND_TAG: MODEL_TRAINING, NOTE_TAG: EXPERIMENT_NOTE}
-        return str(client.create_experiment(experiment, location, tags))
+        return str(client.create_experiment(experiment, location, experiment_tags()))
     except MlflowException:
         # On a server, another machine may have created it since the check.
         existing = client.get_experiment_by_name(experiment)

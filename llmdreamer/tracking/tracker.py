@@ -15,6 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 import llmdreamer
+from llmdreamer.tracking.experiment import NOTE_TAG
 from llmdreamer.tracking.record import (
     MlflowRunRef,
     RunFiles,
@@ -127,6 +128,10 @@ class Tracker:
                 file.write(line.encode())
         except OSError as error:
             log.warning("artifact %s will not be uploaded: %s", path, error)
+
+    def describe(self, note: str) -> None:
+        """Set the description, in Markdown, that MLflow shows of the run once it has ended."""
+        self._record.tags[NOTE_TAG] = note
 
     def finish(self, status: Status, timeout: float = 10.0) -> None:
         """Upload the rest and record the end of the run; return within `timeout` seconds.

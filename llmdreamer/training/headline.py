@@ -1,4 +1,4 @@
-"""The metrics that are read first. Their names have no slash, so MLflow shows them before all others."""
+"""The metrics that are read first. Without a slash in their names, MLflow groups them by themselves."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from llmdreamer.config.objective import Objective
 from llmdreamer.tracking.spool import read_metrics
 
+NAMES = ("return", "return_best", "area_under_curve", "env_step", "minutes")
 _RETURN, _BEST_RETURN, _MINUTES = "eval/return", "eval/best_return", "minutes"
 _AREA = Objective(_RETURN, "auc")
 
@@ -32,7 +33,7 @@ class Headline:
     def progress(self, env_step: int) -> dict[str, float]:
         """Return how far the run is, and how long its processes have taken together."""
         minutes = self._minutes_before + (time.monotonic() - self._started) / 60
-        return {"env_step": float(env_step), _MINUTES: minutes}
+        return {"env_step": float(env_step), _MINUTES: round(minutes, 3)}
 
     def results(self, metrics: Mapping[str, float], env_step: int) -> dict[str, float]:
         """Return the headline metrics of an evaluation, with the progress; nothing for other metrics."""
@@ -44,3 +45,9 @@ class Headline:
         if _BEST_RETURN in metrics:
             results["return_best"] = metrics[_BEST_RETURN]
         return results | self.progress(env_step) if results else {}
+
+
+def headline_note(newest: Mapping[str, float]) -> str:
+    """Return the headline metrics in a line of Markdown, the return first: a run's page opens with it."""
+    first, *others = [f"{name} {newest[name]:.6g}" for name in NAMES if name in newest]
+    return ", ".join([f"**{first}**", *others])

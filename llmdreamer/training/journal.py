@@ -19,7 +19,7 @@ from llmdreamer.tracking.origin import origin
 from llmdreamer.tracking.parent import PARENT_VARIABLE
 from llmdreamer.tracking.trial import VARIANT_TAG, trial_tags
 from llmdreamer.training.clock import peak_memory
-from llmdreamer.training.headline import Headline
+from llmdreamer.training.headline import Headline, headline_note
 from llmdreamer.training.optimizer import SKIPPED
 from llmdreamer.types import Metrics
 from llmdreamer.utils import distributed
@@ -53,10 +53,13 @@ class Journal:
 
     def log(self, metrics: dict[str, float]) -> None:
         """Log metrics at the current environment step; those of an evaluation with the headline metrics."""
-        metrics = metrics | self._headline.results(metrics, self._trainer.env_step)
+        results = self._headline.results(metrics, self._trainer.env_step)
+        metrics = metrics | results
         self.newest |= metrics
         if self._tracker is None:
             return
+        if results:
+            self._tracker.describe(headline_note(self.newest))
         with self._trainer.clock.stage("tracking"):
             self._tracker.log(metrics, self._trainer.env_step)
 

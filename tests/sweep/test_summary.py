@@ -31,7 +31,7 @@ ROWS = [make_row(0, [1.0]), make_row(1, [4.0]), make_row(2, state="pruned"), mak
 
 def test_summary_has_best_value_parameters_and_runs_by_state():
     found = summarize(make_plan(), ROWS)
-    runs = {"runs_finished": 3.0, "runs_pruned": 1.0, "runs_failed": 0.0, "runs_unfinished": 0.0}
+    runs = {"runs/finished": 3.0, "runs/pruned": 1.0, "runs/failed": 0.0, "runs/unfinished": 0.0}
     assert found.metrics == {"best_value": 4.0} | runs
     assert found.tags == {
         "runs": "3 finished, 1 pruned",
@@ -74,7 +74,7 @@ def test_summary_of_several_objectives_has_the_pareto_front():
 def test_summary_of_a_sweep_without_results_has_no_best_value():
     assert set(summarize(make_plan(), []).metrics.values()) == {0.0}
     found = summarize(make_plan(), [make_row(0, state="waiting"), ROWS[2]]).metrics
-    assert (found["runs_unfinished"], found["runs_pruned"]) == (1.0, 1.0)
+    assert (found["runs/unfinished"], found["runs/pruned"]) == (1.0, 1.0)
     assert "best_value" not in found
 
 

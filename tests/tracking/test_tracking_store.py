@@ -1,17 +1,18 @@
+import base64
+import json
 import os
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 from refusals import refused
 
+from llmdreamer.config.metrics import METRICS
+from llmdreamer.tracking.experiment import KIND_TAG, MODEL_TRAINING, NOTE, NOTE_TAG, VIEW_TAG
 from llmdreamer.tracking.failures import TrackingError
 from llmdreamer.tracking.store import (
-    EXPERIMENT_NOTE,
-    KIND_TAG,
-    MODEL_TRAINING,
-    NOTE_TAG,
     connect,
     ensure_experiment,
     metric_key,
@@ -137,10 +138,16 @@ def test_connect_disables_unpickling_whatever_the_environment_says(uri, monkeypa
     assert os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false"
 
 
-def test_experiment_that_is_new_opens_on_model_training_with_a_description(uri: str):
+def test_experiment_that_is_new_has_a_kind_a_description_and_a_view(uri: str):
     ensure_experiment(uri, "x")
     tags = connect(uri).get_experiment_by_name("x").tags
-    assert tags[KIND_TAG] == MODEL_TRAINING and tags[NOTE_TAG] == EXPERIMENT_NOTE
+    assert tags[KIND_TAG] == MODEL_TRAINING and tags[NOTE_TAG] == NOTE
+    packed = json.loads(tags[VIEW_TAG])["state"].removeprefix("deflate;")
+    view = json.loads(zlib.decompress(base64.b64decode(packed)))
+    metrics = [name for name in view["selectedColumns"] if name.startswith("metrics.")]
+    assert "metrics.`return`" in metrics
+    logged_by_runs = {name.split("`")[1] for name in metrics} - {"best_value"}
+    assert logged_by_runs <= METRICS
 
 
 def test_experiment_of_a_user_gets_a_kind_and_keeps_its_own_tags(uri: str):

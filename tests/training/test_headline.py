@@ -3,7 +3,7 @@
 import pytest
 
 from llmdreamer.tracking.spool import Spool
-from llmdreamer.training.headline import Headline
+from llmdreamer.training.headline import Headline, headline_note
 
 
 def test_headline_of_an_evaluation_has_its_return_and_the_area_so_far():
@@ -33,3 +33,8 @@ def test_headline_of_a_resumed_run_continues_area_and_minutes(tmp_path):
     found = resumed.results({"eval/return": 30.0}, 300)
     assert found["area_under_curve"] == 20.0
     assert found["minutes"] == pytest.approx(5.0, abs=1.0) and found["minutes"] >= 5.0
+
+
+def test_headline_note_starts_with_the_return():
+    newest = {"minutes": 1.25, "loss": 3.0, "env_step": 64.0, "return": 10.0}
+    assert headline_note(newest) == "**return 10**, env_step 64, minutes 1.25"

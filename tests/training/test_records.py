@@ -75,7 +75,8 @@ def test_headline_metrics_repeat_the_evaluations_of_the_run(recorded):
     (best,) = [row for row in rows if "return_best" in row]
     assert best["return_best"] == best["eval/best_return"]
     minutes = [row["minutes"] for row in rows if "minutes" in row]
-    assert minutes == sorted(minutes) and minutes[0] > 0
+    assert minutes == sorted(minutes) and minutes[-1] > 0
+    assert recorded[2].data.tags["mlflow.note.content"].startswith("**return ")
 
 
 def test_mlflow_has_the_run_finished_with_its_parameters_and_tags(recorded):

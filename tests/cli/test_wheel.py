@@ -13,6 +13,7 @@ from refusals import assert_names
 from tiny_run import TINY
 
 ROOT = Path(os.environ["LLMDREAMER_ROOT"])
+SHORT = (*TINY, "algo.total_steps=20", "eval.final_episodes=1", "eval.open_loop_windows=0")
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +70,23 @@ def test_wheel_holds_every_yaml_file_of_the_repository(wheel):
 
 
 def test_installed_command_trains_a_sweep_and_reads_it_in_an_empty_folder(program, tmp_path):
-    done = typed(tmp_path, program, "sweep", "seed=0,1", "hydra.sweeper.n_jobs=2", *TINY)
+    done = typed(tmp_path, program, "sweep", "seed=0,1", "hydra.sweeper.n_jobs=2", *SHORT)
     assert (done.returncode, done.stderr) == (0, "")
     (table,) = tmp_path.glob("outputs/sweeps/*/results.csv")
     with open(table) as file:
         rows = list(csv.DictReader(file))
     assert [(row["seed"], row["state"], row["env_step"]) for row in rows] == [
-        ("0", "finished", "64"),
-        ("1", "finished", "64"),
+        ("0", "finished", "20"),
+        ("1", "finished", "20"),
     ]
     done = typed(tmp_path, program, "status", table.parent)
     assert_names(done.stdout, "2 finished, of 2")
 
 
 def test_installed_command_trains_one_run_in_an_empty_folder(program, tmp_path):
-    done = typed(tmp_path, program, "train", "run_name=one", "env.processes=true", *TINY)
+    done = typed(tmp_path, program, "train", "run_name=one", "env.processes=true", *SHORT)
     assert (done.returncode, done.stderr) == (0, "")
-    assert list((tmp_path / "outputs/one/checkpoints").glob("step-000000000064-*.pt"))
+    assert list((tmp_path / "outputs/one/checkpoints").glob("step-000000000020-*.pt"))
 
 
 def test_installed_command_finds_options_and_sweeps(program, tmp_path):

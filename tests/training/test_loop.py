@@ -214,6 +214,14 @@ def test_evaluation_does_not_change_training(compose, tmp_path, untracked):
     assert differing_paths(saved_trainer(often), saved_trainer(never)) == []
 
 
+def test_weights_are_uploaded_where_the_run_asks_for_it(compose, tmp_path, untracked):
+    short = ("backbone=gru", "algo.total_steps=24", "eval.every=20", "eval.open_loop_windows=0")
+    train(compose(*TINY, *short, "tracking.upload_checkpoints=true"), tmp_path)
+    lines = (tmp_path / "tracking" / "artifacts.jsonl").read_text().splitlines()
+    paths = [Path(json.loads(line)["path"]).parts[0] for line in lines]
+    assert paths[-2:] == ["checkpoints", "best"]
+
+
 def test_evaluations_with_one_seed_are_equal_and_leave_the_rng_alone(
     compose, tmp_path, untracked, capsys
 ):

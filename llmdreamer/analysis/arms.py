@@ -43,21 +43,25 @@ _WIDTH = re.compile(
 def label_arms(runs: pd.DataFrame) -> pd.Series:
     """Return the label of each run's arm.
 
-    The label is the result of `describe`. If that is too long for a figure, it is the knobs and a
-    number, as in `scratch replay_ratio=1.0 [2]`.
+    The label is the result of `describe`. If that is too long for a figure, it has only the options that
+    tell the runs apart; if that is too long as well, it is the knobs and a number, as in
+    `scratch replay_ratio=1.0 [2]`.
     """
-    descriptions = describe(runs)
-    labels = descriptions.copy()
+    descriptions, short = describe(runs), describe(runs, with_typed=False)
     others = [name for name in runs if name.startswith(PARAM) and name != RECIPE]
     knobs = describe(runs.drop(columns=others))
+    labels = descriptions.copy()
     for _, group in descriptions.groupby(runs["arm"].astype(str), sort=False):
-        if group.str.len().max() > MAX_LABEL_LENGTH:
+        if group.str.len().max() <= MAX_LABEL_LENGTH:
+            continue
+        labels[group.index] = short[group.index]
+        if short[group.index].str.len().max() > MAX_LABEL_LENGTH:
             numbers, _ = pd.factorize(group)  # in order of appearance: the oldest is 1
             labels[group.index] = knobs[group.index] + [f" [{number + 1}]" for number in numbers]
     return labels
 
 
-def describe(runs: pd.DataFrame) -> pd.Series:
+def describe(runs: pd.DataFrame, with_typed: bool = True) -> pd.Series:
     """Return each run's tag `arm`, followed by the options that name its difference within that arm.
 
     An option names a difference if somebody typed it, or if no option before it determines it: runs of
@@ -65,12 +69,15 @@ def describe(runs: pd.DataFrame) -> pd.Series:
     they differ in nothing but seed, environment and bookkeeping options, so runs of different learning
     rates are never averaged. A parameter is named by the last part of its key, or by the whole key if two
     named parameters share that part.
+
+    Args:
+        with_typed: False names a typed option only if no option before it determines it, too.
     """
     runs = _effective(runs)
     labels = runs["arm"].astype(str).copy()
     for arm, group in runs.groupby("arm", sort=False):
         suffixes = pd.Series("", index=group.index)
-        columns = [column.removeprefix(PARAM) for column in _naming(group)]
+        columns = [column.removeprefix(PARAM) for column in _naming(group, with_typed)]
         last = Counter(_last(name) for name in columns)
         for name in columns:
             short = _last(name) if last[_last(name)] == 1 else name
@@ -80,9 +87,10 @@ def describe(runs: pd.DataFrame) -> pd.Series:
     return labels
 
 
-def _naming(runs: pd.DataFrame) -> list[str]:
+def _naming(runs: pd.DataFrame, with_typed: bool) -> list[str]:
     """Return the columns that name the differences of runs: typed ones, and those they do not determine."""
-    columns, typed = _varying(runs), _typed_keys(runs)
+    columns = _varying(runs)
+    typed = _typed_keys(runs) if with_typed else set()
     chosen = [name for name in columns if name.removeprefix(PARAM) in typed]
     for name in columns:
         if name not in chosen and not _determined(runs, name, chosen):

@@ -144,7 +144,8 @@ def table(records: Records) -> Section:
         section.text.extend(note for note in group.notes if note not in section.text)
         if note := _environments_note(group):
             section.text.append(note)
-        if warning := statements.few_runs_warning(counts):
+        warning = statements.few_runs_warning(counts)
+        if warning and warning not in section.text:
             section.text.append(warning)
     return section if section.tables else Section(section.title, [_no_data(records, RETURN)])
 

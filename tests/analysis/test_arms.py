@@ -150,14 +150,21 @@ def test_long_label_becomes_a_number_that_the_overview_explains(
     arms: Callable[..., Records],
 ):
     records = arms(*[("scratch", {}, "E", s, 1.0) for s in range(3)])
-    for n in range(5):
-        records.runs[f"params.algo.one_of_many_{n}"] = ["1", "2", "1"]
-    records.runs["tags.overrides"] = " ".join(f"algo.one_of_many_{n}=1" for n in range(5))
+    name = "option_" * 9
+    records.runs[f"params.algo.{name}"] = ["1", "2", "1"]
     records.runs["label"] = label_arms(records.runs)
     assert list(records.runs["label"]) == ["scratch [1]", "scratch [2]", "scratch [1]"]
     (table,) = compare.overview(records).tables
     assert list(table["seeds"]) == ["0, 2", "1"]
-    assert table["description"][1].startswith("scratch one_of_many_0=2 one_of_many_1=2")
+    assert table["description"][1] == f"scratch {name}=2"
+
+
+def test_long_label_is_cut_to_the_options_that_tell_runs_apart(arms: Callable[..., Records]):
+    runs = arms(*[("scratch", {}, "E", s, 1.0) for s in range(2)]).runs
+    for n in range(5):
+        runs[f"params.algo.one_of_many_{n}"] = ["1", "2"]
+    runs["tags.overrides"] = " ".join(f"algo.one_of_many_{n}=1" for n in range(5))
+    assert list(label_arms(runs)) == ["scratch one_of_many_0=1", "scratch one_of_many_0=2"]
 
 
 def test_run_that_lacks_a_parameter_is_labeled_unset():

@@ -34,6 +34,7 @@ class Command:
 
     Args:
         file_size: largest size of a file in bytes; imitates a full disk.
+        output: "full disk" or "closed pipe": what standard output is, instead of the file.
         shape: overrides that come first; they make the run small.
     """
 
@@ -42,11 +43,12 @@ class Command:
         cwd: Path,
         *overrides: str,
         file_size: int | None = None,
+        output: str | None = None,
         shape: tuple[str, ...] = TINY,
     ) -> None:
         self.log = cwd / "terminal.txt"
         self.process: BaseProcess = CONTEXT.Process(
-            target=_run_command, args=(cwd, [*shape, *overrides], self.log, file_size)
+            target=_run_command, args=(cwd, [*shape, *overrides], self.log, file_size, output)
         )
         self.process.start()
 
@@ -75,10 +77,15 @@ def run(cwd: Path, *overrides: str, file_size: int | None = None) -> tuple[int, 
     return Command(cwd, *overrides, file_size=file_size).wait()
 
 
-def _run_command(cwd: Path, overrides: list[str], log: Path, file_size: int | None) -> None:
+def _run_command(
+    cwd: Path, overrides: list[str], log: Path, file_size: int | None, output: str | None
+) -> None:
     sys.stdout = sys.stderr = open(log, "a", buffering=1)  # noqa: SIM115 (open until the process ends)
     os.dup2(sys.stdout.fileno(), 1)
     os.dup2(sys.stdout.fileno(), 2)
+    if output is not None:
+        os.dup2(_broken_output(output), 1)
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     os.chdir(cwd)
     sys.path.insert(0, str(ROOT))
     import run as run_module
@@ -90,3 +97,12 @@ def _run_command(cwd: Path, overrides: list[str], log: Path, file_size: int | No
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     sys.argv = ["run.py", *overrides]
     sys.exit(run_module.main())
+
+
+def _broken_output(kind: str) -> int:
+    """Return a file descriptor to which nothing can be written."""
+    if kind == "full disk":
+        return os.open("/dev/full", os.O_WRONLY)
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    return write_end

@@ -113,21 +113,37 @@ def test_store_in_a_folder_with_unusual_characters_is_created_there(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [folder]
 
 
+# The children are forked from one process, so that MLflow is imported once. They start together when the
+# parent closes its end of the pipe.
+CREATE_STORE = """
+import os, sys
+from llmdreamer.tracking import ensure_experiment
+from llmdreamer.tracking.store import connect
+connect("http://localhost:1")  # imports MLflow with our settings of its messages
+import mlflow.store.tracking.sqlalchemy_store
+read_end, write_end = os.pipe()
+children = []
+for _ in range(8):
+    if (child := os.fork()) == 0:
+        os.close(write_end)
+        os.read(read_end, 1)
+        answer = ensure_experiment(sys.argv[1], "first")
+        os.write(1, f"{answer}\\n".encode())
+        os._exit(0)
+    children.append(child)
+os.close(write_end)
+codes = [os.waitpid(child, 0)[1] for child in children]
+sys.exit(1 if any(codes) else 0)
+"""
+
+
 def test_processes_that_create_one_database_at_once_all_succeed(tmp_path: Path):
     """Without the lock, 7 of 8 processes failed in MLflow's migration."""
-    program = (
-        "import sys; from llmdreamer.tracking import ensure_experiment as ensure; "
-        "print(ensure(sys.argv[1], 'first'))"
-    )
-    command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/new/mlflow.db"]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(8)
-    ]
-    answers = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * 8, answers
-    assert len({out for out, _ in answers}) == 1  # all found the same experiment
-    assert all(err == "" for _, err in answers)  # no messages about migrations
+    command = [sys.executable, "-c", CREATE_STORE, f"sqlite:///{tmp_path}/new/mlflow.db"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, done.stderr) == (0, "")  # no messages about migrations
+    answers = done.stdout.split()
+    assert len(answers) == 8 and len({*answers}) == 1  # all found the same experiment
 
 
 @pytest.mark.parametrize("before", ["true", "false"])

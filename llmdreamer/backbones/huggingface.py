@@ -107,7 +107,10 @@ def _load_model(config: Config) -> tuple[PreTrainedModel, float]:
     assert model_type is not None, "the catalog sends only transformers models here"
     if pretrained:
         reason = f"size {config.size} has no checkpoint that transformers reads"
-        return load_pretrained(path or shape.checkpoint, model_type, reason)
+        sizes = [
+            f"model={s}, or " for s, other in family_of(name).sizes.items() if other.checkpoint
+        ]
+        return load_pretrained(path or shape.checkpoint, model_type, reason, "".join(sizes[:1]))
     keys = {"hidden_size": shape.width, "num_hidden_layers": shape.layers, **shape.config}
     if (positions := keys.get(POSITIONS_KEY)) is not None:
         keys[POSITIONS_KEY] = max(positions, config.algo.world_model.hf_model.seq_len)

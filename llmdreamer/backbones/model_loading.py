@@ -105,8 +105,15 @@ def _is_no_multiple(whole: Any, part: Any) -> bool:
     return isinstance(whole, int) and isinstance(part, int) and whole % part != 0
 
 
+FETCH_HINT = (
+    "a small one without the hub: llmdreamer fetch stories15m DIR,"
+    " then backbone=smollm2 backbone.path=DIR"
+)
+"""How to get a checkpoint, for messages."""
+
+
 def load_pretrained(
-    source: str | None, model_type: str | None, missing_source_reason: str
+    source: str | None, model_type: str | None, missing_source_reason: str, alternative: str = ""
 ) -> tuple[PreTrainedModel, float]:
     """Return a model without its language head, in float32 and without dropout, and its embeddings' RMS.
 
@@ -114,14 +121,15 @@ def load_pretrained(
         source: a directory that `save_pretrained` wrote, or a name on the hub.
         model_type: required architecture of the checkpoint; None: any causal model.
         missing_source_reason: start of the error message if `source` is None.
+        alternative: another setting that the message advises, such as "model=S, or ".
 
     Raises:
         ConfigError: if there is no checkpoint, its architecture is another, or weights are missing.
     """
     if source is None:
         raise ConfigError(
-            f"pretrained=true: {missing_source_reason}; set backbone.path to a"
-            f" {model_type or 'causal'} checkpoint"
+            f"pretrained=true: {missing_source_reason}; set {alternative}backbone.path to a"
+            f" {model_type or 'causal'} checkpoint ({FETCH_HINT})"
         )
     local = _is_local_directory(source)
     offline = local or not is_reachable()
@@ -168,8 +176,8 @@ def load_pretrained(
         if not offline or local or not isinstance(error, OSError):
             raise ConfigError(f"backbone.path={source}: {reason(error)}") from error
         raise ConfigError(
-            f"backbone.path={source}: not in the local cache, and the hub is unreachable; set"
-            " backbone.path to a local directory, or set pretrained=false"
+            f"backbone.path={source}: no such directory, not in the local cache, and the hub is"
+            f" unreachable; set backbone.path to a directory ({FETCH_HINT}), or set pretrained=false"
         ) from error
     # transformers only warns about missing weights and draws them at random.
     if missing := sorted(loading_info["missing_keys"]):

@@ -22,7 +22,15 @@ SPECS = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
 def test_shipped_specifications_exist():
-    assert {"ablation", "replay_ratio", "lora", "backbone_lr", "size_cost", "smoke"} <= {*SPECS}
+    assert {
+        "ablation",
+        "question",
+        "replay_ratio",
+        "lora",
+        "backbone_lr",
+        "size_cost",
+        "smoke",
+    } <= {*SPECS}
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -109,3 +117,17 @@ def test_same_command_or_one_with_more_values_finds_the_same_folder(make_plan):
 def test_sampler_and_pruner_are_known_by_their_usual_spellings(make_plan):
     (plan,) = make_plan("sweeps=lora", "hydra.sweeper.sampler=NSGA-II", "hydra.sweeper.pruner=ASHA")
     assert (plan.settings.sampler, plan.settings.pruner) == ("nsgaii", "successive_halving")
+
+
+def test_arms_of_the_question_share_one_architecture(make_plan):
+    (plan,) = make_plan("sweeps=question")
+    arms = {
+        arm.arm: plan.compose([*plan.fixed, *arm.values, *arm.arm_overrides])
+        for arm in combinations(plan)
+    }
+    scratch = arms["scratch"].backbone
+    assert scratch.model_type == "llama" and scratch.path is None
+    assert arms["pretrained"].backbone == arms["pretrained-lora"].backbone
+    assert [name for name, arm in arms.items() if arm.algo.world_model.hf_model.peft] == [
+        "pretrained-lora"
+    ]

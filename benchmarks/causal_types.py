@@ -61,9 +61,11 @@ SMALL = {
 }
 """Values of a tiny shape, for those of these keys that a type's configuration has."""
 SHAPES: dict[str, dict[str, Any]] = {
-    # In these two, `head_dim` is the rotated part of a head.
+    # In these four, `head_dim` is the rotated part of a head.
     "axk1": {"head_dim": 4},
     "deepseek_v3": {"head_dim": 4},
+    "longcat_flash": {"head_dim": 4},
+    "youtu": {"head_dim": 4},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}
     },
@@ -75,6 +77,24 @@ SHAPES: dict[str, dict[str, Any]] = {
     "gemma4_text": {"per_layer_config": {1: {"head_dim": 8}}, "hidden_size_per_layer_input": 0},
     "gemma4_unified_text": {"per_layer_config": {1: {"head_dim": 8}}},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
+    "kimi_linear": {
+        "linear_head_dim": 8,
+        "linear_num_heads": 2,
+        "layer_types": ["linear_attention", "full_attention"],
+        "mlp_layer_types": ["dense", "sparse"],
+    },
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 8},
+    "nemotron_h": {
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 8,
+        "ssm_state_size": 8,
+        "n_groups": 1,
+        "moe_shared_expert_intermediate_size": 32,
+    },
+    "rembert": {"input_embedding_size": 32, "output_embedding_size": 32},
+    "reformer": {"axial_pos_embds_dim": [8, 24]},
+    "zaya": {"num_experts_per_tok": 1},
 }
 """Other values, for types whose keys depend on each other."""
 COLUMNS = ["type", "result", "backbone", "detail"]

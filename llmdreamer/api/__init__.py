@@ -44,7 +44,7 @@ def train(config: Config) -> TrainedRun:
 
     Raises:
         ConfigError: if the folder holds another run, or something requested is missing.
-        llmdreamer.utils.errors.Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
+        llmdreamer.utils.errors.Stopped: on SIGTERM, SIGUSR1, SIGHUP or Ctrl-C, after writing a checkpoint.
     """
     folder = run_dir(config, f"{datetime.now():%Y-%m-%d_%H-%M-%S}")
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,9 @@ log = logging.getLogger(__name__)
 # Overrides that a resumed run still takes; all other values come from its saved configuration.
 _RESUME_KEYS = ("threads", "device", "trust", "tracking.")
 # Exit codes of a run that wrote its checkpoint on a signal, from its driver or from a scheduler.
-_STOPPED_BY_SIGNAL = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGINT)
+_STOPPED_BY_SIGNAL = {
+    128 + number for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+}
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,17 @@ from types import FrameType
 
 from llmdreamer.utils.errors import Stopped
 
-STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+"""SIGHUP: the terminal was closed, or the connection to it was lost."""
 
 
 class Interrupts:
-    """Within the context, the first SIGTERM, SIGUSR1 or Ctrl-C is only recorded in `received`.
+    """Within the context, the first SIGTERM, SIGUSR1, SIGHUP or Ctrl-C is only recorded in `received`.
+
+    A signal that is ignored stays ignored, as SIGHUP is under `nohup`.
 
     After `raise_at_once` a signal raises `Stopped` at once. A Ctrl-C after an earlier signal interrupts.
-    After `Stopped` has left the context, SIGTERM and SIGUSR1 are ignored, so that the exit code is that of
+    After `Stopped` has left the context, all but Ctrl-C are ignored, so that the exit code is that of
     the first signal. Ctrl-C works as before.
     """
 
@@ -27,7 +30,11 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         # Python allows handlers in the main thread only. In other threads signals keep their default action.
         if threading.current_thread() is threading.main_thread():
-            self._before = {signum: signal.signal(signum, self._note) for signum in STOPPING}
+            self._before = {
+                signum: signal.signal(signum, self._note)
+                for signum in STOPPING
+                if signal.getsignal(signum) is not signal.SIG_IGN
+            }
         return self
 
     def raise_at_once(self) -> None:

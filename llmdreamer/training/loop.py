@@ -64,7 +64,7 @@ def train(config: Config, run_dir: Path, overrides: Sequence[str] = ()) -> Train
         ExitedEarly: if code in the run calls `sys.exit`.
         FolderUnusable: if a file in `run_dir` cannot be read or written.
         OutOfMemory: if memory is too short for an update.
-        Stopped: on SIGTERM, SIGUSR1 or Ctrl-C, after writing a checkpoint.
+        Stopped: on SIGTERM, SIGUSR1, SIGHUP or Ctrl-C, after writing a checkpoint.
     """
     with distributed.process_group():
         # Checked here, because `hydra.run.dir` may name any folder.

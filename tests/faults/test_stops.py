@@ -33,7 +33,9 @@ def test_repeatedly_killed_run_equals_the_uninterrupted_run(tmp_path, finished):
     assert metric_records(folder) == metric_records(finished[1])
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGHUP, 129)]
+)
 def test_repeated_signals_leave_one_checkpoint(tmp_path, finished, signum, code):
     folder = tmp_path / "outputs" / "run"
     command = Command(tmp_path, *RUN)

@@ -47,3 +47,15 @@ def test_first_signal_stops_immediately_when_nothing_can_be_lost(earlier):
         interrupts.raise_at_once()
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.code == (138 if earlier else 143)
+
+
+def test_signal_that_is_ignored_stays_ignored():
+    """`nohup` ignores SIGHUP, so that a run outlives its terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+        assert interrupts.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
